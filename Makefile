@@ -1,0 +1,48 @@
+# Every target sets up what it needs, so each works in a fresh clone with Python 3.11 or newer.
+PYTHON ?= python3
+TRACES ?= figures/data/sample_traces.jsonl
+RUN ?= runs/traces
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: figures test check lab bench clean
+
+figures: .venv/core  ## the main job: traces to figures; TRACES="PATH..." takes any supported files
+	$(BIN)/cotlens analyze $(TRACES) -o $(RUN) --force
+	$(BIN)/cotlens figures $(RUN) -o runs/figures
+
+test: .venv/dev
+	$(BIN)/python -m pytest cotlens tests
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+lab: .venv/dev
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+bench: .venv/bench
+	$(BIN)/python benchmarks/text.py
+
+clean:
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/core: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable .
+	touch $@
+
+# torch first and by its exact version: the CPU build, before another package asks for any torch at all.
+.venv/dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	$(PIP) --editable '.[dev]'
+	touch $@ .venv/core
+
+.venv/bench: .venv/dev
+	$(PIP) --editable '.[bench]'
+	touch $@

@@ -1,0 +1,31 @@
+"""cotlens: the dynamics of chain-of-thought. A trace goes in, one row per step comes out.
+
+Public names in the order of the flow; each is loaded on first use, so that `import cotlens` is quick.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "trace": ("Label", "Origin", "Reasoning", "Span", "Trace", "TraceError"),
+    "read": ("detect_format", "read_traces"),
+    "split": ("OpenedBy", "Split", "Status", "Tags", "split_think", "split_trace"),
+    "steps": ("Step", "group_paragraphs", "group_runs", "segment", "segment_trace"),
+    "table": ("SCHEMA", "step_table", "trace_table"),
+    "run": ("Run", "analyze"),
+    "plot": ("plot_lengths", "save"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(f"cotlens.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'cotlens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

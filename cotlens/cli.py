@@ -1,0 +1,190 @@
+"""The `cotlens` command: thin over the functions of the library.
+
+Exit codes: 0 done, 1 the input is at fault (one line on stderr says how), 2 the command line is at fault,
+130 interrupted (call again to go on).
+"""
+
+import json
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from cotlens import __version__
+from cotlens.trace import TraceError
+
+app = typer.Typer(
+    help="Dynamics of chain-of-thought: split reasoning traces, cut them into steps, and draw what they show.",
+    epilog="Start with: cotlens info FILE, then cotlens analyze FILE -o RUN, then cotlens figures RUN -o figures",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class OnError(StrEnum):
+    """What to do with a row that cannot be read."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+@app.callback(invoke_without_command=True)
+def _root(show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if show_version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def analyze(
+    files: Annotated[list[Path], typer.Argument(help="Files or folders of traces, in any format cotlens reads.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to make, or to finish after a kill.")],
+    format: Annotated[str | None, typer.Option(help="Format of the rows; default: detected from the content.")] = None,
+    on_error: Annotated[OnError, typer.Option(help="skip: write bad rows to RUN/rejects.jsonl and go on.")] = OnError.STOP,
+    max_line_mb: Annotated[int, typer.Option(min=1, help="Longest line of a JSONL file that is believed.")] = 32,
+    light: Annotated[bool, typer.Option("--light", help="Leave out the texts: a run small enough to commit.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run that was made from other inputs.")] = False,
+) -> None:
+    """Read, split and segment traces into a run directory: RUN/traces and RUN/steps, one row per trace and per step."""
+    from cotlens.run import analyze as analyze_files
+
+    with tqdm(unit=" traces", desc="analyze", smoothing=0.1) as bar:
+        run = analyze_files(
+            files,
+            out,
+            format=format,
+            on_error=on_error.value,
+            max_line_bytes=max_line_mb * 2**20,
+            light=light,
+            force=force,
+            progress=lambda n: bar.update(n) and None,
+        )
+    info = run.info
+    typer.echo(f"{run.path}: {info['n_traces']:,} traces, {info['n_steps']:,} steps")
+    if info["n_rejected"]:
+        typer.echo(f"{info['n_rejected']:,} rows could not be read: see {run.path / 'rejects.jsonl'}", err=True)
+
+
+@app.command()
+def figures(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories made by `cotlens analyze`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figures.")] = Path("figures"),
+) -> None:
+    """Draw every figure the runs have data for, each as pdf, png, csv (the plotted numbers) and json (provenance)."""
+    import pandas as pd
+
+    from cotlens.plot import plot_lengths, save
+    from cotlens.run import Run
+
+    opened = [Run(path) for path in runs]
+    traces = pd.concat([run.trace_table() for run in opened], ignore_index=True)
+    inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
+    provenance = {"figure": "01_lengths", "inputs": inputs, "n_traces": len(traces)}
+    for path in save(plot_lengths(traces), out / "01_lengths", provenance):
+        typer.echo(path)
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A file or folder of traces, or a run directory.")],
+    format: Annotated[str | None, typer.Option(help="Format of the rows; default: detected from the content.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+) -> None:
+    """Say what is in a file or a run: rows, models, statuses, lengths, and what could not be known."""
+    report = _report(path, format)
+    if as_json:
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    for key, value in report.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name or '(none)'} {n:,}" if isinstance(n, int) else f"{name} {n}" for name, n in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(value) or "-"
+        typer.echo(f"{key.replace('_', ' '):<12} {value}")
+
+
+def _report(path: Path, format: str | None) -> dict[str, object]:
+    from cotlens.read import detect_format, find_format, read_traces
+    from cotlens.run import Run
+    from cotlens.split import split_trace
+
+    if (path / "run.json").exists():
+        return _run_report(Run(path))
+    shape = find_format(format) if format else detect_format(path)
+    rejects: list = []
+    counts = {name: Counter() for name in ("models", "statuses", "reasoning")}
+    has, think_lengths, answer_lengths, rows = Counter(), [], [], 0
+    for trace in tqdm(read_traces(path, format=shape.name, on_reject=rejects.append), unit=" traces", desc="info"):
+        rows += 1
+        split = split_trace(trace)
+        counts["models"][trace.model] += 1
+        counts["statuses"][f"{split.status} ({split.opened_by})" if split.opened_by else split.status.value] += 1
+        counts["reasoning"][trace.reasoning.value] += 1
+        has.update(name for name in _FIELDS if getattr(trace, name) not in (None, "", -1))
+        think_lengths.append(sum(span.length for span in split.think))
+        answer_lengths.append(split.answer.length)
+    return {
+        "path": str(path),
+        "format": shape.name,
+        "traces": rows,
+        "bad_rows": len(rejects),
+        "first_fault": f"line {rejects[0].number}: {rejects[0].reason}" if rejects else "none",
+        **{name: dict(counter.most_common()) for name, counter in counts.items()},
+        "thinking": _length_summary(think_lengths),
+        "answer": _length_summary(answer_lengths),
+        "has": {name: has[name] for name in _FIELDS if has[name]},
+        "missing": [name for name in _FIELDS if not has[name]],
+        "cannot_know": list(shape.lacks),
+    }
+
+
+_FIELDS = ("prompt", "model", "method", "domain", "finish_reason", "token_ids", "logprobs", "token_starts", "reward", "gold")
+
+
+def _length_summary(lengths: list[int]) -> str:
+    import numpy as np
+
+    if not lengths:
+        return "no traces"
+    q = np.quantile(lengths, (0, 0.5, 0.95, 1))
+    return f"characters: least {q[0]:,.0f}, median {q[1]:,.0f}, 95th percentile {q[2]:,.0f}, most {q[3]:,.0f}"
+
+
+def _run_report(run) -> dict[str, object]:
+    made = run.info
+    traces = run.trace_table()
+    return {
+        "path": str(run.path),
+        "complete": "yes" if made.get("complete") else "no: call analyze again with the same inputs to finish it",
+        "inputs": [f"{Path(made_from['path']).name} ({made_from['format']})" for made_from in made["inputs"]],
+        "traces": len(traces),
+        "prompts": traces["prompt_id"].nunique(),
+        "steps": int(traces["n_steps"].sum()),
+        "bad_rows": made.get("n_rejected", 0),
+        "models": {str(k): int(v) for k, v in traces["model"].value_counts().items()},
+        "statuses": {str(k): int(v) for k, v in traces["status"].value_counts().items()},
+        "thinking": _length_summary(traces["n_think_chars"].tolist()),
+        "answer": _length_summary(traces["n_answer_chars"].tolist()),
+        "cannot_know": sorted({lack for made_from in made["inputs"] for lack in made_from["lacks"]}),
+    }
+
+
+def main() -> None:
+    """Runs the command; a fault of the input becomes one line on stderr and exit code 1."""
+    try:
+        app()
+    except TraceError as error:
+        typer.echo(f"cotlens: {error}", err=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("cotlens: interrupted; call again with the same arguments to go on", err=True)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

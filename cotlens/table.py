@@ -1,0 +1,172 @@
+"""One row per trace and one row per step: the tables that every figure and statistic starts from.
+
+`table` joins what the rooms before it found. `SCHEMA` names every column with its type, unit and meaning; the same
+columns stand in memory (pandas) and on disk (parquet), and the round trip is exact.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+
+from cotlens.split import Split, split_trace
+from cotlens.steps import Step, group_paragraphs, segment_trace
+from cotlens.trace import Trace, dump_json
+
+
+class Column(NamedTuple):
+    """One column of a table: its name, its type on disk, its unit and what it means."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    meaning: str
+
+
+_SPANS = pa.list_(pa.struct([("start", pa.int32()), ("stop", pa.int32())]))
+_LABELS = pa.list_(pa.struct([("start", pa.int32()), ("stop", pa.int32()), ("label", pa.string())]))
+_IDS = pa.list_(pa.int32())
+
+TRACE_COLUMNS = (
+    Column("trace_id", pa.string(), "", "unique within a run"),
+    Column("prompt_id", pa.string(), "", "the cluster: traces of one prompt share it"),
+    Column("model", pa.string(), "", "as the source names it"),
+    Column("method", pa.string(), "", "checkpoint or training arm"),
+    Column("training_step", pa.int64(), "updates", "of the checkpoint that wrote the trace; -1: unknown"),
+    Column("domain", pa.string(), "", "kind of prompt"),
+    Column("split", pa.string(), "", "part of the experiment's design"),
+    Column("sample", pa.int32(), "", "number among the samples of its prompt"),
+    Column("status", pa.string(), "", "closed, open (cut off inside the thought) or absent (no thought)"),
+    Column("opened_by", pa.string(), "", "what says that a thought began: text, prompt, model or fields"),
+    Column("origin", pa.string(), "", "text: split by cotlens; fields: split by the source"),
+    Column("reasoning", pa.string(), "", "verbatim, summary or redacted"),
+    Column("think_start", pa.int32(), "code points", "into the completion: begin of the first thought"),
+    Column("think_stop", pa.int32(), "code points", "end of the last thought; equal to think_start: none"),
+    Column("answer_start", pa.int32(), "code points", "begin of the answer"),
+    Column("answer_stop", pa.int32(), "code points", "end of the answer; equal to answer_start: none"),
+    Column("think_spans", _SPANS, "code points", "every thought"),
+    Column("n_think_chars", pa.int32(), "code points", "length of all thoughts"),
+    Column("n_answer_chars", pa.int32(), "code points", "length of the answer"),
+    Column("n_steps", pa.int32(), "steps", "steps of thinking"),
+    Column("n_tokens", pa.int32(), "tokens", "of the completion; null: unknown"),
+    Column("finish_reason", pa.string(), "", "as the source has it; empty: unknown"),
+    Column("reward", pa.float64(), "", "as the source has it; null: unknown"),
+    Column("gold", pa.string(), "", "reference answer"),
+    Column("prompt", pa.large_string(), "", "text before the completion"),
+    Column("completion", pa.large_string(), "", "text the model produced, byte for byte"),
+    Column("prompt_token_ids", _IDS, "", "of the prompt; null: unknown"),
+    Column("token_ids", _IDS, "", "of the completion; null: unknown"),
+    Column("logprobs", pa.list_(pa.float64()), "nats", "of the completion's tokens, from the source; null: unknown"),
+    Column("token_starts", _IDS, "code points", "at which each token begins; null: unknown"),
+    Column("labels", _LABELS, "code points", "stretches that the source itself labelled"),
+    Column("meta", pa.large_string(), "", "everything else the source said, as JSON"),
+)
+
+STEP_COLUMNS = (
+    Column("trace_id", pa.string(), "", "the trace"),
+    Column("step", pa.int32(), "", "number within the trace, from 0"),
+    Column("start", pa.int32(), "code points", "into the completion"),
+    Column("stop", pa.int32(), "code points", "into the completion"),
+    Column("position", pa.float64(), "share of the thinking", "middle of the step, 0 to 1"),
+    Column("paragraph", pa.int32(), "", "number of the paragraph within the trace, from 0"),
+    Column("token_start", pa.int32(), "tokens", "first token of the step; null: no offsets"),
+    Column("token_stop", pa.int32(), "tokens", "behind the last token of the step; null: no offsets"),
+)
+
+SCHEMA = {"traces": TRACE_COLUMNS, "steps": STEP_COLUMNS}
+
+# What a figure needs of a trace: everything but texts and the lists as long as them.
+_HEAVY = ("gold", "prompt", "completion", "prompt_token_ids", "token_ids", "logprobs", "token_starts", "labels", "meta")
+LIGHT_COLUMNS = tuple(column.name for column in TRACE_COLUMNS if column.name not in _HEAVY)
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    """The parquet schema of `traces` or `steps`; unit and meaning travel in each field's metadata."""
+    return pa.schema(
+        [pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning}) for c in SCHEMA[table]]
+    )
+
+
+def trace_table(traces: Iterable[Trace]) -> pd.DataFrame:
+    """One row per trace with the columns `SCHEMA["traces"]`: the trace itself, its split and its lengths."""
+    return analyze_traces(traces)[0].to_pandas()
+
+
+def step_table(traces: Iterable[Trace]) -> pd.DataFrame:
+    """One row per step of thinking with the columns `SCHEMA["steps"]`, in the order of traces and steps.
+
+    Traces without thinking have no row. `start` and `stop` index the completion.
+    """
+    return analyze_traces(traces)[1].to_pandas()
+
+
+def analyze_traces(traces: Iterable[Trace]) -> tuple[pa.Table, pa.Table]:
+    """The trace table and the step table in Arrow, as a run stores them; each trace is split and cut once."""
+    trace_rows: list[dict[str, Any]] = []
+    steps: dict[str, list[Any]] = {column.name: [] for column in STEP_COLUMNS}
+    for trace in traces:
+        split = split_trace(trace)
+        found = segment_trace(trace, split)
+        trace_rows.append(_trace_row(trace, split, len(found)))
+        _add_steps(steps, trace, split, found)
+    return (
+        pa.Table.from_pylist(trace_rows, arrow_schema("traces")),
+        pa.Table.from_pydict(steps, arrow_schema("steps")),
+    )
+
+
+def _trace_row(trace: Trace, split: Split, n_steps: int) -> dict[str, Any]:
+    think = split.think
+    per_token = trace.token_ids or trace.logprobs or trace.token_starts
+    first = think[0].start if think else split.answer.start
+    return {
+        "trace_id": trace.id,
+        "status": split.status.value,
+        "opened_by": split.opened_by.value,
+        "origin": trace.origin.value,
+        "reasoning": trace.reasoning.value,
+        "think_start": first,
+        "think_stop": think[-1].stop if think else first,
+        "answer_start": split.answer.start,
+        "answer_stop": split.answer.stop,
+        "think_spans": [span._asdict() for span in think],
+        "n_think_chars": sum(span.length for span in think),
+        "n_answer_chars": split.answer.length,
+        "n_steps": n_steps,
+        "n_tokens": None if per_token is None else len(per_token),
+        "labels": [label._asdict() for label in trace.labels],
+        "meta": dump_json(trace.meta),
+        **{name: getattr(trace, name) for name in _COPIED},
+    }
+
+
+_COPIED = (
+    "prompt_id", "model", "method", "training_step", "domain", "split", "sample", "finish_reason", "reward", "gold",
+    "prompt", "completion", "prompt_token_ids", "token_ids", "logprobs", "token_starts",
+)  # fmt: skip
+
+
+def _add_steps(columns: dict[str, list[Any]], trace: Trace, split: Split, steps: Sequence[Step]) -> None:
+    """Appends the steps of one trace, column by column: a million steps make no million dictionaries."""
+    if not steps:
+        return
+    spans = [step.chars for step in steps]
+    paragraphs = group_paragraphs(trace.completion, spans)
+    columns["trace_id"] += [trace.id] * len(steps)
+    columns["step"] += range(len(steps))
+    columns["start"] += [span.start for span in spans]
+    columns["stop"] += [span.stop for span in spans]
+    columns["position"] += _positions(spans, sum(span.length for span in split.think))
+    columns["paragraph"] += [i for i, group in enumerate(paragraphs) for _ in range(group.length)]
+    columns["token_start"] += [step.tokens.start if step.tokens else None for step in steps]
+    columns["token_stop"] += [step.tokens.stop if step.tokens else None for step in steps]
+
+
+def _positions(spans: Sequence[tuple[int, int]], total: int) -> list[float]:
+    """Middle of each step as a share of the thinking; commentary between thoughts does not count."""
+    positions, before = [], 0
+    for start, stop in spans:
+        positions.append((before + (stop - start) / 2) / total)
+        before += stop - start
+    return positions

@@ -1,0 +1,154 @@
+"""The record everything else reads: one assistant turn of a reasoning model, lossless.
+
+First room of the flow: `read` makes traces, `split` and `steps` cut them, `table` turns them into rows.
+This module imports nothing of cotlens.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+
+class TraceError(ValueError):
+    """One trace, row or file is at fault. The message names it and says what was got and what to do."""
+
+
+class Span(NamedTuple):
+    """A half-open range. The field that holds it names the unit (code points, tokens or steps)."""
+
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        """The number of units inside (`len(span)` is 2, as for any pair)."""
+        return self.stop - self.start
+
+    def of(self, text: str) -> str:
+        """The part of `text` inside the span."""
+        return text[self.start : self.stop]
+
+
+class Label(NamedTuple):
+    """What the source says of one stretch of the completion (a human or LLM annotation)."""
+
+    start: int
+    stop: int
+    label: str
+
+
+class Origin(StrEnum):
+    """Where the border between thinking and answer comes from."""
+
+    TEXT = "text"  # one string: `split` decides
+    FIELDS = "fields"  # the source had separate fields: verbatim, never split again
+
+
+class Reasoning(StrEnum):
+    """What the thinking text is. Only verbatim thinking enters dynamics."""
+
+    VERBATIM = "verbatim"
+    SUMMARY = "summary"  # a provider's summary of hidden thinking
+    REDACTED = "redacted"  # encrypted or removed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """One assistant turn; earlier turns are its prompt.
+
+    `completion` is what the model produced, never stripped or rejoined. Where the source kept thinking and
+    answer in separate fields, `completion` is the two joined with nothing between and `think` and `answer`
+    say where they lie. All character offsets are half-open spans of code points into `completion`.
+
+    Empty string, None and -1 all mean "the source does not say", as each field's type allows.
+    """
+
+    id: str
+    completion: str
+    prompt: str = ""
+    prompt_id: str = ""  # the cluster of every statistic; default: a hash of the prompt, or the id
+    model: str = ""
+    method: str = ""  # which checkpoint or training arm
+    training_step: int = -1
+    domain: str = ""
+    split: str = ""  # of the experiment: seen, new wrapper, new topic, ...
+    sample: int = 0  # number of this sample among those of the same prompt
+    finish_reason: str = ""
+    reward: float | None = None
+    gold: str = ""
+    prompt_token_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | None = None  # of the completion
+    logprobs: tuple[float, ...] | None = None  # one a token, nats, NaN where unknown
+    token_starts: tuple[int, ...] | None = None  # one a token: code point of the completion at which it begins
+    origin: Origin = Origin.TEXT
+    reasoning: Reasoning = Reasoning.VERBATIM
+    think: tuple[Span, ...] = ()  # only where origin is fields
+    answer: Span | None = None  # only where origin is fields
+    labels: tuple[Label, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)  # JSON values only
+
+    def __post_init__(self) -> None:
+        for name in ("id", "completion", "prompt"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise TraceError(f"trace {self.id!r}: {name} must be text, got {type(value).__name__}")
+        if not self.id:
+            raise TraceError("a trace needs a non-empty id")
+        self._check_unicode()
+        self._check_spans()
+        self._check_tokens()
+        if not self.prompt_id:
+            object.__setattr__(self, "prompt_id", hash_text(self.prompt) if self.prompt else self.id)
+
+    def _check_unicode(self) -> None:
+        for name in ("id", "completion", "prompt"):
+            value = getattr(self, name)
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise TraceError(
+                    f"trace {self.id!r}: {name} has the lone surrogate U+{ord(value[error.start]):04X} at character "
+                    f"{error.start}, which no UTF-8 file can hold; write the source again without it"
+                ) from None
+
+    def _check_spans(self) -> None:
+        spans = [*self.think, *([self.answer] if self.answer else [])]
+        if spans and self.origin is Origin.TEXT:
+            raise TraceError(f"trace {self.id!r}: spans of thinking or answer need origin=Origin.FIELDS")
+        position = 0
+        for start, stop in spans:
+            if not position <= start <= stop <= len(self.completion):
+                raise TraceError(
+                    f"trace {self.id!r}: span {start}:{stop} does not lie in order within the completion "
+                    f"of {len(self.completion)} characters"
+                )
+            position = stop
+        for start, stop, label in self.labels:
+            if not 0 <= start <= stop <= len(self.completion):
+                raise TraceError(
+                    f"trace {self.id!r}: label {label!r} at {start}:{stop} lies outside the completion "
+                    f"of {len(self.completion)} characters"
+                )
+
+    def _check_tokens(self) -> None:
+        lengths = {
+            name: len(values)
+            for name in ("token_ids", "logprobs", "token_starts")
+            if (values := getattr(self, name)) is not None
+        }
+        if len(set(lengths.values())) > 1:
+            got = ", ".join(f"{n} {name}" for name, n in lengths.items())
+            raise TraceError(f"trace {self.id!r}: {got}; they must be parallel")
+
+
+def hash_text(text: str) -> str:
+    """16 hex digits of SHA-256: the same prompt has the same id in every file and every run."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def dump_json(value: Any) -> str:
+    """JSON text of free metadata, with non-ASCII kept and values JSON does not know turned into text."""
+    return json.dumps(value, ensure_ascii=False, default=str)

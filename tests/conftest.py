@@ -1,0 +1,18 @@
+"""Where the tests find real data: ../shared/data beside the checkout, or the folder named by COTLENS_DATA."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("COTLENS_DATA", ROOT.parent / "shared" / "data"))
+SAMPLES = ROOT / "figures" / "data" / "sample_traces.jsonl"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real traces and labels; a test that needs it is skipped, and says so, where it is missing."""
+    if not (DATA / "labels").is_dir():
+        pytest.skip(f"no real data at {DATA}: set COTLENS_DATA")
+    return DATA

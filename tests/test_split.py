@@ -1,0 +1,167 @@
+import gzip
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotlens import Origin, Span, Status, Tags, Trace, split_think, split_trace
+
+R1_PROMPT = "<｜User｜>What is 2 + 2?<｜Assistant｜><think>\n"
+
+
+def parts(completion, prompt="", **options):
+    """Texts of the thoughts, text of the answer, status and who opened: what a reader would check by eye."""
+    split = split_think(completion, prompt, **options)
+    return [span.of(completion) for span in split.think], split.answer.of(completion), *split[2:]
+
+
+CASES = {
+    "r1": ("<think>a</think>b", "", ["a"], "b", "closed", "text"),
+    "white space is kept": (" <think>\na\n</think>\n\nb\n", "", ["\na\n"], "\n\nb\n", "closed", "text"),
+    "crlf": ("<think>\r\na\r\n</think>\r\nb", "", ["\r\na\r\n"], "\r\nb", "closed", "text"),
+    "opened by the prompt": ("a</think>b", R1_PROMPT, ["a"], "b", "closed", "prompt"),
+    "opened by an unknown prompt": ("a</think>b", "", ["a"], "b", "closed", "prompt"),
+    "opened by the prompt and repeated": ("\n<think>\na</think>b", R1_PROMPT, ["\na"], "b", "closed", "prompt"),
+    "prefilled thought": (" go on</think>b", "<｜Assistant｜><think>\nLet me", [" go on"], "b", "closed", "prompt"),
+    "opened by the prompt, cut off": ("a and", R1_PROMPT, ["a and"], "", "open", "prompt"),
+    "cut off": ("<think>a and", "", ["a and"], "", "open", "text"),
+    "nothing but the tag": ("<think>", "", [""], "", "open", "text"),
+    "no tags": ("just text", "", [], "just text", "absent", ""),
+    "empty": ("", "", [], "", "absent", ""),
+    "empty thought": ("<think>\n\n</think>\n\nb", "", ["\n\n"], "\n\nb", "closed", "text"),
+    "first closing tag wins": ("<think>a</think>b</think>c", "", ["a"], "b</think>c", "closed", "text"),
+    "opening tag inside a thought is text": ("<think>a<think>b</think>c", "", ["a<think>b"], "c", "closed", "text"),
+    "two thoughts": ("<think>a</think>say<think>b</think>c", "", ["a", "b"], "c", "closed", "text"),
+    "second thought cut off": ("<think>a</think>\n<think>b", "", ["a", "b"], "", "open", "text"),
+    "tag quoted in the answer": (
+        "<think>a</think>write `<think>` and `</think>`", "", ["a"], "write `<think>` and `</think>`", "closed", "text",
+    ),
+    "user mentions the tag": ("b", "Put it between <think> and </think>.", [], "b", "absent", ""),
+    "user mentions only the opening tag": ("b", "Begin with <think> please.", [], "b", "absent", ""),
+    "thinking switched off in the prompt": ("b", "<|im_start|>assistant\n<think>\n\n</think>\n\n", [], "b", "absent", ""),
+    "echoed prompt with a tag": (
+        "Use <think> tags.<think>a</think>b", "Use <think> tags.", ["a"], "b", "closed", "text",
+    ),
+    "echoed chat prompt": (R1_PROMPT + "a</think>b", R1_PROMPT, ["\na"], "b", "closed", "prompt"),
+    "mistral": ("[THINK]a[/THINK]b", "", ["a"], "b", "closed", "text"),
+    "gemma channel": ("<|channel>thought\na<channel|>b", "", ["a"], "b", "closed", "text"),
+    "gemma tag": ("<thought>a</thought>b", "", ["a"], "b", "closed", "text"),
+    "harmony": (
+        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>",
+        "", ["a"], "b", "closed", "text",
+    ),
+    "harmony with a tool call": (
+        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary to=functions.f<|constrain|>json"
+        "<|message|>{}<|call|><|start|>functions.f to=assistant<|channel|>commentary<|message|>7<|end|>"
+        "<|start|>assistant<|channel|>analysis<|message|>c<|end|><|start|>assistant<|channel|>final<|message|>b",
+        "", ["a", "c"], "b", "closed", "text",
+    ),
+    "harmony cut off": ("<|channel|>analysis<|message|>a and", "", ["a and"], "", "open", "text"),
+    "harmony thought ended, answer missing": ("<|channel|>analysis<|message|>a<|end|>", "", ["a"], "", "closed", "text"),
+    "harmony without a thought": ("<|channel|>final<|message|>b<|return|>", "", [], "b", "absent", ""),
+    "harmony opened by the prompt": (
+        "a<|end|><|start|>assistant<|channel|>final<|message|>b",
+        "<|start|>assistant<|channel|>analysis<|message|>", ["a"], "b", "closed", "prompt",
+    ),
+    "harmony with the conversation before it": (
+        "<|start|>user<|message|>q<|end|><|start|>assistant<|channel|>analysis<|message|>old<|end|>"
+        "<|start|>user<|message|>q2<|end|><|start|>assistant<|channel|>analysis<|message|>a<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>b<|return|>",
+        "", ["a"], "b", "closed", "text",
+    ),
+    "stripped harmony": ("analysisWe add.assistantfinal4", "", ["We add."], "4", "closed", "text"),
+    "stripped harmony with a tool": (
+        "analysisWe call.assistantcommentary to=functions.f json{}assistantanalysisGood.assistantfinalDone.",
+        "", ["We call.", "Good."], "Done.", "closed", "text",
+    ),
+    "stripped harmony cut off": ("analysisWe add", "", ["We add"], "", "open", "text"),
+    "the word analysis": ("analysis of variance", "", [], "analysis of variance", "absent", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=list(CASES))
+def test_split(case):
+    completion, prompt, *expected = CASES[case]
+    assert list(parts(completion, prompt)) == expected
+
+
+def test_a_known_template_opens_the_thought_of_a_completion_without_tags():
+    """R1 distills end the prompt with <think>: no tag at all means cut off. An instruct model just answered."""
+    assert parts("So we", model="deepseek-ai/DeepSeek-R1-Distill-Qwen-14B")[2:] == (Status.OPEN, "model")
+    assert parts("So we", model="Qwen/QwQ-32B")[2:] == (Status.OPEN, "model")
+    for model in ("Qwen2.5-7B-Instruct", "QwQ-32B-Preview", "gpt-oss-120b", ""):
+        assert parts("So we", model=model)[2:] == (Status.ABSENT, "")
+    rendered = "<｜User｜>Hi<｜Assistant｜>"  # the template was applied, and did not open the thought
+    assert parts("So we", rendered, model="DeepSeek-R1-Distill-Qwen-14B")[2:] == (Status.ABSENT, "")
+
+
+def test_custom_tags_are_the_only_ones_looked_for():
+    text = "<think>x</think>BEGIN a END b"
+    assert parts(text, tags=Tags("BEGIN", "END"))[:2] == ([" a "], " b")
+
+
+def test_separate_fields_are_verbatim():
+    """Text in fields is never searched, even when it contains tags; an empty answer is not a closed thought."""
+    fields = {"id": "t", "completion": "a</think>bc", "origin": Origin.FIELDS, "think": (Span(0, 10),)}
+    split = split_trace(Trace(**fields, answer=Span(10, 11)))
+    assert split == ((Span(0, 10),), Span(10, 11), Status.CLOSED, "fields")
+    assert split_trace(Trace(**fields)).status is Status.OPEN
+    assert split_trace(Trace(**fields, finish_reason="stop")).status is Status.CLOSED
+    assert split_trace(Trace(id="t", completion="b", origin=Origin.FIELDS, answer=Span(0, 1))).status is Status.ABSENT
+
+
+SOUP = st.lists(
+    st.sampled_from(
+        [tag for case in CASES.values() for tag in case[0].split("a")]
+        + ["<think>", "</think>", "[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "`", "\n"]
+        + ["analysis", "assistantfinal", "final", "a ", "word", "\r\n", "é", "思", "\x00", "\ud800", "<|channel>thought\n"]
+    ),
+    max_size=25,
+).map("".join)
+
+
+@given(st.one_of(st.text(), SOUP), st.one_of(st.text(), SOUP), st.sampled_from(["", "DeepSeek-R1", "gpt-oss-20b"]))
+def test_split_never_raises_and_its_spans_lie_in_order(completion, prompt, model):
+    """Spans are disjoint, in order and inside the text; open means no answer; absent means no thought."""
+    think, answer, status, _ = split_think(completion, prompt, model=model)
+    position = 0
+    for start, stop in (*think, answer) if status is not Status.ABSENT else (answer,):
+        assert position <= start <= stop <= len(completion)
+        position = stop
+    assert bool(think) == (status is not Status.ABSENT)
+    assert status is not Status.OPEN or answer.length == 0
+
+
+@given(st.text(st.characters(exclude_characters="<>[]|◁▷")), st.text(st.characters(exclude_characters="<>[]|◁▷")))
+def test_what_was_joined_is_split(thinking, answer):
+    """split(join(thinking, answer)) gives back both, byte for byte."""
+    assert parts(f"<think>{thinking}</think>{answer}") == ([thinking], answer, Status.CLOSED, "text")
+
+
+def test_real_traces_split_where_their_reference_says(data):
+    """Every row of traces/reasoning and traces/star1_safe that has reference offsets, 1,515 rows; none is excepted."""
+    n = 0
+    for name in ("reasoning", "star1_safe"):
+        for line in gzip.open(data / "traces" / f"{name}.jsonl.gz", "rt", encoding="utf-8"):
+            row = json.loads(line)
+            if not (reference := row.get("think")):
+                continue
+            n += 1
+            split = split_think(row["raw"], row["prompt"], model=row["model"])
+            assert [list(span) for span in split.think] == ([reference["thinking"]] if reference["thinking"] else [])
+            if reference["answer"]:
+                assert list(split.answer) == reference["answer"]
+            else:
+                assert split.status is Status.OPEN
+    assert n == 1515
+
+
+def test_real_harmony_splits_like_its_channels(data):
+    """Raw Harmony text, and the same text without its special tokens, against the source's own channels (n = 40)."""
+    for line in gzip.open(data / "traces" / "gpt_oss_harmony.jsonl.gz", "rt", encoding="utf-8"):
+        raw = json.loads(line)["raw"]
+        thinking = raw.split("<|channel|>analysis<|message|>")[1].split("<|end|>")[0]
+        answer = raw.split("<|channel|>final<|message|>")[1]
+        assert parts(raw)[:2] == ([thinking], answer)
+        assert parts(f"analysis{thinking}assistantfinal{answer}", model="gpt-oss-20b")[:2] == ([thinking], answer)
