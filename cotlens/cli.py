@@ -45,7 +45,9 @@ def analyze(
     files: Annotated[list[Path], typer.Argument(help="Files or folders of traces, in any format cotlens reads.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to make, or to finish after a kill.")],
     format: Annotated[str | None, typer.Option(help="Format of the rows; default: detected from the content.")] = None,
-    on_error: Annotated[OnError, typer.Option(help="skip: write bad rows to RUN/rejects.jsonl and go on.")] = OnError.STOP,
+    on_error: Annotated[
+        OnError, typer.Option(help="skip: write bad rows to RUN/rejects.jsonl and go on.")
+    ] = OnError.STOP,
     max_line_mb: Annotated[int, typer.Option(min=1, help="Longest line of a JSONL file that is believed.")] = 32,
     light: Annotated[bool, typer.Option("--light", help="Leave out the texts: a run small enough to commit.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that was made from other inputs.")] = False,
@@ -54,6 +56,10 @@ def analyze(
     from cotlens.run import analyze as analyze_files
 
     with tqdm(unit=" traces", desc="analyze", smoothing=0.1) as bar:
+
+        def advance(n: int) -> None:
+            bar.update(n)
+
         run = analyze_files(
             files,
             out,
@@ -62,7 +68,7 @@ def analyze(
             max_line_bytes=max_line_mb * 2**20,
             light=light,
             force=force,
-            progress=lambda n: bar.update(n) and None,
+            progress=advance,
         )
     info = run.info
     typer.echo(f"{run.path}: {info['n_traces']:,} traces, {info['n_steps']:,} steps")
@@ -102,14 +108,17 @@ def info(
         return
     for key, value in report.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{name or '(none)'} {n:,}" if isinstance(n, int) else f"{name} {n}" for name, n in value.items())
+            value = ", ".join(
+                f"{name or '(none)'} {n:,}" if isinstance(n, int) else f"{name} {n}" for name, n in value.items()
+            )
         elif isinstance(value, list):
             value = ", ".join(value) or "-"
         typer.echo(f"{key.replace('_', ' '):<12} {value}")
 
 
 def _report(path: Path, format: str | None) -> dict[str, object]:
-    from cotlens.read import detect_format, find_format, read_traces
+    from cotlens.formats import find_format
+    from cotlens.read import detect_format, read_traces
     from cotlens.run import Run
     from cotlens.split import split_trace
 
@@ -143,7 +152,18 @@ def _report(path: Path, format: str | None) -> dict[str, object]:
     }
 
 
-_FIELDS = ("prompt", "model", "method", "domain", "finish_reason", "token_ids", "logprobs", "token_starts", "reward", "gold")
+_FIELDS = (
+    "prompt",
+    "model",
+    "method",
+    "domain",
+    "finish_reason",
+    "token_ids",
+    "logprobs",
+    "token_starts",
+    "reward",
+    "gold",
+)
 
 
 def _length_summary(lengths: list[int]) -> str:

@@ -22,7 +22,7 @@ from cotlens.run import versions, write_atomic
 PAGE_WIDTH = 7.0  # inches, the text width of most venues
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")  # Okabe and Ito 2008
 
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
     "font.size": 8,
     "axes.titlesize": 9,
@@ -50,10 +50,13 @@ STYLE = {
 
 
 class Plot(NamedTuple):
-    """A figure and the numbers it shows."""
+    """A figure and the numbers it shows. As the last line of a notebook cell it is the picture."""
 
     figure: Figure
     data: pd.DataFrame
+
+    def _repr_png_(self) -> bytes:
+        return _picture(self.figure, "png")
 
 
 def save(plot: Plot, path: str | Path, provenance: Mapping[str, Any] | None = None) -> list[Path]:
@@ -130,10 +133,10 @@ def length_quantiles(traces: pd.DataFrame, by: str = "model") -> pd.DataFrame:
         for measure in _LENGTHS:
             without = "open" if measure == "n_answer_chars" else "absent"
             values = part.loc[part["status"] != without, measure].to_numpy(float)
-            quantiles = {
-                name: np.quantile(values, q) if len(values) else np.nan for name, q in _QUANTILES.items()
-            }
-            rows.append({"group": str(group) or "(unnamed)", "measure": measure, **shares, "n": len(values), **quantiles})
+            quantiles = {name: np.quantile(values, q) if len(values) else np.nan for name, q in _QUANTILES.items()}
+            rows.append(
+                {"group": str(group) or "(unnamed)", "measure": measure, **shares, "n": len(values), **quantiles}
+            )
     return pd.DataFrame(rows)
 
 
@@ -145,14 +148,16 @@ def plot_lengths(traces: pd.DataFrame, by: str = "model") -> Plot:
     their share stands beside the group's name.
     """
     data = length_quantiles(traces, by)
-    order = data[data["measure"] == "n_think_chars"].sort_values("median", na_position="first")["group"].tolist()
+    medians = data[data["measure"] == "n_think_chars"].set_index("group")["median"].to_dict()
+    order = sorted(medians, key=lambda group: (not np.isnan(medians[group]), medians[group]))
     figure, axes = new_figure(1, 3, 0.9 + 0.24 * len(order), sharey=True)
     for axis, (measure, title), colour in zip(axes[0], _LENGTHS.items(), COLOURS, strict=False):
         part = data[data["measure"] == measure].set_index("group").loc[order]
         _draw_ranges(axis, part, colour)
         axis.set_title(title)
     summary = data.drop_duplicates("group").set_index("group").loc[order]
-    axes[0, 0].set_yticks(range(len(order)), [_group_label(name, row) for name, row in summary.iterrows()])
+    labels = [_group_label(*row) for row in summary[["n_traces", "share_open"]].itertuples()]
+    axes[0, 0].set_yticks(range(len(order)), labels)
     axes[0, 0].set_ylim(-0.6, len(order) - 0.4)
     return Plot(figure, data)
 
@@ -169,8 +174,6 @@ def _draw_ranges(axis: Axes, part: pd.DataFrame, colour: str) -> None:
     axis.tick_params(axis="y", length=0)
 
 
-def _group_label(name: Any, row: pd.Series) -> str:
-    counts = f"n = {row['n_traces']:,}"
-    if row["share_open"] > 0:
-        counts += f", {100 * row['share_open']:.0f}% cut off"
-    return f"{name}\n{counts}"
+def _group_label(name: str, n_traces: int, share_open: float) -> str:
+    cut_off = f", {100 * share_open:.0f}% cut off" if share_open else ""
+    return f"{name}\nn = {n_traces:,}{cut_off}"

@@ -12,7 +12,6 @@ with the same inputs and goes on behind the last shard. Memory holds one shard, 
 import hashlib
 import json
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cotlens.read import MAX_LINE_BYTES, Reject, detect_format, find_format, read_traces
+from cotlens.formats import find_format
+from cotlens.read import MAX_LINE_BYTES, Reject, detect_format, read_traces
 from cotlens.table import LIGHT_COLUMNS, analyze_traces
 from cotlens.trace import Trace, TraceError
 
@@ -69,7 +69,8 @@ class Run:
     def _read(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
         shards = self.shards(table)
         if not shards:
-            raise TraceError(f"{self.path}: the run has no {table} table yet; run `cotlens analyze`")
+            inputs = ", ".join(made_from["path"] for made_from in self.info["inputs"])
+            raise TraceError(f"{self.path}: the run has no {table} yet; finish it with `cotlens analyze {inputs}`")
         parts = [pq.read_table(shard, columns=None if columns is None else list(columns)) for shard in shards]
         return pa.concat_tables(parts).to_pandas()
 
@@ -105,7 +106,7 @@ def analyze(
     if not paths:
         raise TraceError("nothing to analyze: no input file was given")
     run = Run(Path(out))
-    made_by = _provenance(paths, format, on_error, light)
+    made_by = _provenance(paths, format, light)
     if _prepare(run, made_by, force):
         return run
     rejects: list[Reject] = []
@@ -137,7 +138,7 @@ def _prepare(run: Run, made_by: dict[str, Any], force: bool) -> bool:
         before = run.info  # raises where the folder is no run: nothing foreign is ever removed
         if all(before.get(key) == value for key, value in made_by.items()):
             return bool(before.get("complete"))
-        if not force:
+        if not force and run.shards("steps"):
             raise TraceError(
                 f"{run.path}: holds a run made from other inputs, settings or versions; "
                 "choose another folder, or replace it with --force"
@@ -197,19 +198,18 @@ def _write_info(run: Run, info: dict[str, Any]) -> None:
     write_atomic(run.path / "run.json", json.dumps(info, indent=2, ensure_ascii=False) + "\n")
 
 
-def _provenance(paths: Sequence[str | Path], format: str | None, on_error: str, light: bool) -> dict[str, Any]:
+def _provenance(paths: Sequence[str | Path], format: str | None, light: bool) -> dict[str, Any]:
     """What a run is made from. Two calls with the same answer make the same run."""
     inputs = []
     for path in map(Path, paths):
         shape = find_format(format) if format else detect_format(path)
         inputs.append({"path": str(path), "format": shape.name, "lacks": list(shape.lacks), "sha256": hash_path(path)})
-    return {"inputs": inputs, "on_error": on_error, "light": light, "versions": versions()}
+    return {"inputs": inputs, "light": light, "versions": versions()}
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the numbers depend on."""
-    packages = ("cotlens", "numpy", "pandas", "pyarrow", "scipy", "matplotlib")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    """Versions of the packages that the numbers and pictures depend on."""
+    return {name: version(name) for name in ("cotlens", "numpy", "pandas", "pyarrow", "scipy", "matplotlib")}
 
 
 def hash_path(path: Path) -> str:

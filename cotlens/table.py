@@ -83,9 +83,7 @@ LIGHT_COLUMNS = tuple(column.name for column in TRACE_COLUMNS if column.name not
 
 def arrow_schema(table: str) -> pa.Schema:
     """The parquet schema of `traces` or `steps`; unit and meaning travel in each field's metadata."""
-    return pa.schema(
-        [pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning}) for c in SCHEMA[table]]
-    )
+    return pa.schema([pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning}) for c in SCHEMA[table]])
 
 
 def trace_table(traces: Iterable[Trace]) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Where the tests find real data: ../shared/data beside the checkout, or the folder named by COTLENS_DATA."""
 
+import gzip
+import json
 import os
 from pathlib import Path
 
@@ -16,3 +18,9 @@ def data() -> Path:
     if not (DATA / "labels").is_dir():
         pytest.skip(f"no real data at {DATA}: set COTLENS_DATA")
     return DATA
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a gzipped JSONL file, as the source wrote them."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

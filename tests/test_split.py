@@ -1,7 +1,5 @@
-import gzip
-import json
-
 import pytest
+from conftest import read_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +37,7 @@ CASES = {
     ),
     "user mentions the tag": ("b", "Put it between <think> and </think>.", [], "b", "absent", ""),
     "user mentions only the opening tag": ("b", "Begin with <think> please.", [], "b", "absent", ""),
-    "thinking switched off in the prompt": ("b", "<|im_start|>assistant\n<think>\n\n</think>\n\n", [], "b", "absent", ""),
+    "thinking switched off": ("b", "<|im_start|>assistant\n<think>\n\n</think>\n\n", [], "b", "absent", ""),
     "echoed prompt with a tag": (
         "Use <think> tags.<think>a</think>b", "Use <think> tags.", ["a"], "b", "closed", "text",
     ),
@@ -58,7 +56,7 @@ CASES = {
         "", ["a", "c"], "b", "closed", "text",
     ),
     "harmony cut off": ("<|channel|>analysis<|message|>a and", "", ["a and"], "", "open", "text"),
-    "harmony thought ended, answer missing": ("<|channel|>analysis<|message|>a<|end|>", "", ["a"], "", "closed", "text"),
+    "harmony without an answer": ("<|channel|>analysis<|message|>a<|end|>", "", ["a"], "", "closed", "text"),
     "harmony without a thought": ("<|channel|>final<|message|>b<|return|>", "", [], "b", "absent", ""),
     "harmony opened by the prompt": (
         "a<|end|><|start|>assistant<|channel|>final<|message|>b",
@@ -114,8 +112,31 @@ def test_separate_fields_are_verbatim():
 SOUP = st.lists(
     st.sampled_from(
         [tag for case in CASES.values() for tag in case[0].split("a")]
-        + ["<think>", "</think>", "[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "`", "\n"]
-        + ["analysis", "assistantfinal", "final", "a ", "word", "\r\n", "é", "思", "\x00", "\ud800", "<|channel>thought\n"]
+        + [
+            "<think>",
+            "</think>",
+            "[THINK]",
+            "[/THINK]",
+            "<|channel|>",
+            "<|message|>",
+            "<|start|>",
+            "<|end|>",
+            "`",
+            "\n",
+        ]
+        + [
+            "analysis",
+            "assistantfinal",
+            "final",
+            "a ",
+            "word",
+            "\r\n",
+            "é",
+            "思",
+            "\x00",
+            "\ud800",
+            "<|channel>thought\n",
+        ]
     ),
     max_size=25,
 ).map("".join)
@@ -143,8 +164,7 @@ def test_real_traces_split_where_their_reference_says(data):
     """Every row of traces/reasoning and traces/star1_safe that has reference offsets, 1,515 rows; none is excepted."""
     n = 0
     for name in ("reasoning", "star1_safe"):
-        for line in gzip.open(data / "traces" / f"{name}.jsonl.gz", "rt", encoding="utf-8"):
-            row = json.loads(line)
+        for row in read_rows(data / "traces" / f"{name}.jsonl.gz"):
             if not (reference := row.get("think")):
                 continue
             n += 1
@@ -159,8 +179,8 @@ def test_real_traces_split_where_their_reference_says(data):
 
 def test_real_harmony_splits_like_its_channels(data):
     """Raw Harmony text, and the same text without its special tokens, against the source's own channels (n = 40)."""
-    for line in gzip.open(data / "traces" / "gpt_oss_harmony.jsonl.gz", "rt", encoding="utf-8"):
-        raw = json.loads(line)["raw"]
+    for row in read_rows(data / "traces" / "gpt_oss_harmony.jsonl.gz"):
+        raw = row["raw"]
         thinking = raw.split("<|channel|>analysis<|message|>")[1].split("<|end|>")[0]
         answer = raw.split("<|channel|>final<|message|>")[1]
         assert parts(raw)[:2] == ([thinking], answer)

@@ -1,0 +1,34 @@
+"""Executes the notebooks and writes each pair: `python notebooks/build.py [NAME...]`."""
+
+import sys
+from pathlib import Path
+
+import jupytext
+import nbclient
+import nbformat
+
+HERE = Path(__file__).parent
+
+
+def execute(source: Path) -> nbformat.NotebookNode:
+    """The notebook of a percent-format source, executed top to bottom in its own folder."""
+    notebook = jupytext.read(source)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
+    return notebook
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Drops what changes from one execution to the next."""
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "jupytext": notebook.metadata["jupytext"]}
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number}"
+        cell.metadata.pop("execution", None)
+
+
+if __name__ == "__main__":
+    names = sys.argv[1:] or sorted(path.stem for path in HERE.glob("[0-9]*.py"))
+    for name in names:
+        executed = execute(HERE / f"{name}.py")
+        tidy(executed)
+        nbformat.write(executed, HERE / f"{name}.ipynb")
+        print(f"{name}.ipynb")

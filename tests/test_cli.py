@@ -1,0 +1,87 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import SAMPLES
+
+COTLENS = [sys.executable, "-m", "cotlens.cli"]
+
+
+def cotlens(*arguments, code=0):
+    done = subprocess.run([*COTLENS, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_from_file_to_figure(tmp_path):
+    cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
+    output = cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures").stdout
+    assert output.split() == [
+        str(tmp_path / "figures" / f"01_lengths.{kind}") for kind in ("pdf", "png", "csv", "json")
+    ]
+    assert str(tmp_path) not in (tmp_path / "figures" / "01_lengths.json").read_text()
+
+
+def test_info_of_a_file_and_of_a_run(tmp_path):
+    report = json.loads(cotlens("info", SAMPLES, "--json").stdout)
+    assert (report["format"], report["traces"], report["models"]) == (
+        "plain",
+        14,
+        {"written-long": 7, "written-short": 7},
+    )
+    assert report["statuses"] == {
+        "closed (text)": 10,
+        "closed (prompt)": 1,
+        "open (text)": 1,
+        "closed (fields)": 1,
+        "absent": 1,
+    }
+    assert report["missing"] == ["method", "reward"]
+    assert report["has"]["token_ids"] == 1
+    cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
+    report = json.loads(cotlens("info", tmp_path / "run", "--json").stdout)
+    assert (report["traces"], report["prompts"], report["complete"]) == (14, 8, "yes")
+    assert "traces       14" in cotlens("info", tmp_path / "run").stdout
+
+
+def test_a_fault_of_the_input_is_one_line_and_code_1(tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"completion": "x"}\n{"completion"\n')
+    error = cotlens("analyze", bad, "-o", tmp_path / "run", code=1).stderr
+    assert error.splitlines()[-1].startswith(f"cotlens: {bad}:2: not valid JSON")
+    assert "Traceback" not in error
+    error = cotlens("analyze", bad, "-o", tmp_path / "run", "--on-error", "skip").stderr
+    assert "1 rows could not be read" in error
+    assert "1 rows" not in cotlens("figures", tmp_path / "run", "-o", tmp_path / "f").stderr
+    assert "not a cotlens run" in cotlens("figures", tmp_path, code=1).stderr
+
+
+def test_a_wrong_command_line_is_code_2(tmp_path):
+    cotlens("analyze", code=2)
+    cotlens("analyze", SAMPLES, "-o", tmp_path, "--on-error", "ignore", code=2)
+
+
+def test_help_teaches():
+    for command in ((), ("analyze",), ("figures",), ("info",)):
+        assert "--help" in cotlens(*command, "--help").stdout
+    assert "cotlens info FILE" in cotlens("--help").stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_killed_command_is_finished_by_the_next(tmp_path):
+    """SIGKILL while shards are being written; the same command then completes the run."""
+    path = tmp_path / "many.jsonl"
+    text = "<think>" + "First, we add. Then we check.\n" * 100 + "</think>So."
+    with path.open("w") as file:
+        file.writelines(json.dumps({"id": i, "completion": text}) + "\n" for i in range(8000))
+    command = [*COTLENS, "analyze", str(path), "-o", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        while not list((tmp_path / "run").glob("steps/*.parquet")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not json.loads((tmp_path / "run" / "run.json").read_text())["complete"]
+    assert "8,000 traces" in cotlens(*command[3:]).stdout

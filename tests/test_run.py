@@ -1,0 +1,151 @@
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import SAMPLES
+
+from cotlens import Run, TraceError, analyze, read_traces, step_table, trace_table
+from cotlens import run as run_module
+from cotlens.table import LIGHT_COLUMNS
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_traces_come_back_exactly(tmp_path):
+    """Foreign file -> run -> traces is the identity, and so is table -> parquet -> table."""
+    traces = list(read_traces(SAMPLES))
+    run = analyze([SAMPLES], tmp_path / "run")
+    assert list(run.traces()) == traces
+    pd.testing.assert_frame_equal(run.trace_table(None), trace_table(traces))
+    pd.testing.assert_frame_equal(run.step_table(), step_table(traces))
+
+
+def test_every_real_trace_comes_back_exactly(tmp_path, data):
+    paths = sorted((data / "traces").glob("*.gz"))
+    run = analyze(paths, tmp_path / "run")
+    assert all(a == b for a, b in zip(run.traces(), read_traces(paths), strict=True))
+    assert run.info["n_traces"] == 2198
+
+
+def test_a_run_can_be_analyzed_again_into_the_same_tables(tmp_path):
+    first = analyze([SAMPLES], tmp_path / "one")
+    second = analyze([first.path], tmp_path / "two")
+    pd.testing.assert_frame_equal(first.step_table(), second.step_table())
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path):
+    assert contents(analyze([SAMPLES], tmp_path / "a").path) == contents(analyze([SAMPLES], tmp_path / "b").path)
+
+
+def test_shards_do_not_change_the_tables(tmp_path, monkeypatch):
+    whole = analyze([SAMPLES], tmp_path / "whole").step_table()
+    monkeypatch.setattr(run_module, "SHARD_TRACES", 4)
+    monkeypatch.setattr(run_module, "SHARD_CHARS", 500)
+    run = analyze([SAMPLES], tmp_path / "sharded")
+    assert len(run.shards("traces")) > 4
+    assert [path.name for path in run.shards("traces")] == [path.name for path in run.shards("steps")]
+    pd.testing.assert_frame_equal(run.step_table(), whole)
+
+
+def test_a_killed_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """A kill after the second shard: the next call writes the others and no more, and the bytes are those of one go."""
+    monkeypatch.setattr(run_module, "SHARD_TRACES", 3)
+    whole = contents(analyze([SAMPLES], tmp_path / "whole").path)
+
+    def kill(_):
+        kill.calls += 1
+        if kill.calls == 2:
+            raise KeyboardInterrupt
+
+    kill.calls = 0
+    with pytest.raises(KeyboardInterrupt):
+        analyze([SAMPLES], tmp_path / "run", progress=kill)
+    run = Run(tmp_path / "run")
+    assert not run.info["complete"]
+    done = {path: path.stat().st_mtime_ns for path in run.shards("steps")}
+    assert len(done) == 2
+    analyze([SAMPLES], tmp_path / "run")
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert contents(run.path) == whole
+
+
+def test_a_complete_run_is_left_alone(tmp_path):
+    run = analyze([SAMPLES], tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    analyze([SAMPLES], tmp_path / "run", progress=pytest.fail)
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
+
+
+def test_a_foreign_folder_and_another_run_are_never_overwritten(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
+    with pytest.raises(TraceError, match="not a cotlens run"):
+        analyze([SAMPLES], tmp_path / "notes", force=True)
+    assert (tmp_path / "notes" / "thesis.txt").exists()
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"completion": "x"}\n')
+    run = analyze([SAMPLES], tmp_path / "run")
+    with pytest.raises(TraceError, match=r"made from other inputs.*--force"):
+        analyze([other], run.path)
+    assert run.info["n_traces"] == 14
+    assert analyze([other], run.path, force=True).info["n_traces"] == 1
+
+
+def test_rejects_are_written_and_counted(tmp_path):
+    path = tmp_path / "mixed.jsonl"
+    path.write_bytes(b'{"id": "a", "completion": "x"}\nnonsense\n{"id": "b", "completion": "\\ud800"}\n')
+    with pytest.raises(TraceError, match=r"mixed\.jsonl:2: not valid JSON"):
+        analyze([path], tmp_path / "stopped")
+    assert not list((tmp_path / "stopped").rglob("*.parquet"))
+    run = analyze([path], tmp_path / "run", on_error="skip")
+    rejects = [json.loads(line) for line in (run.path / "rejects.jsonl").read_text().splitlines()]
+    assert [(reject["number"], reject["row"][:8]) for reject in rejects] == [(2, "nonsense"), (3, '{"id": "')]
+    assert (run.info["n_traces"], run.info["n_rejected"]) == (1, 2)
+
+
+def test_nothing_readable_is_an_error_even_when_skipping(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"completion": null}\n')
+    with pytest.raises(TraceError, match="none of the 1 rows could be read; the first: the completion is null"):
+        analyze([path], tmp_path / "run", on_error="skip")
+    with pytest.raises(TraceError, match="no input file"):
+        analyze([], tmp_path / "run")
+
+
+def test_a_duplicate_id_across_files_is_an_error(tmp_path):
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"id": "same", "completion": "x"}\n')
+    with pytest.raises(TraceError, match=r"b\.jsonl:1: the id 'same' occurs twice"):
+        analyze([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "run")
+
+
+def test_a_light_run_has_the_numbers_and_not_the_texts(tmp_path):
+    run, full = analyze([SAMPLES], tmp_path / "light", light=True), analyze([SAMPLES], tmp_path / "full")
+    assert tuple(run.trace_table(None)) == LIGHT_COLUMNS
+    pd.testing.assert_frame_equal(run.trace_table(), full.trace_table())
+    with pytest.raises(TraceError, match="light run holds no texts"):
+        next(run.traces())
+    assert b"moonglass" not in b"".join(contents(run.path).values())
+
+
+def test_memory_holds_one_shard(tmp_path):
+    """Ten times the traces add less than 60 MB to the peak: what grows is one hash an id and the rows of one shard."""
+    script = (
+        "import resource, sys\nfrom cotlens import analyze\nanalyze([sys.argv[1]], sys.argv[2])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for n in (2_000, 20_000):
+        path = tmp_path / f"{n}.jsonl"
+        text = "<think>" + "First, we add. Then we check it again.\n" * 30 + "</think>So."
+        with path.open("w") as file:
+            file.writelines(json.dumps({"id": i, "prompt": f"p{i}", "completion": text}) + "\n" for i in range(n))
+        output = subprocess.run(
+            [sys.executable, "-c", script, path, tmp_path / f"run{n}"], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(output.stdout) / 1024)
+    assert peaks[1] < peaks[0] + 60
