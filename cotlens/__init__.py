@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "trace": ("Label", "Origin", "Reasoning", "Span", "Trace", "TraceError"),
-    "read": ("detect_format", "read_traces"),
+    "read": ("detect_format", "read_records", "read_traces"),
     "split": ("OpenedBy", "Split", "Status", "Tags", "split_think", "split_trace"),
     "steps": ("Step", "group_paragraphs", "group_runs", "segment", "segment_trace"),
     "table": ("SCHEMA", "step_table", "trace_table"),

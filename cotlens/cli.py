@@ -45,15 +45,21 @@ def analyze(
     files: Annotated[list[Path], typer.Argument(help="Files or folders of traces, in any format cotlens reads.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to make, or to finish after a kill.")],
     format: Annotated[str | None, typer.Option(help="Format of the rows; default: detected from the content.")] = None,
+    model: Annotated[str, typer.Option(help="Name of the model, for traces that do not say.")] = "",
+    method: Annotated[str, typer.Option(help="Name of the checkpoint or training arm, likewise.")] = "",
+    tags: Annotated[
+        tuple[str, str] | None, typer.Option("--tags", metavar="OPEN CLOSE", help="Delimiters of the thought.")
+    ] = None,
     on_error: Annotated[
         OnError, typer.Option(help="skip: write bad rows to RUN/rejects.jsonl and go on.")
     ] = OnError.STOP,
     max_line_mb: Annotated[int, typer.Option(min=1, help="Longest line of a JSONL file that is believed.")] = 32,
     light: Annotated[bool, typer.Option("--light", help="Leave out the texts: a run small enough to commit.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a run that was made from other inputs.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make the run anew, whatever it was made from.")] = False,
 ) -> None:
     """Read, split and segment traces into a run directory: RUN/traces and RUN/steps, one row per trace and per step."""
     from cotlens.run import analyze as analyze_files
+    from cotlens.split import Tags
 
     with tqdm(unit=" traces", desc="analyze", smoothing=0.1) as bar:
 
@@ -64,6 +70,9 @@ def analyze(
             files,
             out,
             format=format,
+            model=model,
+            method=method,
+            tags=Tags(*tags) if tags else None,
             on_error=on_error.value,
             max_line_bytes=max_line_mb * 2**20,
             light=light,
@@ -79,7 +88,10 @@ def analyze(
 @app.command()
 def figures(
     runs: Annotated[list[Path], typer.Argument(help="Run directories made by `cotlens analyze`.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figures.")] = Path("figures"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figures.")] = Path("runs/figures"),
+    by: Annotated[
+        str, typer.Option(help="What to compare: run, model, method, domain, ...; default: run if there are several.")
+    ] = "",
 ) -> None:
     """Draw every figure the runs have data for, each as pdf, png, csv (the plotted numbers) and json (provenance)."""
     import pandas as pd
@@ -87,11 +99,18 @@ def figures(
     from cotlens.plot import plot_lengths, save
     from cotlens.run import Run
 
-    opened = [Run(path) for path in runs]
-    traces = pd.concat([run.trace_table() for run in opened], ignore_index=True)
+    opened = [Run(path) for path in dict.fromkeys(runs)]
+    for run in opened:
+        if not run.info.get("complete"):
+            raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
+    tables = [run.trace_table().assign(run=run.path.name) for run in opened]
+    traces = pd.concat(tables, ignore_index=True)
+    by = by or ("run" if len(opened) > 1 else "model")
+    if by not in traces:
+        raise TraceError(f"--by {by}: no such column; there are {', '.join(traces)}")
     inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
-    provenance = {"figure": "01_lengths", "inputs": inputs, "n_traces": len(traces)}
-    for path in save(plot_lengths(traces), out / "01_lengths", provenance):
+    provenance = {"figure": "01_lengths", "by": by, "inputs": inputs, "n_traces": len(traces)}
+    for path in save(plot_lengths(traces, by), out / "01_lengths", provenance):
         typer.echo(path)
 
 
@@ -113,7 +132,7 @@ def info(
             )
         elif isinstance(value, list):
             value = ", ".join(value) or "-"
-        typer.echo(f"{key.replace('_', ' '):<12} {value}")
+        typer.echo(f"{key.replace('_', ' '):<13} {value}")
 
 
 def _report(path: Path, format: str | None) -> dict[str, object]:
@@ -127,7 +146,7 @@ def _report(path: Path, format: str | None) -> dict[str, object]:
     shape = find_format(format) if format else detect_format(path)
     rejects: list = []
     counts = {name: Counter() for name in ("models", "statuses", "reasoning")}
-    has, think_lengths, answer_lengths, rows = Counter(), [], [], 0
+    has, other, think_lengths, answer_lengths, rows = Counter(), Counter(), [], [], 0
     for trace in tqdm(read_traces(path, format=shape.name, on_reject=rejects.append), unit=" traces", desc="info"):
         rows += 1
         split = split_trace(trace)
@@ -135,8 +154,11 @@ def _report(path: Path, format: str | None) -> dict[str, object]:
         counts["statuses"][f"{split.status} ({split.opened_by})" if split.opened_by else split.status.value] += 1
         counts["reasoning"][trace.reasoning.value] += 1
         has.update(name for name in _FIELDS if getattr(trace, name) not in (None, "", -1))
+        other.update(trace.meta)
         think_lengths.append(sum(span.length for span in split.think))
         answer_lengths.append(split.answer.length)
+    if not rows:
+        raise TraceError(f"{path}:{rejects[0].number}: {rejects[0].reason}")
     return {
         "path": str(path),
         "format": shape.name,
@@ -147,6 +169,7 @@ def _report(path: Path, format: str | None) -> dict[str, object]:
         "thinking": _length_summary(think_lengths),
         "answer": _length_summary(answer_lengths),
         "has": {name: has[name] for name in _FIELDS if has[name]},
+        "other_fields": dict(other.most_common(12)),
         "missing": [name for name in _FIELDS if not has[name]],
         "cannot_know": list(shape.lacks),
     }
@@ -198,7 +221,7 @@ def main() -> None:
     """Runs the command; a fault of the input becomes one line on stderr and exit code 1."""
     try:
         app()
-    except TraceError as error:
+    except (TraceError, OSError) as error:  # a fault of the input; a full disk, a folder that may not be written
         typer.echo(f"cotlens: {error}", err=True)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -6,9 +6,11 @@ what a format cannot tell is listed in `Format.lacks`. `FORMATS`, at the end, is
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from cotlens.rows import Row
+from cotlens.split import FAMILIES
 from cotlens.trace import Label, Origin, Reasoning, Span, Trace, TraceError, dump_json
 
 
@@ -50,27 +52,31 @@ class _Taker:
 
     def text(self, *names: str) -> str:
         value = self.take(*names)
+        if isinstance(value, bytes):
+            raise TraceError(f"{names[0]} must be text, got bytes")
         return "" if value is None else value if isinstance(value, str) else dump_json(value)
 
     def ids(self, *names: str) -> tuple[int, ...] | None:
-        values = self.take(*names)
-        return None if values is None else tuple(int(value) for value in values)
+        return _optional_ids(self.take(*names))
 
 
 def _common(taker: _Taker, name: str) -> dict[str, Any]:
     """Fields that every format may carry under the same names."""
     row_id = taker.take("id", "trace_id", "uid")
-    reward, step, sample = taker.take("reward"), taker.take("training_step"), taker.take("sample")
+    reward, step = taker.take("reward"), taker.take("training_step")
+    if isinstance(row_id, list | dict | bytes | bool):
+        raise TraceError(f"an id must be text or a number, got {type(row_id).__name__}")
+    sample = taker.take("sample", "sample_index", "sample_idx", "sample_id")
     logprobs = taker.take("logprobs")
     return {
         "id": name if row_id is None else str(row_id),
         "prompt_id": taker.text("prompt_id"),
         "model": taker.text("model", "model_name"),
         "method": taker.text("method"),
-        "training_step": -1 if step is None else int(step),
+        "training_step": -1 if step is None else step,
         "domain": taker.text("domain", "dataset", "task"),
         "split": taker.text("split"),
-        "sample": 0 if sample is None else int(sample),
+        "sample": 0 if sample is None else sample,
         "finish_reason": taker.text("finish_reason", "stop_reason"),
         "reward": None if reward is None else float(reward),
         "gold": taker.text(*_GOLD),
@@ -84,29 +90,85 @@ def _common(taker: _Taker, name: str) -> dict[str, Any]:
 def _parse_plain(row: Row, name: str) -> list[Trace]:
     """`{prompt, completion}` or `{prompt, thinking, answer}` under the names that people use.
 
-    `answer` is the model's answer beside `thinking`, and the gold answer beside a completion. A completion that
-    contains the thinking is the whole text and is split; one that does not is the answer.
+    `answer` is the model's answer beside `thinking`, and the gold answer beside a completion. Beside `thinking`, a
+    completion is the answer, unless it holds the thinking itself or has delimiters of its own: then it is the whole
+    text. A prompt or completion that is a list is a conversation, typed blocks, or several samples.
     """
     taker = _Taker(row)
-    if isinstance(row.get("completion"), list) or isinstance(row.get("prompt"), list):
-        return _parse_conversation(taker, name)
-    prompt = taker.text(*_PROMPT)
+    prompt = _take_prompt(taker)
     thinking, text = taker.take(*_THINK), taker.take(*_TEXT)
+    if isinstance(prompt, list) or isinstance(text, list):
+        return _parse_lists(taker, prompt, thinking, text, name)
+    if isinstance(thinking, list):
+        thinking = _content_text(thinking)
+    if text is not None and thinking is not None and not isinstance(thinking, str):
+        taker.rest["thinking"], thinking = thinking, None  # a switch such as {"effort": "high"}
+    if row.get("completion", "") is None and thinking is None:
+        raise TraceError("the completion is null")
     for value in (thinking, text):
         if value is not None and not isinstance(value, str):
             raise TraceError(f"the completion must be text, got {type(value).__name__}")
-    if text is None and thinking is None:
-        null = [field for field in (*_TEXT, *_THINK) if field in row]
-        raise TraceError(f"the completion is null ({', '.join(null)})")
-    if thinking is None or (text and thinking and thinking in text):
-        taker.rest |= {} if thinking is None else {"thinking": thinking}
+    common = _common(taker, name)
+    if text is None:
+        answer = taker.take("answer")
+        if thinking is None and not (isinstance(answer, str) and any(field in row for field in _THINK)):
+            null = [field for field in (*_TEXT, *_THINK) if field in row]
+            raise TraceError(f"the completion is null ({', '.join(null)})")
+        if answer is not None and not isinstance(answer, str):
+            raise TraceError(f"the answer must be text, got {type(answer).__name__}")
+        return [Trace(prompt=prompt, **_fields_of(thinking or "", answer or ""), **common, meta=taker.rest)]
+    common["gold"] = common["gold"] or ("" if thinking else taker.text("answer"))
+    if not thinking or _has_delimiters(text):
+        taker.rest |= {"thinking": thinking} if thinking else {}
+        return [Trace(prompt=prompt, completion=text, **common, meta=taker.rest)]
+    place = _place_of_thinking(thinking, text)
+    if place is None:
+        return [Trace(prompt=prompt, **_fields_of(thinking, text), **common, meta=taker.rest)]
+    spans = {"think": (place,), "answer": Span(place.stop, len(text))}
+    return [Trace(prompt=prompt, completion=text, origin=Origin.FIELDS, **spans, **common, meta=taker.rest)]
+
+
+_SURELY_QUOTED = 40  # characters: a shorter thought may begin the answer by chance ("No.")
+
+
+def _has_delimiters(text: str) -> bool:
+    return "<|channel|>" in text or any(tag in text for family in FAMILIES for tag in family)
+
+
+def _place_of_thinking(thinking: str, text: str) -> Span | None:
+    """Where the thinking stands in the text, if the text begins with it and so is the whole completion."""
+    content = thinking.strip()
+    at = len(text) - len(text.lstrip())
+    return Span(at, at + len(content)) if len(content) >= _SURELY_QUOTED and text.startswith(content, at) else None
+
+
+def _take_prompt(taker: _Taker) -> Any:
+    """The prompt; an instruction and its input (Alpaca) are joined by a blank line."""
+    if taker.rest.get("instruction") and taker.rest.get("input") and not taker.rest.get("prompt"):
+        return taker.text("instruction") + "\n\n" + taker.text("input")
+    prompt = taker.take(*_PROMPT)
+    return prompt if isinstance(prompt, str | list) else "" if prompt is None else dump_json(prompt)
+
+
+def _parse_lists(taker: _Taker, prompt: Any, thinking: Any, text: Any, name: str) -> list[Trace]:
+    """Rows whose prompt or completion is a list: of messages (TRL's conversational rows), typed blocks, or samples."""
+    before: list[Any] = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}] if prompt else []
+    if text == []:
+        raise TraceError("the completion is an empty list")
+    if isinstance(text, list) and all(isinstance(part, str) for part in text):
         common = _common(taker, name)
-        common["gold"] = common["gold"] or taker.text("answer")
-        return [Trace(completion=text or "", prompt=prompt, **common, meta=taker.rest)]
-    answer = text if text is not None else taker.take("answer")
-    if answer is not None and not isinstance(answer, str):
-        raise TraceError(f"the answer must be text, got {type(answer).__name__}")
-    return [Trace(prompt=prompt, **_fields_of(thinking, answer or ""), **_common(taker, name), meta=taker.rest)]
+        common["prompt_id"] = common["prompt_id"] or ("" if before else common["id"])
+        samples = [common | {"id": f"{common['id']}/{i}", "sample": i} for i in range(len(text))]
+        return [
+            _trace_of_message({"content": part}, _prompt_text(before), fields, taker.rest)
+            for part, fields in zip(text, samples, strict=True)
+        ]
+    if isinstance(text, list) and any("role" in part for part in text):
+        after = text
+    else:
+        answer = text if text is not None else taker.take("answer")
+        after = [{"role": "assistant", "content": answer, "thinking": thinking}]
+    return _traces_of_turns(before, after, _common(taker, name), taker.rest)
 
 
 def _fields_of(thinking: str, answer: str) -> dict[str, Any]:
@@ -127,18 +189,14 @@ def _parse_messages(row: Row, name: str) -> list[Trace]:
     """`{"messages": [...]}`: one trace per assistant turn, the turns before it are its prompt."""
     taker = _Taker(row)
     messages = taker.take("messages", "conversation", "conversations")
-    return _traces_of_turns([], messages, _common(taker, name), taker.rest)
+    if not any(_role(message) == "assistant" for message in messages[-1:]) and any(row.get(key) for key in _TEXT):
+        return _parse_plain({**taker.rest, "prompt": messages}, name)  # the messages are the prompt
+    common = _common(taker, name)
+    common["gold"] = common["gold"] or taker.text("answer")
+    return _traces_of_turns([], messages, common, taker.rest)
 
 
-def _parse_conversation(taker: _Taker, name: str) -> list[Trace]:
-    """`{"prompt": [...] or text, "completion": [...] or text}`, TRL's conversational rows among them."""
-    prompt, completion = taker.take("prompt"), taker.take("completion")
-    before: list[Any] = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt or ""}]
-    after: list[Any] = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
-    return _traces_of_turns(before, after, _common(taker, name), taker.rest)
-
-
-def _traces_of_turns(before: list[Row], messages: list[Row], common: dict[str, Any], meta: dict) -> list[Trace]:
+def _traces_of_turns(before: list[Any], messages: list[Any], common: dict[str, Any], meta: dict) -> list[Trace]:
     messages = [_without_nulls(message) for message in messages]
     turns = [i for i, message in enumerate(messages) if _role(message) == "assistant"]
     if not turns:
@@ -148,28 +206,45 @@ def _traces_of_turns(before: list[Row], messages: list[Row], common: dict[str, A
         earlier = [_without_nulls(message) for message in before] + messages[:i]
         fields = common if number == len(turns) - 1 else common | {"token_ids": None, "logprobs": None, "reward": None}
         fields = fields | ({"id": f"{common['id']}/turn-{number}"} if len(turns) > 1 else {})
-        kept = dict(meta) | ({"prompt_messages": earlier} if earlier else {})
+        # Once for the whole conversation: every turn's own copy of what came before would grow with its square.
+        kept = dict(meta) | ({"prompt_messages": earlier} if earlier and number == len(turns) - 1 else {})
+        if messages[i + 1 :] and number == len(turns) - 1:
+            kept["later_messages"] = messages[i + 1 :]
         traces.append(_trace_of_message(messages[i], _prompt_text(earlier), fields, kept))
     return traces
 
 
 def _trace_of_message(message: Row, prompt: str, fields: dict[str, Any], meta: dict[str, Any]) -> Trace:
     content = message.get("content")
-    if tool_calls := message.get("tool_calls"):
-        meta = meta | {"tool_calls": tool_calls}
+    tools = message.get("tool_calls") or [part for part in _dicts(content) if part.get("type") == "tool_use"]
+    if tools:  # the turn went on with a call: its thought is not cut off
+        meta, fields = meta | {"tool_calls": tools}, fields | {"finish_reason": fields["finish_reason"] or "tool_calls"}
     if isinstance(content, list):
-        return Trace(prompt=prompt, **_blocks(content), **fields, meta=meta)
-    thinking = next((message[key] for key in _THINK if isinstance(message.get(key), str)), "")
+        if any(part.get("type") in _THOUGHT_BLOCKS for part in _dicts(content)):
+            return Trace(prompt=prompt, **_blocks(content), **fields, meta=meta)
+        content = _content_text(content)
+    meta = meta | _left(message, "message", "role", "content", "tool_calls", "reasoning_details", *_THINK)
+    thinking = next((_content_text(message[key]) for key in _THINK if isinstance(message.get(key), str | list)), "")
     reasoning = Reasoning.VERBATIM
-    if not thinking and isinstance(details := message.get("reasoning_details"), list):
-        thinking = "".join(part.get("text") or part.get("summary") or "" for part in details)
+    if isinstance(details := message.get("reasoning_details"), list):
+        thinking = thinking or "".join(part.get("text") or part.get("summary") or "" for part in details)
         kinds = {str(part.get("type", "")).removeprefix("reasoning.") for part in details}
         reasoning = _worst({"summary": Reasoning.SUMMARY, "encrypted": Reasoning.REDACTED}.get(kind) for kind in kinds)
-    if content is None and not thinking and not tool_calls:
+    if content is None and not thinking and not tools:
         raise TraceError("the completion is null (the assistant message has neither content nor reasoning)")
+    if isinstance(content, str) and thinking and thinking.strip() in content and _has_delimiters(content):
+        thinking = ""  # the server left the thought in the content as well
     if not thinking and reasoning is Reasoning.VERBATIM:
         return Trace(completion=content or "", prompt=prompt, **fields, meta=meta)
     return Trace(prompt=prompt, **_fields_of(thinking, content or ""), reasoning=reasoning, **fields, meta=meta)
+
+
+_BLOCK_TEXT = ("thinking", "reasoning", "text", "content")
+_THOUGHT_BLOCKS = ("thinking", "reasoning", "redacted_thinking")
+
+
+def _dicts(content: Any) -> list[Row]:
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
 def _blocks(content: list[Row]) -> dict[str, Any]:
@@ -178,9 +253,9 @@ def _blocks(content: list[Row]) -> dict[str, Any]:
     for block in content:
         kind = block.get("type")
         if kind in ("thinking", "reasoning"):
-            part = block.get("thinking") or block.get("reasoning") or block.get("text") or ""
+            part = _content_text(next((block[key] for key in _BLOCK_TEXT if block.get(key)), ""))
             if not part and (summary := block.get("summary")):
-                part = summary if isinstance(summary, str) else "".join(item.get("text", "") for item in summary)
+                part = _content_text(summary)
                 kinds.append(Reasoning.SUMMARY)
             kinds.append(Reasoning.REDACTED if block.get("redacted") else Reasoning.VERBATIM)
             think.append(Span(len(text), len(text) + len(part)))
@@ -214,12 +289,14 @@ def _prompt_text(messages: Sequence[Row]) -> str:
 
 def _content_text(content: Any) -> str:
     if isinstance(content, list):
-        return "".join(block.get("text") or "" for block in content if isinstance(block, dict))
+        return "".join(part if isinstance(part, str) else part.get("text") or "" for part in content)
+    if not isinstance(content, str | None):
+        raise TraceError(f"the content of a message must be text or a list of parts, got {type(content).__name__}")
     return content or ""
 
 
 def _role(message: Row) -> str:
-    role = message.get("role") or message.get("from") or ""
+    role = str(message.get("role") or message.get("from") or "").lower()
     return {"gpt": "assistant", "model": "assistant", "human": "user"}.get(role, role)
 
 
@@ -239,15 +316,17 @@ def _parse_openai(row: Row, name: str) -> list[Trace]:
     before = taker.take("messages", "prompt") or request.get("messages") or request.get("prompt") or []
     before = [{"role": "user", "content": before}] if isinstance(before, str) else before
     common, traces = _common(taker, name), []
+    common["prompt_id"] = common["prompt_id"] or ("" if before else common["id"])
     for choice in choices:
         sample = int(choice.get("index") or 0)
         fields = common | {
             "id": f"{common['id']}/{sample}" if len(choices) > 1 else common["id"],
             "sample": sample,
-            "finish_reason": choice.get("finish_reason") or "",
+            "finish_reason": _text_or_empty(choice.get("finish_reason")),
             "token_ids": _optional_ids(choice.get("token_ids")),
         }
         meta = dict(taker.rest) | ({"prompt_messages": before} if before else {})
+        meta |= _left(choice, "choice", "index", "finish_reason", "token_ids", "message", "text")
         message = choice.get("message") or {"content": choice.get("text")}
         trace = _trace_of_message(_without_nulls(message), _prompt_text(before), fields, meta)
         traces.append(_with_openai_logprobs(trace, (choice.get("logprobs") or {}).get("content")))
@@ -255,18 +334,31 @@ def _parse_openai(row: Row, name: str) -> list[Trace]:
 
 
 def _with_openai_logprobs(trace: Trace, content: Sequence[Row] | None) -> Trace:
-    """Log-probs and offsets of the answer's tokens; servers leave those of separate reasoning out."""
+    """The trace with its tokens' log-probs and offsets.
+
+    Servers give them for the content only. Where the reasoning stands apart they are not those of the completion, and
+    go to the metadata.
+    """
     if not content:
         return trace
-    answer = trace.answer or Span(0, len(trace.completion))
-    pieces = [bytes(t["bytes"]) if t.get("bytes") is not None else t["token"].encode() for t in content]
-    starts = _starts_of_bytes(pieces, answer.of(trace.completion))
-    fields = {field: getattr(trace, field) for field in trace.__dataclass_fields__}
+    if trace.think:
+        return replace(trace, meta={**trace.meta, "answer_logprobs": list(content)})
     if trace.token_ids is not None and len(trace.token_ids) != len(content):
         return trace
-    fields["logprobs"] = tuple(float(token["logprob"]) for token in content)
-    fields["token_starts"] = None if starts is None else tuple(start + answer.start for start in starts)
-    return Trace(**fields)
+    pieces = [bytes(token["bytes"]) if token.get("bytes") is not None else token["token"].encode() for token in content]
+    starts = _starts_of_bytes(pieces, trace.completion)
+    logprobs = tuple(float(token["logprob"]) for token in content)
+    return replace(trace, logprobs=logprobs, token_starts=None if starts is None else tuple(starts))
+
+
+def _left(part: Row, name: str, *used: str) -> dict[str, Any]:
+    """What a part of the row said beside what was used of it, for the metadata."""
+    rest = {key: value for key, value in part.items() if key not in used and value is not None}
+    return {name: rest} if rest else {}
+
+
+def _text_or_empty(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else dump_json(value)
 
 
 def _starts_of_bytes(pieces: Sequence[bytes], text: str) -> list[int] | None:
@@ -287,7 +379,9 @@ def _starts_of_bytes(pieces: Sequence[bytes], text: str) -> list[int] | None:
 
 
 def _optional_ids(values: Any) -> tuple[int, ...] | None:
-    return None if values is None else tuple(int(value) for value in values)
+    if values is not None and not isinstance(values, list):
+        raise TraceError(f"token ids must be a list of whole numbers, got {type(values).__name__}")
+    return None if values is None else tuple(values)
 
 
 def _parse_vllm(row: Row, name: str) -> list[Trace]:
@@ -297,6 +391,7 @@ def _parse_vllm(row: Row, name: str) -> list[Trace]:
     common = _common(taker, name)
     if request_id is not None and common["id"] == name:
         common["id"] = str(request_id)
+    common["prompt_id"] = common["prompt_id"] or ("" if prompt else common["id"])
     traces = []
     for output in outputs:
         sample = int(output.get("index") or 0)
@@ -307,12 +402,13 @@ def _parse_vllm(row: Row, name: str) -> list[Trace]:
         fields = common | {
             "id": f"{common['id']}/{sample}" if len(outputs) > 1 else common["id"],
             "sample": sample,
-            "finish_reason": output.get("finish_reason") or "",
+            "finish_reason": _text_or_empty(output.get("finish_reason")),
             "token_ids": token_ids,
             "logprobs": logprobs,
             "token_starts": starts,
         }
-        traces.append(Trace(completion=output["text"], prompt=prompt, **fields, meta=taker.rest))
+        meta = taker.rest | _left(output, "output", "index", "text", "token_ids", "logprobs", "finish_reason")
+        traces.append(Trace(completion=output["text"], prompt=prompt, **fields, meta=meta))
     return traces
 
 
@@ -320,6 +416,8 @@ def _vllm_logprobs(entries: Any, token_ids: tuple[int, ...] | None, text: str) -
     """Log-prob of each chosen token, and offsets where the decoded tokens spell the text."""
     if not entries or token_ids is None or len(entries) != len(token_ids):
         return None, None
+    if any(entry is not None and not isinstance(entry, dict) for entry in entries):
+        raise TraceError("logprobs of a vLLM output must be one dict of token id to log-prob a token")
     chosen = [(entry or {}).get(str(token)) for entry, token in zip(entries, token_ids, strict=True)]
     values = [c.get("logprob") if isinstance(c, dict) else c for c in chosen]
     logprobs = tuple(float("nan") if value is None else float(value) for value in values)
@@ -339,14 +437,18 @@ def _parse_trl(row: Row, name: str) -> list[Trace]:
     taker = _Taker(row)
     step, advantage = int(taker.take("step")), taker.take("advantage")
     known = {"prompt", "completion", "image", "images"}
-    rewards = {k: v for k, v in taker.rest.items() if k not in known and isinstance(v, float)}
+    rewards = {k: v for k, v in taker.rest.items() if k not in known and _is_number_or_none(v)}
     for key in rewards:
         taker.rest.pop(key)
     taker.rest |= {"rewards": rewards, "advantage": advantage}
-    if len(rewards) == 1:
+    if len(rewards) == 1:  # None: the reward function does not apply to this row
         taker.rest["reward"] = next(iter(rewards.values()))
     taker.rest["training_step"] = step
     return _parse_plain(taker.rest, name)
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 # --- labelled documents ----------------------------------------------------------------------------------------
@@ -418,6 +520,8 @@ def _parse_self_jailbreak(row: Row, name: str) -> list[Trace]:
 
 def _parse_cotlens(row: Row, _: str) -> list[Trace]:
     """A row of `RUN/traces`."""
+    if "completion" not in row:
+        raise TraceError("a light run holds no texts; analyze the source again without --light")
     same = ("completion", "prompt", "prompt_id", "model", "method", "training_step", "domain", "split", "sample")
     fields: dict[str, Any] = {key: row[key] for key in (*same, "finish_reason", "reward", "gold")}
     fields |= {key: _optional_ids(row[key]) for key in ("prompt_token_ids", "token_ids", "token_starts")}
@@ -456,7 +560,7 @@ _NO_TOKENS = ("token ids", "log-probs")
 _LABELLED = (*_NO_TOKENS, "finish reason")
 
 FORMATS = (
-    Format("cotlens", _has("trace_id", "completion", "think_spans"), _parse_cotlens, ()),
+    Format("cotlens", _has("trace_id", "think_spans", "opened_by"), _parse_cotlens, ()),
     Format("reasoningflow", _has("doc_id", "response", "spans", "edges"), _parse_reasoningflow, _LABELLED),
     Format("self-jailbreak", _has("thinking", "sentences", "self_jailbreak_sentences"), _parse_self_jailbreak,
            (*_LABELLED, "answer (removed at the source)", "thinking beyond 500 tokens (cut at the source)")),

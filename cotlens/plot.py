@@ -6,7 +6,8 @@ text column or page, use colours that colour-blind readers and greyscale printer
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cotlens.run import versions, write_atomic
 
@@ -49,6 +51,15 @@ STYLE: Any = {
 }
 
 
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The style of every figure, whatever the user's own settings are; those come back afterwards."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
+
+
 class Plot(NamedTuple):
     """A figure and the numbers it shows. As the last line of a notebook cell it is the picture."""
 
@@ -66,10 +77,11 @@ def save(plot: Plot, path: str | Path, provenance: Mapping[str, Any] | None = No
 
     Args:
         plot: what a `plot_*` function returned.
-        path: without suffix; folders are made.
+        path: a suffix of these four is ignored; folders are made.
         provenance: what the numbers were made from, as JSON values; the versions are added.
     """
     path = Path(path)
+    path = path.with_suffix("") if path.suffix in (".pdf", ".png", ".csv", ".json") else path
     record = dict(provenance or {}) | {"versions": versions()}
     contents: dict[str, str | bytes] = {
         ".pdf": _picture(plot.figure, "pdf"),
@@ -85,7 +97,7 @@ def save(plot: Plot, path: str | Path, provenance: Mapping[str, Any] | None = No
 def _picture(figure: Figure, kind: str) -> bytes:
     undated = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "png": {"Software": None}}[kind]
     buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
+    with house_style():
         figure.savefig(buffer, format=kind, metadata=undated)
     return buffer.getvalue()
 
@@ -122,6 +134,9 @@ def length_quantiles(traces: pd.DataFrame, by: str = "model") -> pd.DataFrame:
         One row per (group, measure): n_traces, n_prompts, share_open and share_absent of all traces of the group;
         n, p5, p25, median, p75, p95 of those that count. n = 0 gives NaN.
     """
+    missing = [name for name in (by, "prompt_id", "status", *_LENGTHS) if name not in traces]
+    if missing or traces.empty:
+        raise ValueError(f"expected a trace table with rows, got {len(traces)} rows without {missing or 'any'}")
     rows = []
     for group, part in traces.groupby(by, sort=True, dropna=False):
         shares = {
@@ -140,25 +155,31 @@ def length_quantiles(traces: pd.DataFrame, by: str = "model") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@mpl.rc_context(STYLE)
+@house_style()
 def plot_lengths(traces: pd.DataFrame, by: str = "model") -> Plot:
     """Length of thinking, length of answer and steps per trace by group: median, quartiles, 5th to 95th percentile.
 
-    Open thoughts (cut off) enter with the length they reached, so a group with many of them is longer than it looks;
-    their share stands beside the group's name.
+    Open thoughts enter with the length they reached, so a group with many of them is longer than it looks; their share,
+    and that of traces without a thought, stands beside the group's name.
     """
     data = length_quantiles(traces, by)
     medians = data[data["measure"] == "n_think_chars"].set_index("group")["median"].to_dict()
     order = sorted(medians, key=lambda group: (not np.isnan(medians[group]), medians[group]))
-    figure, axes = new_figure(1, 3, 0.9 + 0.24 * len(order), sharey=True)
+    figure, axes = new_figure(1, 3, 1.1 + 0.3 * len(order), sharey=True)
     for axis, (measure, title), colour in zip(axes[0], _LENGTHS.items(), COLOURS, strict=False):
         part = data[data["measure"] == measure].set_index("group").loc[order]
         _draw_ranges(axis, part, colour)
         axis.set_title(title)
     summary = data.drop_duplicates("group").set_index("group").loc[order]
-    labels = [_group_label(*row) for row in summary[["n_traces", "share_open"]].itertuples()]
+    labels = [_group_label(*row) for row in summary[["n_traces", "share_open", "share_absent"]].itertuples()]
     axes[0, 0].set_yticks(range(len(order)), labels)
     axes[0, 0].set_ylim(-0.6, len(order) - 0.4)
+    figure.supxlabel(
+        "dot: median, bar: quartiles, line: 5th to 95th percentile, logarithmic scale; open: cut off or without an\n"
+        "answer, not counted under answers; absent: no thought, counted under answers only",
+        fontsize=6.5,
+        color="#555555",
+    )
     return Plot(figure, data)
 
 
@@ -169,11 +190,36 @@ def _draw_ranges(axis: Axes, part: pd.DataFrame, colour: str) -> None:
     axis.hlines(rows, low, high, color=colour, linewidth=0.9)
     axis.hlines(rows, q1, q3, color=colour, linewidth=5, alpha=0.45)
     axis.plot(mid, rows, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.6)
-    axis.set_xscale("log")
     axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", length=0)
+    axis.set_xscale("log")
+    if not np.isnan(mid).all():
+        narrow = np.nanmax(high) / np.nanmin(low) < 30  # a decade or so needs ticks between its powers
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+        axis.xaxis.set_major_formatter(FuncFormatter(_short_number))
+        axis.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _group_label(name: str, n_traces: int, share_open: float) -> str:
-    cut_off = f", {100 * share_open:.0f}% cut off" if share_open else ""
-    return f"{name}\nn = {n_traces:,}{cut_off}"
+def _short_number(number: float, _: object) -> str:
+    """100, 2k, 50k, 1M.
+
+    >>> [_short_number(number, None) for number in (0.5, 20, 1000, 50_000)]
+    ['0.5', '20', '1k', '50k']
+    """
+    for limit, letter in ((1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:g}{letter}"
+    return f"{number:g}"
+
+
+def _group_label(name: str, n_traces: int, share_open: float, share_absent: float) -> str:
+    shares = {"open": share_open, "absent": share_absent}
+    return f"{_shorten(name)}\nn = {n_traces:,}" + "".join(f", {100 * s:.0f}% {k}" for k, s in shares.items() if s)
+
+
+def _shorten(name: str, longest: int = 36) -> str:
+    """A name that leaves room for the figure: the end of a path, with its middle left out."""
+    name = name.rstrip("/").rsplit("/", 1)[-1] if len(name) > longest else name
+    name = name.replace("$", r"\$")  # no formula
+    half = longest // 2 - 1
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"

@@ -4,7 +4,9 @@ Second room of the flow: `trace <- rows <- formats <- read`. A file is a contain
 a shape (`formats`) that is detected from the content.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,12 +45,53 @@ def read_traces(
         TraceError: names the file, the line and the fault. An id that occurs twice is a fault.
     """
     seen: set[int] = set()  # hashes of ids, so that a million traces cost tens of megabytes, not their text
-    for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        yield from _read_file(Path(path), find_format(format) if format else None, on_reject, max_line_bytes, seen)
+    shape = find_format(format) if format else None
+    files = input_files(paths)
+    for path, name in zip(files, _names(files), strict=True):
+        yield from _read_file(path, name, shape, on_reject, max_line_bytes, seen)
+
+
+def read_records(records: Iterable[Row], *, format: str | None = None) -> Iterator[Trace]:
+    """The traces of rows that are in memory already: dictionaries, or a Hugging Face dataset.
+
+    Raises:
+        TraceError: names the number of the row, from 1.
+    """
+    shape, seen = find_format(format) if format else None, set()
+    for number, row in enumerate(records, 1):
+        try:
+            shape = shape or detect_row(row)
+            yield from _parse_row(row, shape, f"row:{number}", seen)
+        except TraceError as error:
+            raise TraceError(f"row {number}: {error}") from error.__cause__
+
+
+def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files and folders that `paths` stand for; a plain folder of parquet or JSONL files stands for those."""
+    files = []
+    for path in [Path(paths)] if isinstance(paths, str | Path) else map(Path, paths):
+        known = ("traces", "state.json", "dataset_dict.json")
+        inside = sorted(child for child in path.glob("*") if child.name.endswith(_SUFFIXES)) if path.is_dir() else []
+        files += inside if inside and not any((path / name).exists() for name in known) else [path]
+    return files
+
+
+_ENDINGS = (".jsonl", ".json", ".ndjson", ".parquet")
+_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """A name for each file to build ids from: its stem, with its folder's where stems repeat."""
+    stems = [_stem(file) for file in files]
+    return [
+        stem if stems.count(stem) == 1 else f"{file.parent.name}/{stem}"
+        for file, stem in zip(files, stems, strict=True)
+    ]
 
 
 def _read_file(
     path: Path,
+    name: str,
     shape: Format | None,
     on_reject: Callable[[Reject], None] | None,
     max_line_bytes: int,
@@ -59,7 +102,7 @@ def _read_file(
             if isinstance(row, BadRow):
                 raise TraceError(row.reason)
             shape = shape or detect_row(row)
-            traces = _parse_row(row, shape, f"{_stem(path)}:{number}", seen)
+            traces = _parse_row(row, shape, f"{name}:{number}", seen)
         except TraceError as error:
             if on_reject is None:
                 raise TraceError(f"{path}:{number}: {error}") from error.__cause__
@@ -78,27 +121,51 @@ def _parse_row(row: Row, shape: Format, name: str, seen: set[int]) -> list[Trace
         if isinstance(error, TraceError):
             raise
         raise TraceError(f"not a row of format {shape.name}: {type(error).__name__}: {error}") from error
-    keys = [hash(trace.id) for trace in traces]
-    for trace, key in zip(traces, keys, strict=True):
+    if not traces:
+        raise TraceError("the row holds no completion (an empty list of choices, outputs or samples)")
+    traces = [_with_json_meta(trace) for trace in traces]
+    for trace in traces:
+        key = hash(trace.id)
         if key in seen:
-            raise TraceError(f"the id {trace.id!r} occurs twice; ids must be unique within a run")
+            raise TraceError(
+                f"the id {trace.id!r} occurs twice; ids must be unique within a run (give samples of one question "
+                "ids of their own, and the question's as prompt_id)"
+            )
         seen.add(key)
     return traces
 
 
 def detect_format(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Format:
     """The format of a file, from its first readable row."""
-    for _, row in read_rows(Path(path), max_line_bytes):
-        if not isinstance(row, BadRow):
-            try:
-                return detect_row(row)
-            except TraceError as error:
-                raise TraceError(f"{path}: {error}") from None
-    raise TraceError(f"{path}: no row of the file can be read")
+    first_fault = "it has no rows"
+    for number, row in read_rows(input_files(path)[0], max_line_bytes):
+        if isinstance(row, BadRow):
+            first_fault = f"line {number}: {row.reason}" if number == 1 else first_fault
+            continue
+        try:
+            return detect_row(row)
+        except TraceError as error:
+            first_fault = f"line {number}: {error}" if number == 1 else first_fault
+    raise TraceError(f"{path}: no row can be read ({first_fault}); expected JSON lines, a JSON array or parquet")
+
+
+def _with_json_meta(trace: Trace) -> Trace:
+    """The trace with metadata that survives being written as JSON: dates and decimals of a table become text."""
+    text = dump_json(trace.meta)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TraceError(
+            f"trace {trace.id!r}: a lone surrogate in its metadata: {text[error.start - 20 :][:20]!r}"
+        ) from None
+    meta = json.loads(text)
+    return trace if meta == trace.meta else replace(trace, meta=meta)
 
 
 def _stem(path: Path) -> str:
-    return path.name.split(".")[0] or path.name
+    """A file's name without what says its format."""
+    name = path.name.removesuffix(".gz")
+    return next((name.removesuffix(suffix) for suffix in _ENDINGS if name.endswith(suffix)), name)
 
 
 def _row_text(row: Row | BadRow) -> str:

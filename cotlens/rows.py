@@ -6,6 +6,7 @@ behind it; a file that cannot be opened at all raises.
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -17,6 +18,8 @@ from cotlens.trace import TraceError, dump_json
 
 Row = Mapping[str, Any]
 
+_DAMAGED = (EOFError, OSError, zlib.error)  # what a broken gzip file raises
+_UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError)  # what broken or odd tables raise
 _BATCH_ROWS = 256  # rows of parquet or Arrow in memory at once
 
 
@@ -34,8 +37,11 @@ def read_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadR
     if path.is_dir():
         yield from _folder_rows(path)
         return
-    with path.open("rb") as raw:
-        magic = raw.read(4)
+    try:
+        with path.open("rb") as raw:
+            magic = raw.read(4)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be opened: {error.strerror}") from None
     if not magic:
         raise TraceError(f"{path}: the file is empty")
     if magic == b"PAR1":
@@ -44,39 +50,31 @@ def read_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadR
     with gzip.open(path, "rb") if magic[:2] == b"\x1f\x8b" else path.open("rb") as file:
         stream: Any = file  # gzip's file and a plain one share readline, read and peek, but no type
         try:
-            is_array = stream.peek(4096)[:4096].lstrip().startswith(b"[")
-        except (EOFError, OSError) as error:
+            is_array = stream.peek(4096)[:4096].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        except _DAMAGED as error:
             raise TraceError(f"{path}: the compressed file is cut off or damaged: {error}") from None
         yield from _array_rows(path, stream) if is_array else _line_rows(path, stream, max_line_bytes)
 
 
 def _line_rows(path: Path, file: IO[bytes], limit: int) -> Iterator[tuple[int, Row | BadRow]]:
     number, empty = 0, True
-    while True:
-        number += 1
-        try:
-            line = file.readline(limit + 1)
-        except (EOFError, OSError) as error:
-            raise TraceError(f"{path}:{number}: the compressed file is cut off or damaged: {error}") from None
-        if not line:
-            break
-        if len(line) > limit:
+    try:
+        while line := file.readline(limit + 1):
+            number += 1
             size = len(line)
-            while line and not line.endswith(b"\n"):
-                line = file.readline(limit)
+            while size > limit and not line.endswith(b"\n") and (line := file.readline(limit)):
                 size += len(line)
+            if size > limit + 1 or (size > limit and not line.endswith(b"\n")):
+                got, allowed = size / 2**20, limit / 2**20
+                fault = f"the line has {got:.0f} MiB, more than the {allowed:.0f} MiB allowed (--max-line-mb)"
+                yield number, BadRow(f"{fault}; split it, or raise the limit", "")
+            elif line.strip():
+                yield number, _parse_line(line, number)
+            else:
+                continue
             empty = False
-            yield (
-                number,
-                BadRow(
-                    f"the line has {size / 2**20:.0f} MiB, more than the {limit / 2**20:.0f} MiB allowed; "
-                    "split it, or raise the limit (--max-line-mb)",
-                    "",
-                ),
-            )
-        elif line.strip():
-            empty = False
-            yield number, _parse_line(line, number)
+    except _DAMAGED as error:
+        raise TraceError(f"{path}:{number + 1}: the compressed file is cut off or damaged: {error}") from None
     if empty:
         raise TraceError(f"{path}: the file has no rows")
 
@@ -98,8 +96,8 @@ def _parse_line(line: bytes, number: int) -> Row | BadRow:
 
 def _array_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | BadRow]]:
     try:
-        rows = json.load(file)
-    except (ValueError, RecursionError, EOFError, OSError) as error:
+        rows = json.loads(file.read().decode("utf-8-sig"))
+    except (ValueError, RecursionError, *_DAMAGED) as error:
         raise TraceError(f"{path}: begins as a JSON array but is not valid JSON: {error}") from None
     if not rows:
         raise TraceError(f"{path}: the file has no rows")
@@ -114,22 +112,35 @@ def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
         yield from _parquet_rows(sorted((path / "traces").glob("*.parquet")))
         return
     if (path / "dataset_dict.json").exists():
-        splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
+        splits = _read_list(path / "dataset_dict.json", "splits")
         number = 0
         for split in splits:
+            if not (path / split / "state.json").exists():
+                raise TraceError(f"{path}: the dataset's split {split!r} has no state.json")
             for _, row in _folder_rows(path / split):
                 number += 1
                 yield number, {"split": split, **row}
         return
     if (path / "state.json").exists():
-        files = [path / data["filename"] for data in json.loads((path / "state.json").read_text())["_data_files"]]
-        yield from _arrow_rows(files)
+        yield from _arrow_rows([path / data["filename"] for data in _read_list(path / "state.json", "_data_files")])
         return
     found = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
     raise TraceError(
-        f"{path}: a folder must be a cotlens run (traces/*.parquet) or a Hugging Face dataset (state.json); "
-        f"it holds {found}"
+        f"{path}: a folder must be a cotlens run (traces/*.parquet), a Hugging Face dataset (state.json), or hold "
+        f"parquet or JSONL files; it holds {found}"
     )
+
+
+def _read_list(path: Path, key: str) -> list[Any]:
+    """A list in one of the JSON files of a Hugging Face dataset."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TraceError(f"{path}: not a file of a Hugging Face dataset: {error!r}") from None
+    wanted = str if key == "splits" else dict
+    if not isinstance(found, list) or not all(isinstance(item, wanted) for item in found):
+        raise TraceError(f"{path}: {key} must be a list of {wanted.__name__}, got {found!r}")
+    return found
 
 
 def _parquet_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
@@ -141,11 +152,13 @@ def _parquet_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
                     for row in batch.to_pylist():
                         number += 1
                         yield number, row
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise TraceError(f"{path}: not a whole parquet file (cut off or damaged?): {reason}") from None
+        except _UNREADABLE as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TraceError(
+                f"{path}: row {number + 1} and on cannot be read (cut off or damaged?): {reason}"
+            ) from None
     if number == 0:
-        raise TraceError(f"{files[0] if files else 'traces'}: the table has no rows")
+        raise TraceError(f"{files[0] if files else 'traces/'}: no rows")
 
 
 def _arrow_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
@@ -158,7 +171,7 @@ def _arrow_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
                         for row in batch.slice(start, _BATCH_ROWS).to_pylist():
                             number += 1
                             yield number, row
-        except (pa.ArrowException, OSError) as error:
+        except _UNREADABLE as error:
             raise TraceError(f"{path}: not a whole Arrow file (cut off or damaged?): {error}") from None
     if number == 0:
         raise TraceError(f"{files[0] if files else 'dataset'}: the dataset has no rows")

@@ -9,12 +9,13 @@ A shard is written whole or not at all, and `run.json` says `complete` only at t
 with the same inputs and goes on behind the last shard. Memory holds one shard, however large the corpus.
 """
 
+import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -25,13 +26,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cotlens.formats import find_format
-from cotlens.read import MAX_LINE_BYTES, Reject, detect_format, read_traces
+from cotlens.read import MAX_LINE_BYTES, Reject, detect_format, input_files, read_traces
+from cotlens.split import Tags
 from cotlens.table import LIGHT_COLUMNS, analyze_traces
 from cotlens.trace import Trace, TraceError
 
 SHARD_TRACES = 1000
 SHARD_CHARS = 16_000_000  # long traces make smaller shards, so that memory stays flat
-_COUNTS = ("n_traces", "n_steps", "n_rejected")
+_COUNTS = ("n_traces", "n_steps", "n_rejected", "n_shards")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,19 @@ class Run:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
     @property
     def info(self) -> dict[str, Any]:
         """What `run.json` says."""
         try:
-            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            info = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise TraceError(f"{self.path}: not a cotlens run (run.json cannot be read: {error})") from None
+        if not isinstance(info, dict) or not {"inputs", "settings", "versions"} <= set(info):
+            raise TraceError(f"{self.path}: not a cotlens run (its run.json is another program's)")
+        return info
 
     def shards(self, table: str) -> list[Path]:
         """The parquet files of `traces` or `steps`, in order."""
@@ -62,24 +70,25 @@ class Run:
 
     def traces(self) -> Iterator[Trace]:
         """The traces, exactly as they were read from the source."""
-        if self.info.get("light"):
-            raise TraceError(f"{self.path}: a light run holds no texts; analyze the source again without --light")
         return read_traces(self.path, format="cotlens")
 
     def _read(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
         shards = self.shards(table)
         if not shards:
-            inputs = ", ".join(made_from["path"] for made_from in self.info["inputs"])
-            raise TraceError(f"{self.path}: the run has no {table} yet; finish it with `cotlens analyze {inputs}`")
+            inputs = " ".join(made_from["path"] for made_from in self.info["inputs"])
+            raise TraceError(f"{self.path}: no {table} yet; finish it with `cotlens analyze {inputs} -o {self.path}`")
         parts = [pq.read_table(shard, columns=None if columns is None else list(columns)) for shard in shards]
         return pa.concat_tables(parts).to_pandas()
 
 
 def analyze(
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     format: str | None = None,
+    model: str = "",
+    method: str = "",
+    tags: Tags | None = None,
     on_error: Literal["stop", "skip"] = "stop",
     max_line_bytes: int = MAX_LINE_BYTES,
     light: bool = False,
@@ -94,60 +103,137 @@ def analyze(
         paths: files or folders, as `read_traces` takes them.
         out: the run directory; made if it is missing.
         format: as in `read_traces`.
+        model: name for the traces that have none.
+        method: name of the checkpoint or training arm, for the traces that have none.
+        tags: delimiters of the thought, where they are not among those that cotlens knows.
         on_error: `stop` raises at the first row that cannot be read; `skip` writes it to `rejects.jsonl`.
         max_line_bytes: as in `read_traces`.
         light: leave out texts and token lists: the figures can still be drawn, from a run small enough to commit.
-        force: replace a run that was made from other inputs.
+        force: make the run anew, whatever it was made from.
         progress: called with the number of traces done since the last call.
 
     Raises:
         TraceError: for a row that cannot be read, or if `out` holds something else.
     """
-    if not paths:
+    files = input_files(paths)
+    if not files:
         raise TraceError("nothing to analyze: no input file was given")
     run = Run(Path(out))
-    made_by = _provenance(paths, format, light)
-    if _prepare(run, made_by, force):
-        return run
-    rejects: list[Reject] = []
-    traces = read_traces(
-        paths,
-        format=format,
-        on_reject=rejects.append if on_error == "skip" else None,
-        max_line_bytes=max_line_bytes,
-    )
-    counts = dict.fromkeys(_COUNTS, 0)
-    for number, shard in enumerate(_shards(traces)):
-        counts["n_traces"] += len(shard)
-        counts["n_steps"] += _write_shard(run, number, shard, light)
-        if progress:
-            progress(len(shard))
-    if not counts["n_traces"]:
-        raise TraceError(f"none of the {len(rejects)} rows could be read; the first: {rejects[0].reason}")
-    counts["n_rejected"] = len(rejects)
-    if rejects:
-        lines = [json.dumps(reject._asdict(), ensure_ascii=True) + "\n" for reject in rejects]
-        write_atomic(run.path / "rejects.jsonl", "".join(lines))
-    _write_info(run, made_by | {"complete": True} | counts)
+    settings = {"model": model, "method": method, "tags": tags, "light": light, "max_line_bytes": max_line_bytes}
+    made_by = _provenance(files, format) | {"settings": settings}
+    with _only_one(run):
+        if _prepare(run, made_by, files, force):
+            return _whole(run, on_error)
+        with _Rejects(run.path) as rejects:
+            traces = read_traces(
+                files,
+                format=format,
+                on_reject=rejects.write if on_error == "skip" else None,
+                max_line_bytes=max_line_bytes,
+            )
+            named = (_named(trace, model, method) for trace in traces)
+            counts = dict.fromkeys(_COUNTS, 0)
+            for number, shard in enumerate(_shards(named)):
+                counts["n_traces"] += len(shard)
+                counts["n_steps"] += _write_shard(run, number, shard, tags, light)
+                counts["n_shards"] = number + 1
+                if progress:
+                    progress(len(shard))
+            counts["n_rejected"] = rejects.n
+            if not counts["n_traces"]:
+                raise TraceError(f"none of the {rejects.n} rows could be read; the first: {rejects.first}")
+        _write_info(run, made_by | {"complete": True} | counts)
     return run
 
 
-def _prepare(run: Run, made_by: dict[str, Any], force: bool) -> bool:
+def _whole(run: Run, on_error: str) -> Run:
+    """The run, unless it left rows out that the caller wants."""
+    rejected = run.info["n_rejected"]
+    if rejected and on_error == "stop":
+        raise TraceError(
+            f"{run.path}: {rejected} rows could not be read when the run was made (rejects.jsonl lists them); "
+            "mend them, or accept that with --on-error skip"
+        )
+    return run
+
+
+@contextmanager
+def _only_one(run: Run) -> Iterator[None]:
+    """Holds the run directory for this process, so that two jobs cannot write into each other's shards."""
+    if run.path.exists() and not run.path.is_dir():
+        raise TraceError(f"{run.path}: is a file; the run directory must be a folder")
+    run.path.mkdir(parents=True, exist_ok=True)
+    with (run.path / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TraceError(f"{run.path}: another process is writing this run") from None
+        yield
+
+
+class _Rejects:
+    """Writes rejected rows as they come, and puts the file in its place at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.n, self.first = folder / "rejects.jsonl", 0, ""
+
+    def __enter__(self) -> "_Rejects":
+        self.partial = self.path.with_name("rejects.jsonl.partial")
+        self.file = self.partial.open("w", encoding="ascii")
+        return self
+
+    def write(self, reject: Reject) -> None:
+        self.first = self.first or reject.reason
+        self.n += 1
+        self.file.write(json.dumps(reject._asdict(), ensure_ascii=True) + "\n")
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+        if self.n and error[0] is None:
+            os.replace(self.partial, self.path)
+        else:
+            self.partial.unlink()
+
+
+def _named(trace: Trace, model: str, method: str) -> Trace:
+    if (trace.model or not model) and (trace.method or not method):
+        return trace
+    return replace(trace, model=trace.model or model, method=trace.method or method)
+
+
+def _prepare(run: Run, made_by: dict[str, Any], files: Sequence[Path], force: bool) -> bool:
     """Whether the run is already complete; makes room for it otherwise."""
-    if run.path.exists() and any(run.path.iterdir()):
+    if any(run.path.resolve() in (file.resolve(), *file.resolve().parents) for file in files):
+        raise TraceError(f"{run.path}: holds one of the inputs; choose another folder for the run")
+    if any(not child.name.startswith(".") and child.suffix != ".partial" for child in run.path.iterdir()):
         before = run.info  # raises where the folder is no run: nothing foreign is ever removed
-        if all(before.get(key) == value for key, value in made_by.items()):
-            return bool(before.get("complete"))
+        if _same(before, made_by) and not force:
+            return bool(before.get("complete")) and _has_shards(run, before["n_shards"])
         if not force and run.shards("steps"):
             raise TraceError(
                 f"{run.path}: holds a run made from other inputs, settings or versions; "
                 "choose another folder, or replace it with --force"
             )
-        for table in ("traces", "steps"):
-            shutil.rmtree(run.path / table, ignore_errors=True)
-        (run.path / "rejects.jsonl").unlink(missing_ok=True)
+        _write_info(run, before | {"complete": False})
+        for shard in (*run.shards("steps"), *run.shards("traces"), run.path / "rejects.jsonl"):
+            shard.unlink(missing_ok=True)
     _write_info(run, made_by | {"complete": False})
     return False
+
+
+def _has_shards(run: Run, n: int) -> bool:
+    """Whether every shard is there that a complete run had: one may have been removed since."""
+    return all(len(run.shards(table)) == n for table in ("traces", "steps"))
+
+
+def _same(before: dict[str, Any], made_by: dict[str, Any]) -> bool:
+    """Whether a run was made from the same contents, wherever the files lie, with the same settings and versions."""
+
+    def essence(info: dict[str, Any]) -> Any:
+        contents = [(made_from["format"], made_from["sha256"]) for made_from in info["inputs"]]
+        return json.loads(json.dumps([contents, info["settings"], info["versions"]]))
+
+    return essence(before) == essence(made_by)
 
 
 def _shards(traces: Iterator[Trace]) -> Iterator[list[Trace]]:
@@ -159,18 +245,18 @@ def _shards(traces: Iterator[Trace]) -> Iterator[list[Trace]]:
 def _until(traces: Iterator[Trace], chars: int) -> Iterator[Trace]:
     for trace in traces:
         yield trace
-        chars -= len(trace.completion) + len(trace.prompt)
+        chars -= len(trace.completion) + len(trace.prompt) + 8 * len(trace.token_ids or ()) + len(str(trace.meta))
         if chars <= 0:
             return
 
 
-def _write_shard(run: Run, number: int, traces: Iterable[Trace], light: bool) -> int:
+def _write_shard(run: Run, number: int, traces: Iterable[Trace], tags: Tags | None, light: bool) -> int:
     """Writes both tables of one shard unless they are there; returns the number of steps."""
     name = f"part-{number:05d}.parquet"
     done = run.path / "steps" / name  # written last
-    if done.exists():
+    if done.exists() and (run.path / "traces" / name).exists():
         return pq.read_metadata(done).num_rows
-    trace_table, step_table = analyze_traces(traces)
+    trace_table, step_table = analyze_traces(traces, tags)
     if light:
         trace_table = trace_table.select(LIGHT_COLUMNS)
     write_parquet(run.path / "traces" / name, trace_table)
@@ -181,7 +267,7 @@ def _write_shard(run: Run, number: int, traces: Iterable[Trace], light: bool) ->
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Writes a parquet file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     pq.write_table(table, partial, compression="zstd")
     os.replace(partial, path)
 
@@ -189,7 +275,7 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(partial, path)
 
@@ -198,13 +284,13 @@ def _write_info(run: Run, info: dict[str, Any]) -> None:
     write_atomic(run.path / "run.json", json.dumps(info, indent=2, ensure_ascii=False) + "\n")
 
 
-def _provenance(paths: Sequence[str | Path], format: str | None, light: bool) -> dict[str, Any]:
+def _provenance(paths: Sequence[Path], format: str | None) -> dict[str, Any]:
     """What a run is made from. Two calls with the same answer make the same run."""
     inputs = []
-    for path in map(Path, paths):
+    for path in paths:
         shape = find_format(format) if format else detect_format(path)
         inputs.append({"path": str(path), "format": shape.name, "lacks": list(shape.lacks), "sha256": hash_path(path)})
-    return {"inputs": inputs, "light": light, "versions": versions()}
+    return {"inputs": inputs, "versions": versions()}
 
 
 def versions() -> dict[str, str]:

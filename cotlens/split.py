@@ -9,8 +9,9 @@ Rules, in the order they are applied:
 2. The *first* closing tag ends a thought. An opening tag inside a thought is text.
 3. A tag that the prompt opened counts: the thought then starts at character 0.
 4. A closing tag with no opening tag before it means the same, even when the prompt is unknown.
-5. No tag at all, and the model's chat template is known to open the thought: the thought was cut off.
-   `Split.opened_by` is then `model`, so that this inference can be told from what was read.
+5. No tag at all, the model's chat template is known to open the thought, and no finish reason says that the model
+   stopped by itself: the thought was cut off. `Split.opened_by` is then `model`, so that this inference can be told
+   from what was read. A tag that is only quoted (`<think>` in backticks) is text.
 6. After a thought, a further block that is opened (not in quotes) and closed is a thought too; what lies between
    is commentary: neither thinking nor answer.
 """
@@ -77,26 +78,29 @@ FAMILIES = (
 
 # Models whose own chat template ends the prompt with the opening tag, so that their completions start inside it.
 _TEMPLATE_OPENS = re.compile(
-    r"deepseek-?r1|r1-distill|qwq-32b(?!-preview)|qwen3[\w.-]*-thinking|nemotron[\w.-]*reason|-r1(?:-|$)", re.IGNORECASE
+    r"deepseek-?r1|r1-distill|realsafe-r1|qwq-32b(?!-preview)|qwen3[\w.-]*-thinking", re.IGNORECASE
 )
 # Where the assistant's turn starts in a prompt that was rendered by a chat template.
 _ASSISTANT_TURN = re.compile(
     r"<｜Assistant｜>|<\|im_start\|>assistant|<\|start_header_id\|>assistant<\|end_header_id\|>|\[/INST\]"
     r"|<start_of_turn>model|<\|turn>model|<\|assistant\|>|\bAssistant:"
 )
+_STOPPED = frozenset(("stop", "eos", "end_turn", "stop_sequence", "tool_calls", "tool_use"))
 _QUOTES = frozenset("`\"'“‘")
 
 
 def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
     """The parts of a trace: as its source gave them, or else as `split_think` finds them."""
     if trace.origin is Origin.TEXT:
-        return split_think(trace.completion, trace.prompt, model=trace.model, tags=tags)
+        # A model that stopped by itself without any delimiter skipped the thought; it was not cut off inside it.
+        model = "" if trace.finish_reason in _STOPPED else trace.model
+        return split_think(trace.completion, trace.prompt, model=model, tags=tags)
     n = len(trace.completion)
     answer = trace.answer or Span(n, n)
     if not any(span.length for span in trace.think):
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
     # Nothing after the thinking and no word that the model stopped by itself: it is not counted as closed.
-    closed = answer.length > 0 or trace.finish_reason in ("stop", "end_turn", "tool_calls", "tool_use")
+    closed = answer.length > 0 or trace.finish_reason in _STOPPED
     return Split(trace.think, answer, Status.CLOSED if closed else Status.OPEN, OpenedBy.FIELDS)
 
 
@@ -119,6 +123,8 @@ def split_think(completion: str, prompt: str = "", *, model: str = "", tags: Tag
             return harmony
     families = FAMILIES if tags is None else (tags,)
     start = _echo_end(completion, prompt)
+    if _prompt_closes(prompt, families) and not completion.lstrip().startswith(tuple(tag.open for tag in families)):
+        return Split((), Span(0, len(completion)), Status.ABSENT, OpenedBy.NOTHING)
     opened = next((family for family in families if _prompt_opens(prompt, family)), None)
     family = opened or _first_family(completion, start, families)
     if family is None:
@@ -128,8 +134,8 @@ def split_think(completion: str, prompt: str = "", *, model: str = "", tags: Tag
 
 def _split_tagged(text: str, start: int, family: Tags, opened: bool) -> Split:
     """The parts of a text that has at least one delimiter of `family`, in it or at the end of its prompt."""
-    first_open = text.find(family.open, start)
-    first_close = text.find(family.close, start)
+    first_open = _find_unquoted(text, family.open, start)
+    first_close = _find_unquoted(text, family.close, start)
     if opened:
         # Some servers repeat the tag that the prompt already opened.
         repeated = first_open >= 0 and not text[start:first_open].strip()
@@ -153,14 +159,15 @@ def _split_tagged(text: str, start: int, family: Tags, opened: bool) -> Split:
 
 
 def _next_block(text: str, after: int, family: Tags) -> int:
-    """Where the next thought after `after` begins, or -1. A tag the answer merely quotes is not a thought."""
-    while (at := text.find(family.open, after)) >= 0:
+    """Where the next thought after `after` begins, or -1. A tag in the middle of an answer must also be closed."""
+    last_close = text.rfind(family.close)
+    at = _find_unquoted(text, family.open, after)
+    while at >= 0:
         begin = at + len(family.open)
-        quoted = at > 0 and text[at - 1] in _QUOTES
-        own_line = not text[text.rfind("\n", 0, at) + 1 : at].strip() or at == after
-        if not quoted and (own_line or text.find(family.close, begin) >= 0):
+        line = text[max(after, at - 80) : at].rpartition("\n")[2]
+        if not line.strip() or begin <= last_close:
             return begin
-        after = begin
+        at = _find_unquoted(text, family.open, begin)
     return -1
 
 
@@ -174,9 +181,32 @@ def _split_untagged(text: str, prompt: str, model: str) -> Split:
 
 
 def _first_family(text: str, start: int, families: tuple[Tags, ...]) -> Tags | None:
-    """The family whose delimiter, opening or closing, comes first."""
-    found = [(at, family) for family in families for tag in family if (at := text.find(tag, start)) >= 0]
+    """The family that delimits this text: the one it begins with, or that closes what was never opened, or comes first.
+
+    A thought may talk about the delimiters of another family; what it says about them does not delimit it.
+    """
+    begin = start + len(text) - start - len(text[start:].lstrip())
+    leading = next((family for family in families if text.startswith(family.open, begin)), None)
+    if leading:
+        return leading
+    opens = {family: _find_unquoted(text, family.open, start) for family in families}
+    closes = {family: _find_unquoted(text, family.close, start) for family in families}
+    unopened = [(at, family) for family, at in closes.items() if at >= 0 and not 0 <= opens[family] < at]
+    found = unopened or [(at, family) for family, at in opens.items() if at >= 0]
     return min(found)[1] if found else None
+
+
+def _prompt_closes(prompt: str, families: tuple[Tags, ...]) -> bool:
+    """Whether a rendered prompt ends with a closed thought: thinking was switched off."""
+    return _ASSISTANT_TURN.search(prompt) is not None and prompt.rstrip().endswith(tuple(tag.close for tag in families))
+
+
+def _find_unquoted(text: str, tag: str, start: int) -> int:
+    """Where the tag first stands without a quotation mark before it, or -1."""
+    at = text.find(tag, start)
+    while at > 0 and text[at - 1] in _QUOTES:
+        at = text.find(tag, at + len(tag))
+    return at
 
 
 def _prompt_opens(prompt: str, family: Tags) -> bool:
@@ -184,8 +214,8 @@ def _prompt_opens(prompt: str, family: Tags) -> bool:
     at = prompt.rfind(family.open.rstrip())
     if at < 0 or prompt.find(family.close, at) >= 0:
         return False
-    if not prompt[at + len(family.open.rstrip()) :].strip():
-        return True
+    if not prompt[at + len(family.open.rstrip()) :].strip() and (at == 0 or prompt[at - 1] in "\n>]:"):
+        return True  # at the very end, where a template puts it; "What is <think>" is a user's question
     turns = [match.end() for match in _ASSISTANT_TURN.finditer(prompt, 0, at)]
     # A user who merely mentions the tag comes before the assistant's turn; a prefilled thought right after it.
     return bool(turns) and not prompt[turns[-1] : at].strip()
@@ -212,7 +242,7 @@ def _echo_end(text: str, prompt: str) -> int:
 # --- gpt-oss Harmony -------------------------------------------------------------------------------------------
 
 _HARMONY = re.compile(r"<\|(start|channel|message|end|return|call|constrain)\|>")
-_HARMONY_PREFILL = re.compile(r"<\|channel\|>(\w+)[^<]*<\|message\|>[^<]*\Z")
+_HARMONY_PREFILL = re.compile(r"<\|channel\|>(\w++)[^<]*+<\|message\|>(?:(?!<\|).)*+\Z", re.DOTALL)
 _STRIPPED = re.compile(r"assistant(analysis|final|commentary)")
 
 
@@ -235,7 +265,8 @@ def _harmony_messages(text: str, channel: str) -> list[_Message]:
         elif field == "start":
             role = text[field_at:at].split(" ")[0]
         elif field == "channel":
-            channel = text[field_at:at].split(" ")[0].strip()
+            header = text[field_at:at]
+            channel = "tool" if " to=" in header else header.split(" ")[0].strip()  # a call is no thinking
         field, field_at = token, match.end() if match else at
     return messages
 
@@ -243,7 +274,8 @@ def _harmony_messages(text: str, channel: str) -> list[_Message]:
 def _split_harmony(text: str, prompt: str) -> Split | None:
     """The parts of a text with Harmony's special tokens, or None. Only the last turn counts."""
     prefill = _HARMONY_PREFILL.search(prompt) if "<|channel|>" in prompt else None
-    if prefill is None and "<|channel|>" not in text:
+    begins = text.lstrip()[:12].startswith(("<|channel|>", "<|start|>"))  # elsewhere they are only talked about
+    if prefill is None and not begins:
         return None
     messages = _harmony_messages(text, prefill.group(1) if prefill else "")
     last_user = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
@@ -253,7 +285,7 @@ def _split_harmony(text: str, prompt: str) -> Split | None:
 
 def _split_stripped_harmony(text: str, model: str) -> Split | None:
     """The parts of `analysis...assistantfinal...`, what is left of Harmony once special tokens are dropped, or None."""
-    if not text.startswith("analysis"):
+    if not text.startswith("analysis") or text[8:9] == " ":
         return None
     marks = list(_STRIPPED.finditer(text))
     if not marks and not (text[8:9].isupper() or "gpt-oss" in model.lower()):

@@ -56,7 +56,8 @@ _CUE = re.compile(
       | (?<=\\) (?: [\[(] | begin\{(?P<environment>[A-Za-z]{1,20}\*?)\} )
       | (?<=\$) \$?
       | (?<=`) (?:``)?
-      | (?<=[。！？｡।؟]) [。！？｡।؟]*["'”’»」』）)\]】]*\s*
+      | (?<=[!?]) (?=[\u3400-\u9fff])
+      | (?<=[。！？｡।؟]) [。！？｡।؟]*+["'”’»」』）)\]】]*+\s*+ (?![，、；：,])
     )""",
     re.VERBOSE,
 )
@@ -64,17 +65,19 @@ _CJK_ENDS = frozenset("。！？｡।؟")
 
 _DISPLAY_MAX = 4000  # longest display that is kept whole; an opener without a closer this near is text
 _INLINE_MAX = 400
-_SHORT_ITEM = 25  # a list item this short, without a full stop, is a fragment of its list: "- n: number of electrons"
+_ROW_MAX = 2000  # longest row of a table
 _LOOK_BACK = 14  # no abbreviation or list number is longer
 
 _LIST_NUMBER = re.compile(
-    r"[#>*+\-|•·\s]*(?:(?:step|case|part)\s+)?[(\[]?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,5})\\?\Z", re.IGNORECASE
+    r"[#>*+\-|•·\s]*(?:(?:step|case|part)\s+)?[(\[]?(?:\d{1,3}(?:\.\d{1,2}){0,3}|[A-Za-z]|[ivxIVX]{1,5})\\?\Z",
+    re.IGNORECASE,
 )
 _BARE_NUMBER = re.compile(r"\d{1,3}\\?\Z")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\[“\"*,])"
-    r"(?:(?P<always>[Ee]\.?g|[Ii]\.?e|vs|[Cc]f|approx|ca|resp|incl|viz|Mr|Mrs|Ms|Dr|Prof|St|et al|[A-Z][a-z]+ v)"
-    r"|(?P<numbered>(?:[Ee]qs?|[Ff]igs?|[Nn]os?|[Ss]ecs?|[Cc]h|[Vv]ol|[Pp]p?|[Tt]hm|[Rr]efs?))"
+    r"(?:(?P<always>[Ee]\.?g|[Ii]\.?e|vs|[Cc]f|approx|ca|resp|incl|viz|w\.r\.t|s\.t|a\.k\.a|et al"
+    r"|Mr|Mrs|Ms|Dr|Prof|St|[A-Z][a-z]+ v)"
+    r"|(?P<numbered>(?:[Ee]qs?|[Ff]igs?|[Nn]os?|[Ss]ecs?|[Cc]h|[Vv]ol|[Pp]p?|[Tt]hm|[Rr]efs?|Def|Prop|Lem|Cor|Sect))"
     r"|(?P<inside>etc|Inc|Ltd|Co|Jr|Sr|(?:[A-Za-z]\.)+[A-Za-z]))\Z"
     r"|\*\*[A-Z]\Z"
 )
@@ -82,7 +85,7 @@ _LABEL = re.compile(r"\((?:Eq\.?\s*)?[A-Z0-9*]{1,3}\)[ \t]*(?:\n|\Z)")
 _NOT_SPACE = re.compile(r"\S")
 _MAY_JOIN = frozenset("\\$wW|-*+•")  # what a line begins with that may belong to the step before it
 _DISPLAY_OPENS = re.compile(r"\\\[|\$\$|\\begin\{")
-_WHERE = re.compile(r"where\b", re.IGNORECASE)
+_WHERE = re.compile(r"where\b|Where:")
 _BULLET = re.compile(r"\\?[-*+•]\s")
 _TABLE_RULE = re.compile(r"\|\s*:?-")
 _DEFINITIONS = re.compile(r"\b(?:where|denote):?\s*\n", re.IGNORECASE)
@@ -110,7 +113,7 @@ def segment(text: str) -> list[Span]:
             line = end if first == "\n" else line
             continue
         kind = match.lastgroup
-        if kind == "sure_sentence" and text[line] != "|":
+        if kind == "sure_sentence" and not (text[line] == "|" and _is_row(text, line)):
             cuts.append(end)
             start = end
             continue
@@ -119,10 +122,14 @@ def segment(text: str) -> list[Span]:
             start = line = end
             continue
         if first in "\\$`":
-            protected = _protected_until(text, match)
+            protected = _protected_until(text, match, at == line)
+            continue
+        if kind is None and first in "!?":  # Chinese with ASCII marks
+            cuts.append(end)
+            start = end
             continue
         if first == "\n":
-            ends_step = _line_ends_step(text, start, line, at, end)
+            ends_step = _line_ends_step(text, start, at, end)
             line = end
         elif first in _CJK_ENDS:
             ends_step = True
@@ -180,7 +187,13 @@ def _has_blank_line(text: str, step: Span) -> bool:
     return content[len(content.rstrip()) :].count("\n") > 1
 
 
-def _protected_until(text: str, match: re.Match[str]) -> int:
+def _is_row(text: str, line: int) -> bool:
+    """Whether the line is a row of a table, which is one step: it begins and ends with a bar. |x| < 3 does not."""
+    stop = text.find("\n", line, line + _ROW_MAX)
+    return text[line : stop if stop >= 0 else line + _ROW_MAX].rstrip().endswith("|")
+
+
+def _protected_until(text: str, match: re.Match[str], begins_line: bool) -> int:
     """Where the formula or the code that opens at `match` ends; the match's own end if it never closes nearby."""
     opener, end = match.group(), match.end()
     if opener == "$":
@@ -194,14 +207,15 @@ def _protected_until(text: str, match: re.Match[str]) -> int:
         close = text.find("`", end, end + _INLINE_MAX)
         return end if close < 0 or "\n" in text[end:close] else close + 1
     if opener == "```":
-        close = text.find("```", end)
+        close = text.find("```", end) if begins_line else -1  # elsewhere a fence is only talked about
         return end if close < 0 else close + 3
     closer = {"\\[": "\\]", "\\(": "\\)", "$$": "$$"}.get(opener) or f"\\end{{{match['environment']}}}"
-    close = text.find(closer, end, end + _DISPLAY_MAX)
-    return end if close < 0 else close + len(closer)
+    close = text.find(closer, end, end + (_INLINE_MAX if opener == "\\(" else _DISPLAY_MAX))
+    across = opener == "\\(" and "\n\n" in text[end:close]  # two brackets of prose, no formula
+    return end if close < 0 or across else close + len(closer)
 
 
-def _line_ends_step(text: str, start: int, line: int, at: int, end: int) -> bool:
+def _line_ends_step(text: str, start: int, at: int, end: int) -> bool:
     """Whether the line break at `at` ends the step that began at `start`; the next line begins at `end`."""
     if start == 0 and not _NOT_SPACE.search(text, 0, at):
         return False  # leading white space belongs to the first step
@@ -216,18 +230,15 @@ def _line_ends_step(text: str, start: int, line: int, at: int, end: int) -> bool
         return False
     if _TABLE_RULE.match(text, end):
         return False
-    bullet_follows = _BULLET.match(text, end) is not None
-    if bullet_follows and _DEFINITIONS.search(text, start, min(at + 1, start + 300)):
-        return False
-    is_fragment = at - line < _SHORT_ITEM and last not in ".!?:;。！？" and _BULLET.match(text, line)
-    return not (is_fragment and bullet_follows)
+    # The symbols that a "where:" lists are part of it.
+    return not (_BULLET.match(text, end) and _DEFINITIONS.search(text, start, min(at + 1, start + 300)))
 
 
 def _sentence_ends(text: str, start: int, line: int, match: re.Match[str]) -> bool:
     """Whether the mark at `match` ends a sentence, and not an abbreviation, a number or a quotation."""
     at, end = match.span()
     mark, following = text[at], text[end]
-    if text[line] == "|":  # a row of a table is one step
+    if text[line] == "|" and _is_row(text, line):
         return False
     if mark == "?":
         return not (following.islower() or following in ",;)")
@@ -244,6 +255,6 @@ def _sentence_ends(text: str, start: int, line: int, match: re.Match[str]) -> bo
     before = text[max(start, at - _LOOK_BACK) : at]
     if before[-1:].isalpha() and (abbreviation := _ABBREVIATION.search(before)):
         if abbreviation["numbered"]:
-            return not following.isdigit()
+            return not (following.isdigit() or following in "([")
         return abbreviation["inside"] is not None and following.isupper()
     return not (following == "(" and _LABEL.match(text, end))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
-from cotlens.split import Split, split_trace
+from cotlens.split import Split, Tags, split_trace
 from cotlens.steps import Step, group_paragraphs, segment_trace
 from cotlens.trace import Trace, dump_json
 
@@ -36,7 +36,7 @@ TRACE_COLUMNS = (
     Column("training_step", pa.int64(), "updates", "of the checkpoint that wrote the trace; -1: unknown"),
     Column("domain", pa.string(), "", "kind of prompt"),
     Column("split", pa.string(), "", "part of the experiment's design"),
-    Column("sample", pa.int32(), "", "number among the samples of its prompt"),
+    Column("sample", pa.int32(), "", "number among the samples of its prompt, as the source has it"),
     Column("status", pa.string(), "", "closed, open (cut off inside the thought) or absent (no thought)"),
     Column("opened_by", pa.string(), "", "what says that a thought began: text, prompt, model or fields"),
     Column("origin", pa.string(), "", "text: split by cotlens; fields: split by the source"),
@@ -86,25 +86,35 @@ def arrow_schema(table: str) -> pa.Schema:
     return pa.schema([pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning}) for c in SCHEMA[table]])
 
 
-def trace_table(traces: Iterable[Trace]) -> pd.DataFrame:
+def trace_table(traces: Iterable[Trace], *, tags: Tags | None = None) -> pd.DataFrame:
     """One row per trace with the columns `SCHEMA["traces"]`: the trace itself, its split and its lengths."""
-    return analyze_traces(traces)[0].to_pandas()
+    return analyze_traces(traces, tags)[0].to_pandas()
 
 
-def step_table(traces: Iterable[Trace]) -> pd.DataFrame:
+def step_table(traces: Iterable[Trace], *, tags: Tags | None = None, text: bool = False) -> pd.DataFrame:
     """One row per step of thinking with the columns `SCHEMA["steps"]`, in the order of traces and steps.
 
     Traces without thinking have no row. `start` and `stop` index the completion.
+
+    Args:
+        traces: any iterable; an iterator such as `read_traces` returns is used up by it.
+        tags: delimiters of the thought, where they are not among those that cotlens knows.
+        text: adds the text of each step as a last column `text`.
     """
-    return analyze_traces(traces)[1].to_pandas()
+    if not text:
+        return analyze_traces(traces, tags)[1].to_pandas()
+    kept = {trace.id: trace for trace in traces}
+    table = step_table(kept.values(), tags=tags)
+    spans = zip(table["trace_id"], table["start"], table["stop"], strict=True)
+    return table.assign(text=[kept[key].completion[start:stop] for key, start, stop in spans])
 
 
-def analyze_traces(traces: Iterable[Trace]) -> tuple[pa.Table, pa.Table]:
+def analyze_traces(traces: Iterable[Trace], tags: Tags | None = None) -> tuple[pa.Table, pa.Table]:
     """The trace table and the step table in Arrow, as a run stores them; each trace is split and cut once."""
     trace_rows: list[dict[str, Any]] = []
     steps: dict[str, list[Any]] = {column.name: [] for column in STEP_COLUMNS}
     for trace in traces:
-        split = split_trace(trace)
+        split = split_trace(trace, tags=tags)
         found = segment_trace(trace, split)
         trace_rows.append(_trace_row(trace, split, len(found)))
         _add_steps(steps, trace, split, found)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 
@@ -91,28 +92,27 @@ class Trace:
     meta: Mapping[str, Any] = field(default_factory=dict)  # JSON values only
 
     def __post_init__(self) -> None:
-        for name in ("id", "completion", "prompt"):
-            value = getattr(self, name)
-            if not isinstance(value, str):
-                raise TraceError(f"trace {self.id!r}: {name} must be text, got {type(value).__name__}")
+        for name in _TEXTS:
+            self._check_text(name, getattr(self, name))
+        for name in ("sample", "training_step"):
+            _check_whole(self.id, name, getattr(self, name))
         if not self.id:
             raise TraceError("a trace needs a non-empty id")
-        self._check_unicode()
         self._check_spans()
         self._check_tokens()
         if not self.prompt_id:
             object.__setattr__(self, "prompt_id", hash_text(self.prompt) if self.prompt else self.id)
 
-    def _check_unicode(self) -> None:
-        for name in ("id", "completion", "prompt"):
-            value = getattr(self, name)
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise TraceError(
-                    f"trace {self.id!r}: {name} has the lone surrogate U+{ord(value[error.start]):04X} at character "
-                    f"{error.start}, which no UTF-8 file can hold; write the source again without it"
-                ) from None
+    def _check_text(self, name: str, value: Any) -> None:
+        if not isinstance(value, str):
+            raise TraceError(f"trace {self.id!r}: {name} must be text, got {type(value).__name__}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise TraceError(
+                f"trace {self.id!r}: {name} has the lone surrogate U+{ord(value[error.start]):04X} at character "
+                f"{error.start}, which no UTF-8 file can hold; write the source again without it"
+            ) from None
 
     def _check_spans(self) -> None:
         spans = [*self.think, *([self.answer] if self.answer else [])]
@@ -127,6 +127,7 @@ class Trace:
                 )
             position = stop
         for start, stop, label in self.labels:
+            self._check_text("a label", label)
             if not 0 <= start <= stop <= len(self.completion):
                 raise TraceError(
                     f"trace {self.id!r}: label {label!r} at {start}:{stop} lies outside the completion "
@@ -142,6 +143,23 @@ class Trace:
         if len(set(lengths.values())) > 1:
             got = ", ".join(f"{n} {name}" for name, n in lengths.items())
             raise TraceError(f"trace {self.id!r}: {got}; they must be parallel")
+        for name in ("prompt_token_ids", "token_ids", "token_starts"):
+            for value in getattr(self, name) or ():
+                _check_whole(self.id, name, value)
+        starts = self.token_starts or ()
+        if any(b < a for a, b in pairwise((0, *starts, len(self.completion)))):
+            raise TraceError(f"trace {self.id!r}: token_starts must rise from 0 to the completion's end")
+
+
+_TEXTS = (
+    "id", "completion", "prompt", "prompt_id", "model", "method", "domain", "split", "finish_reason", "gold",
+)  # fmt: skip
+
+
+def _check_whole(trace_id: str, name: str, value: Any) -> None:
+    """Whole numbers go to disk in 32 bits."""
+    if type(value) is not int or not -1 <= value < 2**31:
+        raise TraceError(f"trace {trace_id!r}: {name} must be a whole number below 2^31, got {value!r}")
 
 
 def hash_text(text: str) -> str:

@@ -45,7 +45,7 @@ def test_info_of_a_file_and_of_a_run(tmp_path):
     cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
     report = json.loads(cotlens("info", tmp_path / "run", "--json").stdout)
     assert (report["traces"], report["prompts"], report["complete"]) == (14, 8, "yes")
-    assert "traces       14" in cotlens("info", tmp_path / "run").stdout
+    assert "traces        14" in cotlens("info", tmp_path / "run").stdout
 
 
 def test_a_fault_of_the_input_is_one_line_and_code_1(tmp_path):
@@ -81,6 +81,7 @@ def test_a_killed_command_is_finished_by_the_next(tmp_path):
     command = [*COTLENS, "analyze", str(path), "-o", str(tmp_path / "run")]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         while not list((tmp_path / "run").glob("steps/*.parquet")):
+            assert process.poll() is None, "the command ended before it could be killed"
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert not json.loads((tmp_path / "run" / "run.json").read_text())["complete"]

@@ -41,7 +41,7 @@ def test_the_figure_shows_its_numbers():
     (line,) = axis.lines
     assert line.get_xdata().tolist() == medians["median"].tolist()
     labels = [label.get_text() for label in axis.get_yticklabels()]
-    assert labels == ["written-short\nn = 7", "written-long\nn = 7, 14% cut off"]
+    assert labels == ["written-short\nn = 7, 14% absent", "written-long\nn = 7, 14% open"]
 
 
 def test_a_group_without_thoughts_does_not_break_the_figure():

@@ -8,7 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import SAMPLES, read_rows
 
-from cotlens import Label, Origin, Reasoning, Span, Trace, TraceError, detect_format, read_traces, split_trace
+from cotlens import (
+    Label,
+    Origin,
+    Reasoning,
+    Span,
+    Trace,
+    TraceError,
+    detect_format,
+    read_records,
+    read_traces,
+    split_trace,
+)
 from cotlens.formats import FORMATS, find_format
 
 
@@ -53,12 +64,63 @@ def test_separate_fields_are_joined_with_nothing_between(tmp_path):
         ({"reasoning": "t", "response": "a", "answer": "42"}, "ta", "", "fields"),
         ({"raw": "<think>t</think>a", "thinking": "t"}, "<think>t</think>a", "", "text"),
         ({"thinking": "t", "answer": None}, "t", "", "fields"),
+        ({"thinking": None, "answer": "a"}, "a", "", "fields"),
+        ({"reasoning_content": "", "response": "<think>t</think>a"}, "<think>t</think>a", "", "text"),
+        ({"reasoning": "medium", "response": "<think>t</think>a"}, "<think>t</think>a", "", "text"),
+        ({"thinking": "No.", "response": "No. I can't."}, "No.No. I can't.", "", "fields"),
+        (
+            {"thinking": "Let me see. " * 5, "response": "Let me see. " * 5 + "4"},
+            "Let me see. " * 5 + "4",
+            "",
+            "fields",
+        ),
         ({"completion": ""}, "", "", "text"),
     ],
 )
 def test_what_answer_means_beside_other_fields(tmp_path, row, completion, gold, origin):
     (trace,) = read(tmp_path, row)
     assert (trace.completion, trace.gold, trace.origin) == (completion, gold, origin)
+
+
+def test_thinking_that_begins_the_response_is_found_there(tmp_path):
+    thinking = "Let me see whether seven divides forty-two."
+    (trace,) = read(tmp_path, {"thinking": thinking, "response": thinking + "\n\nIt does."})
+    split = split_trace(trace)
+    assert (split.think, split.answer.of(trace.completion)) == ((Span(0, 43),), "\n\nIt does.")
+
+
+def test_an_instruction_and_its_input_are_one_prompt(tmp_path):
+    a, b = read(
+        tmp_path,
+        {"instruction": "Add.", "input": "1+1", "output": "2"},
+        {"instruction": "Add.", "input": "2+2", "output": "4"},
+    )
+    assert a.prompt == "Add.\n\n1+1"
+    assert a.prompt_id != b.prompt_id
+
+
+def test_a_prompt_or_a_completion_may_be_a_list(tmp_path):
+    """Messages, typed blocks (a raw Anthropic response), or several samples of one prompt."""
+    blocks = [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}, {"type": "text", "text": "b"}]
+    (one,) = read(tmp_path, {"type": "message", "content": [{"type": "thinking", "thinking": "a"}, blocks[1]]})
+    (two,) = read(tmp_path, {"prompt": [USER], "response": "<think>a</think>b"})
+    (three,) = read(tmp_path, {"prompt": [USER], "thinking": "a", "answer": "b"})
+    assert [trace.completion for trace in (one, two, three)] == ["ab", "<think>a</think>b", "ab"]
+    first, second = read(tmp_path, {"id": "q", "response": ["x", "y"]})
+    assert (first.id, second.id, second.sample) == ("q/0", "q/1", 1)
+    assert first.prompt_id == second.prompt_id == "q"
+
+
+def test_a_turn_that_goes_on_with_a_tool_call_is_not_cut_off(tmp_path):
+    content = [{"type": "thinking", "thinking": "a"}, {"type": "tool_use", "name": "f", "input": {}}]
+    (trace,) = read(tmp_path, {"messages": [USER, {"role": "assistant", "content": content}]})
+    assert split_trace(trace).status == "closed"
+
+
+def test_text_parts_are_split_like_text(tmp_path):
+    message = {"role": "assistant", "content": [{"type": "text", "text": "<think>a</think>b"}]}
+    (trace,) = read(tmp_path, {"messages": [USER, message]})
+    assert split_trace(trace).think == (Span(7, 8),)
 
 
 def test_rows_without_an_id_are_named_by_file_and_line(tmp_path):
@@ -79,6 +141,21 @@ def test_the_same_rows_from_every_container(tmp_path):
     expected = list(read_traces(write(tmp_path / "jsonl", *rows)))
     for name in ("gz", "bom", "blank", "array", "parquet"):
         assert list(read_traces(tmp_path / name)) == expected, name
+
+
+def test_a_folder_of_files_and_ids_from_equal_file_names(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "out.jsonl", {"completion": folder})
+    assert [trace.id for trace in read_traces(tmp_path / "a")] == ["out:1"]
+    both = read_traces([tmp_path / "a" / "out.jsonl", tmp_path / "b" / "out.jsonl"])
+    assert [trace.id for trace in both] == ["a/out:1", "b/out:1"]
+
+
+def test_rows_in_memory(tmp_path):
+    assert [trace.completion for trace in read_records([{"completion": "x"}, {"completion": "y"}])] == ["x", "y"]
+    with pytest.raises(TraceError, match="row 2: the completion is null"):
+        list(read_records([{"completion": "x"}, {"completion": None}]))
 
 
 def test_hugging_face_datasets_on_disk(tmp_path):
@@ -133,22 +210,25 @@ def test_every_assistant_turn_is_a_trace_and_earlier_turns_are_its_prompt(tmp_pa
     assert first.prompt_id != second.prompt_id
 
 
-def test_openai_responses_keep_log_probs_and_finish_reason(tmp_path):
-    """Offsets come from the tokens' bytes: é is two bytes in two tokens, both at character 1; reasoning shifts by 2."""
+def openai_row(message):
     content = [("a", [97], -0.1), ("\\xc3", [195], -0.2), ("\\xa9", [169], -0.3), ("!", [33], -0.4)]
     logprobs = {"content": [{"token": t, "bytes": b, "logprob": p} for t, b, p in content]}
-    message = {"role": "assistant", "content": "aé!", "reasoning_content": "ok"}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": logprobs, "token_ids": [5, 6, 7, 8]}
-    row = {"id": "c", "model": "m", "choices": [choice], "request": {"messages": [USER]}}
-    (trace,) = read(tmp_path, row)
-    assert (trace.completion, trace.finish_reason, trace.prompt, trace.token_ids) == (
-        "okaé!",
-        "stop",
-        "q",
-        (5, 6, 7, 8),
-    )
-    assert trace.logprobs == (-0.1, -0.2, -0.3, -0.4)
-    assert trace.token_starts == (2, 3, 3, 4)
+    return {"id": "c", "model": "m", "choices": [choice], "request": {"messages": [USER]}}
+
+
+def test_openai_responses_keep_log_probs_and_finish_reason(tmp_path):
+    """Offsets come from the tokens' bytes: é is two bytes in two tokens, both at character 1."""
+    (trace,) = read(tmp_path, openai_row({"role": "assistant", "content": "aé!"}))
+    assert (trace.completion, trace.finish_reason, trace.prompt) == ("aé!", "stop", "q")
+    assert (trace.token_ids, trace.logprobs) == ((5, 6, 7, 8), (-0.1, -0.2, -0.3, -0.4))
+    assert trace.token_starts == (0, 1, 1, 2)
+
+
+def test_log_probs_of_the_answer_alone_are_not_those_of_the_completion(tmp_path):
+    (trace,) = read(tmp_path, openai_row({"role": "assistant", "content": "aé!", "reasoning_content": "ok"}))
+    assert (trace.completion, trace.logprobs, trace.token_starts) == ("okaé!", None, None)
+    assert len(trace.meta["answer_logprobs"]) == 4
 
 
 def test_vllm_request_outputs(tmp_path):
@@ -180,6 +260,15 @@ def test_trl_strings_as_up_to_1_10(tmp_path):
     assert (first.id, second.id, first.training_step) == ("completions_00005:1", "completions_00005:2", 5)
     assert first.meta == {"rewards": {"guard": 0.5, "maths": 1.0}, "advantage": -1.0}
     assert split_trace(first).think == (Span(0, 1),)
+
+
+def test_rewards_that_do_not_apply_are_kept_as_such(tmp_path):
+    """Two reward functions, one of which is None or whole numbers somewhere: no row takes one of them for the reward."""
+    rows = [{"step": 1, "prompt": "p", "completion": "c", "maths": m, "form": 1, "advantage": 0.0} for m in (1.0, None)]
+    pd.DataFrame(rows).astype({"maths": object}).to_parquet(tmp_path / "c.parquet")
+    traces = list(read_traces(tmp_path / "c.parquet"))
+    assert [trace.reward for trace in traces] == [None, None]
+    assert [trace.meta["rewards"]["form"] for trace in traces] == [1, 1]
 
 
 def test_trl_message_lists_as_in_1_16(tmp_path):
@@ -276,7 +365,18 @@ BAD_LINES = {
     "deep nesting": (b'{"id": "b", "completion": ' + b"[" * 100_000, "not valid JSON"),
     "duplicate id": (b'{"id": "a", "completion": "d"}', "the id 'a' occurs twice"),
     "unequal tokens": (b'{"id": "b", "completion": "d", "token_ids": [1], "logprobs": [0, 0]}', "must be parallel"),
-    "token ids of text": (b'{"id": "b", "completion": "d", "token_ids": ["x"]}', "not a row of format plain"),
+    "token ids of text": (
+        b'{"id": "b", "completion": "d", "token_ids": ["x"]}',
+        "token_ids must be a whole number below 2.31, got .x.",
+    ),
+    "id beyond 32 bits": (b'{"id": "b", "completion": "d", "token_ids": [4294967296]}', "below 2.31, got 4294967296"),
+    "surrogate in the metadata": (
+        b'{"id": "b", "completion": "d", "note": "\\ud800"}',
+        "lone surrogate in its metadata",
+    ),
+    "surrogate in the model": (b'{"id": "b", "completion": "d", "model": "\\ud800"}', "model has the lone surrogate"),
+    "finish reason of a kind": (b'{"id": "b", "completion": "d", "sample": 1.5}', "sample must be a whole number"),
+    "no choices": (b'{"id": "b", "completion": []}', "the completion is an empty list"),
     "too long": (b'{"id": "b", "completion": "' + b"x" * 3_000_000 + b'"}', "3 MiB, more than the 2 MiB allowed"),
 }
 
@@ -308,7 +408,7 @@ def test_files_that_hold_nothing_readable(tmp_path):
     for name, message in {
         "empty": "the file is empty",
         "blank": "the file has no rows",
-        "cut": "not a whole parquet file",
+        "cut": "row 1 and on cannot be read",
         "array": "begins as a JSON array",
         "gz": "compressed file is cut off",
         "folder": "it holds notes.txt",

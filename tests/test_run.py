@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from conftest import SAMPLES
 
-from cotlens import Run, TraceError, analyze, read_traces, step_table, trace_table
+from cotlens import Run, Tags, TraceError, analyze, read_traces, step_table, trace_table
 from cotlens import run as run_module
 from cotlens.table import LIGHT_COLUMNS
 
@@ -92,7 +92,73 @@ def test_a_foreign_folder_and_another_run_are_never_overwritten(tmp_path):
     with pytest.raises(TraceError, match=r"made from other inputs.*--force"):
         analyze([other], run.path)
     assert run.info["n_traces"] == 14
+    (run.path / "traces" / "mine.txt").write_text("kept")
     assert analyze([other], run.path, force=True).info["n_traces"] == 1
+    assert (run.path / "traces" / "mine.txt").exists()
+
+
+def test_a_folder_of_another_program_with_a_run_json_is_not_touched(tmp_path):
+    (tmp_path / "traces").mkdir()
+    source = tmp_path / "traces" / "gen.jsonl"
+    source.write_text('{"completion": "x"}\n')
+    (tmp_path / "run.json").write_text('{"lr": 1}')
+    for force in (False, True):
+        with pytest.raises(TraceError, match="holds one of the inputs"):
+            analyze(source, tmp_path, force=force)
+        with pytest.raises(TraceError, match="another program's"):
+            analyze(SAMPLES, tmp_path, force=force)
+    assert source.exists()
+
+
+def test_a_run_is_not_its_own_input(tmp_path):
+    run = analyze(SAMPLES, tmp_path / "run")
+    with pytest.raises(TraceError, match="holds one of the inputs"):
+        analyze(run.path, run.path, force=True)
+    assert len(list(run.traces())) == 14
+
+
+def test_a_shard_that_was_removed_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "SHARD_TRACES", 4)
+    run = analyze(SAMPLES, tmp_path / "run")
+    before = contents(run.path)
+    for table in ("traces", "steps"):
+        run.shards(table)[1].unlink()
+        analyze(SAMPLES, run.path)
+        assert contents(run.path) == before
+
+
+def test_two_jobs_cannot_write_one_run(tmp_path):
+    def second(_):
+        with pytest.raises(TraceError, match="another process is writing"):
+            analyze(SAMPLES, tmp_path / "run", force=True)
+
+    assert analyze(SAMPLES, tmp_path / "run", progress=second).info["complete"]
+
+
+def test_rows_left_out_are_not_forgotten(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"completion": "x"}\nnonsense\n')
+    run = analyze(path, tmp_path / "run", on_error="skip")
+    with pytest.raises(TraceError, match="1 rows could not be read"):
+        analyze(path, run.path)
+    assert analyze(path, run.path, on_error="skip").info["n_rejected"] == 1
+
+
+def test_the_place_of_the_inputs_does_not_matter_and_settings_do(tmp_path):
+    copy = tmp_path / "elsewhere.jsonl"
+    copy.write_bytes(SAMPLES.read_bytes())
+    run = analyze(SAMPLES, tmp_path / "run")
+    analyze([copy], run.path, progress=pytest.fail)
+    with pytest.raises(TraceError, match="other inputs, settings"):
+        analyze(SAMPLES, run.path, method="sft")
+    assert set(analyze(SAMPLES, run.path, method="sft", force=True).trace_table()["method"]) == {"sft"}
+
+
+def test_tags_of_ones_own_reach_the_tables(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"completion": "BEGIN a END b"}\n')
+    table = analyze(path, tmp_path / "run", tags=Tags("BEGIN", "END")).trace_table(["think_start", "think_stop"])
+    assert table.values.tolist() == [[5, 8]]
 
 
 def test_rejects_are_written_and_counted(tmp_path):
@@ -127,8 +193,9 @@ def test_a_light_run_has_the_numbers_and_not_the_texts(tmp_path):
     run, full = analyze([SAMPLES], tmp_path / "light", light=True), analyze([SAMPLES], tmp_path / "full")
     assert tuple(run.trace_table(None)) == LIGHT_COLUMNS
     pd.testing.assert_frame_equal(run.trace_table(), full.trace_table())
-    with pytest.raises(TraceError, match="light run holds no texts"):
-        next(run.traces())
+    for read in (run.traces, lambda: read_traces(run.path), lambda: read_traces(run.shards("traces"))):
+        with pytest.raises(TraceError, match="light run holds no texts"):
+            next(read())
     assert b"moonglass" not in b"".join(contents(run.path).values())
 
 

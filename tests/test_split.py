@@ -35,6 +35,18 @@ CASES = {
     "tag quoted in the answer": (
         "<think>a</think>write `<think>` and `</think>`", "", ["a"], "write `<think>` and `</think>`", "closed", "text",
     ),
+    "tag quoted in an answer without a thought": ("Use the `<think>` tag.", "", [], "Use the `<think>` tag.", "absent", ""),
+    "closing tag quoted": ('It ends with "</think>".', "", [], 'It ends with "</think>".', "absent", ""),
+    "many tags in a line": ("<think>a</think>" + "x <think> y " * 3, "", ["a"], "x <think> y " * 3, "closed", "text"),
+    "other tags inside a thought": ("I could write <thinking> here</think>b", "", ["I could write <thinking> here"], "b", "closed", "prompt"),
+    "harmony talked about": ("<think>Say <|channel|>analysis<|message|>.</think>b", "", ["Say <|channel|>analysis<|message|>."], "b", "closed", "text"),
+    "a question about the tag": ("b", "What is <think>", [], "b", "absent", ""),
+    "tag in an answer without thinking": ("The tag </think> ends it.", "<|im_start|>assistant\n<think>\n\n</think>\n\n", [], "The tag </think> ends it.", "absent", ""),
+    "harmony call on the thinking channel": (
+        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>analysis to=python code<|message|>1<|call|>",
+        "", ["a"], "", "closed", "text",
+    ),
+    "harmony prefilled with a formula": ("go<|end|>", "<|start|>assistant<|channel|>analysis<|message|>If x < 3", ["go"], "", "closed", "prompt"),
     "user mentions the tag": ("b", "Put it between <think> and </think>.", [], "b", "absent", ""),
     "user mentions only the opening tag": ("b", "Begin with <think> please.", [], "b", "absent", ""),
     "thinking switched off": ("b", "<|im_start|>assistant\n<think>\n\n</think>\n\n", [], "b", "absent", ""),
@@ -92,6 +104,13 @@ def test_a_known_template_opens_the_thought_of_a_completion_without_tags():
         assert parts("So we", model=model)[2:] == (Status.ABSENT, "")
     rendered = "<｜User｜>Hi<｜Assistant｜>"  # the template was applied, and did not open the thought
     assert parts("So we", rendered, model="DeepSeek-R1-Distill-Qwen-14B")[2:] == (Status.ABSENT, "")
+
+
+def test_a_model_that_stopped_by_itself_without_tags_skipped_the_thought():
+    """An R1 distill that just refuses: no tag, finish reason stop. Without the reason it was cut off."""
+    trace = Trace(id="t", completion="I'm sorry.", model="DeepSeek-R1-Distill-Qwen-7B", finish_reason="stop")
+    assert split_trace(trace).status is Status.ABSENT
+    assert split_trace(Trace(id="t", completion="I'm sorry.", model=trace.model)).status is Status.OPEN
 
 
 def test_custom_tags_are_the_only_ones_looked_for():

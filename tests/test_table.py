@@ -26,6 +26,11 @@ def test_one_trace_by_hand():
     assert math.isnan(row["n_tokens"])
 
 
+def test_the_text_of_the_steps_on_request():
+    table = step_table([Trace(id="t", completion="<think>Hi. Yo</think>Z")], text=True)
+    assert table["text"].tolist() == ["Hi. ", "Yo"]
+
+
 def test_a_trace_without_thinking_has_empty_spans_and_no_steps():
     (row,) = trace_table([Trace(id="t", completion="Z")]).to_dict("records")
     assert (row["think_start"], row["think_stop"], row["answer_start"], row["answer_stop"]) == (0, 0, 0, 1)

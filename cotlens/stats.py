@@ -1,0 +1,355 @@
+"""Estimates with intervals that know which traces belong together.
+
+Traces of one prompt resemble each other, and so do the steps and tokens of one trace. Every interval here therefore
+resamples whole *clusters* (prompts), never rows. This module imports nothing of cotlens and works on plain arrays:
+values, and for each value the cluster it belongs to.
+
+The interval. Clusters are drawn with replacement, the statistic is computed for each draw, and its quantiles are the
+limits. For few clusters the plain quantiles are too narrow, so they are taken further out, by the factor that makes
+the interval of a mean of normal data equal Student's (expanded percentile interval, Hesterberg 2015, The American
+Statistician 69(4), section 5.3). Samples within a drawn prompt are kept as they are: drawing them again as well counts
+their noise twice and widens the interval by up to a third when prompts differ little (docs/statistics.md measures it).
+
+Undefined is NaN: rows whose value is NaN are left out and counted in `n_undefined`; a statistic of nothing is NaN, and
+an interval from fewer than two clusters is NaN.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+RESAMPLES = 2000
+_CHUNK = 4_000_000  # entries of the matrix of draws that are held at once
+
+
+class Estimate(NamedTuple):
+    """What every statistic returns.
+
+    Attributes:
+        value: the point estimate; NaN if it is undefined.
+        low: lower limit of the interval.
+        high: upper limit.
+        n: rows that the value rests on.
+        n_clusters: clusters (prompts) they come from.
+        method: how the interval was made.
+        n_undefined: rows that were left out because their value is NaN.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    n_clusters: int
+    method: str
+    n_undefined: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}] (n = {self.n:,}, {self.n_clusters:,} clusters)"
+
+
+# --- one group -------------------------------------------------------------------------------------------------
+
+
+def mean(values: ArrayLike, clusters: ArrayLike | None = None, **options: Any) -> Estimate:
+    """Mean over rows, sum(values) / n, with a cluster bootstrap interval.
+
+    Args:
+        values: one number a row; NaN is left out.
+        clusters: one key a row; without it every row is a cluster.
+        **options: `level` (0.95), `resamples` (2000), `seed` (0).
+    """
+    rows = _Rows.of(values, clusters)
+    return _sums_estimate(_ratio, rows, [rows.values, np.ones(rows.n)], **options)
+
+
+def ratio(numerator: ArrayLike, denominator: ArrayLike, clusters: ArrayLike | None = None, **options: Any) -> Estimate:
+    """Ratio of sums, sum(numerator) / sum(denominator): reflections per token, say, with long traces weighing more.
+
+    Rows where either is NaN are left out. Options as in `mean`.
+    """
+    numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
+    rows = _Rows.of(numerator + denominator, clusters)
+    return _sums_estimate(_ratio, rows, [numerator[rows.kept], denominator[rows.kept]], **options)
+
+
+def proportion(flags: ArrayLike, clusters: ArrayLike | None = None, *, level: float = 0.95) -> Estimate:
+    """Share of rows that are true, with Wilson's interval at the effective sample size.
+
+    Unlike a bootstrap it stays honest when nothing, or everything, is true. Clustered rows count as
+    n_eff = p (1 - p) / Var(p) rows, with the between-cluster variance of the ratio estimator; n_eff lies between the
+    number of clusters and the number of rows, and is the number of clusters where p is 0 or 1 (Korn and Graubard 1998,
+    Survey Methodology 24(2), for the idea). With one row a cluster it is Wilson's interval itself.
+    """
+    rows = _Rows.of(flags, clusters)
+    if not rows.n:
+        return rows.undefined("wilson")
+    p, n_eff = float(rows.values.mean()), float(rows.n)
+    if rows.n_clusters < rows.n:
+        sums, sizes = rows.sum(rows.values), rows.sum(np.ones(rows.n))
+        residual = sums - p * sizes
+        variance = (residual @ residual) * rows.n_clusters / max(rows.n_clusters - 1, 1) / rows.n**2
+        n_eff = p * (1 - p) / variance if variance > 0 else 0.0
+        n_eff = min(max(n_eff, rows.n_clusters), rows.n)
+    low, high = _wilson(p, n_eff, level)
+    return Estimate(p, low, high, rows.n, rows.n_clusters, "wilson", rows.n_undefined)
+
+
+def quantile(values: ArrayLike, q: float, clusters: ArrayLike | None = None, **options: Any) -> Estimate:
+    """The q-quantile over rows: inverse of the distribution function, Hyndman and Fan's type 1. Options as in `mean`."""
+    rows = _Rows.of(values, clusters)
+    order = np.argsort(rows.values, kind="stable")
+    ranked, keys = rows.values[order], rows.keys[order]
+
+    def of_counts(counts: Floats) -> Floats:
+        cumulative = np.cumsum(counts[:, keys], axis=1)
+        reached = cumulative >= q * cumulative[:, -1:] - 1e-9
+        return ranked[np.argmax(reached, axis=1)]
+
+    return _estimate(of_counts, rows, width=max(rows.n, 1), **options)
+
+
+def curve(
+    position: ArrayLike, values: ArrayLike, clusters: ArrayLike | None = None, *, bins: int = 20, **options: Any
+) -> pd.DataFrame:
+    """Mean of the values by relative position, with pointwise intervals from one set of draws.
+
+    Args:
+        position: one number a row in [0, 1]; 1 falls into the last bin.
+        values: one number a row; NaN is left out.
+        clusters: one key a row.
+        bins: number of bins of equal width.
+        **options: as in `mean`.
+
+    Returns:
+        One row per bin: position (middle of the bin), value, low, high, n, n_clusters. An empty bin is NaN.
+    """
+    at = np.asarray(position, float)
+    if not ((at >= 0) & (at <= 1)).all():
+        raise ValueError(f"position must lie in [0, 1], got {np.nanmin(at)} to {np.nanmax(at)}")
+    rows = _Rows.of(values, clusters)
+    bin_of = np.minimum((at[rows.kept] * bins).astype(int), bins - 1)
+    results = []
+    for number in range(bins):
+        part = _Rows.of(rows.values[bin_of == number], rows.keys[bin_of == number])
+        estimate = _sums_estimate(_ratio, part, [part.values, np.ones(part.n)], **options)
+        results.append({"position": (number + 0.5) / bins, **estimate._asdict()})
+    return pd.DataFrame(results).drop(columns=["method", "n_undefined"])
+
+
+# --- two groups ------------------------------------------------------------------------------------------------
+
+
+def difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    clusters_a: ArrayLike | None = None,
+    clusters_b: ArrayLike | None = None,
+    **options: Any,
+) -> Estimate:
+    """mean(a) - mean(b), paired through the clusters that both groups share.
+
+    A drawn prompt brings the rows of both groups with it, so what prompts have in common cancels. Clusters that only
+    one group has are drawn apart. Without clusters the groups are independent. `n` and `n_clusters` count both groups, a
+    shared cluster once. Options as in `mean`.
+    """
+    rows_a, rows_b = _Rows.of(a, clusters_a), _Rows.of(b, clusters_b)
+    joined, strata = _join(rows_a, rows_b)
+    group = np.repeat([0.0, 1.0], [rows_a.n, rows_b.n])
+    columns = [joined.values * (1 - group), 1 - group, joined.values * group, group]
+
+    def of_sums(sums: Floats) -> Floats:
+        return _ratio(sums[..., :2]) - _ratio(sums[..., 2:])
+
+    return _sums_estimate(of_sums, joined, columns, strata=strata, **options)
+
+
+def permutation_test(
+    a: ArrayLike,
+    b: ArrayLike,
+    clusters_a: ArrayLike | None = None,
+    clusters_b: ArrayLike | None = None,
+    *,
+    resamples: int = 9999,
+    seed: int = 0,
+) -> float:
+    """Two-sided p-value of no difference between the groups, exchanging whole clusters.
+
+    With shared clusters only those are used: the statistic is the mean over clusters of the difference of the groups'
+    means, and signs are flipped. Otherwise clusters are dealt to the groups anew and the statistic is the difference of
+    the means of cluster means. p = (1 + draws at least as far from 0) / (1 + resamples), never 0 (Phipson and Smyth
+    2010). NaN where there is nothing to exchange.
+    """
+    rows_a, rows_b = _Rows.of(a, clusters_a), _Rows.of(b, clusters_b)
+    means_a, means_b = rows_a.means(), rows_b.means()
+    rng = np.random.default_rng(seed)
+    paired = clusters_a is not None and clusters_b is not None
+    shared = means_a.index.intersection(means_b.index) if paired else ()
+    if len(shared):
+        deltas = (means_a[shared] - means_b[shared]).to_numpy()
+        observed = abs(deltas.mean())
+        signs = rng.choice([-1.0, 1.0], size=(resamples, len(deltas)))
+        drawn = np.abs(signs @ deltas) / len(deltas)
+    elif len(means_a) and len(means_b):
+        pooled = np.concatenate([means_a, means_b])
+        n_a = len(means_a)
+        observed = abs(pooled[:n_a].mean() - pooled[n_a:].mean())
+        shuffled = rng.permuted(np.broadcast_to(pooled, (resamples, len(pooled))), axis=1)
+        drawn = np.abs(shuffled[:, :n_a].mean(1) - shuffled[:, n_a:].mean(1))
+    else:
+        return math.nan
+    return float((1 + (drawn >= observed * (1 - 1e-12)).sum()) / (1 + resamples))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values of a family of tests, in the order given; NaN stays NaN and does not count."""
+    p = np.asarray(p_values, float)
+    order = [i for i in np.argsort(p, kind="stable") if not np.isnan(p[i])]
+    adjusted, running = np.full(len(p), np.nan), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * p[i]))
+        adjusted[i] = running
+    return adjusted.tolist()
+
+
+def hedges_g(a: ArrayLike, b: ArrayLike) -> float:
+    """Difference of means in pooled standard deviations, with Hedges' correction J = 1 - 3 / (4 (n_a + n_b) - 9)."""
+    x, y = _Rows.of(a, None).values, _Rows.of(b, None).values
+    if len(x) < 2 or len(y) < 2:
+        return math.nan
+    pooled = math.sqrt(((len(x) - 1) * x.var(ddof=1) + (len(y) - 1) * y.var(ddof=1)) / (len(x) + len(y) - 2))
+    return float((x.mean() - y.mean()) / pooled * (1 - 3 / (4 * (len(x) + len(y)) - 9))) if pooled else math.nan
+
+
+def cliffs_delta(a: ArrayLike, b: ArrayLike) -> float:
+    """P(a > b) - P(a < b) for one row of each group drawn at random: -1 to 1, 0 for no difference (Cliff 1993)."""
+    x, y = _Rows.of(a, None).values, _Rows.of(b, None).values
+    if not len(x) or not len(y):
+        return math.nan
+    ranked = np.sort(y)
+    below, not_above = np.searchsorted(ranked, x, "left"), np.searchsorted(ranked, x, "right")
+    return float((below + not_above - len(y)).sum() / (len(x) * len(y)))
+
+
+# --- how it is done --------------------------------------------------------------------------------------------
+
+
+class _Rows(NamedTuple):
+    """The rows that have a value, and their clusters as numbers from 0."""
+
+    values: Floats
+    keys: NDArray[np.intp]
+    names: pd.Index
+    kept: NDArray[np.bool_]
+    n_undefined: int
+
+    @classmethod
+    def of(cls, values: ArrayLike, clusters: ArrayLike | None) -> "_Rows":
+        numbers = pd.to_numeric(pd.Series(np.asarray(values).ravel()), errors="raise").to_numpy(float, na_value=np.nan)
+        kept = ~np.isnan(numbers)
+        if clusters is None:
+            names = pd.RangeIndex(int(kept.sum()))
+            return cls(numbers[kept], np.arange(kept.sum()), names, kept, int((~kept).sum()))
+        given = np.asarray(clusters)
+        if len(given) != len(numbers):
+            raise ValueError(f"{len(numbers)} values but {len(given)} clusters: they must be parallel")
+        keys, names = pd.factorize(given[kept])
+        return cls(numbers[kept], keys, pd.Index(names), kept, int((~kept).sum()))
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def n_clusters(self) -> int:
+        return len(self.names)
+
+    def sum(self, column: Floats) -> Floats:
+        """Sum of a column by cluster."""
+        return np.bincount(self.keys, column, minlength=self.n_clusters)
+
+    def means(self) -> pd.Series:
+        """Mean of the values by cluster, under the clusters' names."""
+        return pd.Series(self.sum(self.values) / self.sum(np.ones(self.n)), index=self.names)
+
+    def undefined(self, method: str) -> Estimate:
+        return Estimate(math.nan, math.nan, math.nan, self.n, self.n_clusters, method, self.n_undefined)
+
+
+def _join(a: _Rows, b: _Rows) -> tuple[_Rows, list[NDArray[np.intp]]]:
+    """Both groups' rows over the union of their clusters, and the strata: shared, only in a, only in b."""
+    if isinstance(a.names, pd.RangeIndex) and isinstance(b.names, pd.RangeIndex):
+        b = b._replace(names=pd.RangeIndex(a.n_clusters, a.n_clusters + b.n_clusters))
+    names = a.names.union(b.names, sort=False)
+    keys = np.concatenate([names.get_indexer(a.names)[a.keys], names.get_indexer(b.names)[b.keys]])
+    in_a, in_b = names.isin(a.names), names.isin(b.names)
+    strata = [np.flatnonzero(part) for part in (in_a & in_b, in_a & ~in_b, in_b & ~in_a)]
+    values = np.concatenate([a.values, b.values])
+    undefined = a.n_undefined + b.n_undefined
+    return _Rows(values, keys, names, np.ones(len(values), bool), undefined), strata
+
+
+def _ratio(sums: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums[..., 0] / sums[..., 1]
+
+
+def _sums_estimate(
+    of_sums: Callable[[Floats], Floats], rows: _Rows, columns: Sequence[Floats], **options: Any
+) -> Estimate:
+    """Estimate of a statistic that depends on sums only: the draws then cost one matrix product."""
+    table = np.stack([rows.sum(column) for column in columns], axis=1) if rows.n else np.zeros((0, len(columns)))
+    return _estimate(lambda counts: of_sums(counts @ table), rows, width=max(rows.n_clusters, 1), **options)
+
+
+def _estimate(
+    of_counts: Callable[[Floats], Floats],
+    rows: _Rows,
+    *,
+    width: int,
+    strata: Sequence[NDArray[np.intp]] | None = None,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Expanded percentile interval of `of_counts`, a function of how often each cluster was drawn."""
+    method = "cluster bootstrap"
+    if not rows.n:
+        return rows.undefined(method)
+    strata = [part for part in strata or [np.arange(rows.n_clusters)] if len(part)]
+    value = float(of_counts(np.ones((1, rows.n_clusters)))[0])
+    smallest = min(len(part) for part in strata)
+    if smallest < 2 or math.isnan(value):
+        return rows.undefined(method)._replace(value=value)
+    rng = np.random.default_rng(seed)
+    drawn = []
+    step = max(1, _CHUNK // width)
+    for first in range(0, resamples, step):
+        counts = np.zeros((min(step, resamples - first), rows.n_clusters))
+        for part in strata:
+            counts[:, part] = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=len(counts))
+        drawn.append(of_counts(counts))
+    draws = np.concatenate(drawn)
+    draws = draws[~np.isnan(draws)]
+    tail = _expanded_tail(level, sum(map(len, strata)) - len(strata))
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high), rows.n, rows.n_clusters, method, rows.n_undefined)
+
+
+def _expanded_tail(level: float, freedom: int) -> float:
+    """Tail probability at which the bootstrap's quantiles are read, so that few clusters are not overrated."""
+    far = stats.t.ppf((1 + level) / 2, freedom) * math.sqrt((freedom + 1) / freedom)
+    return float(stats.norm.sf(far))
+
+
+def _wilson(p: float, n: float, level: float) -> tuple[float, float]:
+    z = stats.norm.ppf((1 + level) / 2)
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return (0.0 if p == 0 else centre - half), (1.0 if p == 1 else centre + half)
