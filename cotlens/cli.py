@@ -96,22 +96,37 @@ def figures(
     """Draw every figure the runs have data for, each as pdf, png, csv (the plotted numbers) and json (provenance)."""
     import pandas as pd
 
-    from cotlens.plot import plot_lengths, save
+    from cotlens import plot
+    from cotlens.reflect import reflection_dynamics
     from cotlens.run import Run
 
     opened = [Run(path) for path in dict.fromkeys(runs)]
     for run in opened:
         if not run.info.get("complete"):
             raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
-    tables = [run.trace_table().assign(run=run.path.name) for run in opened]
-    traces = pd.concat(tables, ignore_index=True)
     by = by or ("run" if len(opened) > 1 else "model")
-    if by not in traces:
-        raise TraceError(f"--by {by}: no such column; there are {', '.join(traces)}")
+    all_traces, all_steps = [], []
+    for run in opened:  # ids are unique within a run only, so tables are joined run by run
+        table, steps = run.trace_table().assign(run=run.path.name), run.step_table()
+        if by not in table:
+            raise TraceError(f"--by {by}: no such column; there are {', '.join(table.columns)}")
+        all_traces.append(reflection_dynamics(steps, table))
+        all_steps.append(steps.merge(table[["trace_id", "prompt_id", *{by} - {"prompt_id"}]], on="trace_id"))
+        all_steps[-1]["trace_id"] = f"{run.path}:" + all_steps[-1]["trace_id"]
+    traces, steps = pd.concat(all_traces, ignore_index=True), pd.concat(all_steps, ignore_index=True)
     inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
-    provenance = {"figure": "01_lengths", "by": by, "inputs": inputs, "n_traces": len(traces)}
-    for path in save(plot_lengths(traces, by), out / "01_lengths", provenance):
-        typer.echo(path)
+    drawn = {"01_lengths": plot.plot_lengths(traces, by)}
+    if steps["is_reflection"].notna().any():
+        drawn |= {
+            "02_reflection": plot.plot_reflection(traces, by),
+            "03_reflection_position": plot.plot_reflection_position(steps, by),
+            "04_marker_agreement": plot.plot_marker_agreement(steps),
+            "05_transitions": plot.plot_transitions(steps),
+        }
+    for name, picture in tqdm(drawn.items(), desc="figures", unit=" figures"):
+        provenance = {"figure": name, "by": by, "inputs": inputs, "n_traces": len(traces), "n_steps": len(steps)}
+        for path in plot.save(picture, out / name, provenance):
+            typer.echo(path)
 
 
 @app.command()

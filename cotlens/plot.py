@@ -19,6 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from cotlens import stats
+from cotlens.reflect import N_REFLECTIVE, WORD_LISTS, transitions
 from cotlens.run import versions, write_atomic
 
 PAGE_WIDTH = 7.0  # inches, the text width of most venues
@@ -45,7 +47,6 @@ STYLE: Any = {
     "legend.fontsize": 7,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "savefig.dpi": 200,
     "pdf.fonttype": 42,  # text stays text
     "svg.hashsalt": "cotlens",
 }
@@ -67,7 +68,7 @@ class Plot(NamedTuple):
     data: pd.DataFrame
 
     def _repr_png_(self) -> bytes:
-        return _picture(self.figure, "png")
+        return _picture(self.figure, "png", dpi=80)  # a screen's, so that notebooks stay small
 
 
 def save(plot: Plot, path: str | Path, provenance: Mapping[str, Any] | None = None) -> list[Path]:
@@ -94,11 +95,11 @@ def save(plot: Plot, path: str | Path, provenance: Mapping[str, Any] | None = No
     return [path.parent / (path.name + suffix) for suffix in contents]
 
 
-def _picture(figure: Figure, kind: str) -> bytes:
+def _picture(figure: Figure, kind: str, dpi: int = 200) -> bytes:
     undated = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "png": {"Software": None}}[kind]
     buffer = io.BytesIO()
     with house_style():
-        figure.savefig(buffer, format=kind, metadata=undated)
+        figure.savefig(buffer, format=kind, metadata=undated, dpi=dpi)
     return buffer.getvalue()
 
 
@@ -134,9 +135,7 @@ def length_quantiles(traces: pd.DataFrame, by: str = "model") -> pd.DataFrame:
         One row per (group, measure): n_traces, n_prompts, share_open and share_absent of all traces of the group;
         n, p5, p25, median, p75, p95 of those that count. n = 0 gives NaN.
     """
-    missing = [name for name in (by, "prompt_id", "status", *_LENGTHS) if name not in traces]
-    if missing or traces.empty:
-        raise ValueError(f"expected a trace table with rows, got {len(traces)} rows without {missing or 'any'}")
+    _need(traces, by, "prompt_id", "status", *_LENGTHS)
     rows = []
     for group, part in traces.groupby(by, sort=True, dropna=False):
         shares = {
@@ -174,11 +173,10 @@ def plot_lengths(traces: pd.DataFrame, by: str = "model") -> Plot:
     labels = [_group_label(*row) for row in summary[["n_traces", "share_open", "share_absent"]].itertuples()]
     axes[0, 0].set_yticks(range(len(order)), labels)
     axes[0, 0].set_ylim(-0.6, len(order) - 0.4)
-    figure.supxlabel(
+    _note(
+        figure,
         "dot: median, bar: quartiles, line: 5th to 95th percentile, logarithmic scale; open: cut off or without an\n"
         "answer, not counted under answers; absent: no thought, counted under answers only",
-        fontsize=6.5,
-        color="#555555",
     )
     return Plot(figure, data)
 
@@ -223,3 +221,192 @@ def _shorten(name: str, longest: int = 36) -> str:
     name = name.replace("$", r"\$")  # no formula
     half = longest // 2 - 1
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
+
+
+# --- reflection ------------------------------------------------------------------------------------------------
+
+_REFLECTION = {
+    "steps_per_trace": "Reflecting steps per trace",
+    "per_1000_chars": "... per 1,000 characters",
+    "share_any": "Traces with any",
+}
+
+
+def reflection_estimates(dynamics: pd.DataFrame, by: str = "model") -> pd.DataFrame:
+    """How much each group reflects, with 95% intervals over prompts.
+
+    Args:
+        dynamics: what `reflection_dynamics` returns.
+        by: column of the group.
+
+    Returns:
+        One row per (group, measure): `steps_per_trace` is the mean number of reflecting steps, `per_1000_chars` is
+        1000 x all reflecting steps / all characters of thinking (long traces weigh more), `share_any` the share of
+        traces with at least one; value, low, high, n (traces), n_prompts.
+    """
+    _need(dynamics, by, "n_reflect", "n_think_chars", "any_reflect", "prompt_id")
+    rows = []
+    for group, part in dynamics[dynamics["n_reflect"].notna()].groupby(by, sort=True):
+        prompts = part["prompt_id"]
+        estimates = {
+            "steps_per_trace": stats.mean(part["n_reflect"], prompts),
+            "per_1000_chars": stats.ratio(1000 * part["n_reflect"], part["n_think_chars"], prompts),
+            "share_any": stats.proportion(part["any_reflect"], prompts),
+        }
+        for measure, e in estimates.items():
+            found = {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "n_prompts": e.n_clusters}
+            rows.append({"group": str(group) or "(unnamed)", "measure": measure, **found})
+    return pd.DataFrame(rows)
+
+
+@house_style()
+def plot_reflection(dynamics: pd.DataFrame, by: str = "model") -> Plot:
+    """Reflection count, rate and share of traces by group, each with its 95% interval over prompts."""
+    data = reflection_estimates(dynamics, by)
+    rates = data[data["measure"] == "per_1000_chars"].set_index("group")["value"].to_dict()
+    order = sorted(rates, key=lambda group: rates[group])
+    figure, axes = new_figure(1, 3, 1.1 + 0.3 * len(order), sharey=True)
+    rows = np.arange(len(order))
+    for axis, (measure, title), colour in zip(axes[0], _REFLECTION.items(), COLOURS, strict=False):
+        part = data[data["measure"] == measure].set_index("group").loc[order]
+        axis.hlines(rows, part["low"], part["high"], color=colour, linewidth=1.2)
+        axis.plot(part["value"], rows, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.6)
+        axis.set_title(title)
+        axis.set_xlim(left=0)
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(axis="y", length=0)
+    axes[0, 2].set_xlim(0, 1.02)
+    summary = data.drop_duplicates("group").set_index("group").loc[order, ["n", "n_prompts"]]
+    labels = [f"{_shorten(name)}\n{n:,} traces, {prompts:,} prompts" for name, n, prompts in summary.itertuples()]
+    axes[0, 0].set_yticks(rows, labels)
+    axes[0, 0].set_ylim(-0.6, len(order) - 0.4)
+    _note(
+        figure,
+        "line: 95% interval, prompts resampled (share: Wilson's at the effective sample size). A step reflects if the\n"
+        "classifier says so; its precision and recall against people: docs/detectors.md",
+    )
+    return Plot(figure, data)
+
+
+@house_style()
+def plot_reflection_position(steps: pd.DataFrame, by: str = "model", bins: int = 20, most: int = 6) -> Plot:
+    """Share of steps that reflect, by their position in the thinking, with pointwise 95% bands over prompts.
+
+    Args:
+        steps: a step table with the columns `by` and `prompt_id` of its traces.
+        by: column of the group.
+        bins: number of equal parts of the thinking.
+        most: groups drawn, those with the most steps; the others are left out of figure and numbers.
+    """
+    _need(steps, by, "position", "is_reflection", "prompt_id")
+    known = steps[steps["is_reflection"].notna()]
+    groups = known[by].value_counts().index[:most]
+    curves = []
+    for group in groups:
+        part = known[known[by] == group]
+        flags = part["is_reflection"].astype(float)
+        curves.append(stats.curve(part["position"], flags, part["prompt_id"], bins=bins).assign(group=str(group)))
+    data = pd.concat(curves, ignore_index=True)
+    columns = min(3, len(groups))
+    figure, axes = new_figure(
+        -(-len(groups) // columns), columns, 0.7 + 1.7 * -(-len(groups) // columns), sharex=True, sharey=True
+    )
+    for axis, group, colour in zip(axes.flat, groups, COLOURS, strict=False):
+        part, own = data[data["group"] == str(group)], known[known[by] == group]
+        axis.fill_between(part["position"], part["low"], part["high"], color=colour, alpha=0.25, linewidth=0)
+        axis.plot(part["position"], part["value"], color=colour, linewidth=1.4)
+        axis.set_title(
+            f"{_shorten(str(group))}\n{len(own):,} steps, {own['prompt_id'].nunique():,} prompts", fontsize=7.5
+        )
+    for axis in list(axes.flat)[len(groups) :]:
+        axis.set_visible(False)
+    axes[0, 0].set_xlim(0, 1)
+    axes[0, 0].set_ylim(bottom=0)
+    figure.supxlabel("position in the thinking (0: begin, 1: end)", fontsize=8)
+    figure.supylabel("share of steps that reflect", fontsize=8)
+    return Plot(figure, data)
+
+
+def marker_agreement(steps: pd.DataFrame) -> pd.DataFrame:
+    """How word lists and the classifier agree on which steps reflect.
+
+    Returns:
+        One row per word list: n (steps of known language), both, classifier_only, list_only (steps), kappa (Cohen's).
+    """
+    _need(steps, "is_reflection")
+    known = steps[steps["is_reflection"].notna()]
+    decided, rows = known["is_reflection"].to_numpy(bool), []
+    for name in WORD_LISTS:
+        listed = known[f"n_{name}"].to_numpy() > 0
+        n = len(known)
+        both, alone, only_list = (decided & listed).sum(), (decided & ~listed).sum(), (listed & ~decided).sum()
+        chance = decided.mean() * listed.mean() + (1 - decided.mean()) * (1 - listed.mean())
+        agreed = (decided == listed).mean()
+        kappa = (agreed - chance) / (1 - chance) if chance < 1 else np.nan
+        rows.append(
+            {"list": name, "n": n, "both": both, "classifier_only": alone, "list_only": only_list, "kappa": kappa}
+        )
+    return pd.DataFrame(rows)
+
+
+@house_style()
+def plot_marker_agreement(steps: pd.DataFrame) -> Plot:
+    """Of the steps that a word list or the classifier marks as reflection, how many both mark."""
+    data = marker_agreement(steps)
+    figure, axes = new_figure(1, 1, 0.9 + 0.4 * len(data))
+    axis, left = axes[0, 0], np.zeros(len(data))
+    parts = {"both": "both", "classifier_only": "classifier only", "list_only": "word list only"}
+    for (column, label), colour, hatch in zip(parts.items(), COLOURS, ("", "///", "..."), strict=False):
+        values = data[column].to_numpy(float)
+        axis.barh(
+            range(len(data)), values, left=left, color=colour, label=label, hatch=hatch, edgecolor="white", height=0.6
+        )
+        left += values
+    axis.set_yticks(range(len(data)), [f"{row.list}\nkappa {row.kappa:.2f}" for row in data.itertuples()])
+    axis.set_xlabel(f"steps marked, of {data['n'].iloc[0]:,}")
+    axis.grid(axis="y", visible=False)
+    axis.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    return Plot(figure, data)
+
+
+@house_style()
+def plot_transitions(steps: pd.DataFrame) -> Plot:
+    """What follows what: for each kind of step (row), the shares of the kinds of the next step."""
+    counts = transitions(steps)
+    total = counts.sum(axis=1)
+    shares = counts.div(total.where(total > 0), axis=0)
+    figure, axes = new_figure(1, 1, 4.6)
+    axis = axes[0, 0]
+    axis.imshow(shares.to_numpy(float), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), share in np.ndenumerate(shares.to_numpy(float)):
+        if not np.isnan(share):
+            axis.text(
+                j,
+                i,
+                f"{100 * share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color="white" if share > 0.55 else "black",
+            )
+    axis.set_xticks(range(len(counts)), list(counts.columns), rotation=35, ha="right")
+    axis.set_yticks(range(len(counts)), [f"{kind} (n = {n:,})" for kind, n in total.items()])
+    axis.grid(visible=False)
+    axis.set_xlabel("kind of the next step (% of the row)")
+    for edge in ("left", "bottom"):
+        axis.spines[edge].set_visible(False)
+    axis.axhline(N_REFLECTIVE - 0.5, color="black", linewidth=0.8)
+    axis.axvline(N_REFLECTIVE - 0.5, color="black", linewidth=0.8)
+    tidy = counts.melt(ignore_index=False, var_name="next", value_name="n").reset_index()
+    return Plot(figure, tidy.assign(share=shares.melt()["value"].to_numpy()))
+
+
+def _need(table: pd.DataFrame, *columns: str) -> None:
+    missing = [name for name in columns if name not in table]
+    if missing or table.empty:
+        fault = f"no column {', '.join(missing)}" if missing else "no rows"
+        raise ValueError(f"the table has {fault}; its columns are {', '.join(map(str, table))}")
+
+
+def _note(figure: Figure, text: str) -> None:
+    figure.supxlabel(text, fontsize=6.5, color="#555555")

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from cotlens.formats import find_format
 from cotlens.read import MAX_LINE_BYTES, Reject, detect_format, input_files, read_traces
 from cotlens.split import Tags
-from cotlens.table import LIGHT_COLUMNS, analyze_traces
+from cotlens.table import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, analyze_traces
 from cotlens.trace import Trace, TraceError
 
 SHARD_TRACES = 1000
@@ -258,7 +258,7 @@ def _write_shard(run: Run, number: int, traces: Iterable[Trace], tags: Tags | No
         return pq.read_metadata(done).num_rows
     trace_table, step_table = analyze_traces(traces, tags)
     if light:
-        trace_table = trace_table.select(LIGHT_COLUMNS)
+        trace_table, step_table = trace_table.select(LIGHT_COLUMNS), step_table.select(LIGHT_STEP_COLUMNS)
     write_parquet(run.path / "traces" / name, trace_table)
     write_parquet(done, step_table)
     return step_table.num_rows

@@ -97,12 +97,12 @@ def proportion(flags: ArrayLike, clusters: ArrayLike | None = None, *, level: fl
         variance = (residual @ residual) * rows.n_clusters / max(rows.n_clusters - 1, 1) / rows.n**2
         n_eff = p * (1 - p) / variance if variance > 0 else 0.0
         n_eff = min(max(n_eff, rows.n_clusters), rows.n)
-    low, high = _wilson(p, n_eff, level)
+    low, high = _wilson(p, float(n_eff), level)
     return Estimate(p, low, high, rows.n, rows.n_clusters, "wilson", rows.n_undefined)
 
 
 def quantile(values: ArrayLike, q: float, clusters: ArrayLike | None = None, **options: Any) -> Estimate:
-    """The q-quantile over rows: inverse of the distribution function, Hyndman and Fan's type 1. Options as in `mean`."""
+    """The q-quantile over rows: the inverse of the distribution function (Hyndman and Fan's type 1). As `mean`."""
     rows = _Rows.of(values, clusters)
     order = np.argsort(rows.values, kind="stable")
     ranked, keys = rows.values[order], rows.keys[order]
@@ -156,18 +156,14 @@ def difference(
     """mean(a) - mean(b), paired through the clusters that both groups share.
 
     A drawn prompt brings the rows of both groups with it, so what prompts have in common cancels. Clusters that only
-    one group has are drawn apart. Without clusters the groups are independent. `n` and `n_clusters` count both groups, a
-    shared cluster once. Options as in `mean`.
+    one group has are drawn apart. Without clusters the groups are independent. `n` and `n_clusters` count both groups,
+    a shared cluster once. Options as in `mean`.
     """
     rows_a, rows_b = _Rows.of(a, clusters_a), _Rows.of(b, clusters_b)
     joined, strata = _join(rows_a, rows_b)
     group = np.repeat([0.0, 1.0], [rows_a.n, rows_b.n])
     columns = [joined.values * (1 - group), 1 - group, joined.values * group, group]
-
-    def of_sums(sums: Floats) -> Floats:
-        return _ratio(sums[..., :2]) - _ratio(sums[..., 2:])
-
-    return _sums_estimate(of_sums, joined, columns, strata=strata, **options)
+    return _sums_estimate(_difference_of_ratios, joined, columns, strata=strata, **options)
 
 
 def permutation_test(
@@ -192,7 +188,7 @@ def permutation_test(
     paired = clusters_a is not None and clusters_b is not None
     shared = means_a.index.intersection(means_b.index) if paired else ()
     if len(shared):
-        deltas = (means_a[shared] - means_b[shared]).to_numpy()
+        deltas = means_a.reindex(shared).to_numpy() - means_b.reindex(shared).to_numpy()
         observed = abs(deltas.mean())
         signs = rng.choice([-1.0, 1.0], size=(resamples, len(deltas)))
         drawn = np.abs(signs @ deltas) / len(deltas)
@@ -237,6 +233,101 @@ def cliffs_delta(a: ArrayLike, b: ArrayLike) -> float:
     return float((below + not_above - len(y)).sum() / (len(x) * len(y)))
 
 
+# --- confounds -------------------------------------------------------------------------------------------------
+
+
+def compare(
+    table: pd.DataFrame,
+    value: str,
+    a: str,
+    b: str,
+    *,
+    by: str = "method",
+    length: str = "n_think_chars",
+    outcome: str = "status",
+    cluster: str = "prompt_id",
+    **options: Any,
+) -> pd.DataFrame:
+    """Difference of the mean of a column between two groups, raw, at equal length, and within each outcome.
+
+    Refusals are short and arms write at different lengths, so a raw difference may be one of length or of how often the
+    arm refuses. *Length-matched*: rows fall into bins a factor of 2^(1/2) of `length` wide; within a bin both groups
+    get the weight of the smaller one, and bins with one group only are dropped (coarsened exact matching, Iacus, King
+    and Porro 2012). *Within an outcome*: only rows with that outcome.
+
+    Args:
+        table: one row a trace.
+        value: the column compared; NaN is left out.
+        a: name of the first group in column `by`; the difference is a - b.
+        b: name of the second group.
+        by: column of the group.
+        length: column of the length to match.
+        outcome: column whose values are compared apart.
+        cluster: column of the cluster.
+        **options: as in `mean`.
+
+    Returns:
+        One row per comparison ("raw", "length-matched", "outcome = x"): value, low, high, n_a, n_b, n_shared (clusters
+        that both groups have: 0 means that nothing was paired).
+    """
+    missing = [name for name in (value, by, length, outcome, cluster) if name not in table]
+    if missing:
+        raise ValueError(f"no column {', '.join(missing)}; the table has {', '.join(map(str, table))}")
+    rows = table[table[value].notna() & table[by].isin([a, b])]
+    if set(rows[by]) != {a, b}:
+        raise ValueError(f"expected rows of {a!r} and {b!r} in {by}, got {sorted(set(table[by]))}")
+    parts = [("raw", rows, None), ("length-matched", *_matched(rows, by, length, a, b))]
+    parts += [(f"{outcome} = {key}", part, None) for key, part in rows.groupby(outcome, sort=True)]
+    results = []
+    for name, part, weights in parts:
+        first, second = part[by] == a, part[by] == b
+        clusters_a, clusters_b = part.loc[first, cluster], part.loc[second, cluster]
+        estimate = _weighted_difference(part, value, first.to_numpy(), cluster, weights, options)
+        shared = len(set(clusters_a) & set(clusters_b))
+        results.append(
+            {
+                "comparison": name,
+                "value": estimate.value,
+                "low": estimate.low,
+                "high": estimate.high,
+                "n_a": int(first.sum()),
+                "n_b": int(second.sum()),
+                "n_shared": shared,
+            }
+        )
+    return pd.DataFrame(results)
+
+
+def _matched(rows: pd.DataFrame, by: str, length: str, a: str, b: str) -> tuple[pd.DataFrame, Floats]:
+    """Rows in length bins that both groups have, and weights that give both groups the same lengths."""
+    bins = np.floor(2 * np.log2(rows[length].to_numpy(float) + 1)).astype(int)
+    counts = pd.crosstab(bins, rows[by].to_numpy()).reindex(columns=[a, b], fill_value=0)
+    smaller = counts.min(axis=1)
+    weight_of = {group: (smaller / counts[group]).fillna(0).to_dict() for group in (a, b)}
+    weights = np.array([weight_of[group][bin_] for group, bin_ in zip(rows[by], bins, strict=True)])
+    return rows[weights > 0], weights[weights > 0]
+
+
+def _weighted_difference(
+    part: pd.DataFrame,
+    value: str,
+    first: NDArray[np.bool_],
+    cluster: str,
+    weights: Floats | None,
+    options: dict[str, Any],
+) -> Estimate:
+    values, names = part[value].to_numpy(float), part[cluster].to_numpy()
+    w = np.ones(len(values)) if weights is None else weights
+    rows_a, rows_b = _Rows.of(values[first], names[first]), _Rows.of(values[~first], names[~first])
+    if not rows_a.n or not rows_b.n:
+        return rows_a.undefined("cluster bootstrap")
+    joined, strata = _join(rows_a, rows_b)
+    w = np.concatenate([w[first], w[~first]])
+    group = np.repeat([0.0, 1.0], [rows_a.n, rows_b.n])
+    columns = [w * joined.values * (1 - group), w * (1 - group), w * joined.values * group, w * group]
+    return _sums_estimate(_difference_of_ratios, joined, columns, strata=strata, **options)
+
+
 # --- how it is done --------------------------------------------------------------------------------------------
 
 
@@ -251,7 +342,7 @@ class _Rows(NamedTuple):
 
     @classmethod
     def of(cls, values: ArrayLike, clusters: ArrayLike | None) -> "_Rows":
-        numbers = pd.to_numeric(pd.Series(np.asarray(values).ravel()), errors="raise").to_numpy(float, na_value=np.nan)
+        numbers = np.array([np.nan if value is None or value is pd.NA else value for value in np.ravel(values)], float)
         kept = ~np.isnan(numbers)
         if clusters is None:
             names = pd.RangeIndex(int(kept.sum()))
@@ -272,7 +363,7 @@ class _Rows(NamedTuple):
 
     def sum(self, column: Floats) -> Floats:
         """Sum of a column by cluster."""
-        return np.bincount(self.keys, column, minlength=self.n_clusters)
+        return np.bincount(self.keys, column, minlength=self.n_clusters).astype(float)
 
     def means(self) -> pd.Series:
         """Mean of the values by cluster, under the clusters' names."""
@@ -298,6 +389,10 @@ def _join(a: _Rows, b: _Rows) -> tuple[_Rows, list[NDArray[np.intp]]]:
 def _ratio(sums: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         return sums[..., 0] / sums[..., 1]
+
+
+def _difference_of_ratios(sums: Floats) -> Floats:
+    return _ratio(sums[..., :2]) - _ratio(sums[..., 2:])
 
 
 def _sums_estimate(
@@ -349,7 +444,7 @@ def _expanded_tail(level: float, freedom: int) -> float:
 
 
 def _wilson(p: float, n: float, level: float) -> tuple[float, float]:
-    z = stats.norm.ppf((1 + level) / 2)
+    z = float(stats.norm.ppf((1 + level) / 2))
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return (0.0 if p == 0 else centre - half), (1.0 if p == 1 else centre + half)
+    return (0.0 if p == 0 else float(centre - half)), (1.0 if p == 1 else float(centre + half))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
+from cotlens.reflect import WORD_LISTS, classify, count_words, stated_answer
 from cotlens.split import Split, Tags, split_trace
 from cotlens.steps import Step, group_paragraphs, segment_trace
 from cotlens.trace import Trace, dump_json
@@ -50,6 +51,7 @@ TRACE_COLUMNS = (
     Column("n_answer_chars", pa.int32(), "code points", "length of the answer"),
     Column("n_steps", pa.int32(), "steps", "steps of thinking"),
     Column("n_tokens", pa.int32(), "tokens", "of the completion; null: unknown"),
+    Column("n_think_tokens", pa.int32(), "tokens", "that begin inside a thought; null: no offsets"),
     Column("finish_reason", pa.string(), "", "as the source has it; empty: unknown"),
     Column("reward", pa.float64(), "", "as the source has it; null: unknown"),
     Column("gold", pa.string(), "", "reference answer"),
@@ -68,8 +70,13 @@ STEP_COLUMNS = (
     Column("step", pa.int32(), "", "number within the trace, from 0"),
     Column("start", pa.int32(), "code points", "into the completion"),
     Column("stop", pa.int32(), "code points", "into the completion"),
-    Column("position", pa.float64(), "share of the thinking", "middle of the step, 0 to 1"),
+    Column("position", pa.float32(), "share of the thinking", "middle of the step, 0 to 1"),
     Column("paragraph", pa.int32(), "", "number of the paragraph within the trace, from 0"),
+    Column("kind", pa.string(), "", "what the step does (docs/codebook.md); empty: language unknown"),
+    Column("p_reflect", pa.float32(), "probability", "that the step reflects; NaN: language unknown"),
+    Column("is_reflection", pa.bool_(), "", "p_reflect at or above reflect.THRESHOLD; null: language unknown"),
+    Column("answer", pa.string(), "", "answer that the step states (reflect.stated_answer), or empty"),
+    *(Column(f"n_{name}", pa.int32(), "words", f"of the word list {name}") for name in WORD_LISTS),
     Column("token_start", pa.int32(), "tokens", "first token of the step; null: no offsets"),
     Column("token_stop", pa.int32(), "tokens", "behind the last token of the step; null: no offsets"),
 )
@@ -79,6 +86,7 @@ SCHEMA = {"traces": TRACE_COLUMNS, "steps": STEP_COLUMNS}
 # What a figure needs of a trace: everything but texts and the lists as long as them.
 _HEAVY = ("gold", "prompt", "completion", "prompt_token_ids", "token_ids", "logprobs", "token_starts", "labels", "meta")
 LIGHT_COLUMNS = tuple(column.name for column in TRACE_COLUMNS if column.name not in _HEAVY)
+LIGHT_STEP_COLUMNS = tuple(column.name for column in STEP_COLUMNS if column.name != "answer")
 
 
 def arrow_schema(table: str) -> pa.Schema:
@@ -126,7 +134,7 @@ def analyze_traces(traces: Iterable[Trace], tags: Tags | None = None) -> tuple[p
 
 def _trace_row(trace: Trace, split: Split, n_steps: int) -> dict[str, Any]:
     think = split.think
-    per_token = trace.token_ids or trace.logprobs or trace.token_starts
+    per_token = next((v for v in (trace.token_ids, trace.logprobs, trace.token_starts) if v is not None), None)
     first = think[0].start if think else split.answer.start
     return {
         "trace_id": trace.id,
@@ -143,10 +151,17 @@ def _trace_row(trace: Trace, split: Split, n_steps: int) -> dict[str, Any]:
         "n_answer_chars": split.answer.length,
         "n_steps": n_steps,
         "n_tokens": None if per_token is None else len(per_token),
+        "n_think_tokens": _think_tokens(trace, split),
         "labels": [label._asdict() for label in trace.labels],
         "meta": dump_json(trace.meta),
         **{name: getattr(trace, name) for name in _COPIED},
     }
+
+
+def _think_tokens(trace: Trace, split: Split) -> int | None:
+    if trace.token_starts is None:
+        return None
+    return sum(span.start <= start < span.stop for start in trace.token_starts for span in split.think)
 
 
 _COPIED = (
@@ -167,6 +182,14 @@ def _add_steps(columns: dict[str, list[Any]], trace: Trace, split: Split, steps:
     columns["stop"] += [span.stop for span in spans]
     columns["position"] += _positions(spans, sum(span.length for span in split.think))
     columns["paragraph"] += [i for i, group in enumerate(paragraphs) for _ in range(group.length)]
+    texts = [span.of(trace.completion) for span in spans]
+    found = classify(texts)
+    columns["kind"] += found.kind
+    columns["p_reflect"] += found.p_reflect.tolist()
+    columns["is_reflection"] += found.is_reflection
+    columns["answer"] += map(stated_answer, texts)
+    for name in WORD_LISTS:
+        columns[f"n_{name}"] += [count_words(text, name) for text in texts]
     columns["token_start"] += [step.tokens.start if step.tokens else None for step in steps]
     columns["token_stop"] += [step.tokens.stop if step.tokens else None for step in steps]
 

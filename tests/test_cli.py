@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 from conftest import SAMPLES
 
@@ -19,11 +20,23 @@ def cotlens(*arguments, code=0):
 
 def test_from_file_to_figure(tmp_path):
     cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
-    output = cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures").stdout
-    assert output.split() == [
-        str(tmp_path / "figures" / f"01_lengths.{kind}") for kind in ("pdf", "png", "csv", "json")
+    paths = cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures").stdout.split()
+    names = ["01_lengths", "02_reflection", "03_reflection_position", "04_marker_agreement", "05_transitions"]
+    assert paths == [
+        str(tmp_path / "figures" / f"{name}.{kind}") for name in names for kind in ("pdf", "png", "csv", "json")
     ]
     assert str(tmp_path) not in (tmp_path / "figures" / "01_lengths.json").read_text()
+
+
+def test_several_runs_are_compared_and_not_pooled(tmp_path):
+    """Two runs with the same ids and models are two groups; the same run twice is one."""
+    for name in ("base", "sft"):
+        cotlens("analyze", SAMPLES, "-o", tmp_path / name)
+    cotlens("figures", tmp_path / "base", tmp_path / "sft", tmp_path / "sft", "-o", tmp_path / "f")
+    table = pd.read_csv(tmp_path / "f" / "02_reflection.csv")
+    assert set(table["group"]) == {"base", "sft"}
+    assert set(table["n"]) == {12}
+    assert "no such column" in cotlens("figures", tmp_path / "base", "--by", "colour", code=1).stderr
 
 
 def test_info_of_a_file_and_of_a_run(tmp_path):

@@ -85,4 +85,4 @@ def test_committed_figures_are_rebuilt_byte_for_byte(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(committed)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == committed[path.name].read_bytes(), path.name
-    assert Run(ROOT / "figures/data/real").info["light"]
+    assert Run(ROOT / "figures/data/real").info["settings"]["light"]

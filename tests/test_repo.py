@@ -9,10 +9,16 @@ import pytest
 from conftest import ROOT
 
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
-ORDER = ["trace", "split", "rows", "formats", "read", "steps", "table", "run", "stats", "plot", "cli"]
+ORDER = ["trace", "split", "rows", "formats", "read", "steps", "reflect", "table", "run", "stats", "plot", "cli"]
 # Modules beside each other, of which neither may import the other although one stands first.
 _READING = {"rows", "formats", "read"}
-APART = {"rows": {"split"}, "steps": _READING, "table": _READING, "stats": {"trace", "split", "steps", "table", "run"} | _READING}
+APART = {
+    "rows": {"split"},
+    "steps": _READING,
+    "reflect": _READING,
+    "table": _READING,
+    "stats": {"trace", "split", "steps", "reflect", "table", "run"} | _READING,
+}
 
 
 def own_imports(path):

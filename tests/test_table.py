@@ -2,6 +2,7 @@ import math
 
 import pandas as pd
 import pyarrow as pa
+import pytest
 from conftest import SAMPLES
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ def test_one_trace_by_hand():
         [1, 11, 16, 0],
         [2, 16, 19, 1],
     ]
-    assert steps["position"].tolist() == [2 / 12, 6.5 / 12, 10.5 / 12]
+    assert steps["position"].tolist() == pytest.approx([2 / 12, 6.5 / 12, 10.5 / 12])
     assert steps["token_start"].isna().all()
     assert (row["think_start"], row["think_stop"], row["answer_start"], row["answer_stop"]) == (7, 19, 27, 28)
     assert (row["n_think_chars"], row["n_answer_chars"], row["n_steps"], row["status"]) == (12, 1, 3, "closed")

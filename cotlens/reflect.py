@@ -1,0 +1,411 @@
+"""What a step does: kinds of step, named word lists, and the dynamics of reflection over a trace.
+
+Fourth room of the flow: `steps <- reflect <- table`. A step *reflects* when it looks at the reasoning rather than at
+the problem: it doubts, backtracks, turns to an alternative, verifies or assesses. docs/codebook.md defines the kinds;
+docs/detectors.md reports how well the classifier finds them on labels that people made.
+
+The classifier is a multinomial logistic regression over hashed words, word pairs, and the words of the neighbouring
+steps. Its weights (`reflect.npz`) hold no text; `trainers/fit_reflect.py` makes them from the project's own labels.
+"""
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cotlens.steps import group_runs
+from cotlens.trace import Span
+
+
+class Kind(StrEnum):
+    """What a step does. The first five are reflection."""
+
+    DOUBT = "doubt"
+    BACKTRACK = "backtrack"
+    ALTERNATIVE = "alternative"
+    VERIFY = "verify"
+    ASSESS = "assess"
+    CONJECTURE = "conjecture"
+    PLAN = "plan"
+    RESTATE = "restate"
+    RECALL = "recall"
+    INFER = "infer"
+    CONCLUDE = "conclude"
+    OTHER = "other"
+
+
+KINDS = tuple(Kind)
+N_REFLECTIVE = 5
+
+# A step is called reflection from this probability on: the best F1 in cross-validation on the training labels, rounded.
+# It was fixed there, not on the labelled sets that the classifier is measured on.
+THRESHOLD = 0.3
+
+
+class StepKinds(NamedTuple):
+    """Kinds of the steps of one trace, one entry a step.
+
+    Attributes:
+        kind: the most probable kind among the reflective ones if the step reflects, else among the others; "" where the
+            language is not English.
+        p_reflect: probability that the step reflects, the sum over the five reflective kinds; NaN where the language
+            is not English, for which the classifier has no ground.
+        is_reflection: p_reflect >= THRESHOLD; None where p_reflect is NaN.
+    """
+
+    kind: list[str]
+    p_reflect: NDArray[np.float64]
+    is_reflection: list[bool | None]
+
+
+def classify(texts: Sequence[str]) -> StepKinds:
+    """Kinds of the steps of one trace, given as texts in order (neighbours are context).
+
+    >>> found = classify(["2 + 2 = 5. ", "Wait, that can't be right. ", "Let me check. ", "2 + 2 = 4."])
+    >>> found.is_reflection
+    [False, True, True, False]
+    """
+    if not texts:
+        return StepKinds([], np.zeros(0), [])
+    tokens = [tokenize(text) for text in texts]
+    p = _probabilities(tokens)
+    p_reflect = p[:, :N_REFLECTIVE].sum(axis=1)
+    reflects = p_reflect >= THRESHOLD
+    best = np.where(reflects, p[:, :N_REFLECTIVE].argmax(1), N_REFLECTIVE + p[:, N_REFLECTIVE:].argmax(1))
+    english = is_english(texts, tokens)
+    return StepKinds(
+        [KINDS[i].value if known else "" for i, known in zip(best, english, strict=True)],
+        np.where(english, p_reflect, np.nan),
+        [bool(r) if known else None for r, known in zip(reflects, english, strict=True)],
+    )
+
+
+# --- features --------------------------------------------------------------------------------------------------
+
+N_BUCKETS = 1 << 15
+MAX_TOKENS = 60  # of a step; a longer one is a formula or a dump, and its beginning tells
+_TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|\.\.\.|[^\sa-z\d]")
+_START, _END, _NUMBER = "\x02", "\x03", "#"
+
+
+def tokenize(text: str) -> list[str]:
+    """Lower-case words, signs one by one, and `#` for every number; at most `MAX_TOKENS`."""
+    tokens = _TOKEN.findall(text.lower().replace("’", "'"))[:MAX_TOKENS]
+    return [_NUMBER if token[0].isdigit() else token for token in tokens]
+
+
+def features(tokens: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of step number and feature bucket, each pair once, sorted by step.
+
+    The features of a step: its words and word pairs; its first three words, alone and together; its last one and two;
+    its length on a logarithmic scale; the whole step if it has at most four words; of the step before, its words, its
+    beginning, its end and its length; of the one before that, its beginning and end; of the step behind, its words and
+    its beginning.
+    """
+    n = len(tokens)
+    lengths = np.array([max(len(step), 1) for step in tokens])
+    flat = np.array([_hash(token) for step in tokens for token in (step or [_END])], np.uint64)
+    stops = np.cumsum(lengths)
+    starts = stops - lengths
+    step_of = np.repeat(np.arange(n), lengths)
+    end = np.uint64(_hash(_END))
+
+    def nth(k: int) -> NDArray[np.uint64]:  # the k-th word of each step, counted from behind where k < 0
+        at = starts + k if k >= 0 else stops + k
+        inside = (at < stops) & (at >= starts)
+        return np.where(inside, flat[np.clip(at, 0, len(flat) - 1)], end)
+
+    first, second, third, last, last_two = nth(0), nth(1), nth(2), nth(-1), _mix(nth(-2), nth(-1), 0)
+    pair, triple = _mix(first, second, 0), _mix(_mix(first, second, 0), third, 0)
+    size = np.log2(lengths + 1).round(1).astype(np.uint64)
+    follows = np.flatnonzero(np.diff(step_of) == 0)
+    short = np.flatnonzero(lengths <= 4)
+    whole = _mix(_mix(first, second, 0), _mix(third, nth(3), 0), 0)
+    steps = np.arange(n)
+
+    def before(values: NDArray[np.uint64], by: int) -> NDArray[np.uint64]:
+        edge = np.full(abs(by), _hash(_START) if by > 0 else _hash(_END), np.uint64)
+        return np.concatenate([edge, values])[:n] if by > 0 else np.concatenate([values, edge])[-n:]
+
+    inner = step_of < n - 1  # words of a step serve the next step as context, and the one before
+    outer = step_of > 0
+    parts = [
+        (step_of, _mix(flat, flat, 1)),
+        (step_of[follows], _mix(flat[follows], flat[follows + 1], 2)),
+        (steps[short], _mix(whole[short], size[short], 3)),
+        (step_of[inner] + 1, _mix(flat[inner], flat[inner], 4)),
+        (step_of[outer] - 1, _mix(flat[outer], flat[outer], 5)),
+    ]
+    own = (first, second, third, pair, triple, last, last_two, size)
+    context = [before(values, 1) for values in (first, pair, last, size)]
+    context += [before(values, 2) for values in (first, pair, last)]
+    context += [before(values, -1) for values in (first, pair)]
+    parts += [(steps, _mix(values, values, 10 + i)) for i, values in enumerate((*own, *context))]
+    keys = np.concatenate([rows * N_BUCKETS + (values % N_BUCKETS).astype(np.int64) for rows, values in parts])
+    keys = np.unique(keys)
+    return keys // N_BUCKETS, keys % N_BUCKETS
+
+
+def _mix(a: NDArray[np.uint64], b: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
+    """A hash of two hashes and the number of the feature (multiply and shift, as in splitmix64)."""
+    x = (
+        a * np.uint64(0x9E3779B97F4A7C15)
+        + b * np.uint64(0xC2B2AE3D27D4EB4F)
+        + np.uint64(salt * 0x165667B19E3779F9 % 2**64)
+    )
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    return x ^ (x >> np.uint64(31))
+
+
+_hashes: dict[str, int] = {}
+
+
+def _hash(token: str) -> int:
+    if (found := _hashes.get(token)) is None:
+        if len(_hashes) > 200_000:  # hostile text has endlessly many words
+            _hashes.clear()
+        found = _hashes[token] = zlib.crc32(token.encode("utf-8", "surrogatepass"))
+    return found
+
+
+@cache
+def _model() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    with files("cotlens").joinpath("reflect.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        if tuple(arrays["kinds"].tolist()) != tuple(kind.value for kind in KINDS):
+            raise ValueError("reflect.npz was fitted for other kinds; run trainers/fit_reflect.py")
+        return arrays["weights"].astype(np.float32), arrays["bias"].astype(np.float32)
+
+
+def _probabilities(tokens: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    weights, bias = _model()
+    rows, buckets = features(tokens)
+    firsts = np.flatnonzero(np.diff(rows, prepend=-1))
+    scores = np.add.reduceat(weights[buckets].astype(np.float64), firsts, axis=0) + bias
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return scores / scores.sum(axis=1, keepdims=True)
+
+
+# --- language --------------------------------------------------------------------------------------------------
+
+# Frequent words of English that are not words of Spanish, French, German, Italian or Portuguese.
+_ENGLISH_TEXT = """
+    the of and to is that it this are for with be have then which what but can need let let's we you they from would
+    should not by there their
+"""
+_ENGLISH = frozenset(_ENGLISH_TEXT.split())
+_WORD = re.compile(r"[a-z]{2}")
+# Cyrillic to Arabic, the scripts of India and south-east Asia, kana, Chinese, Hangul; not Greek, which is mathematics.
+_OTHER_SCRIPT = re.compile(r"[\u0400-\u06ff\u0900-\u0eff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_ACCENTED = re.compile(r"[À-ÖØ-öø-ž¿¡]")
+_WINDOW = 10  # steps to each side that are judged together
+_LEAST_WORDS = 20
+_LEAST_SHARE = 0.03  # English has ten times this, the other languages next to nothing
+
+
+def is_english(texts: Sequence[str], tokens: Sequence[Sequence[str]] | None = None) -> NDArray[np.bool_]:
+    """Whether each step stands among English: by the share of function words in the steps around it.
+
+    Where that cannot tell (a page of formulas, terse notes), the whole trace decides, and a trace without words counts
+    as English. Steps in which letters of another script outnumber Latin words are not English.
+    """
+    tokens = tokens or [tokenize(text) for text in texts]
+    words = np.array([sum(map(bool, map(_WORD.match, step))) for step in tokens])
+    english = np.array([sum(token in _ENGLISH for token in step) for step in tokens])
+    accented = np.array([len(_ACCENTED.findall(text)) for text in texts])
+    foreign = np.array([len(_OTHER_SCRIPT.findall(text)) for text in texts])
+
+    def around(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        total = np.concatenate([[0], np.cumsum(values)])
+        at = np.arange(len(values))
+        return total[np.minimum(at + _WINDOW + 1, len(values))] - total[np.maximum(at - _WINDOW, 0)]
+
+    near_words, near_english = around(words), around(english)
+    enough = near_english >= _LEAST_SHARE * near_words
+    # Too few words to tell, or terse ones without an accent among them: the whole trace decides.
+    unclear = (near_words < _LEAST_WORDS) | (around(accented) == 0)
+    whole = english.sum() >= _LEAST_SHARE * words.sum() or words.sum() < _LEAST_WORDS
+    return (enough | (unclear & whole)) & (foreign <= words)
+
+
+# --- word lists ------------------------------------------------------------------------------------------------
+
+WORD_LISTS: dict[str, tuple[str, ...]] = {
+    # OPTML-Group/CyclicReflex (ICLR 2026; two authors of the main paper): matched there as single tokens.
+    "cyclic_reflex": ("wait", "Wait", "but", "But", "Alternatively"),
+    # OPTML-Group/Unlearn-R2MU (all three authors of the main paper).
+    "r2mu": (
+        "<think>", "Wait", "wait", "but", "Okay", "Hmm", "Albeit", "However", "But", "Yet", "Still", "Nevertheless",
+        "Though", "Meanwhile", "Whereas",
+    ),
+    # Sixteen markers as papers on reflection use them, with their capitalised forms: this project's baseline.
+    "markers16": tuple(
+        form
+        for word in (
+            "wait", "hmm", "alternatively", "actually", "however", "double-check", "let me check", "let me verify",
+            "verify", "recheck", "on second thought", "reconsider", "mistake", "not sure", "make sure", "check again",
+        )
+        for form in (word, word.capitalize())
+    ),
+}  # fmt: skip
+
+
+def count_words(text: str, words: str | Iterable[str]) -> int:
+    """Occurrences of the words in the text, case as given, with a word boundary wherever the word has a letter.
+
+    Args:
+        text: any text.
+        words: name of one of `WORD_LISTS`, or words of your own. Of two words at the same place the longer counts.
+
+    >>> count_words("Wait, but wait: a butter knife.", "cyclic_reflex")
+    3
+    """
+    return len(_pattern(words if isinstance(words, str) else tuple(words)).findall(text))
+
+
+@cache
+def _pattern(words: str | tuple[str, ...]) -> re.Pattern[str]:
+    if isinstance(words, str) and words not in WORD_LISTS:
+        raise ValueError(f"unknown word list {words!r}; there are {', '.join(WORD_LISTS)}")
+    listed = WORD_LISTS[words] if isinstance(words, str) else words
+    ordered = sorted(set(listed), key=len, reverse=True)
+    return re.compile("|".join(_bounded(word) for word in ordered) or r"(?!)")
+
+
+def _bounded(word: str) -> str:
+    """First the word's first character, then the boundary before it: the engine can skip to candidates."""
+    before = rf"(?<!\w{re.escape(word[0])})" if word[0].isalnum() else ""
+    after = r"\b" if word[-1].isalnum() else ""
+    return re.escape(word[0]) + before + re.escape(word[1:]) + after
+
+
+def word_token_ids(tokenizer: Any, words: str | Iterable[str]) -> dict[int, str]:
+    """Token ids that stand for a word by themselves, in its bare form and with a space before it.
+
+    Counting with the bare form only, as code that asks a tokenizer for the id of a word does, misses most occurrences,
+    which have a space before them. Words of several tokens have no id and are left out.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        words: as in `count_words`.
+    """
+    listed = WORD_LISTS[words] if isinstance(words, str) else tuple(words)
+    found = {}
+    for word in listed:
+        for form in (word, " " + word):
+            ids = tokenizer.encode(form, add_special_tokens=False)
+            if len(ids) == 1:
+                found[ids[0]] = form
+    return found
+
+
+def count_token_ids(token_ids: Sequence[int], ids: Iterable[int]) -> int:
+    """How many of the token ids are among `ids`."""
+    return int(np.isin(np.asarray(token_ids, np.int64), np.fromiter(ids, np.int64)).sum())
+
+
+# --- dynamics --------------------------------------------------------------------------------------------------
+
+
+def reflection_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """One row per trace: how much it reflects, how deeply, and where.
+
+    Args:
+        steps: a step table.
+        traces: the trace table it belongs to; its columns come back in front. Only verbatim reasoning is measured.
+
+    Returns:
+        The trace table with, for each trace,
+
+        - `n_reflect`: reflecting steps, of `n_known` steps whose language the classifier knows;
+        - `any_reflect`: whether there is any; `share_reflect`: n_reflect / n_known;
+        - `reflect_per_1000_chars`, `reflect_per_1000_tokens`: of thinking; tokens are NaN where the source has none;
+        - `longest_run`: most reflecting steps in a row; `n_episodes`: maximal runs; `revisits`: returns to reflecting
+          after having gone on, max(n_episodes - 1, 0); `mean_gap`: mean number of steps between episodes;
+        - `first_reflect`: position of the first reflecting step;
+        - `n_judged`, `n_changed`: episodes with an answer stated before and after, and those where it changed.
+
+        Everything is NaN for a trace without thinking, without a known language, or whose reasoning is not verbatim;
+        the last two also in a light run, which holds no answers.
+    """
+    if "is_reflection" not in steps:
+        raise ValueError(
+            "the step table has no is_reflection; it was made by an older version, analyze the traces again"
+        )
+    known = steps[steps["is_reflection"].notna()]
+    rows = {key: _trace_dynamics(part) for key, part in known.groupby("trace_id", sort=False)}
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=list(_DYNAMICS)).astype(float)
+    table = traces.merge(found, left_on="trace_id", right_index=True, how="left")
+    table.loc[table["reasoning"] != "verbatim", list(_DYNAMICS)] = np.nan
+    table["reflect_per_1000_chars"] = 1000 * table["n_reflect"] / table["n_think_chars"]
+    table["reflect_per_1000_tokens"] = 1000 * table["n_reflect"] / table["n_think_tokens"]
+    return table
+
+
+_DYNAMICS = (
+    "n_known", "n_reflect", "any_reflect", "share_reflect", "longest_run", "n_episodes", "revisits", "mean_gap",
+    "first_reflect", "n_judged", "n_changed",
+)  # fmt: skip
+
+
+def _trace_dynamics(part: pd.DataFrame) -> list[Any]:
+    flags = part["is_reflection"].to_numpy(bool)
+    runs = group_runs(flags.tolist())
+    gaps = [b.start - a.stop for a, b in pairwise(runs)]
+    judged, changed = _changes(part["answer"].tolist(), runs) if "answer" in part else (np.nan, np.nan)
+    return [
+        len(flags),
+        flags.sum(),
+        float(flags.any()),
+        flags.mean(),
+        max((run.length for run in runs), default=0),
+        len(runs),
+        max(len(runs) - 1, 0),
+        float(np.mean(gaps)) if gaps else np.nan,
+        part["position"].to_numpy()[flags.argmax()] if flags.any() else np.nan,
+        judged,
+        changed,
+    ]
+
+
+def _changes(answers: Sequence[str], runs: Sequence[Span]) -> tuple[int, int]:
+    """Episodes with an answer stated before (the last) and from their start on (the next); and how many differ."""
+    judged = changed = 0
+    for run in runs:
+        before = next((answer for answer in reversed(answers[: run.start]) if answer), "")
+        after = next((answer for answer in answers[run.start :] if answer), "")
+        judged += bool(before and after)
+        changed += bool(before and after and before != after)
+    return judged, changed
+
+
+_ANSWER = re.compile(
+    r"\\boxed\{([^{}]{1,40}(?:\{[^{}]{0,20}\}[^{}]{0,20})*)\}"
+    r"|\b[Aa]nswers?\b[^.\n=:]{0,30}?(?:\bis\b|\bbe\b|:|=)\s*(?:option\s+)?\W{0,4}(-?[\d.,/]*\d|[A-E]\b)"
+)
+
+
+def stated_answer(text: str) -> str:
+    r"""The answer a step states: what is boxed, or the number or letter behind "answer is", as it stands; else "".
+
+    >>> stated_answer("So the answer is 42."), stated_answer(r"Thus \\boxed{7}."), stated_answer("x = 3")
+    ('42', '7', '')
+    """
+    found = [first or second for first, second in _ANSWER.findall(text)]
+    return found[-1].strip() if found else ""
+
+
+def transitions(steps: pd.DataFrame) -> pd.DataFrame:
+    """How often a step of one kind (row) is followed by one of another (column) in a trace; unknown kinds break it."""
+    following = steps.groupby("trace_id", sort=False)["kind"].shift(-1)
+    pairs = pd.DataFrame({"kind": steps["kind"], "next": following})
+    pairs = pairs[(pairs["kind"] != "") & (pairs["next"].fillna("") != "")]
+    names = [kind.value for kind in KINDS]
+    return pd.crosstab(pairs["kind"], pairs["next"]).reindex(index=names, columns=names, fill_value=0)

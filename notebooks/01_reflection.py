@@ -1,0 +1,83 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Reflection dynamics
+#
+# **Question.** How often do models look back at their own reasoning, where in the thought, and what do they do next?
+#
+# **Definition.** A step *reflects* when it doubts, backtracks, turns to an alternative, verifies or assesses (docs/codebook.md).
+# The decision is a classifier's, whose precision and recall against people stand in docs/detectors.md: F1 0.64 on
+# ReasoningFlow, 0.65 on Schoenfeld's set, where lists of words reach 0.43 and 0.36. The main paper's own way of counting is
+# not public; this is a reconstruction.
+
+# %% tags=["parameters"]
+RUN = "../figures/data/real"  # a run directory, made by `cotlens analyze FILE -o RUN`
+BY = "model"
+
+# %%
+from cotlens import (
+    Run,
+    compare,
+    plot_marker_agreement,
+    plot_reflection,
+    plot_reflection_position,
+    plot_transitions,
+    reflection_dynamics,
+)
+
+run = Run(RUN)
+steps = run.step_table()
+dynamics = reflection_dynamics(steps, run.trace_table())
+dynamics[["n_reflect", "share_reflect", "longest_run", "n_episodes", "mean_gap", "first_reflect"]].describe().round(2)
+
+# %% [markdown]
+# ## How much
+#
+# **Shows** count, rate and share by model. **Does not show** that one model reflects more than another: each answered other
+# prompts. For that, give every model the same prompts and use `compare`.
+
+# %%
+plot_reflection(dynamics, BY)
+
+# %% [markdown]
+# ## Where
+#
+# **Shows** the share of reflecting steps along the thinking, for the six groups with the most steps. The bands are pointwise.
+# A trace that was cut off ends early, so its 1.0 is not the end of a thought.
+
+# %%
+plot_reflection_position(steps.merge(dynamics[["trace_id", "prompt_id", BY]], on="trace_id"), BY)
+
+# %% [markdown]
+# ## What next
+#
+# **Shows**, for each kind of step, what the next one is. The kinds left of and above the lines are reflection.
+
+# %%
+plot_transitions(steps)
+
+# %% [markdown]
+# ## Words against classifier
+#
+# **Shows** how many of the steps that either marks are marked by both. People side with the classifier more often than with
+# the lists (docs/detectors.md), and with neither always.
+
+# %%
+plot_marker_agreement(steps)
+
+# %% [markdown]
+# ## A comparison that means something
+#
+# Two models, raw, at equal length of thinking, and within each way the thought ended. `n_shared` counts prompts that both
+# answered: where it is 0, nothing is paired and the difference may be one of prompts.
+
+# %%
+compare(dynamics, "share_reflect", "DeepSeek-R1-Distill-Llama-8B", "DeepSeek-R1-Distill-Qwen-1.5B", by=BY).round(3)

@@ -1,0 +1,289 @@
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SAMPLES, read_rows
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotlens import (
+    WORD_LISTS,
+    Kind,
+    Trace,
+    classify,
+    count_token_ids,
+    count_words,
+    read_traces,
+    reflection_dynamics,
+    segment,
+    step_table,
+    trace_table,
+    transitions,
+    word_token_ids,
+)  # fmt: skip
+from cotlens.reflect import KINDS, N_BUCKETS, N_REFLECTIVE, THRESHOLD, features, is_english, stated_answer, tokenize
+
+# --- word lists ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "n"),
+    [
+        ("Wait, but wait.", "cyclic_reflex", 3),
+        ("waiting butter awaits WAIT", "cyclic_reflex", 0),  # word boundaries, and the case as listed
+        ("Alternatively", "cyclic_reflex", 1),
+        ("<think>Okay, Hmm", "r2mu", 3),
+        ("Let me check. let me check", "markers16", 2),
+        ("double-check", "markers16", 1),
+        ("a.b a+b", ("a.b", "a+b"), 2),  # words of one's own, taken literally
+        ("check again", ("check", "check again"), 1),  # of two at one place the longer
+        ("x", (), 0),
+        ("", "r2mu", 0),
+    ],
+)
+def test_count_words(text, words, n):
+    assert count_words(text, words) == n
+
+
+@given(st.text(), st.sampled_from(sorted(WORD_LISTS)))
+def test_counts_add_up_over_steps(text, words):
+    """No marker straddles a border between steps, as long as every marker is one word."""
+    if words != "markers16":
+        assert sum(count_words(span.of(text), words) for span in segment(text)) == count_words(text, words)
+
+
+def test_an_unknown_list_names_those_there_are():
+    with pytest.raises(ValueError, match="there are cyclic_reflex, r2mu, markers16"):
+        count_words("x", "nonsense")
+
+
+def test_token_ids_are_found_with_and_without_a_space():
+    """A byte-level vocabulary in which `Wait`, ` wait` and `but` are tokens, and ` but` is not."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["wa", "wai", "wait", "Ġwait", "Wa", "Wai", "Wait", "bu", "but"]
+    vocabulary = {token: i for i, token in enumerate([*alphabet, *words])}
+    merges = [
+        ("w", "a"),
+        ("wa", "i"),
+        ("wai", "t"),
+        ("Ġ", "wait"),
+        ("W", "a"),
+        ("Wa", "i"),
+        ("Wai", "t"),
+        ("b", "u"),
+        ("bu", "t"),
+    ]
+    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=raw)
+    ids = word_token_ids(tokenizer, "cyclic_reflex")
+    assert sorted(ids.values()) == [" wait", "Wait", "but", "wait"]
+    assert count_token_ids(tokenizer.encode("Wait wait but"), ids) == 3  # " but" is a space and the bare form
+
+
+# --- the classifier --------------------------------------------------------------------------------------------
+
+
+def test_kind_and_decision_agree():
+    """A step reflects exactly when its kind is one of the five reflective ones and p_reflect reaches the threshold."""
+    for trace in read_traces(SAMPLES):
+        texts = [span.of(trace.completion) for span in segment(trace.completion)]
+        found = classify(texts)
+        for kind, p, reflects in zip(*found, strict=True):
+            if reflects is None:
+                assert (kind, np.isnan(p)) == ("", True)
+            else:
+                assert reflects == (p >= THRESHOLD) == (KINDS.index(Kind(kind)) < N_REFLECTIVE)
+                assert 0 <= p <= 1
+
+
+@given(st.lists(st.text(min_size=1), max_size=12))
+def test_any_texts_are_classified(texts):
+    """One entry a step, whatever it holds."""
+    found = classify(texts)
+    assert len(found.kind) == len(found.p_reflect) == len(found.is_reflection) == len(texts)
+
+
+def test_only_neighbours_matter():
+    """A step is judged with the two before and the one behind; what lies further off changes nothing."""
+    texts = [
+        "Let x be 2. ",
+        "Then 2x = 4. ",
+        "Wait, is that right? ",
+        "Let me check. ",
+        "Yes. ",
+        "So the answer is 4. ",
+    ]
+    alone = classify(texts[:5]).p_reflect[2]
+    assert classify(["First, read the question. ", *texts]).p_reflect[3] == pytest.approx(alone)
+
+
+def test_features_are_sorted_unique_and_in_range():
+    steps, buckets = features([tokenize(text) for text in ("Wait, no.", "", "x = 3.14 " * 50)])
+    assert (np.diff(steps * N_BUCKETS + buckets) > 0).all()
+    assert set(steps) == {0, 1, 2}
+    assert buckets.min() >= 0
+    assert buckets.max() < N_BUCKETS
+
+
+def test_tokens_by_hand():
+    assert tokenize("Wait—it's 3.14, don’t") == ["wait", "—", "it's", "#", ".", "#", ",", "don't"]
+
+
+def test_the_weights_hold_no_text():
+    """Numbers and the names of the kinds, nothing else; loaded without pickle."""
+    from importlib.resources import files
+
+    with files("cotlens").joinpath("reflect.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        assert set(arrays) == {"weights", "bias", "kinds"}
+        assert arrays["weights"].shape == (N_BUCKETS, len(KINDS))
+        assert arrays["kinds"].tolist() == [kind.value for kind in KINDS]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["We need to find the number of apples that they have. "] * 3, [True] * 3),
+        (["El usuario pregunta por la respuesta correcta y la opción más segura. "] * 4, [False] * 4),
+        (["Der Benutzer möchte wissen, ob die Antwort für ihn gefährlich ist. "] * 4, [False] * 4),
+        (["三加四等于七。", "等等，再检查一遍。"], [False] * 2),
+        (["Нужно проверить ответ ещё раз. "] * 3, [False] * 3),
+        (["x^2 + 1 = 0\n", "Δx ≈ π/2\n"], [True] * 2),  # formulas have no language
+        (["We need to check that it is the one that they want. "] * 4 + ["等等，不对。"], [True] * 4 + [False]),
+    ],
+)
+def test_language(texts, expected):
+    assert is_english(texts).tolist() == expected
+
+
+def test_the_gates_against_people(data):
+    """F1 at the fixed threshold on labels that people made and nothing was fitted to: at least 0.60 on both sets.
+
+    The kept-back part of these sets is what the detector is judged on; this is the part that can be seen.
+    """
+    import sys
+
+    from conftest import ROOT
+
+    sys.path.insert(0, str(ROOT / "trainers"))
+    import fit_reflect
+
+    for name, documents in fit_reflect.gold_sets().items():
+        if "people" not in name:
+            continue
+        results = [fit_reflect._scores(document, lambda texts: classify(texts).p_reflect) for document in documents]
+        truth, score = (np.concatenate(part) for part in zip(*results, strict=True))
+        assert fit_reflect.f1(truth, score >= THRESHOLD) > 0.60, name
+
+
+def test_labels_lie_on_steps_of_free_sets_only(data):
+    """Every label of the project names a free file, a row that is there, and characters inside it."""
+    import csv
+
+    from conftest import ROOT
+
+    free = {"labels/thought_anchors", "labels/bias_anchors", "traces/star1_safe", "traces/cot_monitor"}
+    rows = {name: read_rows(data / f"{name}.jsonl.gz") for name in free}
+    with (ROOT / "trainers" / "labels" / "reflection.csv").open(newline="") as file:
+        labels = list(csv.DictReader(file))
+    assert len(labels) > 9000
+    for label in labels:
+        row = rows[label["file"]][int(label["row"])]
+        text = row.get("solution") or row.get("raw") or row["thinking"]
+        assert 0 <= int(label["start"]) < int(label["stop"]) <= len(text)
+        assert label["kind"] in set(Kind)
+
+
+# --- dynamics --------------------------------------------------------------------------------------------------
+
+
+def by_hand(flags, answers=None, **trace):
+    """Dynamics of one trace whose steps reflect as given, ten characters each."""
+    text = "<think>" + "x" * 10 * len(flags) + "</think>y"
+    table = trace_table([Trace(**({"id": "t", "completion": text} | trace))])
+    steps = pd.DataFrame(
+        {
+            "trace_id": "t",
+            "is_reflection": pd.array(flags, dtype=object),
+            "position": [(i + 0.5) / len(flags) for i in range(len(flags))],
+            "answer": answers or [""] * len(flags),
+        }
+    )
+    return reflection_dynamics(steps, table).iloc[0]
+
+
+def test_dynamics_by_hand():
+    """. R R . . R . : 3 of 7; runs of 2 and 1, 2 steps apart; 3 per 70 characters; first at 1.5 / 7."""
+    row = by_hand([False, True, True, False, False, True, False])
+    assert (row.n_known, row.n_reflect, row.longest_run, row.n_episodes, row.revisits, row.mean_gap) == (
+        7,
+        3,
+        2,
+        2,
+        1,
+        2,
+    )
+    assert row.share_reflect == pytest.approx(3 / 7)
+    assert row.reflect_per_1000_chars == pytest.approx(1000 * 3 / 70)
+    assert row.first_reflect == pytest.approx(1.5 / 7)
+    assert row.any_reflect == 1
+    assert np.isnan(row.reflect_per_1000_tokens)
+
+
+def test_rates_per_token_where_there_are_offsets():
+    """Two of the four tokens begin inside the thought: one reflecting step is 500 per 1,000 tokens."""
+    row = by_hand([True], token_ids=(0, 1, 2, 3), token_starts=(0, 7, 12, 17))
+    assert row.n_think_tokens == 2
+    assert row.reflect_per_1000_tokens == 500
+
+
+def test_no_reflection_is_zero_and_no_language_is_nan():
+    row = by_hand([False, False])
+    assert (row.n_reflect, row.any_reflect, row.longest_run, row.revisits) == (0, 0, 0, 0)
+    assert np.isnan(row.first_reflect)
+    assert np.isnan(by_hand([None, None]).n_reflect)
+    assert by_hand([None, True]).n_known == 1
+
+
+def test_what_follows_a_reflection():
+    """Answer 4, doubt, answer 5: changed. Answer 5, check, answer 5: not. A check before any answer: not judged."""
+    flags = [True, False, True, False, True, False]
+    row = by_hand(flags, answers=["", "4", "", "5", "", "5"])
+    assert (row.n_judged, row.n_changed) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("So the answer is 42.", "42"),
+        ("The answer should be C.", "C"),
+        (r"Thus \boxed{\frac{1}{2}} holds.", r"\frac{1}{2}"),
+        ("**Answer:** 3/4", "3/4"),
+        ("x = 3", ""),
+        ("The answer depends on Cats.", ""),
+        ("the answer is 1,234.5 or so", "1,234.5"),
+    ],
+)
+def test_stated_answer(text, answer):
+    assert stated_answer(text) == answer
+
+
+def test_summarised_reasoning_is_left_out():
+    from cotlens import Origin, Reasoning, Span
+
+    trace = Trace(id="t", completion="xy", origin=Origin.FIELDS, think=(Span(0, 1),), reasoning=Reasoning.SUMMARY)
+    assert np.isnan(reflection_dynamics(step_table([trace]), trace_table([trace])).iloc[0].n_reflect)
+
+
+def test_transitions_by_hand():
+    steps = pd.DataFrame({"trace_id": list("aaab"), "kind": ["plan", "infer", "", "plan"]})
+    table = transitions(steps)
+    assert table.loc["plan", "infer"] == 1
+    assert table.to_numpy().sum() == 1
+
+
+def test_a_table_without_the_columns_says_what_to_do():
+    with pytest.raises(ValueError, match="analyze the traces again"):
+        reflection_dynamics(pd.DataFrame({"trace_id": []}), pd.DataFrame())

@@ -1,0 +1,226 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from cotlens import stats
+
+RNG = np.random.default_rng(7)
+
+
+def test_mean_by_hand():
+    """1, 2 of prompt a and 6 of prompt b: mean 3, three rows, two prompts; the NaN is counted and left out."""
+    estimate = stats.mean([1, 2, 6, None], ["a", "a", "b", "b"])
+    assert (estimate.value, estimate.n, estimate.n_clusters, estimate.n_undefined) == (3, 3, 2, 1)
+    assert estimate.low < 3 < estimate.high
+    assert str(estimate).endswith("(n = 3, 2 clusters)")
+
+
+def test_ratio_by_hand():
+    """(2 + 1) / (10 + 20) = 0.1, not the mean of 0.2 and 0.05."""
+    assert stats.ratio([2, 1], [10, 20]).value == pytest.approx(0.1)
+
+
+def test_quantile_by_hand():
+    """Of 1, 2, 3, 4 the inverse distribution function gives 2 at one half and 3 at three quarters."""
+    values = [4, 1, 3, 2]
+    assert [stats.quantile(values, q).value for q in (0.5, 0.75, 1.0)] == [2, 3, 4]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.floats(0.01, 1))
+def test_quantile_agrees_with_numpy(values, q):
+    assert stats.quantile(values, q, resamples=2).value == np.quantile(values, q, method="inverted_cdf")
+
+
+def test_curve_by_hand():
+    """Positions 0, 0.4 and 1 in two bins: the last belongs to the second."""
+    table = stats.curve([0, 0.4, 1.0], [1, 3, 5], bins=2)
+    assert table["position"].tolist() == [0.25, 0.75]
+    assert table["value"].tolist() == [2, 5]
+    assert table["n"].tolist() == [2, 1]
+    assert stats.curve([0.1], [1], bins=2)["value"].isna().tolist() == [False, True]
+    with pytest.raises(ValueError, match=r"\[0, 1\], got 0.5 to 1.5"):
+        stats.curve([0.5, 1.5], [1, 1])
+
+
+def test_difference_by_hand():
+    """Means 2 and 5."""
+    assert stats.difference([1, 3], [4, 6]).value == -3
+
+
+def test_pairing_removes_what_prompts_share():
+    """Prompts differ by 100, the groups by exactly 1: paired, the interval is a point; unpaired it is wide."""
+    base = 100 * np.arange(50)
+    prompts = np.arange(50)
+    paired = stats.difference(base + 1.0, base, prompts, prompts)
+    assert paired.low == pytest.approx(1)
+    assert paired.high == pytest.approx(1)
+    assert paired.n_clusters == 50
+    apart = stats.difference(base + 1.0, base, prompts, prompts + 50)
+    assert apart.high - apart.low > 500
+    assert apart.n_clusters == 100
+
+
+def test_groups_without_clusters_are_independent():
+    a, b = RNG.normal(size=30), RNG.normal(size=30)
+    assert stats.difference(a, b).n_clusters == 60
+
+
+def test_undefined_is_nan():
+    for estimate in (stats.mean([]), stats.mean([None, None]), stats.quantile([], 0.5), stats.proportion([])):
+        assert math.isnan(estimate.value)
+        assert math.isnan(estimate.low)
+    alone = stats.mean([1, 2], ["a", "a"])
+    assert (alone.value, math.isnan(alone.low)) == (1.5, True)
+    assert math.isnan(stats.ratio([0, 0], [0, 0]).value)
+    assert math.isnan(stats.permutation_test([], [1]))
+    assert math.isnan(stats.hedges_g([1], [2]))
+    assert math.isnan(stats.cliffs_delta([], [2]))
+
+
+def test_order_and_names_of_clusters_do_not_matter():
+    values, clusters = RNG.normal(size=60), np.repeat(np.arange(20), 3)
+    order = RNG.permutation(60)
+    first = stats.mean(values, clusters)
+    renamed = stats.mean(values, [f"prompt {c}" for c in clusters])
+    assert first == renamed
+    shuffled = stats.mean(values[order], clusters[order])
+    assert shuffled.value == pytest.approx(first.value)
+    assert shuffled.low == pytest.approx(first.low, abs=0.05)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    values = RNG.normal(size=40)
+    assert stats.mean(values, seed=1) == stats.mean(values, seed=1)
+    assert stats.mean(values, seed=1) != stats.mean(values, seed=2)
+
+
+def test_a_lone_row_a_cluster_agrees_with_scipys_bootstrap():
+    """With many rows the expansion is small, and both are percentile intervals of the mean."""
+    values = RNG.normal(size=2000)
+    ours = stats.mean(values, resamples=9999)
+    theirs = scipy_stats.bootstrap(
+        (values,), np.mean, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert ours.low == pytest.approx(theirs.low, abs=0.003)
+    assert ours.high == pytest.approx(theirs.high, abs=0.003)
+
+
+def test_few_clusters_widen_the_interval_like_students_t():
+    """Ten normal values: the expanded interval is about as wide as Student's, and wider than the plain percentiles."""
+    widths = []
+    for seed in range(200):
+        values = np.random.default_rng(seed).normal(size=10)
+        ours = stats.mean(values, seed=seed)
+        student = scipy_stats.t.interval(0.95, 9, values.mean(), values.std(ddof=1) / math.sqrt(10))
+        widths.append((ours.high - ours.low) / (student[1] - student[0]))
+    assert np.mean(widths) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(("m", "icc"), [(1, 0.0), (4, 0.5)])
+def test_coverage_of_mean_and_paired_difference(m, icc):
+    """2,000 simulations with 40 prompts: between 93% and 97% of the 95% intervals hold the truth."""
+    hits, prompts = np.zeros(2), np.repeat(np.arange(40), m)
+    for seed in range(2000):
+        rng = np.random.default_rng(seed)
+        shared = rng.normal(size=40)
+        a, b = (
+            (math.sqrt(icc) * shared[:, None] + math.sqrt(1 - icc) * rng.normal(size=(40, m))).ravel() for _ in range(2)
+        )
+        for i, e in enumerate((stats.mean(a, prompts, seed=seed), stats.difference(a, b, prompts, prompts, seed=seed))):
+            hits[i] += e.low <= 0 <= e.high
+    assert ((hits / 2000 > 0.93) & (hits / 2000 < 0.97)).all(), hits / 2000
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 20), (20, 20), (1, 1), (500, 1000)])
+def test_wilson_agrees_with_scipy(k, n):
+    ours = stats.proportion([True] * k + [False] * (n - k))
+    theirs = scipy_stats.binomtest(k, n).proportion_ci(method="wilson")
+    assert (ours.low, ours.high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+
+
+def test_clustered_proportion_counts_clusters_that_agree_once():
+    """Each prompt answers all four times alike: 40 rows are worth 10, so the interval is that of 5 of 10."""
+    flags, prompts = np.repeat([True, False] * 5, 4), np.repeat(np.arange(10), 4)
+    clustered, ten = stats.proportion(flags, prompts), stats.proportion([True, False] * 5)
+    assert (clustered.low, clustered.high) == (pytest.approx(ten.low), pytest.approx(ten.high))
+    nothing = stats.proportion([False] * 40, prompts)
+    assert (nothing.low, nothing.high) == (0, pytest.approx(stats.proportion([False] * 10).high))
+
+
+def test_permutation_agrees_with_scipy():
+    a, b = RNG.normal(0.6, 1, size=12), RNG.normal(size=14)
+
+    def gap(x, y, axis):
+        return x.mean(axis=axis) - y.mean(axis=axis)
+
+    theirs = scipy_stats.permutation_test((a, b), gap, n_resamples=9999, vectorized=True, rng=np.random.default_rng(0))
+    assert stats.permutation_test(a, b) == pytest.approx(theirs.pvalue, abs=0.02)
+    keys = np.arange(12)
+    theirs = scipy_stats.permutation_test(
+        (a, b[:12]), gap, permutation_type="samples", n_resamples=9999, vectorized=True, rng=np.random.default_rng(0)
+    )
+    assert stats.permutation_test(a, b[:12], keys, keys) == pytest.approx(theirs.pvalue, abs=0.02)
+
+
+def test_permutation_of_no_difference_is_seldom_small():
+    """The p-value is uniform under the null: about 5% of 400 lie under 0.05."""
+    p = [stats.permutation_test(*np.random.default_rng(i).normal(size=(2, 15)), resamples=199) for i in range(400)]
+    assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.09
+
+
+def test_holm_by_hand():
+    """0.01, 0.04, 0.03: 3 x 0.01, 2 x 0.03, then 0.04 may not be smaller than 0.06. NaN is no test."""
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    adjusted = stats.holm([0.5, float("nan"), 0.9])
+    assert adjusted[0] == 1.0
+    assert math.isnan(adjusted[1])
+
+
+def test_effect_sizes_by_hand():
+    """1, 2 against 3, 4: means differ by -2, pooled sd sqrt(1/2), J = 1 - 3/7; every a lies below every b."""
+    assert stats.hedges_g([1, 2], [3, 4]) == pytest.approx(-2 / math.sqrt(0.5) * (4 / 7))
+    assert stats.cliffs_delta([1, 2], [3, 4]) == -1
+    assert stats.cliffs_delta([1, 2], [1, 2]) == 0
+
+
+def test_cliffs_delta_agrees_with_scipy():
+    a, b = RNG.integers(0, 5, size=30), RNG.integers(0, 5, size=40)
+    u = scipy_stats.mannwhitneyu(a, b).statistic
+    assert stats.cliffs_delta(a, b) == pytest.approx(2 * u / (30 * 40) - 1)
+
+
+def length_confounded(n=200):
+    """Arm b writes four times as long, and the value is the length: matched, nothing is left."""
+    rng = np.random.default_rng(0)
+    lengths = np.concatenate([rng.uniform(100, 800, n), rng.uniform(400, 3200, n)])
+    return pd.DataFrame(
+        {
+            "method": ["a"] * n + ["b"] * n,
+            "prompt_id": [*range(n), *range(n)],
+            "n_think_chars": lengths,
+            "status": "closed",
+            "value": np.log2(lengths),
+        }
+    )
+
+
+def test_compare_takes_the_length_out():
+    table = stats.compare(length_confounded(), "value", "a", "b").set_index("comparison")
+    assert table.loc["raw", "value"] == pytest.approx(-2, abs=0.2)
+    assert abs(table.loc["length-matched", "value"]) < 0.15
+    assert table.loc["raw", "n_shared"] == 200
+    assert table.loc["status = closed", "value"] == table.loc["raw", "value"]
+
+
+def test_compare_says_what_is_missing():
+    with pytest.raises(ValueError, match="no column nothing; the table has method"):
+        stats.compare(length_confounded(), "nothing", "a", "b")
+    with pytest.raises(ValueError, match="expected rows of 'a' and 'c' in method"):
+        stats.compare(length_confounded(), "value", "a", "c")
+    with pytest.raises(ValueError, match="3 values but 2 clusters"):
+        stats.mean([1, 2, 3], [1, 2])
