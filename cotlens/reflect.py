@@ -112,7 +112,11 @@ def features(tokens: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], NDArra
     """
     n = len(tokens)
     lengths = np.array([max(len(step), 1) for step in tokens])
-    flat = np.array([_hash(token) for step in tokens for token in (step or [_END])], np.uint64)
+    words = [token for step in tokens for token in (step or [_END])]
+    try:
+        flat = np.array(list(map(_hashes.__getitem__, words)), np.uint64)
+    except KeyError:  # a new word
+        flat = np.array([_hash(word) for word in words], np.uint64)
     stops = np.cumsum(lengths)
     starts = stops - lengths
     step_of = np.repeat(np.arange(n), lengths)
@@ -150,7 +154,8 @@ def features(tokens: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], NDArra
     context += [before(values, -1) for values in (first, pair)]
     parts += [(steps, _mix(values, values, 10 + i)) for i, values in enumerate((*own, *context))]
     keys = np.concatenate([rows * N_BUCKETS + (values % N_BUCKETS).astype(np.int64) for rows, values in parts])
-    keys = np.unique(keys)
+    keys.sort()
+    keys = keys[np.diff(keys, prepend=-1) > 0]
     return keys // N_BUCKETS, keys % N_BUCKETS
 
 
@@ -188,7 +193,7 @@ def _probabilities(tokens: Sequence[Sequence[str]]) -> NDArray[np.float64]:
     weights, bias = _model()
     rows, buckets = features(tokens)
     firsts = np.flatnonzero(np.diff(rows, prepend=-1))
-    scores = np.add.reduceat(weights[buckets].astype(np.float64), firsts, axis=0) + bias
+    scores = np.add.reduceat(weights[buckets], firsts, axis=0, dtype=np.float64) + bias
     scores = np.exp(scores - scores.max(axis=1, keepdims=True))
     return scores / scores.sum(axis=1, keepdims=True)
 
@@ -201,13 +206,16 @@ _ENGLISH_TEXT = """
     should not by there their
 """
 _ENGLISH = frozenset(_ENGLISH_TEXT.split())
-_WORD = re.compile(r"[a-z]{2}")
 # Cyrillic to Arabic, the scripts of India and south-east Asia, kana, Chinese, Hangul; not Greek, which is mathematics.
 _OTHER_SCRIPT = re.compile(r"[\u0400-\u06ff\u0900-\u0eff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _ACCENTED = re.compile(r"[À-ÖØ-öø-ž¿¡]")
 _WINDOW = 10  # steps to each side that are judged together
 _LEAST_WORDS = 20
 _LEAST_SHARE = 0.03  # English has ten times this, the other languages next to nothing
+
+
+def _is_word(token: str) -> bool:
+    return len(token) > 1 and token != "..."
 
 
 def is_english(texts: Sequence[str], tokens: Sequence[Sequence[str]] | None = None) -> NDArray[np.bool_]:
@@ -217,10 +225,10 @@ def is_english(texts: Sequence[str], tokens: Sequence[Sequence[str]] | None = No
     as English. Steps in which letters of another script outnumber Latin words are not English.
     """
     tokens = tokens or [tokenize(text) for text in texts]
-    words = np.array([sum(map(bool, map(_WORD.match, step))) for step in tokens])
-    english = np.array([sum(token in _ENGLISH for token in step) for step in tokens])
-    accented = np.array([len(_ACCENTED.findall(text)) for text in texts])
-    foreign = np.array([len(_OTHER_SCRIPT.findall(text)) for text in texts])
+    words = np.array([sum(map(_is_word, step)) for step in tokens])
+    english = np.array([sum(map(_ENGLISH.__contains__, step)) for step in tokens])
+    accented = np.array([0 if text.isascii() else len(_ACCENTED.findall(text)) for text in texts])
+    foreign = np.array([0 if text.isascii() else len(_OTHER_SCRIPT.findall(text)) for text in texts])
 
     def around(values: NDArray[np.int64]) -> NDArray[np.int64]:
         total = np.concatenate([[0], np.cumsum(values)])
