@@ -116,7 +116,7 @@ def figures(
     traces, steps = pd.concat(all_traces, ignore_index=True), pd.concat(all_steps, ignore_index=True)
     inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
     drawn = {"01_lengths": plot.plot_lengths(traces, by)}
-    if steps["is_reflection"].notna().any():
+    if traces["n_reflect"].notna().any():
         drawn |= {
             "02_reflection": plot.plot_reflection(traces, by),
             "03_reflection_position": plot.plot_reflection_position(steps, by),

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -241,22 +242,29 @@ def reflection_estimates(dynamics: pd.DataFrame, by: str = "model") -> pd.DataFr
 
     Returns:
         One row per (group, measure): `steps_per_trace` is the mean number of reflecting steps, `per_1000_chars` is
-        1000 x all reflecting steps / all characters of thinking (long traces weigh more), `share_any` the share of
-        traces with at least one; value, low, high, n (traces), n_prompts.
+        1000 x all reflecting steps / all characters of steps of known language (long traces weigh more), `share_any`
+        the share of traces with at least one; value, low, high, n (traces), n_prompts.
     """
-    _need(dynamics, by, "n_reflect", "n_think_chars", "any_reflect", "prompt_id")
+    _need(dynamics, by, "n_reflect", "n_think_chars", "any_reflect", "reflect_per_1000_chars", "prompt_id")
+    known = dynamics[dynamics["n_reflect"].notna()]
+    _some(known)
     rows = []
-    for group, part in dynamics[dynamics["n_reflect"].notna()].groupby(by, sort=True):
+    for group, part in known.groupby(by, sort=True, dropna=False):
         prompts = part["prompt_id"]
         estimates = {
             "steps_per_trace": stats.mean(part["n_reflect"], prompts),
-            "per_1000_chars": stats.ratio(1000 * part["n_reflect"], part["n_think_chars"], prompts),
+            "per_1000_chars": stats.ratio(1000 * part["n_reflect"], _known_chars(part), prompts),
             "share_any": stats.proportion(part["any_reflect"], prompts),
         }
         for measure, e in estimates.items():
             found = {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "n_prompts": e.n_clusters}
             rows.append({"group": str(group) or "(unnamed)", "measure": measure, **found})
     return pd.DataFrame(rows)
+
+
+def _known_chars(part: pd.DataFrame) -> pd.Series:
+    """Characters of the steps of known language; where nothing reflects, those of the thinking stand in."""
+    return (1000 * part["n_reflect"] / part["reflect_per_1000_chars"]).fillna(part["n_think_chars"])
 
 
 @house_style()
@@ -282,8 +290,8 @@ def plot_reflection(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     axes[0, 0].set_ylim(-0.6, len(order) - 0.4)
     _note(
         figure,
-        "line: 95% interval, prompts resampled (share: Wilson's at the effective sample size). A step reflects if the\n"
-        "classifier says so; its precision and recall against people: docs/detectors.md",
+        "line: 95% interval, prompts resampled (share: Wilson's at the effective sample size); traces without\n"
+        "thinking left out. A step reflects if the classifier says so; its errors against people: docs/detectors.md",
     )
     return Plot(figure, data)
 
@@ -300,6 +308,7 @@ def plot_reflection_position(steps: pd.DataFrame, by: str = "model", bins: int =
     """
     _need(steps, by, "position", "is_reflection", "prompt_id")
     known = steps[steps["is_reflection"].notna()]
+    _some(known)
     groups = known[by].value_counts().index[:most]
     curves = []
     for group in groups:
@@ -311,7 +320,7 @@ def plot_reflection_position(steps: pd.DataFrame, by: str = "model", bins: int =
     figure, axes = new_figure(
         -(-len(groups) // columns), columns, 0.7 + 1.7 * -(-len(groups) // columns), sharex=True, sharey=True
     )
-    for axis, group, colour in zip(axes.flat, groups, COLOURS, strict=False):
+    for axis, group, colour in zip(axes.flat, groups, cycle(COLOURS), strict=False):
         part, own = data[data["group"] == str(group)], known[known[by] == group]
         axis.fill_between(part["position"], part["low"], part["high"], color=colour, alpha=0.25, linewidth=0)
         axis.plot(part["position"], part["value"], color=colour, linewidth=1.4)
@@ -322,7 +331,9 @@ def plot_reflection_position(steps: pd.DataFrame, by: str = "model", bins: int =
         axis.set_visible(False)
     axes[0, 0].set_xlim(0, 1)
     axes[0, 0].set_ylim(bottom=0)
-    figure.supxlabel("position in the thinking (0: begin, 1: end)", fontsize=8)
+    left_out = known[by].nunique() - len(groups)
+    more = f"; {left_out} groups with fewer steps are not shown" if left_out else ""
+    figure.supxlabel(f"position in the thinking (0: begin, 1: end){more}", fontsize=8)
     figure.supylabel("share of steps that reflect", fontsize=8)
     return Plot(figure, data)
 
@@ -333,8 +344,9 @@ def marker_agreement(steps: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per word list: n (steps of known language), both, classifier_only, list_only (steps), kappa (Cohen's).
     """
-    _need(steps, "is_reflection")
+    _need(steps, "is_reflection", *(f"n_{name}" for name in WORD_LISTS))
     known = steps[steps["is_reflection"].notna()]
+    _some(known)
     decided, rows = known["is_reflection"].to_numpy(bool), []
     for name in WORD_LISTS:
         listed = known[f"n_{name}"].to_numpy() > 0
@@ -406,6 +418,11 @@ def _need(table: pd.DataFrame, *columns: str) -> None:
     if missing or table.empty:
         fault = f"no column {', '.join(missing)}" if missing else "no rows"
         raise ValueError(f"the table has {fault}; its columns are {', '.join(map(str, table))}")
+
+
+def _some(known: pd.DataFrame) -> None:
+    if known.empty:
+        raise ValueError("no step is known to reflect or not: the thinking is not English, not verbatim, or not there")
 
 
 def _note(figure: Figure, text: str) -> None:

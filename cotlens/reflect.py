@@ -73,7 +73,9 @@ def classify(texts: Sequence[str]) -> StepKinds:
     >>> found.is_reflection
     [False, True, True, False]
     """
-    if not texts:
+    if isinstance(texts, str):
+        raise TypeError("classify takes the texts of a trace's steps, a list; got one text")
+    if len(texts) == 0:
         return StepKinds([], np.zeros(0), [])
     tokens = [tokenize(text) for text in texts]
     p = _probabilities(tokens)
@@ -224,11 +226,11 @@ def is_english(texts: Sequence[str], tokens: Sequence[Sequence[str]] | None = No
     Where that cannot tell (a page of formulas, terse notes), the whole trace decides, and a trace without words counts
     as English. Steps in which letters of another script outnumber Latin words are not English.
     """
-    tokens = tokens or [tokenize(text) for text in texts]
+    tokens = tokens if tokens is not None else [tokenize(text) for text in texts]
     words = np.array([sum(map(_is_word, step)) for step in tokens])
     english = np.array([sum(map(_ENGLISH.__contains__, step)) for step in tokens])
     accented = np.array([0 if text.isascii() else len(_ACCENTED.findall(text)) for text in texts])
-    foreign = np.array([0 if text.isascii() else len(_OTHER_SCRIPT.findall(text)) for text in texts])
+    foreign = np.array([sum(map(bool, map(_OTHER_SCRIPT.match, step))) for step in tokens])
 
     def around(values: NDArray[np.int64]) -> NDArray[np.int64]:
         total = np.concatenate([[0], np.cumsum(values)])
@@ -283,7 +285,7 @@ def _pattern(words: str | tuple[str, ...]) -> re.Pattern[str]:
     if isinstance(words, str) and words not in WORD_LISTS:
         raise ValueError(f"unknown word list {words!r}; there are {', '.join(WORD_LISTS)}")
     listed = WORD_LISTS[words] if isinstance(words, str) else words
-    ordered = sorted(set(listed), key=len, reverse=True)
+    ordered = sorted(set(listed) - {""}, key=len, reverse=True)
     return re.compile("|".join(_bounded(word) for word in ordered) or r"(?!)")
 
 
@@ -327,7 +329,7 @@ def reflection_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
 
     Args:
         steps: a step table.
-        traces: the trace table it belongs to; its columns come back in front. Only verbatim reasoning is measured.
+        traces: the trace table it belongs to; its columns come back in front.
 
     Returns:
         The trace table with, for each trace,
@@ -338,25 +340,24 @@ def reflection_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
         - `longest_run`: most reflecting steps in a row; `n_episodes`: maximal runs; `revisits`: returns to reflecting
           after having gone on, max(n_episodes - 1, 0); `mean_gap`: mean number of steps between episodes;
         - `first_reflect`: position of the first reflecting step;
-        - `n_judged`, `n_changed`: episodes with an answer stated before and after, and those where it changed.
+        - `n_judged`, `n_changed`: pairs of answers stated before and after reflecting, and those that differ.
 
-        Everything is NaN for a trace without thinking, without a known language, or whose reasoning is not verbatim;
-        the last two also in a light run, which holds no answers.
+        Everything is NaN for a trace without thinking, or none in a known language; so are the last two in a light run,
+        which holds no answers. Rates count the characters and tokens of steps of known language only.
     """
-    if "is_reflection" not in steps:
-        raise ValueError(
-            "the step table has no is_reflection; it was made by an older version, analyze the traces again"
-        )
-    known = steps[steps["is_reflection"].notna()]
-    rows = {key: _trace_dynamics(part) for key, part in known.groupby("trace_id", sort=False)}
-    found = pd.DataFrame.from_dict(rows, orient="index", columns=list(_DYNAMICS)).astype(float)
-    table = traces.merge(found, left_on="trace_id", right_index=True, how="left")
-    table.loc[table["reasoning"] != "verbatim", list(_DYNAMICS)] = np.nan
-    table["reflect_per_1000_chars"] = 1000 * table["n_reflect"] / table["n_think_chars"]
-    table["reflect_per_1000_tokens"] = 1000 * table["n_reflect"] / table["n_think_tokens"]
-    return table
+    missing = {"trace_id", "start", "stop", "position", "is_reflection"} - set(steps)
+    if missing:
+        raise ValueError(f"the step table has no {', '.join(sorted(missing))}; analyze the traces again")
+    if traces["trace_id"].duplicated().any():
+        raise ValueError("a trace id occurs twice: ids are unique within a run, so join the tables run by run")
+    traces = traces.drop(columns=[name for name in (*_DYNAMICS, *_RATES) if name in traces])
+    ordered = steps.sort_values(["trace_id", "step"]) if "step" in steps else steps
+    rows = {key: _trace_dynamics(part) for key, part in ordered.groupby("trace_id", sort=False)}
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=[*_DYNAMICS, *_RATES]).astype(float)
+    return traces.merge(found, left_on="trace_id", right_index=True, how="left")
 
 
+_RATES = ("reflect_per_1000_chars", "reflect_per_1000_tokens")
 _DYNAMICS = (
     "n_known", "n_reflect", "any_reflect", "share_reflect", "longest_run", "n_episodes", "revisits", "mean_gap",
     "first_reflect", "n_judged", "n_changed",
@@ -364,15 +365,22 @@ _DYNAMICS = (
 
 
 def _trace_dynamics(part: pd.DataFrame) -> list[Any]:
-    flags = part["is_reflection"].to_numpy(bool)
+    known = part["is_reflection"].notna().to_numpy()
+    if not known.any():
+        return [np.nan] * (len(_DYNAMICS) + len(_RATES))
+    flags = part["is_reflection"].eq(True).to_numpy()  # a step of unknown language breaks a run
     runs = group_runs(flags.tolist())
     gaps = [b.start - a.stop for a, b in pairwise(runs)]
-    judged, changed = _changes(part["answer"].tolist(), runs) if "answer" in part else (np.nan, np.nan)
+    judged, changed = _changes(part["answer"].fillna("").tolist(), runs) if "answer" in part else (np.nan, np.nan)
+    chars = (part["stop"] - part["start"]).to_numpy(float)[known].sum()
+    tokens = np.nan
+    if "token_start" in part:
+        tokens = (part["token_stop"] - part["token_start"]).to_numpy(float)[known].sum()
     return [
-        len(flags),
+        known.sum(),
         flags.sum(),
         float(flags.any()),
-        flags.mean(),
+        flags.sum() / known.sum(),
         max((run.length for run in runs), default=0),
         len(runs),
         max(len(runs) - 1, 0),
@@ -380,34 +388,53 @@ def _trace_dynamics(part: pd.DataFrame) -> list[Any]:
         part["position"].to_numpy()[flags.argmax()] if flags.any() else np.nan,
         judged,
         changed,
+        1000 * flags.sum() / chars,
+        1000 * flags.sum() / tokens if tokens else np.nan,
     ]
 
 
 def _changes(answers: Sequence[str], runs: Sequence[Span]) -> tuple[int, int]:
-    """Episodes with an answer stated before (the last) and from their start on (the next); and how many differ."""
-    judged = changed = 0
+    """Pairs of answers, one stated before an episode and the next from its start on, and how many of them differ.
+
+    Several episodes between the same two statements are one pair.
+    """
+    places = [i for i, answer in enumerate(answers) if answer]
+    pairs = set()
     for run in runs:
-        before = next((answer for answer in reversed(answers[: run.start]) if answer), "")
-        after = next((answer for answer in answers[run.start :] if answer), "")
-        judged += bool(before and after)
-        changed += bool(before and after and before != after)
-    return judged, changed
+        before, after = [i for i in places if i < run.start], [i for i in places if i >= run.start]
+        if before and after:
+            pairs.add((before[-1], after[0]))
+    return len(pairs), sum(answers[i] != answers[j] for i, j in pairs)
 
 
 _ANSWER = re.compile(
-    r"\\boxed\{([^{}]{1,40}(?:\{[^{}]{0,20}\}[^{}]{0,20})*)\}"
-    r"|\b[Aa]nswers?\b[^.\n=:]{0,30}?(?:\bis\b|\bbe\b|:|=)\s*(?:option\s+)?\W{0,4}(-?[\d.,/]*\d|[A-E]\b)"
+    r"\b[Aa]nswers?\b[^.\n=:]{0,30}?(?:\bis\b|\bbe\b|:|=)\s*(?:option\s+)?[*_$\"'“(\[\\ ]{0,5}"
+    r"([-−]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?(?![\w^{*+×/]|[.,-]\d)|[A-E](?=[\s*).,:;$\"'”]|$)(?!['\"]?\s+[a-z]))"
 )
+_LONGEST_BOX = 200
 
 
 def stated_answer(text: str) -> str:
-    r"""The answer a step states: what is boxed, or the number or letter behind "answer is", as it stands; else "".
+    r"""The answer a step states: what it boxes, or the number or letter behind "answer is"; else "".
 
-    >>> stated_answer("So the answer is 42."), stated_answer(r"Thus \\boxed{7}."), stated_answer("x = 3")
-    ('42', '7', '')
+    Spaces and commas between digits are left out, so that the same answer reads the same.
+
+    >>> stated_answer("So the answer is -1,000."), stated_answer(r"Thus \boxed{\frac{1}{2}}."), stated_answer("x = 3")
+    ('-1000', '\\frac{1}{2}', '')
     """
-    found = [first or second for first, second in _ANSWER.findall(text)]
-    return found[-1].strip() if found else ""
+    box = text.rfind("\\boxed{")
+    found = _braced(text, box + 7) if box >= 0 else next(reversed(_ANSWER.findall(text)), "")
+    return re.sub(r"(?<=\d),(?=\d{3})", "", found.replace("−", "-").replace(" ", ""))
+
+
+def _braced(text: str, start: int) -> str:
+    """What stands from `start` to the brace that closes there, or "" if none does nearby."""
+    depth = 1
+    for at in range(start, min(len(text), start + _LONGEST_BOX)):
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if not depth:
+            return text[start:at]
+    return ""
 
 
 def transitions(steps: pd.DataFrame) -> pd.DataFrame:

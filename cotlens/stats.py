@@ -11,7 +11,8 @@ Statistician 69(4), section 5.3). Samples within a drawn prompt are kept as they
 their noise twice and widens the interval by up to a third when prompts differ little (docs/statistics.md measures it).
 
 Undefined is NaN: rows whose value is NaN are left out and counted in `n_undefined`; a statistic of nothing is NaN, and
-an interval from fewer than two clusters is NaN.
+an interval from fewer than two clusters is NaN. With two to ten clusters intervals exist and are too narrow
+(docs/statistics.md says how much); `n_clusters` stands beside every estimate so that this can be seen.
 """
 
 import math
@@ -83,26 +84,36 @@ def proportion(flags: ArrayLike, clusters: ArrayLike | None = None, *, level: fl
     """Share of rows that are true, with Wilson's interval at the effective sample size.
 
     Unlike a bootstrap it stays honest when nothing, or everything, is true. Clustered rows count as
-    n_eff = p (1 - p) / Var(p) rows, with the between-cluster variance of the ratio estimator; n_eff lies between the
-    number of clusters and the number of rows, and is the number of clusters where p is 0 or 1 (Korn and Graubard 1998,
-    Survey Methodology 24(2), for the idea). With one row a cluster it is Wilson's interval itself.
+    n_eff = p (1 - p) / Var(p) rows, with the between-cluster variance of the ratio estimator, times (z / t)^2 for the
+    few clusters that this variance rests on (Korn and Graubard 1998, Survey Methodology 24(2)). n_eff is at most the
+    number of rows n, and at least n^2 / sum(n_i^2), the value if the n_i rows of each cluster were alike; that is taken
+    where p is 0 or 1, and less one it gives t its degrees of freedom. With one row a cluster it is Wilson's interval.
     """
     rows = _Rows.of(flags, clusters)
+    if len(wrong := rows.values[~np.isin(rows.values, (0, 1))]):
+        raise ValueError(f"flags must be true, false or missing, got {wrong[0]:g}")
     if not rows.n:
         return rows.undefined("wilson")
     p, n_eff = float(rows.values.mean()), float(rows.n)
     if rows.n_clusters < rows.n:
         sums, sizes = rows.sum(rows.values), rows.sum(np.ones(rows.n))
         residual = sums - p * sizes
-        variance = (residual @ residual) * rows.n_clusters / max(rows.n_clusters - 1, 1) / rows.n**2
-        n_eff = p * (1 - p) / variance if variance > 0 else 0.0
-        n_eff = min(max(n_eff, rows.n_clusters), rows.n)
+        if rows.n_clusters < 2:
+            return rows.undefined("wilson")._replace(value=p)
+        variance = (residual @ residual) * rows.n_clusters / (rows.n_clusters - 1) / rows.n**2
+        least = rows.n**2 / (sizes @ sizes)
+        n_eff = least if p in (0, 1) else min(max(p * (1 - p) / max(variance, 1e-300), least), rows.n)
+        freedom = max(least - 1, 0.5)  # clusters of equal size have n_clusters - 1; a dominant one leaves next to none
+        quantiles = stats.norm.ppf((1 + level) / 2), stats.t.ppf((1 + level) / 2, freedom)
+        n_eff *= (quantiles[0] / quantiles[1]) ** 2
     low, high = _wilson(p, float(n_eff), level)
     return Estimate(p, low, high, rows.n, rows.n_clusters, "wilson", rows.n_undefined)
 
 
 def quantile(values: ArrayLike, q: float, clusters: ArrayLike | None = None, **options: Any) -> Estimate:
     """The q-quantile over rows: the inverse of the distribution function (Hyndman and Fan's type 1). As `mean`."""
+    if not 0 < q <= 1:
+        raise ValueError(f"q must lie in (0, 1], got {q}")
     rows = _Rows.of(values, clusters)
     order = np.argsort(rows.values, kind="stable")
     ranked, keys = rows.values[order], rows.keys[order]
@@ -118,7 +129,7 @@ def quantile(values: ArrayLike, q: float, clusters: ArrayLike | None = None, **o
 def curve(
     position: ArrayLike, values: ArrayLike, clusters: ArrayLike | None = None, *, bins: int = 20, **options: Any
 ) -> pd.DataFrame:
-    """Mean of the values by relative position, with pointwise intervals from one set of draws.
+    """Mean of the values by relative position, with pointwise intervals.
 
     Args:
         position: one number a row in [0, 1]; 1 falls into the last bin.
@@ -131,8 +142,10 @@ def curve(
         One row per bin: position (middle of the bin), value, low, high, n, n_clusters. An empty bin is NaN.
     """
     at = np.asarray(position, float)
+    if bins < 1 or np.isnan(at).any():
+        raise ValueError(f"expected at least one bin and no missing position, got {bins} and {np.isnan(at).sum()}")
     if not ((at >= 0) & (at <= 1)).all():
-        raise ValueError(f"position must lie in [0, 1], got {np.nanmin(at)} to {np.nanmax(at)}")
+        raise ValueError(f"position must lie in [0, 1], got {at.min()} to {at.max()}")
     rows = _Rows.of(values, clusters)
     bin_of = np.minimum((at[rows.kept] * bins).astype(int), bins - 1)
     results = []
@@ -155,11 +168,11 @@ def difference(
 ) -> Estimate:
     """mean(a) - mean(b), paired through the clusters that both groups share.
 
-    A drawn prompt brings the rows of both groups with it, so what prompts have in common cancels. Clusters that only
-    one group has are drawn apart. Without clusters the groups are independent. `n` and `n_clusters` count both groups,
-    a shared cluster once. Options as in `mean`.
+    A drawn prompt brings the rows of both groups with it, so what prompts have in common cancels. Groups that share no
+    cluster, or are given without clusters, are independent: each group's clusters are drawn apart. `n` and
+    `n_clusters` count both groups, a shared cluster once. Options as in `mean`.
     """
-    rows_a, rows_b = _Rows.of(a, clusters_a), _Rows.of(b, clusters_b)
+    rows_a, rows_b = _both(a, b, clusters_a, clusters_b)
     joined, strata = _join(rows_a, rows_b)
     group = np.repeat([0.0, 1.0], [rows_a.n, rows_b.n])
     columns = [joined.values * (1 - group), 1 - group, joined.values * group, group]
@@ -180,27 +193,41 @@ def permutation_test(
     With shared clusters only those are used: the statistic is the mean over clusters of the difference of the groups'
     means, and signs are flipped. Otherwise clusters are dealt to the groups anew and the statistic is the difference of
     the means of cluster means. p = (1 + draws at least as far from 0) / (1 + resamples), never 0 (Phipson and Smyth
-    2010). NaN where there is nothing to exchange.
+    2010). NaN where there is nothing to exchange: no cluster, or a single shared one.
     """
-    rows_a, rows_b = _Rows.of(a, clusters_a), _Rows.of(b, clusters_b)
+    rows_a, rows_b = _both(a, b, clusters_a, clusters_b)
     means_a, means_b = rows_a.means(), rows_b.means()
     rng = np.random.default_rng(seed)
     paired = clusters_a is not None and clusters_b is not None
     shared = means_a.index.intersection(means_b.index) if paired else ()
+    # Sums of the same numbers in another order differ in the last digit: such draws are ties.
+    tie = 1e-12 * max(np.abs(means_a).max(), np.abs(means_b).max()) if len(means_a) and len(means_b) else 0.0
+    if len(shared) == 1:
+        return math.nan
     if len(shared):
         deltas = means_a.reindex(shared).to_numpy() - means_b.reindex(shared).to_numpy()
         observed = abs(deltas.mean())
-        signs = rng.choice([-1.0, 1.0], size=(resamples, len(deltas)))
-        drawn = np.abs(signs @ deltas) / len(deltas)
+        drawn = np.concatenate(
+            [np.abs(rng.choice([-1.0, 1.0], size=(k, len(deltas))) @ deltas) for k in _portions(resamples, len(deltas))]
+        ) / len(deltas)
     elif len(means_a) and len(means_b):
         pooled = np.concatenate([means_a, means_b])
         n_a = len(means_a)
         observed = abs(pooled[:n_a].mean() - pooled[n_a:].mean())
-        shuffled = rng.permuted(np.broadcast_to(pooled, (resamples, len(pooled))), axis=1)
-        drawn = np.abs(shuffled[:, :n_a].mean(1) - shuffled[:, n_a:].mean(1))
+        parts = []
+        for k in _portions(resamples, len(pooled)):
+            shuffled = rng.permuted(np.broadcast_to(pooled, (k, len(pooled))), axis=1)
+            parts.append(np.abs(shuffled[:, :n_a].mean(1) - shuffled[:, n_a:].mean(1)))
+        drawn = np.concatenate(parts)
     else:
         return math.nan
-    return float((1 + (drawn >= observed * (1 - 1e-12)).sum()) / (1 + resamples))
+    return float((1 + (drawn >= observed - tie).sum()) / (1 + resamples))
+
+
+def _portions(total: int, width: int) -> list[int]:
+    """Numbers of draws of `width` entries that are made at once, so that memory stays small."""
+    step = max(1, _CHUNK // max(width, 1))
+    return [min(step, total - first) for first in range(0, total, step)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -220,7 +247,8 @@ def hedges_g(a: ArrayLike, b: ArrayLike) -> float:
     if len(x) < 2 or len(y) < 2:
         return math.nan
     pooled = math.sqrt(((len(x) - 1) * x.var(ddof=1) + (len(y) - 1) * y.var(ddof=1)) / (len(x) + len(y) - 2))
-    return float((x.mean() - y.mean()) / pooled * (1 - 3 / (4 * (len(x) + len(y)) - 9))) if pooled else math.nan
+    some = pooled > 1e-12 * max(np.abs(x).max(), np.abs(y).max())  # else the spread is rounding
+    return float((x.mean() - y.mean()) / pooled * (1 - 3 / (4 * (len(x) + len(y)) - 9))) if some else math.nan
 
 
 def cliffs_delta(a: ArrayLike, b: ArrayLike) -> float:
@@ -266,6 +294,8 @@ def compare(
         cluster: column of the cluster.
         **options: as in `mean`.
 
+    The interval of the matched difference holds the weights fixed.
+
     Returns:
         One row per comparison ("raw", "length-matched", "outcome = x"): value, low, high, n_a, n_b, n_shared (clusters
         that both groups have: 0 means that nothing was paired).
@@ -300,6 +330,7 @@ def compare(
 
 def _matched(rows: pd.DataFrame, by: str, length: str, a: str, b: str) -> tuple[pd.DataFrame, Floats]:
     """Rows in length bins that both groups have, and weights that give both groups the same lengths."""
+    rows = rows[rows[length].notna()]
     bins = np.floor(2 * np.log2(rows[length].to_numpy(float) + 1)).astype(int)
     counts = pd.crosstab(bins, rows[by].to_numpy()).reindex(columns=[a, b], fill_value=0)
     smaller = counts.min(axis=1)
@@ -343,6 +374,8 @@ class _Rows(NamedTuple):
     @classmethod
     def of(cls, values: ArrayLike, clusters: ArrayLike | None) -> "_Rows":
         numbers = np.array([np.nan if value is None or value is pd.NA else value for value in np.ravel(values)], float)
+        if np.isinf(numbers).any():
+            raise ValueError("an infinite value has no mean; leave it out, or mark it as missing (NaN)")
         kept = ~np.isnan(numbers)
         if clusters is None:
             names = pd.RangeIndex(int(kept.sum()))
@@ -351,6 +384,8 @@ class _Rows(NamedTuple):
         if len(given) != len(numbers):
             raise ValueError(f"{len(numbers)} values but {len(given)} clusters: they must be parallel")
         keys, names = pd.factorize(given[kept])
+        if (keys < 0).any():
+            raise ValueError(f"{(keys < 0).sum()} rows have a value but no cluster")
         return cls(numbers[kept], keys, pd.Index(names), kept, int((~kept).sum()))
 
     @property
@@ -373,14 +408,26 @@ class _Rows(NamedTuple):
         return Estimate(math.nan, math.nan, math.nan, self.n, self.n_clusters, method, self.n_undefined)
 
 
+def _both(
+    a: ArrayLike, b: ArrayLike, clusters_a: ArrayLike | None, clusters_b: ArrayLike | None
+) -> tuple[_Rows, _Rows]:
+    if (clusters_a is None) != (clusters_b is None):
+        raise ValueError("give the clusters of both groups, or of neither")
+    return _Rows.of(a, clusters_a), _Rows.of(b, clusters_b)
+
+
 def _join(a: _Rows, b: _Rows) -> tuple[_Rows, list[NDArray[np.intp]]]:
-    """Both groups' rows over the union of their clusters, and the strata: shared, only in a, only in b."""
+    """Both groups' rows over the union of their clusters, and the strata that are drawn apart.
+
+    Groups that share clusters are one stratum: one cluster that only one group has must not cost the interval.
+    """
     if isinstance(a.names, pd.RangeIndex) and isinstance(b.names, pd.RangeIndex):
         b = b._replace(names=pd.RangeIndex(a.n_clusters, a.n_clusters + b.n_clusters))
     names = a.names.union(b.names, sort=False)
     keys = np.concatenate([names.get_indexer(a.names)[a.keys], names.get_indexer(b.names)[b.keys]])
     in_a, in_b = names.isin(a.names), names.isin(b.names)
-    strata = [np.flatnonzero(part) for part in (in_a & in_b, in_a & ~in_b, in_b & ~in_a)]
+    parts = (np.ones(len(names), bool),) if (in_a & in_b).any() else (in_a, in_b)
+    strata = [np.flatnonzero(part) for part in parts]
     values = np.concatenate([a.values, b.values])
     undefined = a.n_undefined + b.n_undefined
     return _Rows(values, keys, names, np.ones(len(values), bool), undefined), strata
@@ -431,14 +478,20 @@ def _estimate(
             counts[:, part] = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=len(counts))
         drawn.append(of_counts(counts))
     draws = np.concatenate(drawn)
-    draws = draws[~np.isnan(draws)]
-    tail = _expanded_tail(level, sum(map(len, strata)) - len(strata))
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return rows.undefined(method)._replace(value=value)
+    tail = _expanded_tail(level, [len(part) for part in strata])
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Estimate(value, float(low), float(high), rows.n, rows.n_clusters, method, rows.n_undefined)
 
 
-def _expanded_tail(level: float, freedom: int) -> float:
-    """Tail probability at which the bootstrap's quantiles are read, so that few clusters are not overrated."""
+def _expanded_tail(level: float, sizes: Sequence[int]) -> float:
+    """Tail probability at which the bootstrap's quantiles are read, so that few clusters are not overrated.
+
+    Several strata have Satterthwaite's degrees of freedom, for clusters of equal variance.
+    """
+    freedom = sum(1 / n for n in sizes) ** 2 / sum(1 / (n**2 * (n - 1)) for n in sizes)
     far = stats.t.ppf((1 + level) / 2, freedom) * math.sqrt((freedom + 1) / freedom)
     return float(stats.norm.sf(far))
 

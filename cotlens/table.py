@@ -7,13 +7,14 @@ columns stand in memory (pandas) and on disk (parquet), and the round trip is ex
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cotlens.reflect import WORD_LISTS, classify, count_words, stated_answer
+from cotlens.reflect import WORD_LISTS, StepKinds, classify, count_words, stated_answer
 from cotlens.split import Split, Tags, split_trace
 from cotlens.steps import Step, group_paragraphs, segment_trace
-from cotlens.trace import Trace, dump_json
+from cotlens.trace import Reasoning, Trace, dump_json
 
 
 class Column(NamedTuple):
@@ -183,7 +184,11 @@ def _add_steps(columns: dict[str, list[Any]], trace: Trace, split: Split, steps:
     columns["position"] += _positions(spans, sum(span.length for span in split.think))
     columns["paragraph"] += [i for i, group in enumerate(paragraphs) for _ in range(group.length)]
     texts = [span.of(trace.completion) for span in spans]
-    found = classify(texts)
+    # Only verbatim reasoning is measured: a summary of hidden thinking has steps, but not the model's.
+    verbatim = trace.reasoning is Reasoning.VERBATIM
+    found = (
+        classify(texts) if verbatim else StepKinds([""] * len(texts), np.full(len(texts), np.nan), [None] * len(texts))
+    )
     columns["kind"] += found.kind
     columns["p_reflect"] += found.p_reflect.tolist()
     columns["is_reflection"] += found.is_reflection

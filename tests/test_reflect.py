@@ -152,6 +152,7 @@ def test_the_weights_hold_no_text():
         (["Нужно проверить ответ ещё раз. "] * 3, [False] * 3),
         (["x^2 + 1 = 0\n", "Δx ≈ π/2\n"], [True] * 2),  # formulas have no language
         (["We need to check that it is the one that they want. "] * 4 + ["等等，不对。"], [True] * 4 + [False]),
+        (["We need to find the one that they have. " * 9 + "Привет всем. " * 6], [True]),
     ],
 )
 def test_language(texts, expected):
@@ -199,15 +200,19 @@ def test_labels_lie_on_steps_of_free_sets_only(data):
 # --- dynamics --------------------------------------------------------------------------------------------------
 
 
-def by_hand(flags, answers=None, **trace):
+def by_hand(flags, answers=None, tokens=None):
     """Dynamics of one trace whose steps reflect as given, ten characters each."""
     text = "<think>" + "x" * 10 * len(flags) + "</think>y"
-    table = trace_table([Trace(**({"id": "t", "completion": text} | trace))])
+    table = trace_table([Trace(id="t", completion=text)])
     steps = pd.DataFrame(
         {
             "trace_id": "t",
             "is_reflection": pd.array(flags, dtype=object),
             "position": [(i + 0.5) / len(flags) for i in range(len(flags))],
+            "start": [7 + 10 * i for i in range(len(flags))],
+            "stop": [17 + 10 * i for i in range(len(flags))],
+            "token_start": tokens[0] if tokens else np.nan,
+            "token_stop": tokens[1] if tokens else np.nan,
             "answer": answers or [""] * len(flags),
         }
     )
@@ -233,10 +238,32 @@ def test_dynamics_by_hand():
 
 
 def test_rates_per_token_where_there_are_offsets():
-    """Two of the four tokens begin inside the thought: one reflecting step is 500 per 1,000 tokens."""
-    row = by_hand([True], token_ids=(0, 1, 2, 3), token_starts=(0, 7, 12, 17))
-    assert row.n_think_tokens == 2
-    assert row.reflect_per_1000_tokens == 500
+    """The one step has tokens 1 to 3: one reflecting step in two tokens is 500 per 1,000."""
+    assert by_hand([True], tokens=([1], [3])).reflect_per_1000_tokens == 500
+
+
+def test_steps_of_unknown_language_break_runs_and_do_not_count():
+    """R ? ? R . : two runs of one, two steps apart; 2 of 3 known steps; 2 per 30 known characters."""
+    row = by_hand([True, None, None, True, False])
+    assert (row.n_known, row.n_reflect, row.longest_run, row.n_episodes, row.mean_gap) == (3, 2, 1, 2, 2)
+    assert row.share_reflect == pytest.approx(2 / 3)
+    assert row.reflect_per_1000_chars == pytest.approx(1000 * 2 / 30)
+
+
+def test_measuring_twice_changes_nothing():
+    traces = list(read_traces(SAMPLES))
+    once = reflection_dynamics(step_table(traces), trace_table(traces))
+    pd.testing.assert_frame_equal(reflection_dynamics(step_table(traces), once), once)
+    with pytest.raises(ValueError, match="a trace id occurs twice"):
+        reflection_dynamics(step_table(traces), pd.concat([once, once]))
+
+
+def test_order_of_steps_does_not_matter():
+    traces = list(read_traces(SAMPLES))
+    table, steps = trace_table(traces), step_table(traces)
+    pd.testing.assert_frame_equal(
+        reflection_dynamics(steps.sample(frac=1, random_state=0), table), reflection_dynamics(steps, table)
+    )
 
 
 def test_no_reflection_is_zero_and_no_language_is_nan():
@@ -252,6 +279,8 @@ def test_what_follows_a_reflection():
     flags = [True, False, True, False, True, False]
     row = by_hand(flags, answers=["", "4", "", "5", "", "5"])
     assert (row.n_judged, row.n_changed) == (2, 1)
+    row = by_hand(flags, answers=["4", "", "", "", "", "5"])  # two episodes between the same two statements: one pair
+    assert (row.n_judged, row.n_changed) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +292,21 @@ def test_what_follows_a_reflection():
         ("**Answer:** 3/4", "3/4"),
         ("x = 3", ""),
         ("The answer depends on Cats.", ""),
-        ("the answer is 1,234.5 or so", "1,234.5"),
+        ("the answer is 1,234.5 or so", "1234.5"),
+        ("The answer is -5.", "-5"),
+        ("The answer is $-3$", "-3"),
+        ("The answer is −.5, so", "-.5"),
+        ("The answer is **(B)**.", "B"),
+        (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{\sqrt{2}}{2}"),
+        (r"\boxed{1,000}", "1000"),
+        (r"\boxed{7", ""),
+        ("The answer is 3x+1", ""),
+        ("The answer is 2^10", ""),
+        ("The answer is 1e5", ""),
+        ("The answer is 5-2.", ""),
+        ('The answer is "A corner."', ""),
+        ("The answer is D-shaped", ""),
+        ("The answer is A good idea", ""),
     ],
 )
 def test_stated_answer(text, answer):
@@ -274,7 +317,9 @@ def test_summarised_reasoning_is_left_out():
     from cotlens import Origin, Reasoning, Span
 
     trace = Trace(id="t", completion="xy", origin=Origin.FIELDS, think=(Span(0, 1),), reasoning=Reasoning.SUMMARY)
-    assert np.isnan(reflection_dynamics(step_table([trace]), trace_table([trace])).iloc[0].n_reflect)
+    steps = step_table([trace])
+    assert steps["is_reflection"].isna().all()
+    assert np.isnan(reflection_dynamics(steps, trace_table([trace])).iloc[0].n_reflect)
 
 
 def test_transitions_by_hand():

@@ -144,12 +144,70 @@ def test_wilson_agrees_with_scipy(k, n):
 
 
 def test_clustered_proportion_counts_clusters_that_agree_once():
-    """Each prompt answers all four times alike: 40 rows are worth 10, so the interval is that of 5 of 10."""
+    """Each prompt answers all four times alike: 40 rows are worth 10 (less what nine degrees of freedom cost).
+
+    With z = 1.96 and t = 2.262 they are worth 10 (z / t)^2 = 7.51, and Wilson's interval of p = 1/2 is
+    1/2 +- z / (1 + z^2 / n) sqrt(1 / (4 n) + z^2 / (4 n^2)) = 0.5 +- 0.2909.
+    """
     flags, prompts = np.repeat([True, False] * 5, 4), np.repeat(np.arange(10), 4)
-    clustered, ten = stats.proportion(flags, prompts), stats.proportion([True, False] * 5)
-    assert (clustered.low, clustered.high) == (pytest.approx(ten.low), pytest.approx(ten.high))
+    clustered = stats.proportion(flags, prompts)
+    assert (clustered.low, clustered.high) == (pytest.approx(0.2091, abs=1e-4), pytest.approx(0.7909, abs=1e-4))
     nothing = stats.proportion([False] * 40, prompts)
-    assert (nothing.low, nothing.high) == (0, pytest.approx(stats.proportion([False] * 10).high))
+    assert nothing.low == 0
+    assert nothing.high > stats.proportion([False] * 10).high
+
+
+def test_a_huge_cluster_does_not_hide_the_others():
+    """1,000 trues of one prompt and 19 falses of 19: one prompt decides, so the interval is wide."""
+    estimate = stats.proportion([True] * 1000 + [False] * 19, [0] * 1000 + list(range(1, 20)))
+    assert estimate.high - estimate.low > 0.5
+
+
+def test_coverage_of_proportions_of_unequal_clusters():
+    """40 prompts with 1 to 20 samples, ICC 0.5: at least 90% of 1,000 intervals hold the truth."""
+    hits = 0
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        prompts = np.repeat(np.arange(40), rng.integers(1, 21, size=40))
+        flags = rng.random(len(prompts)) < rng.beta(0.5, 0.5, size=40)[prompts]
+        e = stats.proportion(flags, prompts)
+        hits += e.low <= 0.5 <= e.high
+    assert hits > 900, hits
+
+
+def test_one_unpaired_prompt_changes_little():
+    """A prompt that only one group has, or whose value is missing in one, costs nothing but itself."""
+    prompts = np.arange(50)
+    a, b = RNG.normal(size=50), RNG.normal(size=50)
+    whole = stats.difference(a, b, prompts, prompts)
+    more = stats.difference(np.append(a, 0.1), b, np.append(prompts, 99), prompts)
+    assert (more.low, more.high) == (pytest.approx(whole.low, abs=0.1), pytest.approx(whole.high, abs=0.1))
+    missing = stats.difference(a, np.where(prompts == 3, np.nan, b), prompts, prompts)
+    assert missing.low < missing.value < missing.high
+
+
+def test_ties_of_the_permutation_test_count():
+    """Cluster means differ by 0, 0.3, 0.3, 0, 0, -0.3 around thousands: 0.3 is the smallest sum but 0; p is 1 by hand.
+
+    Of the 8 signs of three equal amounts every sum is at least 0.3 in size.
+    """
+    base = np.array([1000.0, 2000, 3000, 4000, 5000, 6000])
+    delta = np.array([0, 0.3, 0.3, 0, 0, -0.3])
+    assert stats.permutation_test(base + delta, base, np.arange(6), np.arange(6)) == 1.0
+
+
+def test_bad_input_is_named():
+    for call, message in (
+        (lambda: stats.quantile([1, 2], 50), r"q must lie in \(0, 1\]"),
+        (lambda: stats.mean([1, 2, 3], ["a", None, "b"]), "1 rows have a value but no cluster"),
+        (lambda: stats.mean([1, math.inf]), "infinite value"),
+        (lambda: stats.difference([1, 2], [1, 2], [0, 1], None), "clusters of both groups, or of neither"),
+        (lambda: stats.proportion([2, 3]), "flags must be true, false or missing, got 2"),
+        (lambda: stats.curve([math.nan], [1]), "no missing position"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert math.isnan(stats.hedges_g([0.1] * 3, [0.2] * 3))
 
 
 def test_permutation_agrees_with_scipy():

@@ -161,8 +161,9 @@ def _print_agreement() -> None:
 
 
 class Gold(NamedTuple):
-    """One labelled document: its text and, for each labelled unit, start, stop and whether it reflects."""
+    """One labelled document: its question, text and, for each labelled unit, start, stop and whether it reflects."""
 
+    question: str
     text: str
     units: list[tuple[int, int, bool]]
 
@@ -176,7 +177,11 @@ def gold_sets() -> dict[str, list[Gold]]:
     sets = {"ReasoningFlow, people": list(_gold_reasoningflow())}
     for name, positive in labelled.items():
         sets[name] = [
-            Gold(t.completion, [(a, b, not positive.isdisjoint(label.split(","))) for a, b, label in t.labels])
+            Gold(
+                t.prompt_id,
+                t.completion,
+                [(a, b, not positive.isdisjoint(label.split(","))) for a, b, label in t.labels],
+            )
             for t in read_traces(DATA / "labels" / f"{name}.jsonl.gz")
         ]
     return {
@@ -198,7 +203,7 @@ def _gold_reasoningflow() -> Iterator[Gold]:
                 for key, a, b, label, part in row["spans"]
                 if part == "r"
             ]
-            yield Gold(row["response"], units)
+            yield Gold(row["question"], row["response"], units)
 
 
 def measure() -> None:
@@ -218,7 +223,7 @@ def measure() -> None:
             truth, score = (np.concatenate(part) for part in zip(*results, strict=True))
             limit = THRESHOLD if detector == "classifier" else 1
             decided = score >= limit
-            low, high = _interval([(t, s >= limit) for t, s in results])
+            low, high = _interval([d.question for d in documents], [(t, s >= limit) for t, s in results])
             both = (truth & decided).sum()
             cells = [name, f"{len(truth):,}", f"{truth.mean():.0%}", detector, f"{both / decided.sum():.2f}"]
             cells += [f"{both / truth.sum():.2f}", f"{f1(truth, decided):.3f}", f"{low:.2f} to {high:.2f}"]
@@ -229,7 +234,7 @@ def measure() -> None:
 
 
 def _scores(document: Gold, scorer: Callable) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """For each unit: whether it reflects, and the score of the step that covers most of it, unless that is unknown."""
+    """For each unit: whether it reflects, and the score of the step that covers most of it; 0 where it is unknown."""
     spans = segment(document.text)
     score = scorer([span.of(document.text) for span in spans])
     starts = np.array([span.start for span in spans])
@@ -237,19 +242,19 @@ def _scores(document: Gold, scorer: Callable) -> tuple[NDArray[np.bool_], NDArra
     for start, stop, reflects in document.units:
         first, last = max(np.searchsorted(starts, start, "right") - 1, 0), np.searchsorted(starts, stop, "left")
         overlap = [min(stop, spans[i].stop) - max(start, spans[i].start) for i in range(first, max(last, first + 1))]
-        value = score[first + int(np.argmax(overlap))]
-        if not np.isnan(value):
-            truth.append(reflects)
-            scores.append(value)
+        truth.append(reflects)
+        scores.append(np.nan_to_num(score[first + int(np.argmax(overlap))]))
     return np.array(truth, bool), np.array(scores)
 
 
-def _interval(results: Sequence[tuple[NDArray, NDArray]], draws: int = 1000) -> tuple[float, float]:
-    """Percentile interval of F1, documents drawn with replacement."""
-    counts = np.array([[(t & d).sum(), t.sum(), d.sum()] for t, d in results])
-    rng = np.random.default_rng(0)
-    sums = np.array([counts[rng.integers(len(counts), size=len(counts))].sum(0) for _ in range(draws)])
-    low, high = np.quantile(2 * sums[:, 0] / (sums[:, 1] + sums[:, 2]), [0.025, 0.975])
+def _interval(questions: Sequence[str], results: Sequence[tuple[NDArray, NDArray]]) -> tuple[float, float]:
+    """Percentile interval of F1, questions drawn with replacement: documents on one question resemble each other."""
+    sums: dict[str, NDArray] = defaultdict(lambda: np.zeros(3))
+    for question, (truth, decided) in zip(questions, results, strict=True):
+        sums[question] += [(truth & decided).sum(), truth.sum(), decided.sum()]
+    counts, rng = np.array(list(sums.values())), np.random.default_rng(0)
+    drawn = np.array([counts[rng.integers(len(counts), size=len(counts))].sum(0) for _ in range(2000)])
+    low, high = np.quantile(2 * drawn[:, 0] / (drawn[:, 1] + drawn[:, 2]), [0.025, 0.975])
     return float(low), float(high)
 
 
