@@ -94,13 +94,14 @@ def classify(texts: Sequence[str]) -> StepKinds:
 
 N_BUCKETS = 1 << 15
 MAX_TOKENS = 60  # of a step; a longer one is a formula or a dump, and its beginning tells
+_MAX_CHARS = 2000  # a step of megabytes is not read to its end for sixty words
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|\.\.\.|[^\sa-z\d]")
 _START, _END, _NUMBER = "\x02", "\x03", "#"
 
 
 def tokenize(text: str) -> list[str]:
     """Lower-case words, signs one by one, and `#` for every number; at most `MAX_TOKENS`."""
-    tokens = _TOKEN.findall(text.lower().replace("’", "'"))[:MAX_TOKENS]
+    tokens = _TOKEN.findall(text[:_MAX_CHARS].lower().replace("’", "'"))[:MAX_TOKENS]
     return [_NUMBER if token[0].isdigit() else token for token in tokens]
 
 
@@ -191,7 +192,20 @@ def _model() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return arrays["weights"].astype(np.float32), arrays["bias"].astype(np.float32)
 
 
+_BLOCK = 20_000  # steps that are classified at once, so that memory does not grow with a trace
+
+
 def _probabilities(tokens: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """Probability of each kind (column) for each step (row)."""
+    parts = []
+    for start in range(0, len(tokens), _BLOCK):
+        first, stop = max(start - 2, 0), min(start + _BLOCK, len(tokens))  # with the steps that are context
+        part = _block_probabilities(tokens[first : stop + 1])
+        parts.append(part[start - first : stop - first])
+    return np.concatenate(parts)
+
+
+def _block_probabilities(tokens: Sequence[Sequence[str]]) -> NDArray[np.float64]:
     weights, bias = _model()
     rows, buckets = features(tokens)
     firsts = np.flatnonzero(np.diff(rows, prepend=-1))
@@ -423,7 +437,7 @@ def stated_answer(text: str) -> str:
     ('-1000', '\\frac{1}{2}', '')
     """
     box = text.rfind("\\boxed{")
-    found = _braced(text, box + 7) if box >= 0 else next(reversed(_ANSWER.findall(text)), "")
+    found = _braced(text, box + 7) if box >= 0 else next(reversed(_ANSWER.findall(text[-_MAX_CHARS:])), "")
     return re.sub(r"(?<=\d),(?=\d{3})", "", found.replace("−", "-").replace(" ", ""))
 
 

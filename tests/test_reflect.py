@@ -120,6 +120,23 @@ def test_only_neighbours_matter():
     assert classify(["First, read the question. ", *texts]).p_reflect[3] == pytest.approx(alone)
 
 
+def test_blocks_do_not_show(monkeypatch):
+    """A long trace is classified in blocks; every step keeps its context."""
+    from cotlens import reflect
+
+    texts = ["Let x be 2. ", "Wait, is that right? ", "Let me check. ", "Yes. "] * 5
+    whole = classify(texts)
+    monkeypatch.setattr(reflect, "_BLOCK", 3)
+    blocks = classify(texts)
+    assert blocks.kind == whole.kind
+    assert blocks.p_reflect == pytest.approx(whole.p_reflect)
+
+
+def test_a_giant_step_and_a_million_steps_cost_little():
+    assert len(tokenize("word " * 5_000_000)) == 60
+    assert len(classify(["So. ", "Yes. "] * 100_000).kind) == 200_000
+
+
 def test_features_are_sorted_unique_and_in_range():
     steps, buckets = features([tokenize(text) for text in ("Wait, no.", "", "x = 3.14 " * 50)])
     assert (np.diff(steps * N_BUCKETS + buckets) > 0).all()
