@@ -58,6 +58,8 @@ def analyze(
     force: Annotated[bool, typer.Option("--force", help="Make the run anew, whatever it was made from.")] = False,
 ) -> None:
     """Read, split and segment traces into a run directory: RUN/traces and RUN/steps, one row per trace and per step."""
+    if tags and not all(tags):
+        raise typer.BadParameter("the delimiters of a thought must not be empty", param_hint="--tags")
     from cotlens.run import analyze as analyze_files
     from cotlens.split import Tags
 
@@ -169,7 +171,7 @@ def _report(path: Path, format: str | None) -> dict[str, object]:
         counts["statuses"][f"{split.status} ({split.opened_by})" if split.opened_by else split.status.value] += 1
         counts["reasoning"][trace.reasoning.value] += 1
         has.update(name for name in _FIELDS if getattr(trace, name) not in (None, "", -1))
-        other.update(trace.meta)
+        other.update(trace.meta.keys())
         think_lengths.append(sum(span.length for span in split.think))
         answer_lengths.append(split.answer.length)
     if not rows:

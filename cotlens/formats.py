@@ -5,12 +5,13 @@ what a format cannot tell is listed in `Format.lacks`. `FORMATS`, at the end, is
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from cotlens.rows import Row
-from cotlens.split import FAMILIES
+from cotlens.split import has_delimiters
 from cotlens.trace import Label, Origin, Reasoning, Span, Trace, TraceError, dump_json
 
 
@@ -73,10 +74,10 @@ def _common(taker: _Taker, name: str) -> dict[str, Any]:
         "prompt_id": taker.text("prompt_id"),
         "model": taker.text("model", "model_name"),
         "method": taker.text("method"),
-        "training_step": -1 if step is None else step,
+        "training_step": -1 if _whole(step) is None else _whole(step),
         "domain": taker.text("domain", "dataset", "task"),
         "split": taker.text("split"),
-        "sample": 0 if sample is None else sample,
+        "sample": 0 if _whole(sample) is None else _whole(sample),
         "finish_reason": taker.text("finish_reason", "stop_reason"),
         "reward": None if reward is None else float(reward),
         "gold": taker.text(*_GOLD),
@@ -85,6 +86,13 @@ def _common(taker: _Taker, name: str) -> dict[str, Any]:
         "logprobs": None if logprobs is None else tuple(float("nan") if v is None else float(v) for v in logprobs),
         "token_starts": taker.ids("token_starts"),
     }
+
+
+def _whole(value: Any) -> Any:
+    """A whole number that a table with gaps turned into a float, as a whole number; a gap as None."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    return value
 
 
 def _parse_plain(row: Row, name: str) -> list[Trace]:
@@ -118,7 +126,7 @@ def _parse_plain(row: Row, name: str) -> list[Trace]:
             raise TraceError(f"the answer must be text, got {type(answer).__name__}")
         return [Trace(prompt=prompt, **_fields_of(thinking or "", answer or ""), **common, meta=taker.rest)]
     common["gold"] = common["gold"] or ("" if thinking else taker.text("answer"))
-    if not thinking or _has_delimiters(text):
+    if not thinking or has_delimiters(text):
         taker.rest |= {"thinking": thinking} if thinking else {}
         return [Trace(prompt=prompt, completion=text, **common, meta=taker.rest)]
     place = _place_of_thinking(thinking, text)
@@ -129,10 +137,6 @@ def _parse_plain(row: Row, name: str) -> list[Trace]:
 
 
 _SURELY_QUOTED = 40  # characters: a shorter thought may begin the answer by chance ("No.")
-
-
-def _has_delimiters(text: str) -> bool:
-    return "<|channel|>" in text or any(tag in text for family in FAMILIES for tag in family)
 
 
 def _place_of_thinking(thinking: str, text: str) -> Span | None:
@@ -156,19 +160,26 @@ def _parse_lists(taker: _Taker, prompt: Any, thinking: Any, text: Any, name: str
     if text == []:
         raise TraceError("the completion is an empty list")
     if isinstance(text, list) and all(isinstance(part, str) for part in text):
+        thoughts = thinking if isinstance(thinking, list) and len(thinking) == len(text) else [thinking] * len(text)
         common = _common(taker, name)
+        common["gold"] = common["gold"] or taker.text("answer")
         common["prompt_id"] = common["prompt_id"] or ("" if before else common["id"])
         samples = [common | {"id": f"{common['id']}/{i}", "sample": i} for i in range(len(text))]
         return [
-            _trace_of_message({"content": part}, _prompt_text(before), fields, taker.rest)
-            for part, fields in zip(text, samples, strict=True)
+            _trace_of_message(
+                _without_nulls({"content": part, "thinking": thought}), _prompt_text(before), fields, taker.rest
+            )
+            for part, thought, fields in zip(text, thoughts, samples, strict=True)
         ]
     if isinstance(text, list) and any("role" in part for part in text):
         after = text
+        taker.rest |= {} if thinking is None else {"thinking": thinking}
     else:
         answer = text if text is not None else taker.take("answer")
         after = [{"role": "assistant", "content": answer, "thinking": thinking}]
-    return _traces_of_turns(before, after, _common(taker, name), taker.rest)
+    common = _common(taker, name)
+    common["gold"] = common["gold"] or taker.text("answer")
+    return _traces_of_turns(before, after, common, taker.rest)
 
 
 def _fields_of(thinking: str, answer: str) -> dict[str, Any]:
@@ -232,8 +243,8 @@ def _trace_of_message(message: Row, prompt: str, fields: dict[str, Any], meta: d
         reasoning = _worst({"summary": Reasoning.SUMMARY, "encrypted": Reasoning.REDACTED}.get(kind) for kind in kinds)
     if content is None and not thinking and not tools:
         raise TraceError("the completion is null (the assistant message has neither content nor reasoning)")
-    if isinstance(content, str) and thinking and thinking.strip() in content and _has_delimiters(content):
-        thinking = ""  # the server left the thought in the content as well
+    if isinstance(content, str) and thinking and thinking.strip() in content and has_delimiters(content):
+        meta, thinking = meta | {"thinking": thinking}, ""  # the server left the thought in the content as well
     if not thinking and reasoning is Reasoning.VERBATIM:
         return Trace(completion=content or "", prompt=prompt, **fields, meta=meta)
     return Trace(prompt=prompt, **_fields_of(thinking, content or ""), reasoning=reasoning, **fields, meta=meta)
@@ -263,8 +274,8 @@ def _blocks(content: list[Row]) -> dict[str, Any]:
             after = len(text)
         elif kind == "redacted_thinking":
             kinds.append(Reasoning.REDACTED)
-        elif kind in ("text", "output_text"):
-            text += block.get("text") or ""
+        elif kind in ("text", "output_text", "refusal"):
+            text += block.get("text") or block.get("refusal") or ""
     return {
         "completion": text,
         "origin": Origin.FIELDS,
@@ -289,10 +300,14 @@ def _prompt_text(messages: Sequence[Row]) -> str:
 
 def _content_text(content: Any) -> str:
     if isinstance(content, list):
-        return "".join(part if isinstance(part, str) else part.get("text") or "" for part in content)
+        return "".join(part if isinstance(part, str) else _part_text(part) for part in content)
     if not isinstance(content, str | None):
         raise TraceError(f"the content of a message must be text or a list of parts, got {type(content).__name__}")
     return content or ""
+
+
+def _part_text(part: Row) -> str:
+    return next((part[key] for key in (*_BLOCK_TEXT, "refusal") if isinstance(part.get(key), str)), "")
 
 
 def _role(message: Row) -> str:
@@ -435,8 +450,19 @@ def _parse_trl(row: Row, name: str) -> list[Trace]:
     only one, where there is one, is the reward.
     """
     taker = _Taker(row)
-    step, advantage = int(taker.take("step")), taker.take("advantage")
-    known = {"prompt", "completion", "image", "images"}
+    step, advantage = int(taker.take("step")), taker.rest.pop("advantage", None)
+    known = {
+        "prompt",
+        "completion",
+        "image",
+        "images",
+        "id",
+        "trace_id",
+        "prompt_id",
+        "sample",
+        "sample_index",
+        "training_step",
+    }
     rewards = {k: v for k, v in taker.rest.items() if k not in known and _is_number_or_none(v)}
     for key in rewards:
         taker.rest.pop(key)
@@ -549,7 +575,13 @@ def _has(*names: str) -> Callable[[Row], bool]:
 
 
 def _has_list(name: str, *alternatives: str) -> Callable[[Row], bool]:
-    return lambda row: any(isinstance(row.get(key), list) for key in (name, *alternatives))
+    """A list of objects under one of the names, in a row that has no prompt and completion of its own beside it."""
+
+    def matches(row: Row) -> bool:
+        lists = [row[key] for key in (name, *alternatives) if isinstance(row.get(key), list)]
+        return bool(lists) and len(_dicts(lists[0])) == len(lists[0]) and not {"prompt", "completion"} <= set(row)
+
+    return matches
 
 
 def _is_plain(row: Row) -> bool:
@@ -564,8 +596,8 @@ FORMATS = (
     Format("reasoningflow", _has("doc_id", "response", "spans", "edges"), _parse_reasoningflow, _LABELLED),
     Format("self-jailbreak", _has("thinking", "sentences", "self_jailbreak_sentences"), _parse_self_jailbreak,
            (*_LABELLED, "answer (removed at the source)", "thinking beyond 500 tokens (cut at the source)")),
-    Format("schoenfeld", _has("response", "sentences"), _parse_schoenfeld, _LABELLED),
-    Format("venhoff", _has("thinking", "segments"), _parse_venhoff, (*_LABELLED, "prompt")),
+    Format("schoenfeld", _has("response", "sentences", "question_id"), _parse_schoenfeld, _LABELLED),
+    Format("venhoff", _has("raw", "thinking", "segments"), _parse_venhoff, (*_LABELLED, "prompt")),
     Format("thought-anchors", _has("solution", "chunks"), _parse_anchors, _LABELLED),
     Format("trl", _has("step", "completion", "advantage"), _parse_trl,
            (*_NO_TOKENS, "finish reason", "model", "prompt id", "special tokens (TRL decodes without them)")),

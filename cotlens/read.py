@@ -36,7 +36,7 @@ def read_traces(
     """The traces of one or more files or folders, in order, read as they are asked for.
 
     Args:
-        paths: JSON lines, JSON array, parquet (each also gzipped), Hugging Face dataset on disk, or cotlens run.
+        paths: JSON lines or array (also gzipped), parquet, Hugging Face dataset, cotlens run, or a folder of files.
         format: name of a `Format`; default: for each file the first whose shape its first row has.
         on_reject: called with every row that cannot be read; without it the first one raises.
         max_line_bytes: a longer line is an error, so that a damaged file cannot fill the memory.

@@ -108,6 +108,8 @@ def _array_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | BadRow
 
 def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """A cotlens run, or a Hugging Face dataset (or dict of datasets) as `save_to_disk` leaves it."""
+    if (path / "run.json").exists() and b'"complete": false' in (path / "run.json").read_bytes():
+        raise TraceError(f"{path}: the run is not complete; finish it with `cotlens analyze` first")
     if (path / "traces").is_dir():
         yield from _parquet_rows(sorted((path / "traces").glob("*.parquet")))
         return

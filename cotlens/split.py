@@ -86,7 +86,7 @@ _ASSISTANT_TURN = re.compile(
     r"|<start_of_turn>model|<\|turn>model|<\|assistant\|>|\bAssistant:"
 )
 _STOPPED = frozenset(("stop", "eos", "end_turn", "stop_sequence", "tool_calls", "tool_use"))
-_QUOTES = frozenset("`\"'“‘")
+_QUOTES = frozenset("`\"'“‘”’")
 
 
 def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
@@ -117,6 +117,8 @@ def split_think(completion: str, prompt: str = "", *, model: str = "", tags: Tag
     >>> parts.think[0].of("<think>2+2=4</think>Four."), parts.status.value
     ('2+2=4', 'closed')
     """
+    if tags is not None and not all(tags):
+        raise ValueError(f"the delimiters of a thought must not be empty, got {tags}")
     if tags is None:
         harmony = _split_harmony(completion, prompt) or _split_stripped_harmony(completion, model)
         if harmony:
@@ -202,11 +204,16 @@ def _prompt_closes(prompt: str, families: tuple[Tags, ...]) -> bool:
 
 
 def _find_unquoted(text: str, tag: str, start: int) -> int:
-    """Where the tag first stands without a quotation mark before it, or -1."""
+    """Where the tag first stands without quotation marks on both sides, or -1."""
     at = text.find(tag, start)
-    while at > 0 and text[at - 1] in _QUOTES:
+    while at > 0 and text[at - 1] in _QUOTES and text[at + len(tag) : at + len(tag) + 1] in _QUOTES:
         at = text.find(tag, at + len(tag))
     return at
+
+
+def has_delimiters(text: str) -> bool:
+    """Whether the text has a delimiter of any known family, quoted ones aside."""
+    return "<|channel|>" in text or any(_find_unquoted(text, tag, 0) >= 0 for family in FAMILIES for tag in family)
 
 
 def _prompt_opens(prompt: str, family: Tags) -> bool:

@@ -211,7 +211,7 @@ def _protected_until(text: str, match: re.Match[str], begins_line: bool) -> int:
         return end if close < 0 else close + 3
     closer = {"\\[": "\\]", "\\(": "\\)", "$$": "$$"}.get(opener) or f"\\end{{{match['environment']}}}"
     close = text.find(closer, end, end + (_INLINE_MAX if opener == "\\(" else _DISPLAY_MAX))
-    across = opener == "\\(" and "\n\n" in text[end:close]  # two brackets of prose, no formula
+    across = opener == "\\(" and close >= 0 and "\n\n" in text[end:close]  # two brackets of prose, no formula
     return end if close < 0 or across else close + len(closer)
 
 

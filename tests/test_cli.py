@@ -54,6 +54,7 @@ def test_info_of_a_file_and_of_a_run(tmp_path):
         "absent": 1,
     }
     assert report["missing"] == ["method", "reward"]
+    assert report["other_fields"] == {}
     assert report["has"]["token_ids"] == 1
     cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
     report = json.loads(cotlens("info", tmp_path / "run", "--json").stdout)
@@ -76,6 +77,7 @@ def test_a_fault_of_the_input_is_one_line_and_code_1(tmp_path):
 def test_a_wrong_command_line_is_code_2(tmp_path):
     cotlens("analyze", code=2)
     cotlens("analyze", SAMPLES, "-o", tmp_path, "--on-error", "ignore", code=2)
+    cotlens("analyze", SAMPLES, "-o", tmp_path, "--tags", "", "", code=2)
 
 
 def test_help_teaches():

@@ -111,6 +111,26 @@ def test_a_prompt_or_a_completion_may_be_a_list(tmp_path):
     assert first.prompt_id == second.prompt_id == "q"
 
 
+def test_no_text_of_a_row_is_lost(tmp_path):
+    """Thinking beside samples or beside messages, refusals, and whole numbers that a table made floats."""
+    one, two = read(tmp_path, {"id": "x", "completion": ["b1", "b2"], "thinking": ["t1", "t2"], "answer": "g"})
+    assert (one.completion, two.completion, one.gold) == ("t1b1", "t2b2", "g")
+    (three,) = read(
+        tmp_path, {"prompt": [USER], "thinking": "T", "completion": [{"role": "assistant", "content": "A"}]}
+    )
+    assert (three.completion, three.meta["thinking"]) == ("A", "T")
+    (four,) = read(
+        tmp_path, {"messages": [USER, {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]}
+    )
+    assert four.completion == "No."
+    (five,) = read(tmp_path, {"completion": "x", "sample": 2.0, "training_step": float("nan")})
+    assert (five.sample, five.training_step) == (2, -1)
+    (six,) = read(tmp_path, {"prompt": "q", "completion": "x", "choices": ["A", "B"]})
+    assert (six.completion, six.meta) == ("x", {"choices": ["A", "B"]})
+    (seven,) = read(tmp_path, {"prompt": "q", "thinking": "Tags.", "completion": "Put it in `<thinking>` tags."})
+    assert (seven.completion, seven.think) == ("Tags.Put it in `<thinking>` tags.", (Span(0, 5),))
+
+
 def test_a_turn_that_goes_on_with_a_tool_call_is_not_cut_off(tmp_path):
     content = [{"type": "thinking", "thinking": "a"}, {"type": "tool_use", "name": "f", "input": {}}]
     (trace,) = read(tmp_path, {"messages": [USER, {"role": "assistant", "content": content}]})
@@ -435,6 +455,7 @@ def test_labels_of_a_document_are_kept(tmp_path):
         "id": "d",
         "response": "One. Two.",
         "question": "q",
+        "question_id": "k",
         "sentences": [{"span": [0, 4], "sentence_label": "Read"}],
     }
     (trace,) = read(tmp_path, row)

@@ -66,6 +66,8 @@ def test_a_killed_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
         analyze([SAMPLES], tmp_path / "run", progress=kill)
     run = Run(tmp_path / "run")
     assert not run.info["complete"]
+    with pytest.raises(TraceError, match="the run is not complete"):
+        next(read_traces(run.path))
     done = {path: path.stat().st_mtime_ns for path in run.shards("steps")}
     assert len(done) == 2
     analyze([SAMPLES], tmp_path / "run")

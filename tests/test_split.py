@@ -36,6 +36,7 @@ CASES = {
         "<think>a</think>write `<think>` and `</think>`", "", ["a"], "write `<think>` and `</think>`", "closed", "text",
     ),
     "tag quoted in an answer without a thought": ("Use the `<think>` tag.", "", [], "Use the `<think>` tag.", "absent", ""),
+    "thought that ends in a quotation": ('he said "hi"</think>A', "", ['he said "hi"'], "A", "closed", "prompt"),
     "closing tag quoted": ('It ends with "</think>".', "", [], 'It ends with "</think>".', "absent", ""),
     "many tags in a line": ("<think>a</think>" + "x <think> y " * 3, "", ["a"], "x <think> y " * 3, "closed", "text"),
     "other tags inside a thought": ("I could write <thinking> here</think>b", "", ["I could write <thinking> here"], "b", "closed", "prompt"),
@@ -116,6 +117,11 @@ def test_a_model_that_stopped_by_itself_without_tags_skipped_the_thought():
 def test_custom_tags_are_the_only_ones_looked_for():
     text = "<think>x</think>BEGIN a END b"
     assert parts(text, tags=Tags("BEGIN", "END"))[:2] == ([" a "], " b")
+
+
+def test_empty_tags_are_refused():
+    with pytest.raises(ValueError, match="must not be empty"):
+        split_think("x", tags=Tags("", ""))
 
 
 def test_separate_fields_are_verbatim():

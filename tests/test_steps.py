@@ -130,7 +130,7 @@ def test_a_step_never_begins_with_white_space_except_the_first(text):
     assert not any(span.of(text)[0] in " \t\n\r" for span in segment(text)[1:])
 
 
-HOSTILE = ["!", ".", "\\[", "$", "`", "\n", ". ", '."', "*", "| a. ", "\\begin{a}", "a.\n", "(1. "]
+HOSTILE = ["!", ".", "\\[", "\\(", "\\(x ", "$", "`", "\n", ". ", '."', "*", "| a. ", "\\begin{a}", "a.\n", "(1. "]
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
