@@ -74,10 +74,10 @@ def _common(taker: _Taker, name: str) -> dict[str, Any]:
         "prompt_id": taker.text("prompt_id"),
         "model": taker.text("model", "model_name"),
         "method": taker.text("method"),
-        "training_step": -1 if _whole(step) is None else _whole(step),
+        "training_step": _whole(step, -1),
         "domain": taker.text("domain", "dataset", "task"),
         "split": taker.text("split"),
-        "sample": 0 if _whole(sample) is None else _whole(sample),
+        "sample": _whole(sample, 0),
         "finish_reason": taker.text("finish_reason", "stop_reason"),
         "reward": None if reward is None else float(reward),
         "gold": taker.text(*_GOLD),
@@ -88,11 +88,11 @@ def _common(taker: _Taker, name: str) -> dict[str, Any]:
     }
 
 
-def _whole(value: Any) -> Any:
-    """A whole number that a table with gaps turned into a float, as a whole number; a gap as None."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else int(value) if value.is_integer() else value
-    return value
+def _whole(value: Any, unknown: int) -> Any:
+    """A whole number that a table with gaps turned into a float, as a whole number; a gap as `unknown`."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return unknown
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _parse_plain(row: Row, name: str) -> list[Trace]:

@@ -6,7 +6,7 @@ text column or page, use colours that colour-blind readers and greyscale printer
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -172,8 +172,7 @@ def plot_lengths(traces: pd.DataFrame, by: str = "model") -> Plot:
         axis.set_title(title)
     summary = data.drop_duplicates("group").set_index("group").loc[order]
     labels = [_group_label(*row) for row in summary[["n_traces", "share_open", "share_absent"]].itertuples()]
-    axes[0, 0].set_yticks(range(len(order)), labels)
-    axes[0, 0].set_ylim(-0.6, len(order) - 0.4)
+    _label_rows(axes[0], labels)
     _note(
         figure,
         "dot: median, bar: quartiles, line: 5th to 95th percentile, logarithmic scale; open: cut off or without an\n"
@@ -189,8 +188,6 @@ def _draw_ranges(axis: Axes, part: pd.DataFrame, colour: str) -> None:
     axis.hlines(rows, low, high, color=colour, linewidth=0.9)
     axis.hlines(rows, q1, q3, color=colour, linewidth=5, alpha=0.45)
     axis.plot(mid, rows, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.6)
-    axis.grid(axis="y", visible=False)
-    axis.tick_params(axis="y", length=0)
     axis.set_xscale("log")
     if not np.isnan(mid).all():
         narrow = np.nanmax(high) / np.nanmin(low) < 30  # a decade or so needs ticks between its powers
@@ -281,13 +278,10 @@ def plot_reflection(dynamics: pd.DataFrame, by: str = "model") -> Plot:
         axis.plot(part["value"], rows, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.6)
         axis.set_title(title)
         axis.set_xlim(left=0)
-        axis.grid(axis="y", visible=False)
-        axis.tick_params(axis="y", length=0)
     axes[0, 2].set_xlim(0, 1.02)
     summary = data.drop_duplicates("group").set_index("group").loc[order, ["n", "n_prompts"]]
     labels = [f"{_shorten(name)}\n{n:,} traces, {prompts:,} prompts" for name, n, prompts in summary.itertuples()]
-    axes[0, 0].set_yticks(rows, labels)
-    axes[0, 0].set_ylim(-0.6, len(order) - 0.4)
+    _label_rows(axes[0], labels)
     _note(
         figure,
         "line: 95% interval, prompts resampled (share: Wilson's at the effective sample size); traces without\n"
@@ -423,6 +417,15 @@ def _need(table: pd.DataFrame, *columns: str) -> None:
 def _some(known: pd.DataFrame) -> None:
     if known.empty:
         raise ValueError("no step is known to reflect or not: the thinking is not English, not verbatim, or not there")
+
+
+def _label_rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
+    """Names the groups, one a row, of panels that share their rows."""
+    for axis in axes:
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(labels)), labels)
+    axes[0].set_ylim(-0.6, len(labels) - 0.4)
 
 
 def _note(figure: Figure, text: str) -> None:

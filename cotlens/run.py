@@ -264,20 +264,25 @@ def _write_shard(run: Run, number: int, traces: Iterable[Trace], tags: Tags | No
     return step_table.num_rows
 
 
-def write_parquet(path: Path, table: pa.Table) -> None:
-    """Writes a parquet file whole or not at all."""
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path to write to; what stands there at the end takes the place of `path` in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    pq.write_table(table, partial, compression="zstd")
+    yield partial
     os.replace(partial, path)
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Writes a parquet file whole or not at all."""
+    with _replacing(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(partial, path)
+    with _replacing(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _write_info(run: Run, info: dict[str, Any]) -> None:

@@ -172,11 +172,7 @@ def difference(
     cluster, or are given without clusters, are independent: each group's clusters are drawn apart. `n` and
     `n_clusters` count both groups, a shared cluster once. Options as in `mean`.
     """
-    rows_a, rows_b = _both(a, b, clusters_a, clusters_b)
-    joined, strata = _join(rows_a, rows_b)
-    group = np.repeat([0.0, 1.0], [rows_a.n, rows_b.n])
-    columns = [joined.values * (1 - group), 1 - group, joined.values * group, group]
-    return _sums_estimate(_difference_of_ratios, joined, columns, strata=strata, **options)
+    return _difference_estimate(*_both(a, b, clusters_a, clusters_b), **options)
 
 
 def permutation_test(
@@ -352,11 +348,7 @@ def _weighted_difference(
     rows_a, rows_b = _Rows.of(values[first], names[first]), _Rows.of(values[~first], names[~first])
     if not rows_a.n or not rows_b.n:
         return rows_a.undefined("cluster bootstrap")
-    joined, strata = _join(rows_a, rows_b)
-    w = np.concatenate([w[first], w[~first]])
-    group = np.repeat([0.0, 1.0], [rows_a.n, rows_b.n])
-    columns = [w * joined.values * (1 - group), w * (1 - group), w * joined.values * group, w * group]
-    return _sums_estimate(_difference_of_ratios, joined, columns, strata=strata, **options)
+    return _difference_estimate(rows_a, rows_b, np.concatenate([w[first], w[~first]]), **options)
 
 
 # --- how it is done --------------------------------------------------------------------------------------------
@@ -436,6 +428,15 @@ def _join(a: _Rows, b: _Rows) -> tuple[_Rows, list[NDArray[np.intp]]]:
 def _ratio(sums: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         return sums[..., 0] / sums[..., 1]
+
+
+def _difference_estimate(a: _Rows, b: _Rows, weights: Floats | float = 1.0, **options: Any) -> Estimate:
+    """Difference of the weighted means of two groups; `weights` are those of a's rows, then of b's."""
+    joined, strata = _join(a, b)
+    in_b = np.repeat([0.0, 1.0], [a.n, b.n])
+    weight_a, weight_b = weights * (1 - in_b), weights * in_b
+    columns = [joined.values * weight_a, weight_a, joined.values * weight_b, weight_b]
+    return _sums_estimate(_difference_of_ratios, joined, columns, strata=strata, **options)
 
 
 def _difference_of_ratios(sums: Floats) -> Floats:
