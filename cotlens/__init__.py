@@ -22,8 +22,10 @@ _MODULES = {
         "transitions",
         "word_token_ids",
     ),
+    "scores": ("Head", "Scores", "score_hidden", "score_logits"),
+    "model": ("Model", "ScoredTrace", "load_model", "score_tokens", "wrap_model"),
     "table": ("SCHEMA", "step_table", "trace_table"),
-    "run": ("Run", "analyze"),
+    "run": ("Run", "analyze", "score"),
     "stats": (
         "Estimate",
         "cliffs_delta",

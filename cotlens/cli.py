@@ -33,6 +33,13 @@ class OnError(StrEnum):
     SKIP = "skip"
 
 
+class Long(StrEnum):
+    """What to do with a trace longer than the model's context."""
+
+    ERROR = "error"
+    WINDOW = "window"
+
+
 @app.callback(invoke_without_command=True)
 def _root(show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if show_version:
@@ -85,6 +92,71 @@ def analyze(
     typer.echo(f"{run.path}: {info['n_traces']:,} traces, {info['n_steps']:,} steps")
     if info["n_rejected"]:
         typer.echo(f"{info['n_rejected']:,} rows could not be read: see {run.path / 'rejects.jsonl'}", err=True)
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Argument(help="Run directory made by `cotlens analyze`.")],
+    model: Annotated[str, typer.Option(help="Folder or Hub repository of the scoring model.")],
+    reference: Annotated[str, typer.Option(help="A second model of the same vocabulary: adds KL to it.")] = "",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
+    reference_revision: Annotated[str | None, typer.Option(help="The same of the reference.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; default: the GPU if there is one.")] = "",
+    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16 or float16.")] = "auto",
+    name: Annotated[str, typer.Option(help="Folder under RUN/scores; default: the model's last name.")] = "",
+    temperature: Annotated[float, typer.Option(help="Divides the logits.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Keep this many of the likeliest words per token.")] = 0,
+    long: Annotated[Long, typer.Option(help="Traces longer than the context: refuse, or overlapping windows.")] = (
+        Long.ERROR
+    ),
+    on_error: Annotated[OnError, typer.Option(help="skip: mark traces that cannot be scored and go on.")] = (
+        OnError.STOP
+    ),
+    batch_tokens: Annotated[int | None, typer.Option(min=1, help="Padded tokens computed together.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Score anew, whatever the folder holds.")] = False,
+) -> None:
+    """Score every token of a run with a model: entropy, log-prob, rank and more, into RUN/scores/NAME."""
+    if temperature <= 0:
+        raise typer.BadParameter("must be above 0", param_hint="--temperature")
+    from cotlens.model import load_model
+    from cotlens.run import score as score_run
+
+    loaded = load_model(model, revision=revision, device=device, dtype=dtype)
+    base = load_model(reference, revision=reference_revision, device=device, dtype=dtype) if reference else None
+    if loaded.is_slow_on_cpu:
+        typer.echo(
+            "cotlens: this processor has no 16-bit arithmetic; --dtype float32 is several times faster", err=True
+        )
+    with tqdm(unit=" tokens", desc="score", smoothing=0.1, unit_scale=True) as bar:
+
+        def advance(n: int) -> None:
+            bar.update(n)
+
+        info = score_run(
+            run,
+            loaded,
+            reference=base,
+            name=name,
+            temperature=temperature,
+            top_k=top_k,
+            long=long.value,
+            on_error=on_error.value,
+            tokens_per_batch=batch_tokens,
+            force=force,
+            progress=advance,
+        )
+    typer.echo(f"{run}: {info['n_tokens']:,} tokens of {info['n_traces']:,} traces scored by {info['model']['name']}")
+    for key, meaning in _SCORE_REMARKS.items():
+        if info[key]:
+            typer.echo(f"{info[key]:,} traces {meaning}", err=True)
+
+
+_SCORE_REMARKS = {
+    "n_unscored": "could not be scored: their column error says why",
+    "n_retokenized": "had no token ids and were encoded from their text",
+    "n_inexact": "have token ids that do not decode to exactly their text",
+    "n_windowed": "are longer than the model's context and were scored in windows",
+}
 
 
 @app.command()
@@ -225,6 +297,7 @@ def _run_report(run) -> dict[str, object]:
         "traces": len(traces),
         "prompts": traces["prompt_id"].nunique(),
         "steps": int(traces["n_steps"].sum()),
+        "scored_by": run.scorers,
         "bad_rows": made.get("n_rejected", 0),
         "models": {str(k): int(v) for k, v in traces["model"].value_counts().items()},
         "statuses": {str(k): int(v) for k, v in traces["status"].value_counts().items()},

@@ -3,6 +3,7 @@
     RUN/run.json             what made it: inputs with their hashes, settings, versions, counts
     RUN/traces/part-*.parquet
     RUN/steps/part-*.parquet one shard for each shard of traces
+    RUN/scores/SCORER/       part-*.parquet, one for each shard of traces, and its own run.json
     RUN/rejects.jsonl        rows that could not be read, where `on_error="skip"` was asked for
 
 A shard is written whole or not at all, and `run.json` says `complete` only at the end: a killed job is called again
@@ -13,13 +14,14 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -28,8 +30,11 @@ import pyarrow.parquet as pq
 from cotlens.formats import find_format
 from cotlens.read import MAX_LINE_BYTES, Reject, detect_format, input_files, read_traces
 from cotlens.split import Tags
-from cotlens.table import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, analyze_traces
+from cotlens.table import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, analyze_traces, score_rows
 from cotlens.trace import Trace, TraceError
+
+if TYPE_CHECKING:
+    from cotlens.model import Model
 
 SHARD_TRACES = 1000
 SHARD_CHARS = 16_000_000  # long traces make smaller shards, so that memory stays flat
@@ -57,7 +62,7 @@ class Run:
         return info
 
     def shards(self, table: str) -> list[Path]:
-        """The parquet files of `traces` or `steps`, in order."""
+        """The parquet files of `traces`, `steps` or `scores/SCORER`, in order."""
         return sorted((self.path / table).glob("part-*.parquet"))
 
     def trace_table(self, columns: Sequence[str] = LIGHT_COLUMNS) -> pd.DataFrame:
@@ -67,6 +72,27 @@ class Run:
     def step_table(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """One row per step."""
         return self._read("steps", columns)
+
+    @property
+    def scorers(self) -> list[str]:
+        """Names of the models that have scored the run's tokens."""
+        return sorted(path.parent.name for path in (self.path / "scores").glob("*/run.json"))
+
+    def score_info(self, scorer: str) -> dict[str, Any]:
+        """What the scorer's own run.json says: model, revision, dtype, device, settings, versions, counts."""
+        return json.loads((self.path / "scores" / self._scorer(scorer) / "run.json").read_text(encoding="utf-8"))
+
+    def score_table(self, scorer: str = "", columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """One row per trace with the columns `SCHEMA["scores"]`; with one scorer, its name can be left out."""
+        return self._read(f"scores/{self._scorer(scorer)}", columns)
+
+    def _scorer(self, name: str) -> str:
+        if name in self.scorers:
+            return name
+        if not name and len(self.scorers) == 1:
+            return self.scorers[0]
+        have = ", ".join(self.scorers) or "none; make them with `cotlens score`"
+        raise TraceError(f"{self.path}: asked for token scores of {name or 'the one scorer'}; there are {have}")
 
     def traces(self) -> Iterator[Trace]:
         """The traces, exactly as they were read from the source."""
@@ -121,7 +147,7 @@ def analyze(
     run = Run(Path(out))
     settings = {"model": model, "method": method, "tags": tags, "light": light, "max_line_bytes": max_line_bytes}
     made_by = _provenance(files, format) | {"settings": settings}
-    with _only_one(run):
+    with _only_one(run.path):
         if _prepare(run, made_by, files, force):
             return _whole(run, on_error)
         with _Rejects(run.path) as rejects:
@@ -146,6 +172,124 @@ def analyze(
     return run
 
 
+def score(
+    run: Run | str | Path,
+    model: "Model",
+    *,
+    reference: "Model | None" = None,
+    name: str = "",
+    temperature: float = 1.0,
+    top_k: int = 0,
+    long: Literal["error", "window"] = "error",
+    on_error: Literal["stop", "skip"] = "stop",
+    tokens_per_batch: int | None = None,
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Scores every token of a run's completions into RUN/scores/NAME, and returns what its run.json says.
+
+    A shard is done when its file is there and was made from the trace shard as it is now: a killed job goes on.
+
+    Args:
+        run: a run directory that holds its texts or token ids (not made with `light`).
+        model: the scoring model.
+        reference: as in `score_tokens`, like the arguments that follow.
+        name: of the folder; default: the last part of the model's name.
+        temperature: divides the logits.
+        top_k: likeliest words to keep.
+        long: what to do with traces longer than the context.
+        on_error: `skip` marks traces that cannot be scored, and counts them.
+        tokens_per_batch: padded tokens that are computed together.
+        force: score anew, whatever the folder holds.
+        progress: called with the number of tokens done since the last call.
+
+    Raises:
+        TraceError: for a trace that cannot be scored, or if the folder holds scores made with other settings.
+    """
+    from cotlens.model import score_tokens
+
+    run = run if isinstance(run, Run) else Run(Path(run))
+    shards = run.shards("traces")
+    if not shards or not run.info.get("complete"):
+        raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
+    if run.info["settings"].get("light"):
+        raise TraceError(f"{run.path}: a light run keeps no text to score; make it again without --light")
+    folder = run.path / "scores" / (name or _folder_name(model.name))
+    settings = {"temperature": temperature, "top_k": top_k, "long": long, "on_error": on_error}
+    made_by = _scorer_info(model, reference) | {"settings": settings}
+    with _only_one(folder):
+        _prepare_scores(folder, made_by, force)
+        counts: dict[str, int] = dict.fromkeys(
+            ("n_traces", "n_tokens", "n_unscored", "n_retokenized", "n_inexact", "n_windowed"), 0
+        )
+        for shard in shards:
+            done, source = folder / shard.name, hash_path(shard)
+            if not _is_made_from(done, source):
+                traces = list(read_traces(shard, format="cotlens"))
+                scored = score_tokens(
+                    model, traces, reference=reference, tokens_per_batch=tokens_per_batch, progress=progress, **settings
+                )
+                table = score_rows(scored)
+                write_parquet(done, table.replace_schema_metadata({_SOURCE: source}))
+            _count(counts, done)
+        for stray in set(folder.glob("part-*.parquet")) - {folder / shard.name for shard in shards}:
+            stray.unlink()
+        write_atomic(folder / "run.json", _json(made_by | {"complete": True} | counts))
+    return made_by | counts
+
+
+_SOURCE = b"sha256 of the trace shard"
+
+
+def _folder_name(model: str) -> str:
+    """The last part of a model's name, with what is no part of a file name replaced."""
+    return re.sub(r"[^\w.-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip(".-") or "model"
+
+
+def _scorer_info(model: "Model", reference: "Model | None") -> dict[str, Any]:
+    def describe(one: "Model") -> dict[str, str]:
+        name = Path(one.name).name if Path(one.name).exists() else one.name
+        dtype = str(one.head.weight.dtype).removeprefix("torch.")
+        return {"name": name, "revision": one.revision, "dtype": dtype, "device": str(one.device)}
+
+    packages = versions() | {package: version(package) for package in ("torch", "transformers", "tokenizers")}
+    return {
+        "model": describe(model),
+        "reference": None if reference is None else describe(reference),
+        "versions": packages,
+    }
+
+
+def _prepare_scores(folder: Path, made_by: dict[str, Any], force: bool) -> None:
+    """Makes room for the scores of one model: nothing is mixed with what other settings made."""
+    shards, before = list(folder.glob("part-*.parquet")), {}
+    if (folder / "run.json").exists():
+        before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    same = {key: before.get(key) for key in made_by} == json.loads(json.dumps(made_by))
+    if shards and not same and not force:
+        raise TraceError(
+            f"{folder}: holds scores made by another model, settings or versions; give another --name, or --force"
+        )
+    if force or not same:
+        for shard in shards:
+            shard.unlink()
+    write_atomic(folder / "run.json", _json(made_by | {"complete": False}))
+
+
+def _is_made_from(done: Path, source: str) -> bool:
+    return done.exists() and (pq.read_schema(done).metadata or {}).get(_SOURCE) == source.encode()
+
+
+def _count(counts: dict[str, int], shard: Path) -> None:
+    table = pq.read_table(shard, columns=["entropy", "error", "encoding", "exact", "windowed"]).to_pandas()
+    counts["n_traces"] += len(table)
+    counts["n_tokens"] += int(table["entropy"].str.len().sum())
+    counts["n_unscored"] += int((table["error"] != "").sum())
+    counts["n_retokenized"] += int((table["encoding"] == "text").sum())
+    counts["n_inexact"] += int((table["exact"] == False).sum())  # noqa: E712 - null is neither
+    counts["n_windowed"] += int(table["windowed"].sum())
+
+
 def _whole(run: Run, on_error: str) -> Run:
     """The run, unless it left rows out that the caller wants."""
     rejected = run.info["n_rejected"]
@@ -158,16 +302,16 @@ def _whole(run: Run, on_error: str) -> Run:
 
 
 @contextmanager
-def _only_one(run: Run) -> Iterator[None]:
-    """Holds the run directory for this process, so that two jobs cannot write into each other's shards."""
-    if run.path.exists() and not run.path.is_dir():
-        raise TraceError(f"{run.path}: is a file; the run directory must be a folder")
-    run.path.mkdir(parents=True, exist_ok=True)
-    with (run.path / ".lock").open("a") as lock:
+def _only_one(folder: Path) -> Iterator[None]:
+    """Holds a folder for this process, so that two jobs cannot write into each other's shards."""
+    if folder.exists() and not folder.is_dir():
+        raise TraceError(f"{folder}: is a file; the run directory must be a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise TraceError(f"{run.path}: another process is writing this run") from None
+            raise TraceError(f"{folder}: another process is writing here") from None
         yield
 
 
@@ -286,7 +430,11 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def _write_info(run: Run, info: dict[str, Any]) -> None:
-    write_atomic(run.path / "run.json", json.dumps(info, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(run.path / "run.json", _json(info))
+
+
+def _json(info: dict[str, Any]) -> str:
+    return json.dumps(info, indent=2, ensure_ascii=False) + "\n"
 
 
 def _provenance(paths: Sequence[Path], format: str | None) -> dict[str, Any]:

@@ -120,21 +120,21 @@ def score_hidden(
         sources.append(reference)
     tile, rows = _plan(sources, tile)
     parts = []
-    for first in range(0, len(hidden), rows):
+    for first in range(0, max(1, len(hidden)), rows):
         part = slice(first, first + rows)
         walks = [_Walk.over_head(states[part], targets[part], own, temperature, tile) for states, own in sources]
         parts.append(_score(walks, targets[part], top_k))
-    return _join(parts) if parts else _empty(hidden, top_k, len(sources) == 2)
+    return _join(parts)
 
 
 @torch.inference_mode()
 def score_logits(logits: Tensor, targets: Tensor, *, top_k: int = 0, tile: int = TILE_WORDS) -> Scores:
     """Scores of `targets` from logits (T, V) that are there already; -inf masks a word. Else as `score_hidden`."""
     parts = []
-    for first in range(0, len(logits), 2048):
+    for first in range(0, max(1, len(logits)), 2048):
         part = slice(first, first + 2048)
         parts.append(_score([_Walk.over_logits(logits[part], targets[part], tile)], targets[part], top_k))
-    return _join(parts) if parts else _empty(logits, top_k, False)
+    return _join(parts)
 
 
 def _check(hidden: Tensor, targets: Tensor, head: Head, temperature: float) -> None:
@@ -146,7 +146,7 @@ def _check(hidden: Tensor, targets: Tensor, head: Head, temperature: float) -> N
     if not temperature > 0:
         raise ValueError(f"the temperature must be above 0, got {temperature}")
     n_words = head.weight.shape[0]
-    if len(targets) and not (0 <= int(targets.min()) and int(targets.max()) < n_words):
+    if len(targets) and not (int(targets.min()) >= 0 and int(targets.max()) < n_words):
         raise ValueError(f"targets {int(targets.min())} to {int(targets.max())}, but the head has {n_words:,} words")
 
 
@@ -414,10 +414,4 @@ def _words_like(logits: Tensor) -> Tensor:
 
 
 def _join(parts: list[Scores]) -> Scores:
-    return Scores(*(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)))
-
-
-def _empty(like: Tensor, top_k: int, reference: bool) -> Scores:
-    none = torch.zeros(0, device=like.device)
-    pairs = torch.zeros(0, top_k, device=like.device)
-    return Scores(none, none, none, none, pairs.long(), pairs, *[none if reference else None] * 4)
+    return Scores(*(None if fields[0] is None else torch.cat(fields) for fields in zip(*parts, strict=True)))  # pyright: ignore[reportArgumentType]

@@ -5,7 +5,7 @@ columns stand in memory (pandas) and on disk (parquet), and the round trip is ex
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,9 @@ from cotlens.reflect import WORD_LISTS, StepKinds, classify, count_words, stated
 from cotlens.split import Split, Tags, split_trace
 from cotlens.steps import Step, group_paragraphs, segment_trace
 from cotlens.trace import Reasoning, Trace, dump_json
+
+if TYPE_CHECKING:
+    from cotlens.model import ScoredTrace
 
 
 class Column(NamedTuple):
@@ -82,7 +85,32 @@ STEP_COLUMNS = (
     Column("token_stop", pa.int32(), "tokens", "behind the last token of the step; null: no offsets"),
 )
 
-SCHEMA = {"traces": TRACE_COLUMNS, "steps": STEP_COLUMNS}
+_FLOATS, _FLOATS_K = pa.list_(pa.float32()), pa.list_(pa.list_(pa.float32()))
+
+SCORE_COLUMNS = (
+    Column("trace_id", pa.string(), "", "the trace; every list below has one entry per token of its completion"),
+    Column("token_ids", _IDS, "", "as they were scored"),
+    Column("token_starts", _IDS, "code points", "of the completion, at which each token begins; null: unknown"),
+    Column("entropy", _FLOATS, "nats", "of the model's distribution at the token's place; NaN: unscored"),
+    Column("logprob", _FLOATS, "nats", "of the token"),
+    Column("rank", _IDS, "", "of the token among all words, from 1; null: unscored"),
+    Column("varentropy", _FLOATS, "nats squared", "variance of the surprise under the distribution"),
+    Column("top_ids", pa.list_(_IDS), "", "the likeliest words; null: not asked for"),
+    Column("top_logprobs", _FLOATS_K, "nats", "of the likeliest words; null: not asked for"),
+    Column("top_mass", _FLOATS, "probability", "of the likeliest words together; null: not asked for"),
+    Column("margin", _FLOATS, "nats", "log-prob of the likeliest word less that of the second; null: not asked for"),
+    Column("kl", _FLOATS, "nats", "KL(model || reference); null: no reference"),
+    Column("reverse_kl", _FLOATS, "nats", "KL(reference || model); null: no reference"),
+    Column("reference_entropy", _FLOATS, "nats", "of the reference's distribution; null: no reference"),
+    Column("reference_logprob", _FLOATS, "nats", "of the token under the reference; null: no reference"),
+    Column("encoding", pa.string(), "", "ids: the source's own; text: encoded for scoring; empty: neither"),
+    Column("exact", pa.bool_(), "", "whether the ids decode to the completion; null: no tokenizer"),
+    Column("n_drift", pa.int32(), "tokens", "that differ if prompt and completion are encoded as one; null: own ids"),
+    Column("windowed", pa.bool_(), "", "longer than the context: scored in windows that overlap by half"),
+    Column("error", pa.string(), "", "why the trace is unscored; empty: it is scored"),
+)
+
+SCHEMA = {"traces": TRACE_COLUMNS, "steps": STEP_COLUMNS, "scores": SCORE_COLUMNS}
 
 # What a figure needs of a trace: everything but texts and the lists as long as them.
 _HEAVY = ("gold", "prompt", "completion", "prompt_token_ids", "token_ids", "logprobs", "token_starts", "labels", "meta")
@@ -91,7 +119,7 @@ LIGHT_STEP_COLUMNS = tuple(column.name for column in STEP_COLUMNS if column.name
 
 
 def arrow_schema(table: str) -> pa.Schema:
-    """The parquet schema of `traces` or `steps`; unit and meaning travel in each field's metadata."""
+    """The parquet schema of `traces`, `steps` or `scores`; unit and meaning travel in each field's metadata."""
     return pa.schema([pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning}) for c in SCHEMA[table]])
 
 
@@ -131,6 +159,41 @@ def analyze_traces(traces: Iterable[Trace], tags: Tags | None = None) -> tuple[p
         pa.Table.from_pylist(trace_rows, arrow_schema("traces")),
         pa.Table.from_pydict(steps, arrow_schema("steps")),
     )
+
+
+def score_rows(scored: "Sequence[ScoredTrace]") -> pa.Table:
+    """What `score_tokens` returned as a table with the columns `SCHEMA["scores"]`, as a run stores it."""
+    schema, columns = arrow_schema("scores"), {}
+    for column in SCORE_COLUMNS:
+        if column.name in _PER_TRACE:
+            columns[column.name] = pa.array([getattr(one, column.name) for one in scored], column.type)
+        elif not any(column.name in one.values for one in scored):
+            columns[column.name] = pa.nulls(len(scored), column.type)
+        else:
+            columns[column.name] = _list_column([one.values[column.name] for one in scored], column.type)
+    return pa.Table.from_pydict(columns, schema)
+
+
+_PER_TRACE = ("trace_id", "token_ids", "token_starts", "encoding", "exact", "n_drift", "windowed", "error")
+
+
+def _list_column(parts: Sequence[np.ndarray], kind: pa.DataType) -> pa.Array:
+    """One list per array, without a Python object per number; in a column of whole numbers NaN becomes null."""
+    flat = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    offsets = pa.array(np.cumsum([0, *map(len, parts)]), pa.int32())
+    inner = kind.value_type
+    if flat.ndim == 1:
+        return pa.ListArray.from_arrays(offsets, _flat_column(flat, inner), type=kind)
+    ends = pa.array(np.arange(len(flat) + 1) * flat.shape[1], pa.int32())
+    rows = pa.ListArray.from_arrays(ends, _flat_column(flat.ravel(), inner.value_type), type=inner)
+    return pa.ListArray.from_arrays(offsets, rows, type=kind)
+
+
+def _flat_column(flat: np.ndarray, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_floating(kind):
+        return pa.array(flat, kind)
+    unknown = np.isnan(flat)
+    return pa.array(np.where(unknown, 0, flat).astype(np.int32), kind, mask=unknown)
 
 
 def _trace_row(trace: Trace, split: Split, n_steps: int) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def test_random_heads_against_float64(spread, tile):
     np.testing.assert_allclose(scores.top_logprobs, wanted["top_logprobs"], atol=rounding)
     np.testing.assert_array_equal(scores.top_ids, logits.topk(20).indices)
     np.testing.assert_allclose(scores.top_mass, wanted["top_logprobs"].exp().sum(-1), atol=1e-5)
-    np.testing.assert_allclose(scores.margin, wanted["top_logprobs"][:, 0] - wanted["top_logprobs"][:, 1], atol=2 * rounding)
+    np.testing.assert_allclose(
+        scores.margin, wanted["top_logprobs"][:, 0] - wanted["top_logprobs"][:, 1], atol=2 * rounding
+    )
 
 
 def extreme_logits():
@@ -219,7 +221,12 @@ def test_gradients_are_not_kept():
         (torch.zeros(1, 4), torch.tensor([9]), {}, "the head has 9 words"),
         (torch.zeros(1, 4), torch.tensor([-1]), {}, "the head has 9 words"),
         (torch.zeros(1, 4), torch.tensor([0]), {"temperature": 0}, "temperature"),
-        (torch.zeros(1, 4), torch.tensor([0]), {"reference": (torch.zeros(1, 4), Head(torch.zeros(8, 4)))}, "one vocabulary"),
+        (
+            torch.zeros(1, 4),
+            torch.tensor([0]),
+            {"reference": (torch.zeros(1, 4), Head(torch.zeros(8, 4)))},
+            "one vocabulary",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_said(hidden, targets, options, message):

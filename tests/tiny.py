@@ -15,19 +15,41 @@ def tiny_tokenizer():
     vocabulary = ["<pad>", "<unk>", "<eos>", "<|user|>", "<|assistant|>", *WORDS]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", chat_template=TEMPLATE
+    return PreTrainedTokenizerFast(  # fmt: skip
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<eos>",
+        chat_template=TEMPLATE,
+        additional_special_tokens=["<|user|>", "<|assistant|>"],
     )
 
 
-def tiny_model(vocabulary_size):
-    """A random Qwen3 of a few thousand parameters."""
+def tiny_model(vocabulary_size, architecture="Qwen3", seed=0, **options):
+    """A random model of a few thousand parameters of an architecture of transformers."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    import transformers
 
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=vocabulary_size, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, max_position_embeddings=64, pad_token_id=0, eos_token_id=2,
+    common = dict(
+        vocab_size=vocabulary_size, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=64, pad_token_id=0, bos_token_id=2, eos_token_id=2,
     )  # fmt: skip
-    return Qwen3ForCausalLM(config)
+    own = {
+        "Qwen3Moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8),
+        "Gemma2": dict(final_logit_softcapping=0.5, sliding_window=8, query_pre_attn_scalar=8),
+        "Gemma3Text": dict(sliding_window=8, query_pre_attn_scalar=8),
+        "Mistral": dict(sliding_window=8),
+        "GptOss": dict(num_local_experts=4, num_experts_per_tok=2, sliding_window=8),
+        "Cohere": dict(logit_scale=0.25),
+        "Granite": dict(logits_scaling=4.0),
+        "GPT2": dict(n_embd=16, n_layer=2, n_head=2, n_positions=64),
+    }.get(architecture, {})
+    if architecture == "GPT2":
+        common = {key: common[key] for key in ("vocab_size", "bos_token_id", "eos_token_id")}
+    config = getattr(transformers, f"{architecture}Config")(**(common | own | options))
+    kind = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}.get(architecture)
+    torch.manual_seed(seed)
+    network = getattr(transformers, kind or f"{architecture}ForCausalLM")(config).eval()
+    with torch.no_grad():  # the usual start is so small that every distribution is flat
+        network.get_output_embeddings().weight.mul_(30)
+    return network
