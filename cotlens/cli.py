@@ -106,6 +106,9 @@ def score(
     name: Annotated[str, typer.Option(help="Folder under RUN/scores; default: the model's last name.")] = "",
     temperature: Annotated[float, typer.Option(help="Divides the logits.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Keep this many of the likeliest words per token.")] = 0,
+    retokenize: Annotated[
+        bool, typer.Option("--retokenize", help="Score the text, also of traces with token ids: for another family.")
+    ] = False,
     long: Annotated[Long, typer.Option(help="Traces longer than the context: refuse, or overlapping windows.")] = (
         Long.ERROR
     ),
@@ -139,6 +142,7 @@ def score(
             name=name,
             temperature=temperature,
             top_k=top_k,
+            retokenize=retokenize,
             long=long.value,
             on_error=on_error.value,
             tokens_per_batch=batch_tokens,
@@ -166,6 +170,7 @@ def figures(
     by: Annotated[
         str, typer.Option(help="What to compare: run, model, method, domain, ...; default: run if there are several.")
     ] = "",
+    scorer: Annotated[str, typer.Option(help="Whose token scores to draw, where several models scored a run.")] = "",
 ) -> None:
     """Draw every figure the runs have data for, each as pdf, png, csv (the plotted numbers) and json (provenance)."""
     import pandas as pd
@@ -197,10 +202,55 @@ def figures(
             "04_marker_agreement": plot.plot_marker_agreement(steps),
             "05_transitions": plot.plot_transitions(steps),
         }
+    drawn |= _entropy_figures(opened, by, scorer)
     for name, picture in tqdm(drawn.items(), desc="figures", unit=" figures"):
         provenance = {"figure": name, "by": by, "inputs": inputs, "n_traces": len(traces), "n_steps": len(steps)}
         for path in plot.save(picture, out / name, provenance):
             typer.echo(path)
+
+
+def _entropy_figures(runs: list, by: str, scorer: str) -> dict:
+    """The figures of token scores, for the runs that a model has scored; read a shard at a time."""
+    import numpy as np
+    import pandas as pd
+
+    from cotlens import entropy, plot
+
+    scored = [run for run in runs if run.scorers]
+    if not scored:
+        return {}
+    kinds = ("parts", "position", "kl", "reflection", "survival", "words")
+    found: dict[str, list] = {kind: [] for kind in kinds}
+    for run in scored:
+        for traces, steps, scores in run.scored_shards(scorer):
+            group = traces.assign(run=run.path.name)[["trace_id", "prompt_id", *{by} - {"prompt_id"}]]
+            parts = entropy.trace_entropy(traces, steps, scores).assign(run=run.path.name)
+            found["parts"].append(parts)
+            tables = {
+                "position": entropy.position_entropy(traces, scores),
+                "reflection": entropy.reflection_entropy(steps, scores),
+                "survival": entropy.entropy_survival(scores, np.geomspace(1e-4, 10, 41)),
+            }
+            if scores["kl"].notna().any():
+                tables["kl"] = entropy.position_entropy(traces, scores, column="kl")
+            for kind, table in tables.items():
+                found[kind].append(table.merge(group, on="trace_id"))
+            if "completion" in traces:
+                found["words"].append(entropy.word_entropy(traces, scores))
+    tables = {kind: pd.concat(parts, ignore_index=True) for kind, parts in found.items() if parts}
+    drawn = {}
+    if tables["parts"]["entropy_think"].notna().any():
+        drawn["06_entropy_parts"] = plot.plot_entropy_parts(tables["parts"], by)
+        drawn["07_entropy_position"] = plot.plot_position_entropy(tables["position"], by)
+    if len(tables["reflection"]):
+        drawn["08_entropy_reflection"] = plot.plot_reflection_entropy(tables["reflection"], by)
+    if len(tables["survival"]):
+        drawn["09_entropy_distribution"] = plot.plot_entropy_distribution(tables["survival"], by)
+    if "words" in tables and len(forking := entropy.forking_tokens(tables["words"])):
+        drawn["10_forking_tokens"] = plot.plot_forking_tokens(forking)
+    if "kl" in tables and len(tables["kl"]):
+        drawn["11_kl_position"] = plot.plot_position_entropy(tables["kl"], by, label="KL to the reference")
+    return drawn
 
 
 @app.command()

@@ -5,7 +5,7 @@ text is encoded once, and what that may have changed is reported beside its scor
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -116,13 +116,14 @@ def load_model(
         raise TraceError(f"dtype {dtype!r} is not known; there are {', '.join(_DTYPES)}")
     options = {"revision": revision, "trust_remote_code": False}
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
         )
         if tokenizer == "auto":
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (*_LOADING_ERRORS, SafetensorError) as error:
         raise TraceError(f"{name}: the model cannot be loaded: {_first_line(error)}") from error
+    network, report = loaded
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys") or ())
     if missing:
         raise TraceError(
@@ -352,7 +353,8 @@ def _keep_ids(trace: Trace, before: list[int], tokenizer: Any) -> Encoded:
         if not exact and _share_in_common(decoded, trace.completion) < 0.5:
             raise TraceError(
                 f"trace {trace.id!r}: its token ids decode to {decoded[:40]!r}, its text begins "
-                f"{trace.completion[:40]!r}: they belong to another tokenizer; score a model that has that one"
+                f"{trace.completion[:40]!r}: they belong to another tokenizer; take a model that has that one, "
+                "or score the text (retokenize=True, --retokenize)"
             )
         starts = (_token_starts(trace, tokenizer, skip) if exact else None) if starts is None else starts
     scored = np.arange(len(before), len(before) + len(own))
@@ -407,6 +409,7 @@ def score_tokens(
     reference: Model | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
+    retokenize: bool = False,
     long: Literal["error", "window"] = "error",
     on_error: Literal["stop", "skip"] = "stop",
     tokens_per_batch: int | None = None,
@@ -425,6 +428,7 @@ def score_tokens(
             log-prob.
         temperature: divides the logits.
         top_k: keep this many of the likeliest words; from 1 their mass, from 2 the margin of the first two.
+        retokenize: leave a trace's own token ids aside and encode its text: for a model of another family.
         long: what to do with a trace longer than the context: refuse it, or score it in windows that overlap by half,
             so that every token has at least half a context before it; such scores are marked.
         on_error: `skip` marks a trace that cannot be scored and goes on.
@@ -436,6 +440,8 @@ def score_tokens(
     """
     if reference is not None:
         _check_same_words(model, reference)
+    if retokenize:
+        traces = [replace(trace, **_NO_TOKENS) for trace in traces]
     job = _Job(model, traces, on_error == "skip", _column_shapes(top_k, reference is not None))
     for number in range(len(traces)):
         job.prepare(number, long)
@@ -449,6 +455,9 @@ def score_tokens(
         if progress:
             progress(sum(window.scored.stop - window.scored.start for window in batch))
     return job.finish()
+
+
+_NO_TOKENS: dict[str, Any] = dict.fromkeys(("prompt_token_ids", "token_ids", "token_starts", "logprobs"))
 
 
 class _Job:
@@ -551,7 +560,7 @@ def _check_same_words(model: Model, reference: Model) -> None:
 
 def _check_ids(trace: Trace, model: Model) -> None:
     ids = (*(trace.prompt_token_ids or ()), *(trace.token_ids or ()))
-    if ids and not (0 <= min(ids) and max(ids) < model.n_words):
+    if ids and not (min(ids) >= 0 and max(ids) < model.n_words):
         wrong = min(ids) if min(ids) < 0 else max(ids)
         raise TraceError(
             f"trace {trace.id!r}: token id {wrong:,} is not among the {model.n_words:,} words of {model.name}"

@@ -84,7 +84,28 @@ class Run:
 
     def score_table(self, scorer: str = "", columns: Sequence[str] | None = None) -> pd.DataFrame:
         """One row per trace with the columns `SCHEMA["scores"]`; with one scorer, its name can be left out."""
-        return self._read(f"scores/{self._scorer(scorer)}", columns)
+        return self._read(f"scores/{self._complete(scorer)}", columns)
+
+    def scored_shards(self, scorer: str = "") -> Iterator[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
+        """Trace table with its completions, step table and score table of one shard after the other."""
+        scorer = self._complete(scorer)
+        for shard in self.shards("traces"):
+            texts = ["completion"] if "completion" in pq.read_schema(shard).names else []
+            traces = pq.read_table(shard, columns=[*LIGHT_COLUMNS, *texts]).to_pandas()
+            steps = pq.read_table(self.path / "steps" / shard.name).to_pandas()
+            yield traces, steps, pq.read_table(self.path / "scores" / scorer / shard.name).to_pandas()
+
+    def _complete(self, scorer: str) -> str:
+        """The scorer's name, once it is known that every shard is there and was made from the traces as they are."""
+        scorer = self._scorer(scorer)
+        folder = self.path / "scores" / scorer
+        made = all(_is_made_from(folder / shard.name, hash_path(shard)) for shard in self.shards("traces"))
+        if not (made and self.score_info(scorer).get("complete")):
+            raise TraceError(
+                f"{self.path}: the scores of {scorer} are not complete, or the traces have changed since; "
+                "call `cotlens score` again"
+            )
+        return scorer
 
     def _scorer(self, name: str) -> str:
         if name in self.scorers:
@@ -180,6 +201,7 @@ def score(
     name: str = "",
     temperature: float = 1.0,
     top_k: int = 0,
+    retokenize: bool = False,
     long: Literal["error", "window"] = "error",
     on_error: Literal["stop", "skip"] = "stop",
     tokens_per_batch: int | None = None,
@@ -197,6 +219,7 @@ def score(
         name: of the folder; default: the last part of the model's name.
         temperature: divides the logits.
         top_k: likeliest words to keep.
+        retokenize: score the text also of traces that have token ids.
         long: what to do with traces longer than the context.
         on_error: `skip` marks traces that cannot be scored, and counts them.
         tokens_per_batch: padded tokens that are computed together.
@@ -215,7 +238,8 @@ def score(
     if run.info["settings"].get("light"):
         raise TraceError(f"{run.path}: a light run keeps no text to score; make it again without --light")
     folder = run.path / "scores" / (name or _folder_name(model.name))
-    settings = {"temperature": temperature, "top_k": top_k, "long": long, "on_error": on_error}
+    # What decides the numbers; how faults are met does not, so a job that stopped at one goes on with another answer.
+    settings = {"temperature": temperature, "top_k": top_k, "retokenize": retokenize}
     made_by = _scorer_info(model, reference) | {"settings": settings}
     with _only_one(folder):
         _prepare_scores(folder, made_by, force)
@@ -227,7 +251,14 @@ def score(
             if not _is_made_from(done, source):
                 traces = list(read_traces(shard, format="cotlens"))
                 scored = score_tokens(
-                    model, traces, reference=reference, tokens_per_batch=tokens_per_batch, progress=progress, **settings
+                    model,
+                    traces,
+                    reference=reference,
+                    **settings,
+                    long=long,
+                    on_error=on_error,
+                    tokens_per_batch=tokens_per_batch,
+                    progress=progress,
                 )
                 table = score_rows(scored)
                 write_parquet(done, table.replace_schema_metadata({_SOURCE: source}))

@@ -184,7 +184,7 @@ def _list_column(parts: Sequence[np.ndarray], kind: pa.DataType) -> pa.Array:
     inner = kind.value_type
     if flat.ndim == 1:
         return pa.ListArray.from_arrays(offsets, _flat_column(flat, inner), type=kind)
-    ends = pa.array(np.arange(len(flat) + 1) * flat.shape[1], pa.int32())
+    ends = pa.array(np.arange(len(flat) + 1) * (flat.size // max(len(flat), 1)), pa.int32())
     rows = pa.ListArray.from_arrays(ends, _flat_column(flat.ravel(), inner.value_type), type=inner)
     return pa.ListArray.from_arrays(offsets, rows, type=kind)
 

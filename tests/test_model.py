@@ -1,6 +1,7 @@
 """A model asked about its tokens: alignment, encoding, batching, windows, and what goes wrong."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_text_goes_through_the_chat_template_once(model):
     assert scored.encoding == "text"
     assert scored.n_drift == 0
     starts = [*scored.token_starts, len(trace.completion)]
-    words = [trace.completion[a:b].strip() for a, b in zip(starts, starts[1:], strict=False)]
+    words = [trace.completion[a:b].strip() for a, b in pairwise(starts)]
     assert words == ["<think>", "wait", "so", "</think>", "three"]
 
 
@@ -262,7 +263,7 @@ def test_tokens_tile_the_text(text, trim_offsets):
     assert found.n_drift == 0
     starts = [*found.token_starts, len(text)]
     assert starts[0] == 0
-    assert all(a <= b for a, b in zip(starts, starts[1:], strict=False))
+    assert all(a <= b for a, b in pairwise(starts))
     for i, token in enumerate(found.ids):
         piece = tokenizer.decode([token])
         if "\ufffd" not in piece and starts[i] != starts[i + 1]:
@@ -485,3 +486,13 @@ def test_bad_options(folder, options, message):
 def test_a_folder_that_is_no_model(tmp_path):
     with pytest.raises(TraceError, match="cannot be loaded"):
         load_model(str(tmp_path), device="cpu")
+
+
+def test_ids_of_another_tokenizer_can_be_set_aside(model):
+    """A checkpoint of another family scores the text; its ids are not the trace's."""
+    trace = Trace(id="a", prompt="one", completion="wait so", prompt_token_ids=(1,), token_ids=(90, 91, 92))
+    (scored,) = score_tokens(model, [trace], retokenize=True)
+    (text,) = score_tokens(model, [Trace(id="a", prompt="one", completion="wait so")])
+    assert scored.encoding == "text"
+    assert scored.token_ids == text.token_ids
+    np.testing.assert_array_equal(scored.values["entropy"], text.values["entropy"])

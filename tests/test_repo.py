@@ -10,7 +10,7 @@ from conftest import ROOT
 
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
 ORDER = [
-    "trace", "split", "rows", "formats", "read", "steps", "reflect", "scores", "model", "table", "run", "stats", "plot", "cli",
+    "trace", "split", "rows", "formats", "read", "steps", "reflect", "scores", "model", "table", "run", "entropy", "stats", "plot", "cli",
 ]  # fmt: skip
 # Modules beside each other, of which neither may import the other although one stands first.
 _READING = {"rows", "formats", "read"}
@@ -21,7 +21,8 @@ APART = {
     "scores": {"trace", "split", "steps", "reflect"} | _READING,
     "model": {"steps", "reflect"} | _READING,
     "table": _READING | {"scores"},
-    "stats": {"trace", "split", "steps", "reflect", "table", "run"} | _READING,
+    "entropy": {"trace", "split", "steps", "reflect", "scores", "model", "table", "run"} | _READING,
+    "stats": {"entropy", "scores", "model", "trace", "split", "steps", "reflect", "table", "run"} | _READING,
 }
 
 

@@ -15,7 +15,7 @@ def tiny_tokenizer():
     vocabulary = ["<pad>", "<unk>", "<eos>", "<|user|>", "<|assistant|>", *WORDS]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(  # fmt: skip
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         unk_token="<unk>",
@@ -30,19 +30,20 @@ def tiny_model(vocabulary_size, architecture="Qwen3", seed=0, **options):
     import torch
     import transformers
 
-    common = dict(
-        vocab_size=vocabulary_size, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, max_position_embeddings=64, pad_token_id=0, bos_token_id=2, eos_token_id=2,
-    )  # fmt: skip
+    common = {
+        "vocab_size": vocabulary_size, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64,
+        "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 2,
+    }  # fmt: skip
     own = {
-        "Qwen3Moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8),
-        "Gemma2": dict(final_logit_softcapping=0.5, sliding_window=8, query_pre_attn_scalar=8),
-        "Gemma3Text": dict(sliding_window=8, query_pre_attn_scalar=8),
-        "Mistral": dict(sliding_window=8),
-        "GptOss": dict(num_local_experts=4, num_experts_per_tok=2, sliding_window=8),
-        "Cohere": dict(logit_scale=0.25),
-        "Granite": dict(logits_scaling=4.0),
-        "GPT2": dict(n_embd=16, n_layer=2, n_head=2, n_positions=64),
+        "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
+        "Gemma2": {"final_logit_softcapping": 0.5, "sliding_window": 8, "query_pre_attn_scalar": 8},
+        "Gemma3Text": {"sliding_window": 8, "query_pre_attn_scalar": 8},
+        "Mistral": {"sliding_window": 8},
+        "GptOss": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+        "Cohere": {"logit_scale": 0.25},
+        "Granite": {"logits_scaling": 4.0},
+        "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
     }.get(architecture, {})
     if architecture == "GPT2":
         common = {key: common[key] for key in ("vocab_size", "bos_token_id", "eos_token_id")}

@@ -1,0 +1,179 @@
+"""`cotlens score`: a run's tokens on disk, whole or not at all, and resumed where a job stopped."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from conftest import SAMPLES
+from test_model import byte_tokenizer
+from tiny import tiny_model
+
+from cotlens import Run, TraceError, analyze, score, score_tokens, wrap_model
+from cotlens import run as run_module
+from cotlens.table import SCHEMA
+
+
+@pytest.fixture(scope="module")
+def model():
+    tokenizer = byte_tokenizer()
+    return wrap_model(tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer, name="models/tiny")
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """The samples without the one whose token ids are invented: they belong to no tokenizer here."""
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join(line for line in SAMPLES.read_text().splitlines(True) if '"token_ids"' not in line))
+    return path
+
+
+@pytest.fixture
+def run(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "SHARD_TRACES", 4)
+    return analyze([samples], tmp_path / "run")
+
+
+def test_scores_lie_beside_the_traces(run, model):
+    """One row per trace in the same order, lists parallel to the tokens, the schema of `table`."""
+    info = score(run, model, top_k=2, reference=model)
+    table = run.score_table("tiny")
+    assert run.scorers == ["tiny"]
+    assert table["trace_id"].tolist() == run.trace_table()["trace_id"].tolist()
+    assert list(table.columns) == [column.name for column in SCHEMA["scores"]]
+    assert [path.name for path in run.shards("scores/tiny")] == [path.name for path in run.shards("traces")]
+    lists = ["token_starts", "entropy", "logprob", "rank", "varentropy", "top_ids", "top_mass", "margin", "kl"]
+    for name in lists:
+        assert (table[name].str.len() == table["token_ids"].str.len()).all(), name
+    assert run.score_info("tiny") == info | {"complete": True}
+    assert info["model"] == {"name": "models/tiny", "revision": "", "dtype": "float32", "device": "cpu"}
+    assert {"torch", "transformers", "cotlens"} <= set(info["versions"])
+    assert (info["n_traces"], info["n_retokenized"], info["n_unscored"]) == (13, 13, 0)
+    traces = list(run.traces())
+    for scored, row in zip(score_tokens(model, traces, top_k=2), table.itertuples(), strict=True):
+        np.testing.assert_allclose(row.entropy, scored.values["entropy"], atol=1e-5)
+        known = ~np.isnan(scored.values["rank"])
+        np.testing.assert_array_equal(np.array(row.rank, float)[known], scored.values["rank"][known])
+        assert tuple(row.top_ids[-1]) == tuple(scored.values["top_ids"][-1].astype(int))
+
+
+def test_rank_is_a_whole_number_or_null_on_disk(run, model):
+    score(run, model)
+    shard = pq.read_table(run.shards("scores/tiny")[0])
+    assert str(shard.schema.field("rank").type) == "list<element: int32>"
+    assert shard["top_ids"].null_count == len(shard)
+
+
+def test_a_killed_job_goes_on_where_it_stopped(run, model, monkeypatch):
+    whole = score(run, model, name="whole")
+    seen = []
+
+    def kill(n):
+        seen.append(n)
+        if len(run.shards("scores/part")) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(run, model, name="part", progress=kill)
+    assert not run.score_info("part")["complete"]
+    with pytest.raises(TraceError, match="not complete"):
+        list(run.scored_shards("part"))
+    done = {path: path.stat().st_mtime_ns for path in run.shards("scores/part")}
+    assert len(done) == 2
+    assert score(run, model, name="part") == whole
+    assert all(path.stat().st_mtime_ns == time for path, time in done.items())
+    for a, b in zip(run.shards("scores/whole"), run.shards("scores/part"), strict=True):
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_scores_of_traces_that_changed_are_made_again(run, samples, model, tmp_path):
+    """A trace is added: the last shard is scored again, the others stay; until then nothing reads the old scores."""
+    score(run, model)
+    before = [(path.name, path.stat().st_mtime_ns) for path in run.shards("scores/tiny")]
+    extra = tmp_path / "more.jsonl"
+    extra.write_text(samples.read_text() + json.dumps({"prompt": "p", "completion": "<think>a b</think>c"}) + "\n")
+    analyze([extra], run.path, force=True)
+    with pytest.raises(TraceError, match="the traces have changed since"):
+        run.score_table()
+    score(run, model)
+    after = [(path.name, path.stat().st_mtime_ns) for path in run.shards("scores/tiny")]
+    assert after[:-1] == before[:-1]
+    assert after[-1] != before[-1]
+    assert run.score_table()["trace_id"].tolist() == run.trace_table()["trace_id"].tolist()
+
+
+def test_other_settings_are_not_mixed(run, model):
+    score(run, model)
+    with pytest.raises(TraceError, match=r"other(.|\n)*--force"):
+        score(run, model, temperature=0.5)
+    assert score(run, model, temperature=0.5, force=True)["settings"]["temperature"] == 0.5
+
+
+def test_a_trace_that_cannot_be_scored_is_counted(run):
+    """Context 64: most samples are longer. They stop the job, or are marked, or go in windows."""
+    tokenizer = byte_tokenizer()
+    short = wrap_model(tiny_model(len(tokenizer)), tokenizer, name="short")
+    with pytest.raises(TraceError, match="--long window"):
+        score(run, short)
+    info = score(run, short, on_error="skip")
+    table = run.score_table()
+    assert 0 < info["n_unscored"] == (table["error"] != "").sum() <= 13
+    assert table["error"][table["error"] != ""].str.contains("made for 64").all()
+    assert all(np.isnan(values).all() for values in table["entropy"][table["error"] != ""])
+    windowed = score(run, short, long="window", force=True)
+    assert windowed["n_windowed"] == info["n_unscored"]
+    assert windowed["n_unscored"] == 0
+
+
+def test_a_light_run_has_no_text_to_score(tmp_path, model):
+    with pytest.raises(TraceError, match="light run"):
+        score(analyze([SAMPLES], tmp_path / "light", light=True), model)
+
+
+def test_scores_do_not_disturb_the_run(run, samples, model, tmp_path):
+    """A scored run is read, analyzed again and listed as before."""
+    before = run.trace_table()
+    score(run, model)
+    pd.testing.assert_frame_equal(Run(run.path).trace_table(), before)
+    assert analyze([samples], run.path).info["complete"]
+    assert len(analyze([run.path], tmp_path / "again").trace_table()) == 13
+    with pytest.raises(TraceError, match=r"asked for token scores of gpt.*there are tiny"):
+        run.score_table("gpt")
+
+
+def test_from_file_to_entropy_figures(samples, tmp_path):
+    """The command, on a checkpoint on disk, with a reference."""
+    tokenizer = byte_tokenizer()
+    for name, seed in (("base", 0), ("sft", 1)):
+        tiny_model(len(tokenizer), seed=seed, max_position_embeddings=4096).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+
+    def cotlens(*arguments, code=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "cotlens.cli", *map(str, arguments)], capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    cotlens("analyze", samples, "-o", tmp_path / "run")
+    done = cotlens(
+        "score", tmp_path / "run", "--model", tmp_path / "sft", "--reference", tmp_path / "base", "--device", "cpu"
+    )
+    assert "scored by sft" in done.stdout
+    assert "13 traces had no token ids" in done.stderr
+    assert "tokens/s" in done.stderr
+    assert "sft" in cotlens("info", tmp_path / "run").stdout
+    cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures")
+    names = {path.stem for path in (tmp_path / "figures").glob("*.csv")}
+    assert {
+        "06_entropy_parts", "07_entropy_position", "08_entropy_reflection", "09_entropy_distribution", "10_forking_tokens",
+        "11_kl_position",
+    } <= names  # fmt: skip
+    parts = pd.read_csv(tmp_path / "figures" / "06_entropy_parts.csv")
+    assert set(parts["measure"]) == {"entropy_think", "entropy_answer", "entropy_reflect", "entropy_other"}
+    assert parts["value"].between(0, np.log(len(tokenizer))).all()
+    assert "cannot be loaded" in cotlens("score", tmp_path / "run", "--model", tmp_path / "run", code=1).stderr
+    assert "must be above 0" in cotlens("score", tmp_path, "--model", "x", "--temperature", 0, code=2).stderr
