@@ -25,6 +25,7 @@ lab: .venv/dev
 
 bench: .venv/bench
 	$(BIN)/python benchmarks/text.py
+	$(BIN)/python benchmarks/entropy.py
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

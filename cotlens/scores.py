@@ -20,9 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SCRATCH_BYTES = 26 * 2**20  # of the tiles of one call, however many tokens and words there are
+SCRATCH_BYTES = 26 * 2**20  # of the tiles of one call on a CPU, however many tokens and words there are
+SCRATCH_BYTES_GPU = 120 * 2**20
 TILE_WORDS = 2048
-BLOCK_ROWS = 256  # rows whose tile stays in a core's cache while it is summed
+BLOCK_ROWS = 256  # rows whose tile stays in a core's cache while it is summed; a GPU takes all rows at once
 _FLOOR = -1e30  # below every logit that is not masked; finite, so that differences are
 _DEEPEST = -1e4  # e^-10000 is 0: masked words count as this far below the largest, which keeps y e^y finite
 
@@ -153,17 +154,19 @@ def _check(hidden: Tensor, targets: Tensor, head: Head, temperature: float) -> N
 def _plan(sources: list[tuple[Tensor, Head]], tile: int) -> tuple[int, int]:
     """Words per tile and rows per pass over the vocabulary that fit into the scratch memory.
 
-    Weights and states that are not float32 are made so tile by tile, which takes room too.
+    Weights and states that are not float32 are made so tile by tile on a CPU, which takes room too.
     """
-    widest = max(hidden.shape[1] for hidden, _ in sources)
+    on_gpu = sources[0][0].is_cuda
+    room = SCRATCH_BYTES_GPU if on_gpu else SCRATCH_BYTES
     if any(head.weight.dtype != torch.float32 for _, head in sources):
-        tile = min(tile, max(64, SCRATCH_BYTES // (4 * 4 * widest) // 64 * 64))
+        widest = max(hidden.shape[1] for hidden, _ in sources)
+        tile = min(tile, max(64, room // (4 * 4 * widest) // 64 * 64))
     fixed = row = 0
     for hidden, head in sources:
         d = hidden.shape[1]
-        fixed += 4 * tile * (d * (head.weight.dtype != torch.float32) + 3 * BLOCK_ROWS)
-        row += 4 * tile + 4 * d * (hidden.dtype != torch.float32)
-    return min(tile, sources[0][1].weight.shape[0]), max(64, min(2048, (SCRATCH_BYTES - fixed) // row))
+        fixed += 4 * tile * (d * (head.weight.dtype != torch.float32) + 3 * BLOCK_ROWS * (not on_gpu))
+        row += 4 * tile * (1 + 3 * on_gpu) + 4 * d * (hidden.dtype != torch.float32)
+    return min(tile, sources[0][1].weight.shape[0]), max(64, min(8192 if on_gpu else 2048, (room - fixed) // row))
 
 
 # --- tiles of logits -------------------------------------------------------------------------------------------
@@ -178,19 +181,24 @@ class _Walk(NamedTuple):
     @classmethod
     def over_head(cls, hidden: Tensor, targets: Tensor, head: Head, temperature: float, tile: int) -> "_Walk":
         wide = hidden.float()
-        rows = head.weight[targets].float()
-        bias = None if head.bias is None else head.bias[targets].float()
-        # One logit a row by the same arithmetic; the tiles' own values of the target are replaced by it.
-        own = torch.linalg.vecdot(wide, rows)
-        own = _shape_logits(own if bias is None else own + bias, head, temperature)
+        own = wide.new_empty(len(wide))
+        for first in range(0, len(wide), BLOCK_ROWS):
+            part = slice(first, first + BLOCK_ROWS)
+            own[part] = torch.linalg.vecdot(wide[part], head.weight[targets[part]].float())
+        if head.bias is not None:
+            own += head.bias[targets].float()
+        own = _shape_logits(own, head, temperature)
 
         def tiles() -> Iterator[tuple[int, Tensor]]:
             n_words = head.weight.shape[0]
             logits = wide.new_empty(len(wide), min(tile, n_words))
             for first in range(0, n_words, tile):
-                weight = head.weight[first : first + tile].float()
+                weight = head.weight[first : first + tile]
                 out = logits if len(weight) == logits.shape[1] else wide.new_empty(len(wide), len(weight))
-                torch.mm(wide, weight.T, out=out)
+                if hidden.is_cuda and hidden.dtype == weight.dtype != torch.float32:
+                    out = torch.mm(hidden, weight.T, out_dtype=torch.float32)  # 16 bits in, 32 bits out: full speed
+                else:
+                    torch.mm(wide, weight.float().T, out=out)
                 if head.bias is not None:
                     out += head.bias[first : first + tile].float()
                 yield first, _shape_logits(out, head, temperature)
@@ -271,8 +279,9 @@ def _score(walks: list[_Walk], targets: Tensor, top_k: int) -> Scores:
         n_words = first + logits.shape[1]
         for walk, (_, own) in zip(walks, tiles, strict=True):
             _put_targets(own, targets - first, walk.target_logits)
-        for start in range(0, n, BLOCK_ROWS):
-            rows = slice(start, min(start + BLOCK_ROWS, n))
+        block = n if logits.is_cuda else BLOCK_ROWS
+        for start in range(0, n, block):
+            rows = slice(start, min(start + block, n))
             spare = _scratch(spare, 2 * len(walks), logits[rows])
             own_spare = spare if len(spare[0]) == len(logits[rows]) else [part[: len(logits[rows])] for part in spare]
             blocks = _block_maxima(logits[rows])
@@ -309,8 +318,9 @@ def _with_reference(scores: Scores, sums: list[_Sums], cross: Tensor, walk: _Wal
 
 def _put_targets(logits: Tensor, columns: Tensor, target_logits: Tensor) -> None:
     """Puts each row's target logit in its place, if that lies in this tile, so that it never exceeds itself."""
-    inside = ((columns >= 0) & (columns < logits.shape[1])).nonzero()[:, 0]
-    logits[inside, columns[inside]] = target_logits[inside]
+    inside = (columns >= 0) & (columns < logits.shape[1])
+    at = columns.clamp(0, logits.shape[1] - 1)[:, None]
+    logits.scatter_(1, at, torch.where(inside[:, None], target_logits[:, None], logits.gather(1, at)))
 
 
 def _scratch(spare: list[Tensor], n: int, like: Tensor) -> list[Tensor]:
@@ -328,7 +338,7 @@ def _block_maxima(logits: Tensor) -> Tensor:
 
 def _count_above(above: Tensor, logits: Tensor, largest: Tensor, own: Tensor, spare: Tensor) -> None:
     """Adds the number of words above the target; most targets are the likeliest word, and most tiles hold none."""
-    rows = (largest > own).nonzero()[:, 0]
+    rows = largest.new_empty(len(largest)) if logits.is_cuda else (largest > own).nonzero()[:, 0]  # a GPU would wait
     if len(rows) == len(logits):
         above += torch.gt(logits, own[:, None], out=spare).sum(1)
     elif len(rows):
@@ -390,7 +400,8 @@ class _Top:
         least = self.logits[rows, -1]
         row, block = (blocks > least[:, None]).nonzero(as_tuple=True)
         if len(row) > 8 * len(logits):  # the first tiles, where nearly every block counts
-            return self._merge(slice(rows.start, rows.stop), logits, first + _words_like(logits))
+            few, at = logits.topk(min(self.k, logits.shape[1]))
+            return self._merge(rows, few, first + at)
         values = logits.unflatten(1, (-1, width))[row, block]
         found, lane = (values > least[row, None]).nonzero(as_tuple=True)
         if not len(found):
@@ -407,10 +418,6 @@ class _Top:
         """Keeps the k largest of what `rows` have and what is new to them."""
         self.logits[rows], order = torch.cat([self.logits[rows], logits], 1).topk(self.k)
         self.ids[rows] = torch.cat([self.ids[rows], words], 1).gather(1, order)
-
-
-def _words_like(logits: Tensor) -> Tensor:
-    return torch.arange(logits.shape[1], device=logits.device).expand(logits.shape)
 
 
 def _join(parts: list[Scores]) -> Scores:
