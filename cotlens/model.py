@@ -592,7 +592,7 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Numbers of sequences in groups of like length: at most `budget` tokens a group once padded, or one sequence.
 
     >>> batches([5, 1, 4, 2], budget=8)
-    [[0], [2], [3, 1]]
+    [[0], [2, 3], [1]]
     >>> batches([5, 1, 4, 2], budget=10)
     [[0, 2], [3, 1]]
     """
