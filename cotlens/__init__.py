@@ -22,6 +22,7 @@ _MODULES = {
         "transitions",
         "word_token_ids",
     ),
+    "unsafe": ("MARKERS", "Marker", "mark"),
     "scores": ("Head", "Scores", "score_hidden", "score_logits"),
     "model": ("Model", "ScoredTrace", "load_model", "score_tokens", "wrap_model"),
     "table": ("SCHEMA", "step_table", "trace_table"),

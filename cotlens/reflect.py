@@ -78,11 +78,17 @@ def classify(texts: Sequence[str]) -> StepKinds:
     if len(texts) == 0:
         return StepKinds([], np.zeros(0), [])
     tokens = [tokenize(text) for text in texts]
-    p = _probabilities(tokens)
+    (sums,) = feature_sums(tokens, reflect_weights())
+    return decide_kinds(sums, is_english(texts, tokens))
+
+
+def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepKinds:
+    """Kinds from the sums of their weights, one row a step, where the language is English."""
+    p = np.exp(sums - sums.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
     p_reflect = p[:, :N_REFLECTIVE].sum(axis=1)
     reflects = p_reflect >= THRESHOLD
     best = np.where(reflects, p[:, :N_REFLECTIVE].argmax(1), N_REFLECTIVE + p[:, N_REFLECTIVE:].argmax(1))
-    english = is_english(texts, tokens)
     return StepKinds(
         [KINDS[i].value if known else "" for i, known in zip(best, english, strict=True)],
         np.where(english, p_reflect, np.nan),
@@ -184,34 +190,41 @@ def _hash(token: str) -> int:
     return found
 
 
+class Weights(NamedTuple):
+    """A linear model over the features: one column an output."""
+
+    weights: NDArray[np.float32]  # (N_BUCKETS, outputs)
+    bias: NDArray[np.float32]
+
+
+def load_weights(name: str, outputs: Sequence[str]) -> Weights:
+    """The weights in a file of the package, which must be those of the named outputs."""
+    with files("cotlens").joinpath(name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        if tuple(arrays["kinds"].tolist()) != tuple(outputs):
+            raise ValueError(f"{name} was fitted for other outputs; run trainers/fit_{name.removesuffix('.npz')}.py")
+        return Weights(arrays["weights"].astype(np.float32), arrays["bias"].astype(np.float32))
+
+
 @cache
-def _model() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    with files("cotlens").joinpath("reflect.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        if tuple(arrays["kinds"].tolist()) != tuple(kind.value for kind in KINDS):
-            raise ValueError("reflect.npz was fitted for other kinds; run trainers/fit_reflect.py")
-        return arrays["weights"].astype(np.float32), arrays["bias"].astype(np.float32)
+def reflect_weights() -> Weights:
+    """The weights of the kinds."""
+    return load_weights("reflect.npz", [kind.value for kind in KINDS])
 
 
-_BLOCK = 20_000  # steps that are classified at once, so that memory does not grow with a trace
+_BLOCK = 20_000  # steps that are looked at once, so that memory does not grow with a trace
 
 
-def _probabilities(tokens: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-    """Probability of each kind (column) for each step (row)."""
-    parts = []
+def feature_sums(tokens: Sequence[Sequence[str]], *models: Weights) -> list[NDArray[np.float64]]:
+    """For each model the (steps, outputs) sums of the weights of every step's features; features are made once."""
+    parts: list[list[NDArray[np.float64]]] = [[] for _ in models]
     for start in range(0, len(tokens), _BLOCK):
         first, stop = max(start - 2, 0), min(start + _BLOCK, len(tokens))  # with the steps that are context
-        part = _block_probabilities(tokens[first : stop + 1])
-        parts.append(part[start - first : stop - first])
-    return np.concatenate(parts)
-
-
-def _block_probabilities(tokens: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-    weights, bias = _model()
-    rows, buckets = features(tokens)
-    firsts = np.flatnonzero(np.diff(rows, prepend=-1))
-    scores = np.add.reduceat(weights[buckets], firsts, axis=0, dtype=np.float64) + bias
-    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return scores / scores.sum(axis=1, keepdims=True)
+        rows, buckets = features(tokens[first : stop + 1])
+        firsts = np.flatnonzero(np.diff(rows, prepend=-1))
+        for part, (weights, bias) in zip(parts, models, strict=True):
+            sums = np.add.reduceat(weights[buckets], firsts, axis=0, dtype=np.float64) + bias.astype(np.float64)
+            part.append(sums[start - first : stop - first])
+    return [np.concatenate(part) for part in parts]
 
 
 # --- language --------------------------------------------------------------------------------------------------

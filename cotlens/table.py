@@ -11,10 +11,21 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cotlens.reflect import WORD_LISTS, StepKinds, classify, count_words, stated_answer
+from cotlens.reflect import (
+    WORD_LISTS,
+    StepKinds,
+    count_words,
+    decide_kinds,
+    feature_sums,
+    is_english,
+    reflect_weights,
+    stated_answer,
+    tokenize,
+)
 from cotlens.split import Split, Tags, split_trace
 from cotlens.steps import Step, group_paragraphs, segment_trace
 from cotlens.trace import Reasoning, Trace, dump_json
+from cotlens.unsafe import MARKERS, StepMarkers, decide_markers, unsafe_weights
 
 if TYPE_CHECKING:
     from cotlens.model import ScoredTrace
@@ -79,6 +90,9 @@ STEP_COLUMNS = (
     Column("kind", pa.string(), "", "what the step does (docs/codebook.md); empty: language unknown"),
     Column("p_reflect", pa.float32(), "probability", "that the step reflects; NaN: language unknown"),
     Column("is_reflection", pa.bool_(), "", "p_reflect at or above reflect.THRESHOLD; null: language unknown"),
+    Column("p_self_jailbreak", pa.float32(), "", "above 0.5: talks itself into unsafe help; NaN: language unknown"),
+    Column("is_self_jailbreak", pa.bool_(), "", "p_self_jailbreak at or above 0.5; null: language unknown"),
+    *(Column(m.value, pa.bool_(), "", "marker of the step (docs/unsafe.md); null: language unknown") for m in MARKERS),
     Column("answer", pa.string(), "", "answer that the step states (reflect.stated_answer), or empty"),
     *(Column(f"n_{name}", pa.int32(), "words", f"of the word list {name}") for name in WORD_LISTS),
     Column("token_start", pa.int32(), "tokens", "first token of the step; null: no offsets"),
@@ -248,18 +262,33 @@ def _add_steps(columns: dict[str, list[Any]], trace: Trace, split: Split, steps:
     columns["paragraph"] += [i for i, group in enumerate(paragraphs) for _ in range(group.length)]
     texts = [span.of(trace.completion) for span in spans]
     # Only verbatim reasoning is measured: a summary of hidden thinking has steps, but not the model's.
-    verbatim = trace.reasoning is Reasoning.VERBATIM
-    found = (
-        classify(texts) if verbatim else StepKinds([""] * len(texts), np.full(len(texts), np.nan), [None] * len(texts))
-    )
-    columns["kind"] += found.kind
-    columns["p_reflect"] += found.p_reflect.tolist()
-    columns["is_reflection"] += found.is_reflection
+    kinds, found = _detect(texts) if trace.reasoning is Reasoning.VERBATIM else _nothing(len(texts))
+    columns["kind"] += kinds.kind
+    columns["p_reflect"] += kinds.p_reflect.tolist()
+    columns["is_reflection"] += kinds.is_reflection
+    columns["p_self_jailbreak"] += found.p_self_jailbreak.tolist()
+    columns["is_self_jailbreak"] += found.is_self_jailbreak
+    for marker in MARKERS:
+        columns[marker.value] += [None if own is None else marker in own for own in found.markers]
     columns["answer"] += map(stated_answer, texts)
     for name in WORD_LISTS:
         columns[f"n_{name}"] += [count_words(text, name) for text in texts]
     columns["token_start"] += [step.tokens.start if step.tokens else None for step in steps]
     columns["token_stop"] += [step.tokens.stop if step.tokens else None for step in steps]
+
+
+def _detect(texts: Sequence[str]) -> tuple[StepKinds, StepMarkers]:
+    """What `classify` and `mark` say, from features that are made once."""
+    tokens = [tokenize(text) for text in texts]
+    english = is_english(texts, tokens)
+    kinds, markers = feature_sums(tokens, reflect_weights(), unsafe_weights())
+    return decide_kinds(kinds, english), decide_markers(texts, tokens, markers, english)
+
+
+def _nothing(n: int) -> tuple[StepKinds, StepMarkers]:
+    unknown = np.full(n, np.nan)
+    markers = StepMarkers(unknown, [None] * n, [None] * n, np.full((n, len(MARKERS)), np.nan))
+    return StepKinds([""] * n, unknown, [None] * n), markers
 
 
 def _positions(spans: Sequence[tuple[int, int]], total: int) -> list[float]:
