@@ -22,7 +22,7 @@ APART = {
     "unsafe": _READING,
     "model": {"steps", "reflect", "unsafe"} | _READING,
     "table": _READING | {"scores"},
-    "entropy": {"trace", "split", "steps", "reflect", "unsafe", "unsafe", "scores", "model", "table", "run"} | _READING,
+    "entropy": {"trace", "split", "steps", "reflect", "unsafe", "scores", "model", "table", "run"} | _READING,
     "stats": {"entropy", "scores", "model", "trace", "split", "steps", "reflect", "unsafe", "table", "run"} | _READING,
 }
 

@@ -1,4 +1,4 @@
-"""Fits the markers of unsafe exploration (cotlens/unsafe.npz) and measures self-jailbreak (the table of docs/unsafe.md).
+"""Fits the markers of unsafe exploration (cotlens/unsafe.npz) and measures self-jailbreak (docs/unsafe.md).
 
     python trainers/fit_unsafe.py            # fit on the project's labels, report cross-validation by document
     python trainers/fit_unsafe.py --measure  # measure the shipped detector on labels/self_jailbreak, fit nothing
