@@ -166,8 +166,8 @@ def unsafe_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
 
 _PATH = (
     "n_marked", "n_unsafe", "any_unsafe", "share_unsafe", "onset", "first_risk", "first_compliance",
-    "n_unsafe_episodes", "longest_episode", "recovered", "recovery_steps", "n_vacillations", "n_weak", "n_strong", "last_word",
-    "n_self_jailbreak", "entropy_unsafe", "entropy_rest", "self_jailbreak_kind",
+    "n_unsafe_episodes", "longest_episode", "recovered", "recovery_steps", "n_vacillations", "n_weak", "n_strong",
+    "last_word", "n_self_jailbreak", "entropy_unsafe", "entropy_rest", "self_jailbreak_kind",
 )  # fmt: skip
 
 
@@ -273,8 +273,8 @@ def risky_patterns(dynamics: pd.DataFrame) -> pd.DataFrame:
     """The risky patterns of the SFT study (Zhang et al. 2025, arXiv 2505.15404), one boolean column each.
 
     `lacks_awareness`: no step notices a risk; else `strong_vacillation`, `weak_vacillation`: a step weighs doing the
-    core harm, or wavers about a mild part (strong wins). The paper asks a language model; here the markers decide. Missing
-    where the thinking has no step of known language.
+    core harm, or wavers about a mild part (strong wins). The paper asks a language model; here the markers decide.
+    Missing where the thinking has no step of known language.
     """
     known = dynamics["n_marked"] > 0
     lacks = dynamics["first_risk"].isna()
