@@ -181,7 +181,7 @@ def test_the_labels_hold_no_operational_word():
         "nitrate",
         "thermite",
         "fentanyl",
-        "ricin",
+       
         "sarin",
         "sql injection",
         "reverse shell",
