@@ -119,10 +119,13 @@ def score(
     force: Annotated[bool, typer.Option("--force", help="Score anew, whatever the folder holds.")] = False,
 ) -> None:
     """Score every token of a run with a model: entropy, log-prob, rank and more, into RUN/scores/NAME."""
-    if temperature <= 0:
-        raise typer.BadParameter("must be above 0", param_hint="--temperature")
-    from cotlens.model import load_model
+    if not 0 < temperature < float("inf"):
+        raise typer.BadParameter("must be above 0 and finite", param_hint="--temperature")
+    from cotlens.run import Run
     from cotlens.run import score as score_run
+
+    _ = Run(run).info  # before a model is loaded for nothing
+    from cotlens.model import load_model
 
     loaded = load_model(model, revision=revision, device=device, dtype=dtype)
     base = load_model(reference, revision=reference_revision, device=device, dtype=dtype) if reference else None
@@ -157,10 +160,71 @@ def score(
 
 _SCORE_REMARKS = {
     "n_unscored": "could not be scored: their column error says why",
-    "n_retokenized": "had no token ids and were encoded from their text",
+    "n_retokenized": "were encoded from their text",
     "n_inexact": "have token ids that do not decode to exactly their text",
     "n_windowed": "are longer than the model's context and were scored in windows",
 }
+
+
+@app.command()
+def guard(
+    run: Annotated[Path, typer.Argument(help="Run directory made by `cotlens analyze`.")],
+    judge: Annotated[str, typer.Option(help="Folder or Hub repository of a guard model, or a model's name at --url.")],
+    part: Annotated[str, typer.Option(help="What is judged: thinking, answer, full; several with commas.")] = (
+        "thinking,answer"
+    ),
+    family: Annotated[str, typer.Option(help="llama-guard, wildguard or qwen3guard, if the name does not say.")] = "",
+    url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint, up to /v1, with a rubric judge.")] = "",
+    key_variable: Annotated[str, typer.Option(help="Environment variable that holds the endpoint's key.")] = (
+        "OPENAI_API_KEY"
+    ),
+    price: Annotated[float, typer.Option(help="Price of a million tokens at the endpoint, for the estimate.")] = 0.0,
+    timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 60.0,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the guard model.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; default: the GPU if there is one.")] = "",
+    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16 or float16.")] = "auto",
+    name: Annotated[str, typer.Option(help="Folder under RUN/guard; default: the judge's last name.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be asked, at what cost.")] = False,
+) -> None:
+    """Judge the thinking and the answer of every trace of a run, apart, into RUN/guard/NAME/PART."""
+    import os
+
+    from cotlens.guard import EndpointGuard, Item, Part, load_guard
+    from cotlens.run import Run, part_text
+    from cotlens.run import guard as guard_run
+
+    parts = [one.strip() for one in part.split(",") if one.strip()]
+    if not parts or any(one not in ("thinking", "answer", "full") for one in parts):
+        raise typer.BadParameter(f"expected thinking, answer or full, got {part!r}", param_hint="--part")
+    opened = Run(run)
+    n = int(opened.info.get("n_traces", 0)) * len(parts)
+    if url:
+        chosen = EndpointGuard(
+            url,
+            judge,
+            key=os.environ.get(key_variable, ""),
+            timeout=timeout,
+            on_retry=lambda why: tqdm.write(f"again: {why}"),
+        )
+        items = (Item(t.prompt, part_text(t, one), Part(one)) for t in opened.traces() for one in parts)
+        tokens = sum(chosen.estimate([item]) for item in items)
+        cost = f", about {tokens * price / 1e6:,.2f} at {price:g} a million" if price else ""
+        typer.echo(f"{n:,} requests of about {tokens:,} tokens in all{cost}", err=True)
+        if dry_run:
+            return
+    elif dry_run:
+        typer.echo(f"{n:,} parts of traces would be judged by {judge}", err=True)
+        return
+    else:
+        chosen = load_guard(judge, family=family, revision=revision, device=device, dtype=dtype)
+    with tqdm(total=n, unit=" parts", desc="guard", smoothing=0.1) as bar:
+
+        def advance(done: int) -> None:
+            bar.update(done)
+
+        info = guard_run(opened, chosen, parts=parts, name=name, progress=advance)
+    for one, counts in info["counts"].items():
+        typer.echo(f"{one}: " + ", ".join(f"{label} {k:,}" for label, k in sorted(counts.items())))
 
 
 @app.command()
@@ -202,9 +266,14 @@ def figures(
             "04_marker_agreement": plot.plot_marker_agreement(steps),
             "05_transitions": plot.plot_transitions(steps),
         }
-    drawn |= _entropy_figures(opened, by, scorer)
+    of_scores = _entropy_figures(opened, by, scorer)
+    drawn |= of_scores
     for name, picture in tqdm(drawn.items(), desc="figures", unit=" figures"):
         provenance = {"figure": name, "by": by, "inputs": inputs, "n_traces": len(traces), "n_steps": len(steps)}
+        if name in of_scores:
+            provenance["scores"] = {
+                run.path.name: run.score_info(scorer or run.scorers[0]) for run in opened if run.scorers
+            }
         for path in plot.save(picture, out / name, provenance):
             typer.echo(path)
 
@@ -217,6 +286,9 @@ def _entropy_figures(runs: list, by: str, scorer: str) -> dict:
     from cotlens import entropy, plot
 
     scored = [run for run in runs if run.scorers]
+    for run in [run for run in scored if not scorer and len(run.scorers) == 1 and not run.is_scored(run.scorers[0])]:
+        typer.echo(f"{run.path}: scoring by {run.scorers[0]} is not complete; no figures of entropy", err=True)
+        scored.remove(run)
     if not scored:
         return {}
     kinds = ("parts", "position", "kl", "reflection", "survival", "words")
@@ -229,7 +301,7 @@ def _entropy_figures(runs: list, by: str, scorer: str) -> dict:
             tables = {
                 "position": entropy.position_entropy(traces, scores),
                 "reflection": entropy.reflection_entropy(steps, scores),
-                "survival": entropy.entropy_survival(scores, np.geomspace(1e-4, 10, 41)),
+                "survival": entropy.entropy_survival(scores, np.geomspace(1e-3, 12, 61)),
             }
             if scores["kl"].notna().any():
                 tables["kl"] = entropy.position_entropy(traces, scores, column="kl")
@@ -347,7 +419,8 @@ def _run_report(run) -> dict[str, object]:
         "traces": len(traces),
         "prompts": traces["prompt_id"].nunique(),
         "steps": int(traces["n_steps"].sum()),
-        "scored_by": run.scorers,
+        "scored_by": [name if run.is_scored(name) else f"{name} (not complete)" for name in run.scorers],
+        "judged_by": run.judges,
         "bad_rows": made.get("n_rejected", 0),
         "models": {str(k): int(v) for k, v in traces["model"].value_counts().items()},
         "statuses": {str(k): int(v) for k, v in traces["status"].value_counts().items()},
@@ -364,7 +437,9 @@ def main() -> None:
     except (TraceError, OSError) as error:  # a fault of the input; a full disk, a folder that may not be written
         typer.echo(f"cotlens: {error}", err=True)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:
+            raise
         typer.echo("cotlens: interrupted; call again with the same arguments to go on", err=True)
         raise SystemExit(130) from None
 

@@ -222,7 +222,10 @@ def reflection_entropy(
         at = np.searchsorted(one.starts, part["start"].to_numpy())[1:]
         flags = part["is_reflection"].astype("boolean").astype(float).to_numpy(na_value=np.nan)
         now, before = flags[1:], flags[:-1]
-        padded = np.concatenate([np.full(reach, np.nan), one.columns[column][first:stop], np.full(reach + 1, np.nan)])
+        own_step = np.searchsorted(part["start"].to_numpy(), one.starts, side="right") - 1
+        in_steps = (own_step >= 0) & (one.starts < part["stop"].to_numpy()[own_step])
+        values = np.where(in_steps, one.columns[column], np.nan)[first:stop]  # no tag or commentary between thoughts
+        padded = np.concatenate([np.full(reach, np.nan), values, np.full(reach + 1, np.nan)])
         for reflects in (True, False):
             events = at[(now == float(reflects)) & (before == 0) & (at < stop)] - first + reach
             windows = padded[events[:, None] + offsets] if len(events) else np.zeros((0, len(offsets)))
@@ -270,6 +273,8 @@ def word_entropy(traces: pd.DataFrame, scores: pd.DataFrame, *, context: int = 4
         seen = set()
         for i in np.flatnonzero(_inside(one.starts, spans) & ~np.isnan(entropy)):
             start, stop, value = int(one.starts[i]), int(ends[i]), float(entropy[i])
+            if start == stop:  # ends inside a character, which the next token completes
+                continue
             word = text[start:stop]
             row = words.setdefault(word, [0, 0, 0.0, -1.0, "", ""])
             row[0] += 1
@@ -317,7 +322,7 @@ def _scored(scores: pd.DataFrame, column: str = "entropy", need_starts: bool = T
     names = [name for name in dict.fromkeys(("entropy", "kl", "reverse_kl", column)) if _has(scores, name)]
     _need(scores, "trace_id", "token_starts", "error", column)
     if column not in names:
-        raise ValueError(f"the scores have no {column}: was a reference given when they were made?")
+        raise ValueError(f"the scores have no {column}: it needs a reference or top-k words when they are made")
     for row in scores[["trace_id", "token_starts", "error", *names]].itertuples(index=False):
         if row.error or (row.token_starts is None and need_starts):
             continue

@@ -4,9 +4,12 @@
 text is encoded once, and what that may have changed is reported beside its scores.
 """
 
+import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -50,6 +53,12 @@ class Model:
         return self.head.weight.shape[0]
 
     @property
+    def sees_length(self) -> bool:
+        """Whether positions depend on the longest sequence of a batch (LongRoPE, dynamic NTK): then each goes alone."""
+        text = self.network.config.get_text_config()
+        return bool(re.search(r"'(?:rope_)?type': '(?:longrope|dynamic)'", str(getattr(text, "rope_parameters", ""))))
+
+    @property
     def is_slow_on_cpu(self) -> bool:
         """Whether the weights are of a 16-bit type that this processor only emulates."""
         half = self.head.weight.dtype in (torch.bfloat16, torch.float16)
@@ -72,6 +81,8 @@ class ScoredTrace(NamedTuple):
         token_starts: code point of the completion at which each token begins, or None where that cannot be told.
         values: the columns of `table.SCORE_COLUMNS` that hold one float32 (or k of them) per token.
         encoding: `ids` from the source, or `text` encoded here.
+        context: where the tokens before the completion come from: `ids` of the source, the chat `template`, a prompt
+            taken `verbatim` because it was rendered already or there is no template, or `none`.
         exact: whether the ids decode to the completion, character for character.
         n_drift: of a text: tokens that come out otherwise when prompt and completion are encoded as one string.
         windowed: whether the trace was longer than the context and was scored in overlapping windows.
@@ -83,7 +94,8 @@ class ScoredTrace(NamedTuple):
     token_starts: tuple[int, ...] | None
     values: dict[str, NDArray[Any]]
     encoding: str = ""
-    exact: bool = False
+    context: str = ""
+    exact: bool | None = None
     n_drift: int | None = None
     windowed: bool = False
     error: str = ""
@@ -122,7 +134,8 @@ def load_model(
         if tokenizer == "auto":
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (*_LOADING_ERRORS, SafetensorError) as error:
-        raise TraceError(f"{name}: the model cannot be loaded: {_first_line(error)}") from error
+        where = "" if Path(name).is_dir() else " (there is no such folder here, so the Hub was asked)"
+        raise TraceError(f"{name}: the model cannot be loaded{where}: {_first_line(error)}") from error
     network, report = loaded
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys") or ())
     if missing:
@@ -160,13 +173,27 @@ def wrap_model(network: Any, tokenizer: Any = None, *, name: str = "") -> Model:
         head=_head_of(network, config),
         context=getattr(config, "max_position_embeddings", None) or 2**31,
     )
-    if tokenizer is not None and max(tokenizer.get_vocab().values()) >= model.n_words:
+    # A few ids beyond the head are tokens that the model never reads or writes (Gemma 3's image token); more are not.
+    if tokenizer is not None and max(tokenizer.get_vocab().values()) >= model.n_words + model.n_words // 4000:
         raise TraceError(
             f"{name}: the tokenizer has ids up to {max(tokenizer.get_vocab().values()):,}, but the model only "
             f"{model.n_words:,} words: they do not belong together"
         )
     _check_head(model)
     return model
+
+
+def fingerprint(network: Any) -> str:
+    """16 hex digits that tell checkpoints apart: of up to 1,024 numbers, evenly spread, of every weight.
+
+    Two checkpoints of one training run lie in folders of the same name; their scores must not be mixed.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(network.state_dict().items()):
+        flat = weight.detach().reshape(-1)
+        some = flat[:: max(1, len(flat) // 1024)][:1024].float().cpu().numpy()
+        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode() + some.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _head_of(network: Any, config: Any) -> Head:
@@ -187,7 +214,13 @@ def _check_head(model: Model) -> None:
     if not torch.isfinite(logits).any(1).all() or torch.isnan(logits).any():
         raise TraceError(f"{model.name}: the model's logits are not numbers: its weights are damaged")
     targets = ids[0].roll(-1)
-    ours, own = score_hidden(model.hidden(ids)[0], targets, model.head), score_logits(logits, targets)
+    try:
+        ours, own = score_hidden(model.hidden(ids)[0], targets, model.head), score_logits(logits, targets)
+    except (AttributeError, TypeError) as error:
+        kind = type(model.network).__name__
+        raise TraceError(
+            f"{model.name}: {kind} does not show its final hidden states ({error}); it cannot be scored"
+        ) from None
     # A head in 16 bits rounds every logit it returns; ours are not rounded.
     unit = torch.finfo(model.head.weight.dtype).eps
     allowed = 1e-3 + 4 * unit * float(logits[torch.isfinite(logits)].abs().max())
@@ -213,7 +246,7 @@ class Encoded(NamedTuple):
         ids: prompt and completion, with the delimiters that a source with separate fields left out.
         scored: numbers within `ids` of the completion's tokens, rising.
         token_starts: one per scored token, or None.
-        encoding: as in `ScoredTrace`, like the two that follow.
+        encoding: as in `ScoredTrace`, like the three that follow.
         exact: None without a tokenizer.
         n_drift: None for ids of the source.
     """
@@ -222,6 +255,7 @@ class Encoded(NamedTuple):
     scored: NDArray[np.intp]
     token_starts: tuple[int, ...] | None
     encoding: str
+    context: str
     exact: bool | None
     n_drift: int | None
 
@@ -229,22 +263,27 @@ class Encoded(NamedTuple):
 def encode_trace(trace: Trace, tokenizer: Any) -> Encoded:
     """The ids a model reads: the trace's own where it has them, with nothing added; else its text, encoded once.
 
-    A prompt of text goes through the chat template, unless it was rendered by one already (it holds tokens that the
-    tokenizer adds to its words). Where the completion starts inside a thought that nothing opened, the opening tag is
-    put before it; where the source kept thinking and answer apart, both tags are put around the thinking. Such tags
-    are read by the model and not scored, since the completion does not hold them.
+    A prompt of text goes through the chat template, unless it already ends as a rendered one does. Where the completion
+    starts inside a thought that nothing opened, the opening tag is put before it; where the source kept
+    thinking and answer apart, both tags are put around the thinking. Such tags are read by the model and not scored,
+    since the completion does not hold them.
 
     Raises:
-        TraceError: if the ids belong to another tokenizer, or if there is text to encode and no tokenizer.
+        TraceError: if the ids belong to another tokenizer, if the prompt was rendered for another model, or if there is
+            text to encode and no tokenizer.
     """
     if trace.token_ids is not None and trace.prompt_token_ids is not None:
-        return _keep_ids(trace, list(trace.prompt_token_ids), tokenizer)
+        return _keep_ids(trace, list(trace.prompt_token_ids), "ids", tokenizer)
     if tokenizer is None:
         raise TraceError(f"trace {trace.id!r} has no token ids, and the model came without a tokenizer")
-    prompt = _render_prompt(trace, tokenizer)
-    before = _bos(tokenizer, prompt) + _encode(tokenizer, prompt)[0]
+    if trace.prompt_token_ids is not None:
+        before, context = list(trace.prompt_token_ids), "ids"
+        prompt = tokenizer.decode(before)
+    else:
+        prompt, context = _render_prompt(trace, tokenizer)
+        before = ([] if context == "template" else _bos(tokenizer, prompt)) + _encode(tokenizer, prompt)[0]
     if trace.token_ids is not None:
-        return _keep_ids(trace, before, tokenizer)
+        return _keep_ids(trace, before, context, tokenizer)
     ids, scored, starts, spans, text = list(before), [], [], [], ""
     for piece, at in _pieces(trace, tokenizer, prompt):
         new, offsets = _encode(tokenizer, piece)
@@ -260,26 +299,58 @@ def encode_trace(trace: Trace, tokenizer: Any) -> Encoded:
         scored=np.array(scored, np.intp),
         token_starts=tuple(starts),
         encoding="text",
+        context=context,
         exact=tokenizer.decode(after) == text,
         n_drift=_count_drift(tokenizer, prompt, text, {(i, stop) for i, (_, stop) in zip(after, spans, strict=True)}),
     )
 
 
-def _render_prompt(trace: Trace, tokenizer: Any) -> str:
-    """The text before the completion, ending in an opening tag exactly where the completion needs one."""
-    prompt = trace.prompt
-    tags = {tag for family in FAMILIES for tag in family}
-    rendered = any(token in prompt for token in tokenizer.get_added_vocab() if token not in tags)
-    if tokenizer.chat_template and prompt and not rendered:
+def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
+    """The text before the completion, ending in an opening tag exactly where the completion needs one; its context."""
+    prompt, context = trace.prompt, "verbatim" if trace.prompt else "none"
+    if tokenizer.chat_template and prompt and not _is_rendered(trace, tokenizer):
         messages = trace.meta.get("prompt_messages") or [{"role": "user", "content": prompt}]
-        prompt = _apply_template(trace, tokenizer, messages)
-    family = _family_of(tokenizer)
-    opens = prompt.rstrip().endswith(family.open)
-    if opens and trace.completion.lstrip().startswith(family.open):
-        return prompt[: prompt.rindex(family.open)]
-    if not opens and split_trace(trace).opened_by in (OpenedBy.PROMPT, OpenedBy.MODEL):
-        return prompt + family.open + "\n"
-    return prompt
+        prompt, context = _apply_template(trace, tokenizer, messages), "template"
+    tags, split = _tags_of(tokenizer, trace.completion), split_trace(trace)
+    tag = tags.open.strip()
+    if prompt.rstrip().endswith(tag) and (trace.completion.lstrip().startswith(tag) or split.status is Status.ABSENT):
+        return prompt[: prompt.rindex(tag)], context
+    if split.opened_by in (OpenedBy.PROMPT, OpenedBy.MODEL) and not _is_open(prompt):
+        return prompt + tags.open, context
+    return prompt, context
+
+
+def _is_open(prompt: str) -> bool:
+    """Whether a thought is open at the end of a prompt."""
+    return any(prompt.rfind(tags.open.strip()) > prompt.rfind(tags.close) for tags in (*FAMILIES, _HARMONY))
+
+
+# How the families of models let a prompt end. One of these behind a prompt that the own template would end otherwise
+# says that it was rendered for another model.
+_FOREIGN_END = re.compile(
+    r"(?:<｜Assistant｜>|<\|im_start\|>assistant|<\|start_header_id\|>assistant<\|end_header_id\|>|\[/INST\]"
+    r"|<start_of_turn>model|<\|assistant\|>|<\|start\|>assistant)\s*(?:<think>\s*)?$"
+)
+
+
+def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
+    """Whether the prompt already ends as a rendered one does. Before its end a user may quote any token."""
+    last = max((trace.prompt.rstrip().rfind(tags.open.strip()) for tags in (*FAMILIES, _HARMONY)), default=-1)
+    if last > 0 and _is_open(trace.prompt):  # "... Assistant: <think>", perhaps with the beginning of a thought
+        return True
+    probe = "QUESTION"
+    end = _apply_template(trace, tokenizer, [{"role": "user", "content": probe}]).rpartition(probe)[2]
+    tag = _tags_of(tokenizer).open.strip()
+    bare = end.strip().removesuffix(tag).strip()
+    own = trace.prompt.strip().removesuffix(tag).strip()
+    if bare and own.endswith(bare):
+        return True
+    if _FOREIGN_END.search(trace.prompt):
+        raise TraceError(
+            f"trace {trace.id!r}: its prompt ends in {trace.prompt[-30:]!r}, but this model's chat template ends one "
+            f"in {end!r}: it was rendered for another model; give the plain prompt"
+        )
+    return False
 
 
 def _apply_template(trace: Trace, tokenizer: Any, messages: Any) -> str:
@@ -293,27 +364,41 @@ def _apply_template(trace: Trace, tokenizer: Any, messages: Any) -> str:
         ) from None
 
 
-def _family_of(tokenizer: Any) -> Tags:
-    """The delimiters of thoughts that the chat template knows; `<think>` where it knows none."""
+_HARMONY = Tags("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>")
+
+
+def _tags_of(tokenizer: Any, completion: str = "") -> Tags:
+    """What stands before and behind a thought: in the completion, else in the chat template, else `<think>`."""
     template = str(tokenizer.chat_template or "")
-    return next((family for family in FAMILIES if family.close in template), FAMILIES[0])
+    if "<|channel|>" in template and "<|message|>" in template:
+        return _HARMONY
+    known = (next((family for family in FAMILIES if family.close in text), None) for text in (completion, template))
+    family = next((family for family in known if family), FAMILIES[0])
+    return Tags(family.open + "\n", "\n" + family.close + "\n\n")
 
 
 def _pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[tuple[str, int | None]]:
-    """Stretches of text that are encoded apart, with the code point at which each begins, or None for a tag."""
+    """Stretches of text that are encoded apart, with the code point at which each begins, or None for a tag.
+
+    A tag brings the line breaks that its model writes around it, unless the text has them.
+    """
     if trace.origin is Origin.TEXT:
         yield trace.completion, 0
         return
-    family, split, at = _family_of(tokenizer), split_trace(trace), 0
+    tags, split, at = _tags_of(tokenizer), split_trace(trace), 0
     for number, span in enumerate(split.think):
+        thought, rest = span.of(trace.completion), trace.completion[span.stop :]
         if span.start > at:
             yield trace.completion[at : span.start], at
-        if number or not prompt.rstrip().endswith(family.open):
-            yield family.open + "\n", None
-        yield span.of(trace.completion), span.start
+        if number or not _is_open(prompt):
+            yield tags.open.rstrip("\n") if thought.startswith("\n") else tags.open, None
+        yield thought, span.start
         if split.status is Status.CLOSED or number + 1 < len(split.think):
-            yield "\n" + family.close + "\n\n", None
+            close = tags.close.lstrip("\n") if thought.endswith("\n") else tags.close
+            yield close.rstrip("\n") if rest.startswith("\n") else close, None
         at = span.stop
+    if tags is _HARMONY and not split.think:
+        yield "<|channel|>final<|message|>", None
     if at < len(trace.completion):
         yield trace.completion[at:], at
 
@@ -322,11 +407,13 @@ def _bos(tokenizer: Any, prompt: str) -> list[int]:
     """The token that begins every sequence of this tokenizer, unless the prompt's text has it."""
     added = tokenizer("")["input_ids"]
     begins = bool(added) and added[0] == tokenizer.bos_token_id and not prompt.startswith(tokenizer.bos_token)
-    return added[:1] if begins and not (tokenizer.chat_template and prompt) else []
+    return added[:1] if begins else []
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids of a text, with nothing added, and the code points of each; a space before a word belongs to its token."""
+    if not tokenizer.is_fast:
+        raise TraceError(f"{type(tokenizer).__name__} cannot tell where its tokens lie in the text; give token ids")
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     offsets, end = [], 0
     for start, stop in found["offset_mapping"]:
@@ -342,15 +429,14 @@ def _count_drift(tokenizer: Any, prompt: str, text: str, tokens: set[tuple[int, 
     return len(tokens - joint)
 
 
-def _keep_ids(trace: Trace, before: list[int], tokenizer: Any) -> Encoded:
+def _keep_ids(trace: Trace, before: list[int], context: str, tokenizer: Any) -> Encoded:
     """The trace's own ids. A tokenizer serves only to tell where each token lies in the text."""
     own = trace.token_ids or ()
     starts, exact = trace.token_starts, None
     if tokenizer is not None:
-        skip = tokenizer.decode(own) != trace.completion
-        decoded = tokenizer.decode(own, skip_special_tokens=skip)
-        exact = decoded == trace.completion
-        if not exact and _share_in_common(decoded, trace.completion) < 0.5:
+        skip, exact, decoded = _decode_as(trace, own, tokenizer)
+        kin = trace.completion.strip() in decoded or _share_in_common(decoded, trace.completion) >= 0.5
+        if not exact and not kin:
             raise TraceError(
                 f"trace {trace.id!r}: its token ids decode to {decoded[:40]!r}, its text begins "
                 f"{trace.completion[:40]!r}: they belong to another tokenizer; take a model that has that one, "
@@ -358,7 +444,22 @@ def _keep_ids(trace: Trace, before: list[int], tokenizer: Any) -> Encoded:
             )
         starts = (_token_starts(trace, tokenizer, skip) if exact else None) if starts is None else starts
     scored = np.arange(len(before), len(before) + len(own))
-    return Encoded((*before, *own), scored, starts, "ids", exact, None)
+    return Encoded((*before, *own), scored, starts, "ids", context if before else "none", exact, None)
+
+
+def _decode_as(trace: Trace, own: Sequence[int], tokenizer: Any) -> tuple[bool, bool, str]:
+    """How the ids come nearest to the text: whether special tokens are left out, whether it is exact, and the text.
+
+    A server may leave special tokens in its text, leave out those at the end, or leave out all.
+    """
+    special, end = set(tokenizer.all_special_ids), len(own)
+    while end and own[end - 1] in special:
+        end -= 1
+    for skip, ids in ((False, own), (False, own[:end]), (True, own)):
+        decoded = tokenizer.decode(ids, skip_special_tokens=skip)
+        if decoded == trace.completion:
+            return skip, True, decoded
+    return True, False, decoded
 
 
 def _share_in_common(a: str, b: str) -> float:
@@ -372,15 +473,18 @@ def _share_in_common(a: str, b: str) -> float:
 def _token_starts(trace: Trace, tokenizer: Any, skip: bool) -> tuple[int, ...]:
     """Where each of a trace's own tokens begins in its text; a token that ends inside a character begins with it."""
     own = trace.token_ids or ()
-    ids, offsets = _encode(tokenizer, trace.completion)
-    if tuple(ids) == own:
-        return tuple(start for start, _ in offsets)
+    if tokenizer.is_fast:
+        ids, offsets = _encode(tokenizer, trace.completion)
+        if tuple(ids) == own:
+            return tuple(start for start, _ in offsets)
     starts, done, first, read = [], 0, 0, 0
     for i in range(len(own)):  # decode a few tokens at a time: what one adds depends on those before it
         starts.append(min(done, len(trace.completion)))
         before = tokenizer.decode(own[first:read], skip_special_tokens=skip)
         now = tokenizer.decode(own[first : i + 1], skip_special_tokens=skip)
-        if not now.endswith("\ufffd") or i - read > 8:
+        new = now[len(before) :]
+        whole = not new.endswith("\ufffd") or trace.completion[done : done + len(new)] == new  # the text has U+FFFD too
+        if whole or i - read > 8:
             done += len(now) - len(before)
             first, read = read, i + 1
     return tuple(starts)
@@ -402,6 +506,10 @@ class _Window(NamedTuple):
         return self.stop - self.start
 
 
+_Long = Literal["error", "window"]
+_OnError = Literal["stop", "skip"]
+
+
 def score_tokens(
     model: Model,
     traces: Sequence[Trace],
@@ -410,8 +518,8 @@ def score_tokens(
     temperature: float = 1.0,
     top_k: int = 0,
     retokenize: bool = False,
-    long: Literal["error", "window"] = "error",
-    on_error: Literal["stop", "skip"] = "stop",
+    long: _Long = "error",
+    on_error: _OnError = "stop",
     tokens_per_batch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[ScoredTrace]:
@@ -438,11 +546,15 @@ def score_tokens(
     Raises:
         TraceError: for a trace that cannot be scored, unless it is to be skipped.
     """
+    for given, allowed in ((long, get_args(_Long)), (on_error, get_args(_OnError))):
+        if given not in allowed:
+            raise ValueError(f"expected {' or '.join(allowed)}, got {given!r}")
     if reference is not None:
         _check_same_words(model, reference)
     if retokenize:
         traces = [replace(trace, **_NO_TOKENS) for trace in traces]
-    job = _Job(model, traces, on_error == "skip", _column_shapes(top_k, reference is not None))
+    context = min(model.context, reference.context) if reference else model.context
+    job = _Job(model, traces, on_error == "skip", context, _column_shapes(top_k, reference is not None))
     for number in range(len(traces)):
         job.prepare(number, long)
     budget = tokens_per_batch or TOKENS_PER_BATCH.get(model.device.type, 4096)
@@ -463,8 +575,10 @@ _NO_TOKENS: dict[str, Any] = dict.fromkeys(("prompt_token_ids", "token_ids", "to
 class _Job:
     """The traces of one call, as far as they have come."""
 
-    def __init__(self, model: Model, traces: Sequence[Trace], skip: bool, columns: dict[str, tuple[int, ...]]) -> None:
-        self.model, self.traces, self.skip, self.columns = model, traces, skip, columns
+    def __init__(
+        self, model: Model, traces: Sequence[Trace], skip: bool, context: int, columns: dict[str, tuple[int, ...]]
+    ) -> None:
+        self.model, self.traces, self.skip, self.context, self.columns = model, traces, skip, context, columns
         self.encoded: dict[int, Encoded] = {}
         self.values: dict[int, dict[str, NDArray[Any]]] = {}
         self.results: dict[int, ScoredTrace] = {}
@@ -475,11 +589,13 @@ class _Job:
         trace = self.traces[number]
         try:
             _check_ids(trace, self.model)
-            self.encoded[number] = found = encode_trace(trace, self.model.tokenizer)
+            found = encode_trace(trace, self.model.tokenizer)
+            _check_ids(trace, self.model, found.ids)
+            self.encoded[number] = found
             if not len(found.scored):
                 self.results[number] = self._unscored(number, "the completion has no token")
                 return
-            self.windows += _windows(trace, number, found, self.model.context, long)
+            self.windows += _windows(trace, number, found, self.context, long)
             self.values[number] = self._blank(len(found.scored))
         except TraceError as error:
             self.fail(number, error)
@@ -506,11 +622,13 @@ class _Job:
         for number, columns in list(self.values.items()):
             found, trace = self.encoded[number], self.traces[number]
             unknown = np.isnan(columns["entropy"][_free(found) :])
+            if "reference_entropy" in columns:
+                unknown = unknown | np.isnan(columns["reference_entropy"][_free(found) :])
             if unknown.any():
                 at = _free(found) + int(unknown.argmax())
                 self.fail(number, TraceError(f"trace {trace.id!r}: the logits for token {at} are no distribution"))
                 continue
-            self.results[number] = self._result(number, columns, windowed=len(found.ids) > self.model.context)
+            self.results[number] = self._result(number, columns, windowed=int(found.scored[-1]) >= self.context)
         return [self.results[number] for number in range(len(self.traces))]
 
     def _blank(self, n: int) -> dict[str, NDArray[Any]]:
@@ -526,7 +644,7 @@ class _Job:
         if found is None:
             return ScoredTrace(trace.id, trace.token_ids or (), trace.token_starts, values, **rest)
         ids = tuple(found.ids[i] for i in found.scored)
-        kept = {name: getattr(found, name) for name in ("encoding", "exact", "n_drift")}
+        kept = {name: getattr(found, name) for name in ("encoding", "context", "exact", "n_drift")}
         return ScoredTrace(trace.id, ids, found.token_starts, values, **kept, **rest)
 
 
@@ -558,8 +676,8 @@ def _check_same_words(model: Model, reference: Model) -> None:
         raise TraceError(f"the model is on {model.device}, the reference on {reference.device}; load both on one")
 
 
-def _check_ids(trace: Trace, model: Model) -> None:
-    ids = (*(trace.prompt_token_ids or ()), *(trace.token_ids or ()))
+def _check_ids(trace: Trace, model: Model, ids: Sequence[int] | None = None) -> None:
+    ids = (*(trace.prompt_token_ids or ()), *(trace.token_ids or ())) if ids is None else ids
     if ids and not (min(ids) >= 0 and max(ids) < model.n_words):
         wrong = min(ids) if min(ids) < 0 else max(ids)
         raise TraceError(
@@ -610,6 +728,8 @@ def _in_batches(
 ) -> Iterator[tuple[list[_Window], Scores | TraceError]]:
     """Scores of groups of windows of like length; when memory runs out, what is left goes in groups half the size."""
     waiting = job.windows
+    if model.sees_length or (reference is not None and reference.sees_length):
+        budget = 1
     while waiting:
         failed: list[_Window] = []
         for group in batches([window.length for window in waiting], budget):
@@ -635,8 +755,9 @@ def _in_batches(
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; on a CPU torch says so in an ordinary RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether memory ran out; a CPU's allocator and some of CUDA's libraries say so in an ordinary RuntimeError."""
+    said = re.search(r"can't allocate memory|out of memory|ALLOC_FAILED", str(error))
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or said is not None
 
 
 def _free_memory(model: Model) -> None:

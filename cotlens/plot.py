@@ -418,9 +418,11 @@ _PARTS = {
 
 
 def _grouped(table: pd.DataFrame, by: str, most: int) -> Iterator[tuple[str, pd.DataFrame, str]]:
-    """Name, rows and colour of the groups with the most rows."""
-    for group, colour in zip(table[by].value_counts().index[:most], cycle(COLOURS), strict=False):
-        yield str(group) or "(unnamed)", table[table[by] == group], colour
+    """Name, rows and colour of the groups with the most traces; a group has its colour in every figure."""
+    counts = table.groupby(by, dropna=False)["trace_id"].nunique().sort_values(ascending=False, kind="stable")
+    colour_of = dict(zip(sorted(counts.index, key=str), cycle(COLOURS), strict=False))
+    for group in sorted(counts.index[:most], key=str):
+        yield str(group) or "(unnamed)", table[table[by] == group], colour_of[group]
 
 
 def _legend_name(group: str, part: pd.DataFrame) -> str:
@@ -521,7 +523,7 @@ def plot_reflection_entropy(table: pd.DataFrame, by: str = "model", *, label: st
         axis.set_visible(False)
     axes[0, 0].set_ylim(bottom=0)
     figure.supylabel(f"{label} (nats)", fontsize=8)
-    axes[0, 0].legend(loc="upper left")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     _note(
         figure,
         "tokens from the step's first (0); both kinds follow a step that does not reflect; mean over traces,\n"
@@ -573,6 +575,7 @@ def plot_forking_tokens(table: pd.DataFrame) -> Plot:
     axis.set_yticks(range(len(shown)), [_visible(word) for word in shown["word"]], fontfamily="DejaVu Sans Mono")
     axis.set(xlabel="mean entropy before the token (nats); grey: occurrences", ylim=(-0.6, len(shown) - 0.4))
     axis.grid(axis="y", visible=False)
+    _note(figure, "tokens of the thinking of all runs together; spaces are shown as ␣")
     return Plot(figure, table.drop(columns=["before", "after", "highest"], errors="ignore"))
 
 

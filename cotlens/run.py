@@ -4,6 +4,7 @@
     RUN/traces/part-*.parquet
     RUN/steps/part-*.parquet one shard for each shard of traces
     RUN/scores/SCORER/       part-*.parquet, one for each shard of traces, and its own run.json
+    RUN/guard/JUDGE/PART/    part-*.parquet likewise: what a judge says of the thinking or the answer
     RUN/rejects.jsonl        rows that could not be read, where `on_error="skip"` was asked for
 
 A shard is written whole or not at all, and `run.json` says `complete` only at the end: a killed job is called again
@@ -29,11 +30,12 @@ import pyarrow.parquet as pq
 
 from cotlens.formats import find_format
 from cotlens.read import MAX_LINE_BYTES, Reject, detect_format, input_files, read_traces
-from cotlens.split import Tags
-from cotlens.table import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, analyze_traces, score_rows
+from cotlens.split import Tags, split_trace
+from cotlens.table import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, analyze_traces, guard_rows, score_rows
 from cotlens.trace import Trace, TraceError
 
 if TYPE_CHECKING:
+    from cotlens.guard import Guard
     from cotlens.model import Model
 
 SHARD_TRACES = 1000
@@ -74,13 +76,36 @@ class Run:
         return self._read("steps", columns)
 
     @property
+    def judges(self) -> list[str]:
+        """Names of the judges that have judged the run."""
+        return sorted(path.parent.name for path in (self.path / "guard").glob("*/run.json"))
+
+    def guard_table(self, judge: str, part: str) -> pd.DataFrame:
+        """One row per trace with the columns `SCHEMA["guard"]`: what a judge said of a part."""
+        if judge not in self.judges or not self.shards(f"guard/{judge}/{part}"):
+            have = ", ".join(self.judges) or "none; make them with `cotlens guard`"
+            raise TraceError(f"{self.path}: no verdicts of {judge} on {part}; judges: {have}")
+        return self._read(f"guard/{judge}/{part}", None)
+
+    @property
     def scorers(self) -> list[str]:
-        """Names of the models that have scored the run's tokens."""
+        """Names of the models that have scored the run's tokens, or begun to."""
         return sorted(path.parent.name for path in (self.path / "scores").glob("*/run.json"))
+
+    def is_scored(self, scorer: str) -> bool:
+        """Whether a scorer's work is complete and was made from the traces as they are."""
+        try:
+            return bool(self._complete(scorer))
+        except TraceError:
+            return False
 
     def score_info(self, scorer: str) -> dict[str, Any]:
         """What the scorer's own run.json says: model, revision, dtype, device, settings, versions, counts."""
-        return json.loads((self.path / "scores" / self._scorer(scorer) / "run.json").read_text(encoding="utf-8"))
+        path = self.path / "scores" / self._scorer(scorer) / "run.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise TraceError(f"{path}: damaged ({error}); call `cotlens score` again with --force") from None
 
     def score_table(self, scorer: str = "", columns: Sequence[str] | None = None) -> pd.DataFrame:
         """One row per trace with the columns `SCHEMA["scores"]`; with one scorer, its name can be left out."""
@@ -232,12 +257,8 @@ def score(
     from cotlens.model import score_tokens
 
     run = run if isinstance(run, Run) else Run(Path(run))
-    shards = run.shards("traces")
-    if not shards or not run.info.get("complete"):
-        raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
-    if run.info["settings"].get("light"):
-        raise TraceError(f"{run.path}: a light run keeps no text to score; make it again without --light")
-    folder = run.path / "scores" / (name or _folder_name(model.name))
+    shards = _text_shards(run)
+    folder = run.path / "scores" / _folder_name(name, model.name)
     # What decides the numbers; how faults are met does not, so a job that stopped at one goes on with another answer.
     settings = {"temperature": temperature, "top_k": top_k, "retokenize": retokenize}
     made_by = _scorer_info(model, reference) | {"settings": settings}
@@ -248,7 +269,8 @@ def score(
         )
         for shard in shards:
             done, source = folder / shard.name, hash_path(shard)
-            if not _is_made_from(done, source):
+            met = f"{long}, {on_error}"
+            if not _is_made_from(done, source) or _has_errors_met_otherwise(done, met):
                 traces = list(read_traces(shard, format="cotlens"))
                 scored = score_tokens(
                     model,
@@ -261,7 +283,7 @@ def score(
                     progress=progress,
                 )
                 table = score_rows(scored)
-                write_parquet(done, table.replace_schema_metadata({_SOURCE: source}))
+                write_parquet(done, table.replace_schema_metadata({_SOURCE: source, _MET: met}))
             _count(counts, done)
         for stray in set(folder.glob("part-*.parquet")) - {folder / shard.name for shard in shards}:
             stray.unlink()
@@ -269,19 +291,99 @@ def score(
     return made_by | counts
 
 
+def guard(
+    run: Run | str | Path,
+    judge: "Guard",
+    *,
+    parts: Sequence[str] = ("thinking", "answer"),
+    name: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Judges parts of every trace of a run into RUN/guard/NAME/PART, and returns what RUN/guard/NAME/run.json says.
+
+    Verdicts are kept in RUN/guard/cache.sqlite as they come: a killed job asks for nothing twice.
+
+    Args:
+        run: a run directory that holds its texts (not made with `light`).
+        judge: a `Guard`.
+        parts: of `thinking`, `answer` and `full`.
+        name: of the folder; default: the last part of the judge's name.
+        progress: called with the number of items done since the last call.
+
+    Raises:
+        TraceError: if the judge cannot answer, or the run cannot be judged. What was judged by then is kept.
+    """
+    from cotlens.guard import Cache, Item, Part
+    from cotlens.guard import judge as judge_items
+
+    run = run if isinstance(run, Run) else Run(Path(run))
+    folder = run.path / "guard" / _folder_name(name, judge.name)
+    wanted = [Part(part) for part in parts]
+    info = {"judge": judge.name, "revision": judge.revision, "identity": judge.identity, "versions": versions()}
+    counts: dict[str, dict[str, int]] = {part.value: {} for part in wanted}
+    with _only_one(folder):
+        cache = Cache(run.path / "guard" / "cache.sqlite")
+        for shard in _text_shards(run):
+            traces = list(read_traces(shard, format="cotlens"))
+            for part in wanted:
+                items = [Item(trace.prompt, part_text(trace, part), part) for trace in traces]
+                verdicts = judge_items(judge, items, cache=cache, progress=progress)
+                for verdict in verdicts:
+                    counts[part][verdict.label] = counts[part].get(verdict.label, 0) + 1
+                table = guard_rows([trace.id for trace in traces], judge, part, verdicts)
+                source = {_SOURCE: hash_path(shard)}
+                write_parquet(folder / part.value / shard.name, table.replace_schema_metadata(source))
+        write_atomic(folder / "run.json", _json(info | {"complete": True, "counts": counts}))
+    return info | {"counts": counts}
+
+
+def part_text(trace: Trace, part: str) -> str:
+    """The thinking, the answer, or all of a completion; several thoughts are joined by a blank line."""
+    if part == "full":
+        return trace.completion
+    split = split_trace(trace)
+    if part == "answer":
+        return split.answer.of(trace.completion)
+    return "\n\n".join(span.of(trace.completion) for span in split.think)
+
+
+def _text_shards(run: Run) -> list[Path]:
+    """The shards of a complete run that holds its texts."""
+    shards = run.shards("traces")
+    if not shards or not run.info.get("complete"):
+        raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
+    if run.info["settings"].get("light"):
+        raise TraceError(f"{run.path}: a light run keeps no text; make it again without --light")
+    return shards
+
+
 _SOURCE = b"sha256 of the trace shard"
+_MET = b"how faults were met"
 
 
-def _folder_name(model: str) -> str:
-    """The last part of a model's name, with what is no part of a file name replaced."""
-    return re.sub(r"[^\w.-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip(".-") or "model"
+def _folder_name(name: str, model: str) -> str:
+    """The name that was given, if it is one; else the last part of the model's, made one."""
+    if name:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise TraceError(f"--name {name!r}: expected letters, digits, dots, dashes and underscores")
+        return name
+    last = Path(model).resolve().name if Path(model).is_dir() else model.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^\w.-]+", "-", last).strip(".-") or "model"
 
 
 def _scorer_info(model: "Model", reference: "Model | None") -> dict[str, Any]:
+    from cotlens.model import fingerprint
+
     def describe(one: "Model") -> dict[str, str]:
-        name = Path(one.name).name if Path(one.name).exists() else one.name
+        name = Path(one.name).resolve().name if Path(one.name).is_dir() else one.name
         dtype = str(one.head.weight.dtype).removeprefix("torch.")
-        return {"name": name, "revision": one.revision, "dtype": dtype, "device": str(one.device)}
+        return {
+            "name": name,
+            "revision": one.revision,
+            "fingerprint": fingerprint(one.network),
+            "dtype": dtype,
+            "device": str(one.device),
+        }
 
     packages = versions() | {package: version(package) for package in ("torch", "transformers", "tokenizers")}
     return {
@@ -295,11 +397,17 @@ def _prepare_scores(folder: Path, made_by: dict[str, Any], force: bool) -> None:
     """Makes room for the scores of one model: nothing is mixed with what other settings made."""
     shards, before = list(folder.glob("part-*.parquet")), {}
     if (folder / "run.json").exists():
-        before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        try:
+            before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        except ValueError:
+            before = {}  # damaged: what lies there may be anyone's
+    for partial in folder.glob(".part-*.partial"):  # of a job that was killed while it wrote
+        partial.unlink()
     same = {key: before.get(key) for key in made_by} == json.loads(json.dumps(made_by))
     if shards and not same and not force:
         raise TraceError(
-            f"{folder}: holds scores made by another model, settings or versions; give another --name, or --force"
+            f"{folder}: holds scores made by another model (weights of the same name count as another), settings or "
+            "versions; give another --name, or --force"
         )
     if force or not same:
         for shard in shards:
@@ -308,7 +416,22 @@ def _prepare_scores(folder: Path, made_by: dict[str, Any], force: bool) -> None:
 
 
 def _is_made_from(done: Path, source: str) -> bool:
-    return done.exists() and (pq.read_schema(done).metadata or {}).get(_SOURCE) == source.encode()
+    return _metadata(done).get(_SOURCE) == source.encode()
+
+
+def _metadata(done: Path) -> dict[bytes, bytes]:
+    try:
+        return pq.read_schema(done).metadata or {}
+    except (OSError, pa.ArrowInvalid):  # not there, or damaged: it is made again
+        return {}
+
+
+def _has_errors_met_otherwise(done: Path, met: str) -> bool:
+    """Whether a shard left traces unscored that a call with other answers to faults may score, or must refuse."""
+    if _metadata(done).get(_MET) == met.encode():
+        return False
+    errors = pq.read_table(done, columns=["error"])["error"].to_pylist()
+    return any(errors)
 
 
 def _count(counts: dict[str, int], shard: Path) -> None:

@@ -50,11 +50,13 @@ class Scores(NamedTuple):
     Attributes:
         entropy: (T,) of the whole distribution, within [0, ln V].
         logprob: (T,) of the target.
-        rank: (T,) of the target among the words, from 1; words that tie with it stand behind it.
+        rank: (T,) of the target among the words, from 1; words that tie with it stand behind it. A word whose logit
+            lies within rounding of the target's (1e-5) may count as either.
         varentropy: (T,) variance of -ln p under p, in nats squared.
         top_ids: (T, k) the k likeliest words, likeliest first.
         top_logprobs: (T, k).
-        kl: (T,) KL(p || q) to the reference's distribution q, or None without a reference.
+        kl: (T,) KL(p || q) to the reference's distribution q, inf where q masks a word that p does not; None without a
+            reference.
         reverse_kl: (T,) KL(q || p), or None.
         reference_entropy: (T,) of q, or None.
         reference_logprob: (T,) of the target under q, or None.
@@ -144,8 +146,8 @@ def _check(hidden: Tensor, targets: Tensor, head: Head, temperature: float) -> N
             "expected hidden (T, d), targets (T,) and a head (V, d), got "
             f"{tuple(hidden.shape)}, {tuple(targets.shape)} and {tuple(head.weight.shape)}"
         )
-    if not temperature > 0:
-        raise ValueError(f"the temperature must be above 0, got {temperature}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"the temperature must be above 0 and finite, got {temperature}")
     n_words = head.weight.shape[0]
     if len(targets) and not (int(targets.min()) >= 0 and int(targets.max()) < n_words):
         raise ValueError(f"targets {int(targets.min())} to {int(targets.max())}, but the head has {n_words:,} words")
@@ -236,14 +238,15 @@ class _Sums:
     def raise_to(self, rows: slice, largest: Tensor) -> tuple[Tensor, Tensor]:
         """Shifts the sums of `rows` to a new largest logit; returns the shift (<= 0) and its exponential."""
         new = torch.maximum(self.largest[rows], largest)
-        shift = (self.largest[rows] - new).clamp_(min=-120)  # e^-120 is 0: where the sums are, shift^2 is not
+        whole = self.largest[rows] - new
+        shift = whole.clamp(min=-120)  # e^-120 is 0: where the sums are, shift^2 is not
         decay = shift.exp()
         s, u, w = self.s[rows], self.u[rows], self.w[rows]
         self.w[rows] = decay * (w + 2 * shift * u + shift.square() * s)
         self.u[rows] = decay * (u + shift * s)
         self.s[rows] = decay * s
         self.largest[rows] = new
-        return shift, decay
+        return whole, decay
 
     def entropy(self, n_words: int) -> Tensor:
         """Entropy of every row, NaN where nothing was summed."""
@@ -272,6 +275,7 @@ def _score(walks: list[_Walk], targets: Tensor, top_k: int) -> Scores:
     sums = [_Sums(n, device) for _ in walks]
     above, top = torch.zeros(n, device=device), _Top(n, top_k, device)
     cross = torch.zeros(2, n, device=device)  # sum e^y (y - x) under p, and sum e^x (x - y) under q
+    apart = torch.zeros(2, n, dtype=torch.bool, device=device)  # a word that only q masks, and one that only p masks
     spare: list[Tensor] = []
     n_words = 0
     for tiles in zip(*(walk.tiles() for walk in walks), strict=True):
@@ -292,6 +296,9 @@ def _score(walks: list[_Walk], targets: Tensor, top_k: int) -> Scores:
                 _add(sums[0], rows, logits[rows], largest, own_spare)
             else:
                 _add_both(sums, cross, rows, [own[rows] for _, own in tiles], own_spare)
+                masked = [own[rows].isneginf() for _, own in tiles]
+                apart[0, rows] |= (masked[1] & ~masked[0]).any(1)
+                apart[1, rows] |= (masked[0] & ~masked[1]).any(1)
     p, own_logits = sums[0], walks[0].target_logits
     known = p.s > 0
     scores = Scores(
@@ -302,15 +309,17 @@ def _score(walks: list[_Walk], targets: Tensor, top_k: int) -> Scores:
         top_ids=top.ids,
         top_logprobs=p.logprob(top.logits),
     )
-    return scores if len(walks) == 1 else _with_reference(scores, sums, cross, walks[1], n_words)
+    return scores if len(walks) == 1 else _with_reference(scores, sums, cross, apart, walks[1], n_words)
 
 
-def _with_reference(scores: Scores, sums: list[_Sums], cross: Tensor, walk: _Walk, n_words: int) -> Scores:
+def _with_reference(
+    scores: Scores, sums: list[_Sums], cross: Tensor, apart: Tensor, walk: _Walk, n_words: int
+) -> Scores:
     p, q = sums
     ratio = p.s.log() - q.s.log()
     return scores._replace(
-        kl=(cross[0] / p.s - ratio).clamp_(min=0),
-        reverse_kl=(cross[1] / q.s + ratio).clamp_(min=0),
+        kl=torch.where(apart[0], torch.inf, (cross[0] / p.s - ratio).clamp_(min=0)),
+        reverse_kl=torch.where(apart[1], torch.inf, (cross[1] / q.s + ratio).clamp_(min=0)),
         reference_entropy=q.entropy(n_words),
         reference_logprob=q.logprob(walk.target_logits),
     )
@@ -377,9 +386,9 @@ def _add_both(sums: list[_Sums], cross: Tensor, rows: slice, logits: list[Tensor
     cross[1, rows] = decay_x * (cross[1, rows] + (shift_x - shift_y) * before[1])
     _shifted(logits[0], sums[0].largest[rows], y, e_y)
     _shifted(logits[1], sums[1].largest[rows], x, e_x)
-    apart = y - x
-    cross[0, rows] += torch.linalg.vecdot(e_y, apart)
-    cross[1, rows] -= torch.linalg.vecdot(e_x, apart)
+    difference = y - x
+    cross[0, rows] += torch.linalg.vecdot(e_y, difference)
+    cross[1, rows] -= torch.linalg.vecdot(e_x, difference)
     _add_moments(sums[0], rows, y, e_y)
     _add_moments(sums[1], rows, x, e_x)
 
@@ -417,7 +426,8 @@ class _Top:
     def _merge(self, rows: slice | Tensor, logits: Tensor, words: Tensor) -> None:
         """Keeps the k largest of what `rows` have and what is new to them."""
         self.logits[rows], order = torch.cat([self.logits[rows], logits], 1).topk(self.k)
-        self.ids[rows] = torch.cat([self.ids[rows], words], 1).gather(1, order)
+        ids = torch.cat([self.ids[rows], words], 1).gather(1, order)
+        self.ids[rows] = torch.where(self.logits[rows].isneginf(), -1, ids)
 
 
 def _join(parts: list[Scores]) -> Scores:

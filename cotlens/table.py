@@ -28,6 +28,7 @@ from cotlens.trace import Reasoning, Trace, dump_json
 from cotlens.unsafe import MARKERS, StepMarkers, decide_markers, unsafe_weights
 
 if TYPE_CHECKING:
+    from cotlens.guard import Guard, Verdict
     from cotlens.model import ScoredTrace
 
 
@@ -118,13 +119,27 @@ SCORE_COLUMNS = (
     Column("reference_entropy", _FLOATS, "nats", "of the reference's distribution; null: no reference"),
     Column("reference_logprob", _FLOATS, "nats", "of the token under the reference; null: no reference"),
     Column("encoding", pa.string(), "", "ids: the source's own; text: encoded for scoring; empty: neither"),
-    Column("exact", pa.bool_(), "", "whether the ids decode to the completion; null: no tokenizer"),
+    Column("context", pa.string(), "", "before the completion: ids, template, verbatim (rendered already) or none"),
+    Column("exact", pa.bool_(), "", "whether the ids decode to the completion; null: no tokenizer, or unscored"),
     Column("n_drift", pa.int32(), "tokens", "that differ if prompt and completion are encoded as one; null: own ids"),
     Column("windowed", pa.bool_(), "", "longer than the context: scored in windows that overlap by half"),
     Column("error", pa.string(), "", "why the trace is unscored; empty: it is scored"),
 )
 
-SCHEMA = {"traces": TRACE_COLUMNS, "steps": STEP_COLUMNS, "scores": SCORE_COLUMNS}
+GUARD_COLUMNS = (
+    Column("trace_id", pa.string(), "", "the trace"),
+    Column("judge", pa.string(), "", "name of the judge"),
+    Column("revision", pa.string(), "", "of the judge's weights; empty: unknown"),
+    Column("part", pa.string(), "", "what was judged: thinking, answer or full"),
+    Column("label", pa.string(), "", "safe, unsafe, controversial or undecided"),
+    Column("p_unsafe", pa.float64(), "probability", "from the logits of the label words; NaN: none, or undecided"),
+    Column("categories", pa.list_(pa.string()), "", "as the judge names them"),
+    Column("refusal", pa.bool_(), "", "whether the text refuses; null: the judge does not say"),
+    Column("n_cut", pa.int32(), "code points", "left out of the middle of the text because it did not fit"),
+    Column("n_defused", pa.int32(), "", "delimiters and special tokens in the text that were broken up"),
+)
+
+SCHEMA = {"traces": TRACE_COLUMNS, "steps": STEP_COLUMNS, "scores": SCORE_COLUMNS, "guard": GUARD_COLUMNS}
 
 # What a figure needs of a trace: everything but texts and the lists as long as them.
 _HEAVY = ("gold", "prompt", "completion", "prompt_token_ids", "token_ids", "logprobs", "token_starts", "labels", "meta")
@@ -133,7 +148,7 @@ LIGHT_STEP_COLUMNS = tuple(column.name for column in STEP_COLUMNS if column.name
 
 
 def arrow_schema(table: str) -> pa.Schema:
-    """The parquet schema of `traces`, `steps` or `scores`; unit and meaning travel in each field's metadata."""
+    """The parquet schema of a table of `SCHEMA`; unit and meaning travel in each field's metadata."""
     return pa.schema([pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning}) for c in SCHEMA[table]])
 
 
@@ -175,6 +190,17 @@ def analyze_traces(traces: Iterable[Trace], tags: Tags | None = None) -> tuple[p
     )
 
 
+def guard_rows(ids: Sequence[str], judge: "Guard", part: str, verdicts: "Sequence[Verdict]") -> pa.Table:
+    """Verdicts as a table with the columns `SCHEMA["guard"]`, as a run stores it."""
+    common = {"judge": judge.name, "revision": judge.revision, "part": str(part)}
+    names = {column.name for column in GUARD_COLUMNS}
+    rows = [
+        {"trace_id": key, **common, **{name: value for name, value in verdict._asdict().items() if name in names}}
+        for key, verdict in zip(ids, verdicts, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, arrow_schema("guard"))
+
+
 def score_rows(scored: "Sequence[ScoredTrace]") -> pa.Table:
     """What `score_tokens` returned as a table with the columns `SCHEMA["scores"]`, as a run stores it."""
     schema, columns = arrow_schema("scores"), {}
@@ -188,7 +214,7 @@ def score_rows(scored: "Sequence[ScoredTrace]") -> pa.Table:
     return pa.Table.from_pydict(columns, schema)
 
 
-_PER_TRACE = ("trace_id", "token_ids", "token_starts", "encoding", "exact", "n_drift", "windowed", "error")
+_PER_TRACE = ("trace_id", "token_ids", "token_starts", "encoding", "context", "exact", "n_drift", "windowed", "error")
 
 
 def _list_column(parts: Sequence[np.ndarray], kind: pa.DataType) -> pa.Array:

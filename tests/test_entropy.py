@@ -184,7 +184,31 @@ def test_unscored_traces_and_tokens_are_left_out(tables):
         assert step_entropy(steps, broken)["entropy_mean"].isna().all()
         assert trace_entropy(traces, steps, broken)["entropy_think"].isna().all()
         assert position_entropy(traces, broken).empty
-    with pytest.raises(ValueError, match="was a reference given"):
+    with pytest.raises(ValueError, match="needs a reference or top-k"):
         position_entropy(traces, scores.assign(kl=[None]), column="kl")
     with pytest.raises(ValueError, match="no token is scored"):
         entropy_threshold(scores.assign(entropy=[None]))
+
+
+def test_tags_and_commentary_between_thoughts_are_in_no_neighbourhood():
+    """Two thoughts: the onset that opens the second has only its own thought behind it, and nothing before it."""
+    text = "<think>The sum is 5. It is odd.</think>Well.<think>Wait, that is wrong. It is 6.</think>Six."
+    trace = Trace(id="a", completion=text)
+    steps = step_table([trace])
+    starts = np.arange(len(text))
+    scores = pd.DataFrame(
+        {"trace_id": ["a"], "token_starts": [starts], "error": [""], "entropy": [starts.astype(float)]}
+    )
+    found = reflection_entropy(steps, scores, reach=3)
+    onset = found[found["reflects"]]
+    assert onset["offset"].tolist() == [0, 1, 2, 3]
+    assert onset["value"].iloc[0] == text.index("Wait")
+
+
+def test_tokens_inside_a_character_are_no_word():
+    """Three tokens spell one character: two hold no text of their own."""
+    traces = trace_table([Trace(id="a", completion="<think>日 b</think>c")])
+    scores = pd.DataFrame(
+        {"trace_id": ["a"], "token_starts": [np.array([7, 7, 7, 8])], "error": [""], "entropy": [np.ones(4)]}
+    )
+    assert set(word_entropy(traces, scores)["word"]) == {"日", " b</think>c"}

@@ -496,3 +496,103 @@ def test_ids_of_another_tokenizer_can_be_set_aside(model):
     assert scored.encoding == "text"
     assert scored.token_ids == text.token_ids
     np.testing.assert_array_equal(scored.values["entropy"], text.values["entropy"])
+
+
+# --- contexts as models really have them -------------------------------------------------------------------------
+
+
+def words_read(tokenizer, **fields):
+    return " ".join(tokenizer.convert_ids_to_tokens(encode_trace(Trace(id="a", **fields), tokenizer).ids))
+
+
+def test_a_prompt_may_quote_special_tokens(model):
+    """A jailbreak that writes the end of a turn is still a user's message; so is one that mentions <eos>."""
+    got = words_read(model.tokenizer, prompt="one <eos> <|assistant|> two", completion="three")
+    assert got == "<|user|> one <eos> <|assistant|> two <|assistant|> three"
+
+
+def test_a_prompt_rendered_for_another_model_is_refused(model):
+    with pytest.raises(TraceError, match="rendered for another model"):
+        words_read(
+            model.tokenizer, prompt="<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n", completion="three"
+        )
+
+
+@pytest.mark.parametrize("prompt", ["<|user|> one <|assistant|> <think> wait", "one so: <think>"])
+def test_a_thought_that_the_prompt_began_is_not_opened_again(model, prompt):
+    assert words_read(
+        model.tokenizer, prompt=prompt, completion="so </think> two"
+    ) == f"{prompt} so </think> two".replace("so:", "<unk>")
+
+
+def test_prompt_ids_are_kept_where_the_completion_is_text(model):
+    found = encode_trace(Trace(id="a", completion="three", prompt_token_ids=(5, 6)), model.tokenizer)
+    assert found.ids == (5, 6, 7)
+    assert found.context == "ids"
+
+
+def test_where_the_context_comes_from_is_said(model):
+    contexts = [
+        score_tokens(model, [Trace(id="a", completion="two three", **fields)])[0].context
+        for fields in ({"prompt": "one"}, {"prompt": "<|user|> one <|assistant|>"}, {}, {"prompt_token_ids": (5,)})
+    ]
+    assert contexts == ["template", "verbatim", "none", "ids"]
+
+
+def test_a_template_that_opens_a_thought_does_not_for_an_answer_without_one():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "<|assistant|> {% endif %}", "<|assistant|> <think> {% endif %}"
+    )
+    trace = {"prompt": "one", "completion": "two", "finish_reason": "stop"}
+    assert words_read(tokenizer, **trace) == "<|user|> one <|assistant|> two"
+
+
+def test_line_breaks_around_tags_are_not_doubled():
+    """vLLM's fields keep the line breaks that the model wrote around its thought."""
+    tokenizer = byte_tokenizer()
+    trace = Trace(
+        id="a", completion="\nthe on\n\n\non", origin=Origin.FIELDS, think=(Span(0, 8),), answer=Span(8, 12), prompt=""
+    )
+    assert tokenizer.decode(encode_trace(trace, tokenizer).ids) == "<think>\nthe on\n</think>\n\non"
+
+
+def test_harmony_templates_get_channels():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}<|start|>assistant{# <|channel|> <|message|> #}"
+    )
+    trace = Trace(
+        id="a", prompt="the", completion="onand", origin=Origin.FIELDS, think=(Span(0, 2),), answer=Span(2, 5)
+    )
+    read = tokenizer.decode(encode_trace(trace, tokenizer).ids)
+    assert (
+        read
+        == "the<|start|>assistant<|channel|>analysis<|message|>on<|end|><|start|>assistant<|channel|>final<|message|>and"
+    )
+
+
+def test_the_shorter_context_of_two_models_counts():
+    long, short = tiny_model(V, max_position_embeddings=64), tiny_model(V, max_position_embeddings=16)
+    with pytest.raises(TraceError, match="made for 16"):
+        score_tokens(wrap_model(long), [make_trace(20)], reference=wrap_model(short))
+    (scored,) = score_tokens(wrap_model(long), [make_trace(20)], reference=wrap_model(short), long="window")
+    assert scored.windowed
+
+
+def test_positions_that_depend_on_the_batch_are_scored_alone():
+    """LongRoPE takes other factors for long inputs: a short trace must not see the length of its neighbour."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [9.0] * 4, "rope_theta": 10000.0,
+            "original_max_position_embeddings": 16}  # fmt: skip
+    network = tiny_model(V, "Phi3", rope_parameters=rope, original_max_position_embeddings=16)
+    model = wrap_model(network)
+    assert model.sees_length
+    short, long = make_trace(8, 1), make_trace(40, 2)
+    (alone,), (beside, _) = score_tokens(model, [short]), score_tokens(model, [short, long])
+    np.testing.assert_allclose(alone.values["entropy"], beside.values["entropy"], atol=1e-6)
+
+
+@pytest.mark.parametrize(("option", "value"), [("long", "foo"), ("on_error", "foo")])
+def test_options_are_checked(model, option, value):
+    with pytest.raises(ValueError, match="expected"):
+        score_tokens(model, [], **{option: value})

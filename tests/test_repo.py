@@ -10,7 +10,7 @@ from conftest import ROOT
 
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
 ORDER = [
-    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "table", "run", "entropy", "stats", "plot", "cli",
+    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "guard", "table", "run", "entropy", "stats", "plot", "cli",
 ]  # fmt: skip
 # Modules beside each other, of which neither may import the other although one stands first.
 _READING = {"rows", "formats", "read"}
@@ -21,9 +21,11 @@ APART = {
     "scores": {"trace", "split", "steps", "reflect", "unsafe"} | _READING,
     "unsafe": _READING,
     "model": {"steps", "reflect", "unsafe"} | _READING,
+    "guard": {"split", "steps", "reflect", "unsafe", "scores"} | _READING,
     "table": _READING | {"scores"},
-    "entropy": {"trace", "split", "steps", "reflect", "unsafe", "scores", "model", "table", "run"} | _READING,
-    "stats": {"entropy", "scores", "model", "trace", "split", "steps", "reflect", "unsafe", "table", "run"} | _READING,
+    "entropy": {"trace", "split", "steps", "reflect", "unsafe", "scores", "model", "guard", "table", "run"} | _READING,
+    "stats": {"entropy", "scores", "model", "guard", "trace", "split", "steps", "reflect", "unsafe", "table", "run"}
+    | _READING,
 }
 
 

@@ -14,6 +14,7 @@ from tiny import tiny_model
 
 from cotlens import Run, TraceError, analyze, score, score_tokens, wrap_model
 from cotlens import run as run_module
+from cotlens.model import fingerprint
 from cotlens.table import SCHEMA
 
 
@@ -49,7 +50,9 @@ def test_scores_lie_beside_the_traces(run, model):
     for name in lists:
         assert (table[name].str.len() == table["token_ids"].str.len()).all(), name
     assert run.score_info("tiny") == info | {"complete": True}
-    assert info["model"] == {"name": "models/tiny", "revision": "", "dtype": "float32", "device": "cpu"}
+    assert info["model"] == {"name": "models/tiny", "revision": "", "dtype": "float32", "device": "cpu"} | {
+        "fingerprint": fingerprint(model.network)
+    }
     assert {"torch", "transformers", "cotlens"} <= set(info["versions"])
     assert (info["n_traces"], info["n_retokenized"], info["n_unscored"]) == (13, 13, 0)
     traces = list(run.traces())
@@ -163,7 +166,7 @@ def test_from_file_to_entropy_figures(samples, tmp_path):
         "score", tmp_path / "run", "--model", tmp_path / "sft", "--reference", tmp_path / "base", "--device", "cpu"
     )
     assert "scored by sft" in done.stdout
-    assert "13 traces had no token ids" in done.stderr
+    assert "13 traces were encoded" in done.stderr
     assert "tokens/s" in done.stderr
     assert "sft" in cotlens("info", tmp_path / "run").stdout
     cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures")
@@ -177,3 +180,48 @@ def test_from_file_to_entropy_figures(samples, tmp_path):
     assert parts["value"].between(0, np.log(len(tokenizer))).all()
     assert "cannot be loaded" in cotlens("score", tmp_path / "run", "--model", tmp_path / "run", code=1).stderr
     assert "must be above 0" in cotlens("score", tmp_path, "--model", "x", "--temperature", 0, code=2).stderr
+
+
+def test_checkpoints_of_one_name_are_told_apart(run):
+    """checkpoint-500 of one arm and of another: the second does not pass for the first."""
+    tokenizer = byte_tokenizer()
+    first, second = (
+        wrap_model(
+            tiny_model(len(tokenizer), seed=seed, max_position_embeddings=4096), tokenizer, name="checkpoint-500"
+        )
+        for seed in (1, 2)
+    )
+    score(run, first)
+    with pytest.raises(TraceError, match="weights of the same name count as another"):
+        score(run, second)
+    assert fingerprint(first.network) != fingerprint(second.network)
+
+
+@pytest.mark.parametrize("name", ["..", "../../x", "/tmp/x", "a/b", "."])
+def test_a_name_stays_in_its_folder(run, model, name):
+    with pytest.raises(TraceError, match="expected letters"):
+        score(run, model, name=name)
+
+
+def test_another_answer_to_faults_takes_up_what_was_left(run):
+    tokenizer = byte_tokenizer()
+    short = wrap_model(tiny_model(len(tokenizer)), tokenizer, name="short")
+    skipped = score(run, short, on_error="skip")
+    assert skipped["n_unscored"] > 0
+    windowed = score(run, short, long="window")
+    assert windowed["n_unscored"] == 0
+    assert windowed["n_windowed"] == skipped["n_unscored"]
+
+
+def test_damaged_scores_are_made_again(run, model):
+    whole = score(run, model)
+    shard = run.shards("scores/tiny")[0]
+    shard.write_bytes(shard.read_bytes()[:100])
+    (shard.parent / ".part-00009.parquet.1.partial").write_bytes(b"x")
+    assert not run.is_scored("tiny")
+    assert score(run, model) == whole
+    assert not list(shard.parent.glob(".part*"))
+    (shard.parent / "run.json").write_text("{")
+    with pytest.raises(TraceError, match="damaged"):
+        run.score_info("tiny")
+    assert score(run, model, force=True) == whole

@@ -243,3 +243,42 @@ def test_no_token_no_score():
 def test_the_margin_needs_two_words():
     with pytest.raises(ValueError, match="top_k=2"):
         _ = score_logits(torch.zeros(1, 4), torch.tensor([0])).margin
+
+
+def test_kl_where_the_largest_logit_jumps():
+    """p is flat, q has one spike of 300 in a late tile: KL(p || q) = 300 (V-1)/V - ln V + ln(1 + (V-1) e^-300) by definition."""
+    p, q = torch.zeros(1, V), torch.zeros(1, V).index_fill(1, torch.tensor([3000]), 300.0)
+    scores = score_two(p, q, tile=512)
+    wanted = 300 * (V - 1) / V - math.log(V)
+    assert scores.kl.item() == pytest.approx(wanted, rel=1e-5)
+    assert scores.reverse_kl.item() == pytest.approx(math.log(V), rel=1e-5)
+
+
+def test_kl_is_infinite_where_only_the_reference_masks_a_word():
+    p, q = torch.zeros(1, 4), torch.tensor([[0.0, 0.0, 0.0, -torch.inf]])
+    scores = score_two(p, q)
+    assert scores.kl.item() == math.inf
+    assert scores.reverse_kl.item() == pytest.approx(math.log(4 / 3), abs=1e-6)
+    both = score_two(q, q)
+    assert (both.kl.item(), both.reverse_kl.item()) == (0, 0)
+
+
+def score_two(p, q, **options):
+    """Scores of given logits under two models: the bias holds them, and the weights are zero."""
+    heads = [Head(torch.zeros(logits.shape[1], 2), bias=logits[0]) for logits in (p, q)]
+    hidden = torch.zeros(1, 2)
+    return score_hidden(hidden, torch.tensor([0]), heads[0], reference=(hidden, heads[1]), **options)
+
+
+def test_words_that_are_masked_are_no_top_words():
+    logits = torch.full((1, 1024), -torch.inf)
+    logits[0, ::64] = torch.randn(16)
+    scores = score_logits(logits, torch.tensor([0]), top_k=20)
+    assert scores.top_ids[0, 16:].tolist() == [-1] * 4
+    assert (scores.top_ids[0, :16] >= 0).all()
+
+
+@pytest.mark.parametrize("temperature", [math.nan, math.inf])
+def test_a_temperature_is_a_number(temperature):
+    with pytest.raises(ValueError, match="finite"):
+        score_hidden(torch.zeros(1, 4), torch.tensor([0]), Head(torch.zeros(9, 4)), temperature=temperature)

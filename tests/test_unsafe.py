@@ -181,7 +181,6 @@ def test_the_labels_hold_no_operational_word():
         "nitrate",
         "thermite",
         "fentanyl",
-       
         "sarin",
         "sql injection",
         "reverse shell",
