@@ -48,7 +48,7 @@ _MODULES = {
         "load_guard",
     ),
     "table": ("SCHEMA", "step_table", "trace_table"),
-    "run": ("Run", "analyze", "guard", "score"),
+    "run": ("Run", "analyze", "judge_run", "score"),
     "entropy": (
         "entropy_bounds",
         "entropy_survival",
@@ -85,6 +85,8 @@ _MODULES = {
         "plot_reflection_entropy",
         "plot_reflection_position",
         "plot_transitions",
+        "plot_unsafe_path",
+        "plot_unsafe_position",
         "save",
     ),
 }

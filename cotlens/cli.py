@@ -190,8 +190,7 @@ def guard(
     import os
 
     from cotlens.guard import EndpointGuard, Item, Part, load_guard
-    from cotlens.run import Run, part_text
-    from cotlens.run import guard as guard_run
+    from cotlens.run import Run, judge_run, part_text
 
     parts = [one.strip() for one in part.split(",") if one.strip()]
     if not parts or any(one not in ("thinking", "answer", "full") for one in parts):
@@ -222,7 +221,7 @@ def guard(
         def advance(done: int) -> None:
             bar.update(done)
 
-        info = guard_run(opened, chosen, parts=parts, name=name, progress=advance)
+        info = judge_run(opened, chosen, parts=parts, name=name, progress=advance)
     for one, counts in info["counts"].items():
         typer.echo(f"{one}: " + ", ".join(f"{label} {k:,}" for label, k in sorted(counts.items())))
 
@@ -242,6 +241,7 @@ def figures(
     from cotlens import plot
     from cotlens.reflect import reflection_dynamics
     from cotlens.run import Run
+    from cotlens.unsafe import unsafe_dynamics
 
     opened = [Run(path) for path in dict.fromkeys(runs)]
     for run in opened:
@@ -253,7 +253,8 @@ def figures(
         table, steps = run.trace_table().assign(run=run.path.name), run.step_table()
         if by not in table:
             raise TraceError(f"--by {by}: no such column; there are {', '.join(table.columns)}")
-        all_traces.append(reflection_dynamics(steps, table))
+        table_of_run = reflection_dynamics(steps, table)
+        all_traces.append(unsafe_dynamics(steps, table_of_run) if "is_self_jailbreak" in steps else table_of_run)
         all_steps.append(steps.merge(table[["trace_id", "prompt_id", *{by} - {"prompt_id"}]], on="trace_id"))
         all_steps[-1]["trace_id"] = f"{run.path}:" + all_steps[-1]["trace_id"]
     traces, steps = pd.concat(all_traces, ignore_index=True), pd.concat(all_steps, ignore_index=True)
@@ -265,6 +266,11 @@ def figures(
             "03_reflection_position": plot.plot_reflection_position(steps, by),
             "04_marker_agreement": plot.plot_marker_agreement(steps),
             "05_transitions": plot.plot_transitions(steps),
+        }
+    if steps.get("is_self_jailbreak", pd.Series(dtype=bool)).notna().any():
+        drawn |= {
+            "12_unsafe_position": plot.plot_unsafe_position(steps, by),
+            "13_unsafe_path": plot.plot_unsafe_path(traces, by),
         }
     of_scores = _entropy_figures(opened, by, scorer)
     drawn |= of_scores

@@ -196,7 +196,7 @@ class ModelGuard:
         budget = self._context() - self.max_new_tokens
         rendered = self.render(prompt, text)
         n_tokens = len(self._encode(rendered))
-        while n_tokens > budget and len(text) > 100:  # leave out as much of the middle as the context asks for
+        while n_tokens > budget and len(text) > 200:  # leave out as much of the middle as the context asks for
             keep = max(100, int(len(text) * 0.9 * budget / n_tokens) - 100)
             text, cut = shorten(text, keep)
             n_cut += cut
@@ -263,7 +263,7 @@ class ModelGuard:
                 position += len(new)
                 logits = self._read(tail_ids, position, cache).logits[0, -1]
                 results.append(self._mix(logits))
-                cache.crop(position)  # forget the end of the template, keep the prefix
+                cache.crop(-len(tail_ids))  # forget the end of the template, keep the prefix
         return results
 
     def _read(self, ids: list[int], position: int, cache: Any) -> Any:

@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from cotlens import stats
 from cotlens.reflect import N_REFLECTIVE, WORD_LISTS, transitions
 from cotlens.run import versions, write_atomic
+from cotlens.unsafe import safety_states
 
 PAGE_WIDTH = 7.0  # inches, the text width of most venues
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")  # Okabe and Ito 2008
@@ -583,6 +584,92 @@ def _visible(word: str, longest: int = 20) -> str:
     """A token as one line of plain text: white space made visible, nothing that draws or steers."""
     word = "".join({" ": "␣", "\n": "↵", "\t": "→", "$": "\\$"}.get(c, c if c.isprintable() else "·") for c in word)
     return word if len(word) <= longest else word[: longest - 1] + "…"
+
+
+# --- unsafe exploration ----------------------------------------------------------------------------------------
+
+_STATES = {
+    "risk_awareness": "Notices a risk",
+    "unsafe": "Explores something unsafe",
+    "is_self_jailbreak": "... by a self-jailbreak",
+    "refusal_intent": "Intends to refuse",
+}
+_PATH = {
+    "any_unsafe": "Traces with an unsafe step",
+    "recovered": "... that recover",
+    "last_word": "Last word is safe",
+}
+
+
+@house_style()
+def plot_unsafe_position(steps: pd.DataFrame, by: str = "model", bins: int = 10, most: int = 6) -> Plot:
+    """Share of steps that carry safety markers, by position in the thinking, with pointwise 95% bands over prompts.
+
+    Args:
+        steps: a step table with the columns `by` and `prompt_id` of its traces.
+        by: column of the group.
+        bins: number of equal parts of the thinking.
+        most: groups drawn, those with the most traces.
+    """
+    _need(steps, by, "position", "prompt_id", "trace_id", *(name for name in _STATES if name != "unsafe"))
+    known = steps[steps["is_self_jailbreak"].notna()]
+    _some(known)
+    known = known.assign(unsafe=safety_states(known) > 0)
+    figure, axes = new_figure(2, 2, 4.2, sharex=True)
+    curves = []
+    for group, part, colour in _grouped(known, by, most):
+        for axis, (column, title) in zip(axes.flat, _STATES.items(), strict=True):
+            flags = part[column].astype(float)
+            found = stats.curve(part["position"], flags, part["prompt_id"], bins=bins).dropna()
+            _draw_band(axis, found["position"], found, colour, _shorten(group))
+            axis.set_title(title)
+            curves.append(found.assign(group=group, state=column))
+    for axis in axes.flat:
+        axis.set(xlim=(0, 1), ylim=(0, None))
+    for axis in axes[1]:
+        axis.set_xlabel("position in the thinking")
+    axes[0, 0].set_ylabel("share of steps")
+    axes[1, 0].set_ylabel("share of steps")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    _note(
+        figure, "markers of wording (docs/unsafe.md): on harmless prompts they are false alarms; band: 95%, by prompt"
+    )
+    return Plot(figure, pd.concat(curves, ignore_index=True))
+
+
+@house_style()
+def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
+    """Traces that explore something unsafe, that come back, and that end on a safe word, with 95% intervals.
+
+    Args:
+        dynamics: what `unsafe_dynamics` returned.
+        by: column of the group.
+    """
+    _need(dynamics, by, "prompt_id", *_PATH)
+    rows = []
+    for group, part in dynamics.groupby(by, sort=True, dropna=False):
+        for measure in _PATH:
+            e = stats.proportion(part[measure], part["prompt_id"])
+            found = {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "n_prompts": e.n_clusters}
+            rows.append({"group": str(group) or "(unnamed)", "measure": measure, **found})
+    data = pd.DataFrame(rows)
+    order = [g for g in dict.fromkeys(data["group"]) if data.loc[data["group"] == g, "n"].max() > 0][::-1]
+    figure, axes = new_figure(1, 3, 1.1 + 0.3 * len(order), sharey=True, sharex=True)
+    at = np.arange(len(order))
+    for axis, (measure, title), colour in zip(axes[0], _PATH.items(), COLOURS, strict=False):
+        part = data[data["measure"] == measure].set_index("group").loc[order]
+        axis.hlines(at, part["low"], part["high"], color=colour, linewidth=1.2)
+        axis.plot(part["value"], at, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.6)
+        axis.set_title(title)
+        for row, n in enumerate(part["n"]):
+            axis.text(1.02, row, f"{n:,}", fontsize=5.5, color="#777777", va="center")
+    axes[0, 0].set_xlim(0, 1)
+    _label_rows(axes[0], [_shorten(group) for group in order])
+    _note(
+        figure,
+        "line: Wilson's 95% interval at the effective sample size; grey: traces; recovered: of those with one",
+    )
+    return Plot(figure, data)
 
 
 def _draw_band(axis: Axes, at: pd.Series, found: pd.DataFrame, colour: str, label: str) -> None:

@@ -291,7 +291,7 @@ def score(
     return made_by | counts
 
 
-def guard(
+def judge_run(
     run: Run | str | Path,
     judge: "Guard",
     *,

@@ -28,8 +28,8 @@ from cotlens import (
     Verdict,
     WildGuard,
     analyze,
-    guard,
     judge,
+    judge_run,
     load_guard,
 )
 from cotlens.guard import MAX_CHARS, defuse, hash_of, shorten
@@ -63,7 +63,7 @@ def make_guard(kind, answers=None, context=2048, steps=150):
         rows = []
         for text, answer in answers.items():
             before = tokenizer(made.render("P", text)).input_ids
-            after = tokenizer(answer).input_ids + [tokenizer.eos_token_id]
+            after = [*tokenizer(answer).input_ids, tokenizer.eos_token_id]
             rows.append((torch.tensor([before + after]), torch.tensor([[-100] * len(before) + after])))
         optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
         for step in range(steps):
@@ -143,7 +143,7 @@ def test_the_rubric_judge_is_told_what_it_reads():
     ],
 )
 def test_what_a_guard_writes_is_read_strictly(kind, raw, wanted):
-    got = kind.parse(None if kind is WildGuard else make_parser(kind), raw)
+    got = make_parser(kind).parse(raw)
     assert got._replace(p_unsafe=0) == wanted._replace(p_unsafe=0)
 
 
@@ -180,6 +180,7 @@ def test_what_a_rubric_judge_writes_is_read_strictly(raw, label, refusal):
 def test_a_tiny_model_that_learned_two_verdicts(kind, safe, unsafe, category):
     """End to end on a real transformer: batches of unequal length, label, probability from the logits, categories."""
     made = make_guard(kind, {"good, quite good": safe, "bad": unsafe})
+    made.max_new_tokens = 100  # its tokens are letters
     good, bad, none = made.judge(
         [Item("P", "good, quite good", Part.ANSWER), Item("P", "bad", Part.ANSWER), Item("P", " ", Part.ANSWER)]
     )
@@ -197,7 +198,7 @@ def test_the_probability_is_the_softmax_of_the_label_words():
     made = make_guard(LlamaGuard, {"good": "\n\nsafe", "bad": "\n\nunsafe"})
     got = made.judge([Item("P", "bad", Part.ANSWER)])[0]
     ids = torch.tensor([made._encode(made.render("P", "bad") + "\n\n")])
-    logits = made.network(input_ids=ids).logits[0, -1].double()
+    logits = made.network(input_ids=ids).logits[0, -1].double().detach()
     chosen = logits[[made.label_ids["safe"], made.label_ids["unsafe"]]].softmax(0)
     assert got.p_unsafe == pytest.approx(float(chosen[1]), abs=1e-4)
 
@@ -253,11 +254,11 @@ def test_defusing_keeps_what_a_reader_sees():
 
 
 def test_long_texts_lose_their_middle_and_say_so():
-    made = make_guard(LlamaGuard, context=600)
+    made = make_guard(LlamaGuard, context=1000)
     verdict = made.judge([Item("P", "begin " + "x " * 100_000 + " end", Part.THINKING)])[0]
     assert verdict.n_cut > 190_000
     prepared, n_cut, _ = made._prepare(Item("P", "begin " + "x " * 5000 + " end", Part.THINKING))
-    assert len(made._encode(prepared)) <= 600 - made.max_new_tokens
+    assert len(made._encode(prepared)) <= 1000 - made.max_new_tokens
     assert "Agent: begin" in prepared
     assert " end\n" in prepared
     assert n_cut > 0
@@ -287,7 +288,7 @@ def test_growing_prefixes_share_what_was_read(kind):
             *(t for s in steps[: i + 1] for t in made._encode(s)),
             *made._encode(tail + made.stem),
         ]
-        logits = made.network(input_ids=torch.tensor([ids])).logits[0, -1]
+        logits = made.network(input_ids=torch.tensor([ids])).logits[0, -1].detach()
         assert got[i] == pytest.approx(made._mix(logits), abs=1e-5)
 
 
@@ -346,7 +347,7 @@ def server():
     script, seen = [], []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             seen.append(
                 (json.loads(self.rfile.read(int(self.headers["Content-Length"]))), self.headers.get("Authorization"))
             )
@@ -443,7 +444,7 @@ def test_content_that_is_off_the_format_is_undecided(server):
 def test_thinking_and_answer_are_judged_apart(tmp_path):
     run = analyze([SAMPLES], tmp_path / "run")
     made = Counting()
-    info = guard(run, made, parts=["thinking", "answer", "full"])
+    info = judge_run(run, made, parts=["thinking", "answer", "full"])
     assert run.judges == ["counting"]
     thinking, answer = run.guard_table("counting", "thinking"), run.guard_table("counting", "answer")
     assert thinking["trace_id"].tolist() == run.trace_table()["trace_id"].tolist()
@@ -451,7 +452,7 @@ def test_thinking_and_answer_are_judged_apart(tmp_path):
     assert set(answer["part"]) == {"answer"}
     assert info["counts"]["full"] == {"safe": 14}
     again = Counting()
-    guard(run, again, parts=["thinking", "answer"])
+    judge_run(run, again, parts=["thinking", "answer"])
     assert again.asked == []
     assert any("<think>" in item.text for item in made.asked if item.part == "full")
     with pytest.raises(TraceError, match="no verdicts of other"):
@@ -468,7 +469,7 @@ def test_a_server_that_dies_half_way_loses_nothing(server, tmp_path):
         judge_one_by_one(run, made)
     assert len(seen) == 12
     script[:] = [UNSAFE]
-    guard(run, made)
+    judge_run(run, made)
     items = 26  # 12 traces think, 14 answer, and what is empty is not asked
     assert len(seen) - 12 <= items - 10
 
