@@ -351,6 +351,128 @@ def _weighted_difference(
     return _difference_estimate(rows_a, rows_b, np.concatenate([w[first], w[~first]]), **options)
 
 
+# --- judges and detectors --------------------------------------------------------------------------------------
+
+
+class Agreement(NamedTuple):
+    """How far two judges agree on the same items.
+
+    Attributes:
+        kappa: Cohen's kappa: agreement beyond what the judges' own rates of each label would give.
+        ac1: Gwet's AC1: the same with chance taken from the mean rates; it does not collapse when one label is rare.
+        table: items by label of the first judge (rows) and of the second (columns).
+    """
+
+    kappa: Estimate
+    ac1: Estimate
+    table: pd.DataFrame
+
+
+def agreement(a: Sequence[Any], b: Sequence[Any], clusters: ArrayLike | None = None, **options: Any) -> Agreement:
+    """Agreement of two judges, with intervals over clusters.
+
+    kappa = (o - e) / (1 - e) with o the share of equal labels and e = sum p_a(k) p_b(k) (Cohen 1960);
+    AC1 the same with e = sum m_k (1 - m_k) / (K - 1), m_k the mean of the two rates (Gwet 2008).
+    Items that either judge left out (None, NaN) are left out and counted.
+
+    Args:
+        a: one label per item.
+        b: likewise, by the other judge.
+        clusters: one key per item.
+        **options: as in `mean`.
+
+    Raises:
+        ValueError: if the judges judged different numbers of items, or used fewer than two labels between them.
+    """
+    first, second = pd.Series(list(a), dtype=object), pd.Series(list(b), dtype=object)
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} labels and {len(second)}: both judges must judge the same items")
+    known = (first.notna() & second.notna()).to_numpy()
+    labels = sorted({*first[known], *second[known]}, key=str)
+    k = len(labels)
+    if k < 2:
+        raise ValueError(f"agreement needs two labels or more, got {labels}")
+    place = {label: i for i, label in enumerate(labels)}
+    cell = np.array([place[x] * k + place[y] for x, y in zip(first[known], second[known], strict=True)])
+    values = np.where(known, 1.0, np.nan)
+    rows = _Rows.of(values, clusters)
+    columns = [(cell == number).astype(float) for number in range(k * k)]
+
+    def estimate(chance: Callable[[Floats, Floats], Floats]) -> Estimate:
+        def beyond(sums: Floats) -> Floats:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                shares = (sums / sums.sum(-1, keepdims=True)).reshape(*sums.shape[:-1], k, k)
+                observed = np.trace(shares, axis1=-2, axis2=-1)
+                expected = chance(shares.sum(-1), shares.sum(-2))
+                return (observed - expected) / (1 - expected)
+
+        return _sums_estimate(beyond, rows, columns, **options)
+
+    def gwet(p: Floats, q: Floats) -> Floats:
+        return ((p + q) / 2 * (1 - (p + q) / 2)).sum(-1) / (k - 1)
+
+    counts = np.array([column.sum() for column in columns]).reshape(k, k).astype(int)
+    table = pd.DataFrame(counts, index=labels, columns=labels)
+    return Agreement(estimate(lambda p, q: (p * q).sum(-1)), estimate(gwet), table)
+
+
+def corrected_rate(
+    flags: ArrayLike,
+    clusters: ArrayLike | None = None,
+    *,
+    true_positives: int,
+    positives: int,
+    true_negatives: int,
+    negatives: int,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """The rate that a detector would have found had it made no errors (Rogan and Gladen 1978), within [0, 1].
+
+    rate = (p + specificity - 1) / (sensitivity + specificity - 1). The interval draws clusters, and sensitivity and
+    specificity from their posterior under Jeffreys' prior: errors that were measured on few items cost width.
+    It holds if the detector errs on these items as it did where it was measured; a checkpoint's own text may differ.
+
+    Args:
+        flags: what the detector said, one per item; NaN is left out.
+        clusters: one key per item.
+        true_positives: of the `positives` that the detector was tried on, those it found.
+        positives: see above.
+        true_negatives: of the `negatives` that it was tried on, those it left alone.
+        negatives: see above.
+        level: of the interval.
+        resamples: draws.
+        seed: of the draws.
+
+    Returns:
+        The estimate; NaN where the detector is no better than chance.
+    """
+    if not (0 <= true_positives <= positives and 0 <= true_negatives <= negatives and positives and negatives):
+        raise ValueError("expected counts with 0 <= true positives <= positives, and likewise for negatives")
+    rows = _Rows.of(flags, clusters)
+    method = "cluster bootstrap, corrected for errors"
+    informed = true_positives / positives + true_negatives / negatives - 1
+    if not rows.n or informed <= 0:
+        return rows.undefined(method)
+
+    def correct(p: Any, sensitivity: Any, specificity: Any) -> Any:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.clip((p + specificity - 1) / (sensitivity + specificity - 1), 0, 1)
+
+    value = correct(rows.values.mean(), true_positives / positives, true_negatives / negatives)
+    rng = np.random.default_rng(seed)
+    n = rows.n_clusters
+    sums = np.stack([rows.sum(rows.values), rows.sum(np.ones(rows.n))], 1)
+    drawn = np.array([sums[rng.integers(n, size=n)].sum(0) for _ in range(resamples)])
+    sensitivity = rng.beta(true_positives + 0.5, positives - true_positives + 0.5, resamples)
+    specificity = rng.beta(true_negatives + 0.5, negatives - true_negatives + 0.5, resamples)
+    usable = sensitivity + specificity > 1
+    draws = correct(drawn[:, 0] / drawn[:, 1], sensitivity, specificity)[usable]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(value), float(low), float(high), rows.n, n, method, rows.n_undefined)
+
+
 # --- how it is done --------------------------------------------------------------------------------------------
 
 

@@ -284,6 +284,28 @@ def risky_patterns(dynamics: pd.DataFrame) -> pd.DataFrame:
     return table.astype("boolean").where(known)
 
 
+def thinking_by_answer(thinking_unsafe: pd.Series, answer_unsafe: pd.Series) -> pd.DataFrame:
+    """The 2 x 2 of IPO: traces by whether their thinking (rows) and their answer (columns) is unsafe.
+
+    Rows in which either is missing are left out. The shares that matter, such as P(answer safe | thinking safe), get
+    their intervals from `stats.proportion`.
+
+    Args:
+        thinking_unsafe: one judgement per trace, missing where there is none.
+        answer_unsafe: likewise, by the same judge.
+    """
+    if len(thinking_unsafe) != len(answer_unsafe):
+        raise ValueError(f"{len(thinking_unsafe)} judgements of thinking, {len(answer_unsafe)} of answers")
+    known = thinking_unsafe.notna().to_numpy() & answer_unsafe.notna().to_numpy()
+    names = {False: "safe", True: "unsafe"}
+    rows, columns = (
+        pd.Series([names[bool(flag)] for flag in series[known]], name=name, dtype=object)
+        for series, name in ((thinking_unsafe, "thinking"), (answer_unsafe, "answer"))
+    )
+    counts = pd.crosstab(rows, columns) if len(rows) else pd.DataFrame()
+    return counts.reindex(index=["safe", "unsafe"], columns=["safe", "unsafe"], fill_value=0)
+
+
 # --- refusal ---------------------------------------------------------------------------------------------------
 
 

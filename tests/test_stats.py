@@ -282,3 +282,50 @@ def test_compare_says_what_is_missing():
         stats.compare(length_confounded(), "value", "a", "c")
     with pytest.raises(ValueError, match="3 values but 2 clusters"):
         stats.mean([1, 2, 3], [1, 2])
+
+
+def test_agreement_by_hand():
+    """20 items: 12 both safe, 4 both unsafe, 1 and 3 apart. o = .8, e = .65 x .75 + .35 x .25 = .575: kappa 9/17.
+
+    AC1: mean rate of safe .7, e = 2 x .7 x .3 = .42, (.8 - .42) / .58.
+    """
+    a = ["safe"] * 13 + ["unsafe"] * 7
+    b = ["safe"] * 12 + ["unsafe"] * 5 + ["safe"] * 3
+    found = stats.agreement(a, b)
+    assert found.table.values.tolist() == [[12, 1], [3, 4]]
+    assert found.kappa.value == pytest.approx((0.8 - 0.575) / 0.425)
+    assert found.ac1.value == pytest.approx(0.38 / 0.58)
+    assert found.kappa.low < found.kappa.value < found.kappa.high
+    assert stats.agreement(a, a).kappa.value == 1
+    assert stats.agreement([*a, None], [*b, "safe"]).kappa.n == 20
+    with pytest.raises(ValueError, match="two labels"):
+        stats.agreement(["safe"], ["safe"])
+    with pytest.raises(ValueError, match="same items"):
+        stats.agreement(a, b[:-1])
+
+
+def test_corrected_rate_by_hand():
+    """Found 30%, sensitivity 80%, specificity 90%: (.3 + .9 - 1) / (.8 + .9 - 1) = .2857."""
+    flags = [1] * 30 + [0] * 70
+    found = stats.corrected_rate(flags, true_positives=80, positives=100, true_negatives=90, negatives=100)
+    assert found.value == pytest.approx(0.2 / 0.7)
+    perfect = stats.corrected_rate(flags, true_positives=10**6, positives=10**6, true_negatives=10**6, negatives=10**6)
+    assert perfect.value == pytest.approx(0.3)
+    assert found.high - found.low > perfect.high - perfect.low
+    assert np.isnan(stats.corrected_rate(flags, true_positives=5, positives=10, true_negatives=5, negatives=10).value)
+    with pytest.raises(ValueError, match="expected counts"):
+        stats.corrected_rate(flags, true_positives=5, positives=4, true_negatives=5, negatives=10)
+
+
+def test_corrected_rates_cover_the_truth():
+    """400 simulations, true rate 30%, sensitivity 70%, specificity 95%, 200 items: 95% intervals hold it in 91% to 99%."""
+    rng, hits = np.random.default_rng(0), 0
+    for i in range(400):
+        truth = rng.random(200) < 0.3
+        flags = np.where(truth, rng.random(200) < 0.7, rng.random(200) < 0.05)
+        tp, tn = rng.binomial(150, 0.7), rng.binomial(300, 0.95)
+        found = stats.corrected_rate(
+            flags, true_positives=tp, positives=150, true_negatives=tn, negatives=300, resamples=400, seed=i
+        )
+        hits += found.low <= 0.3 <= found.high
+    assert 0.91 <= hits / 400 <= 0.99

@@ -16,6 +16,7 @@ from cotlens import (
     outcomes,
     risky_patterns,
     step_table,
+    thinking_by_answer,
     unsafe_dynamics,
 )
 from cotlens.reflect import tokenize
@@ -339,3 +340,11 @@ def test_real_safe_answers_are_mostly_refusals(data):
 
     assert shares(data / "traces" / "star1_safe.jsonl.gz", 300).drop("compliance").sum() > 0.6
     assert shares(data / "traces" / "reasoning.jsonl.gz", 300)["compliance"] > 0.97
+
+
+def test_thinking_by_answer():
+    found = thinking_by_answer(pd.Series([True, True, False, None, False]), pd.Series([False, True, False, True, None]))
+    assert found.values.tolist() == [[1, 0], [1, 1]]
+    assert thinking_by_answer(pd.Series([], dtype=object), pd.Series([], dtype=object)).values.sum() == 0
+    with pytest.raises(ValueError, match="1 judgements"):
+        thinking_by_answer(pd.Series([True]), pd.Series([True, False]))
