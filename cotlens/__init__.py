@@ -35,7 +35,7 @@ _MODULES = {
         "unsafe_dynamics",
     ),
     "scores": ("Head", "Scores", "score_hidden", "score_logits"),
-    "model": ("Model", "ScoredTrace", "load_model", "score_tokens", "wrap_model"),
+    "model": ("Model", "ScoredTrace", "answer_early", "load_model", "score_tokens", "wrap_model"),
     "guard": (
         "Cache",
         "EndpointGuard",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from cotlens import Head, Origin, Span, Trace, TraceError, load_model, score_tokens, wrap_model
+from cotlens import Head, Origin, Span, Trace, TraceError, answer_early, load_model, score_tokens, wrap_model
 from cotlens.model import batches, encode_trace
 
 ARCHITECTURES = [
@@ -596,3 +596,33 @@ def test_positions_that_depend_on_the_batch_are_scored_alone():
 def test_options_are_checked(model, option, value):
     with pytest.raises(ValueError, match="expected"):
         score_tokens(model, [], **{option: value})
+
+
+@pytest.mark.parametrize("fields", [True, False])
+def test_early_answers_follow_the_cut_thinking(model, fields):
+    """The ids that the model continues are those of prompt, cut thinking and closing tag; greedy answers are repeatable."""
+    thought = "wait so the answer is "
+    if fields:
+        trace = Trace(
+            id="a",
+            prompt="one",
+            completion=thought + "two",
+            origin=Origin.FIELDS,
+            think=(Span(0, 22),),
+            answer=Span(22, 25),
+        )
+        cuts = [5, 22]
+    else:
+        trace = Trace(id="a", prompt="one", completion=f"<think> {thought}</think> two")
+        cuts = [13, 30]
+    got = answer_early(model, trace, cuts, max_new_tokens=4)
+    for answer, kept in zip(got, ("wait", thought), strict=True):
+        ids = model.tokenizer(f"<|user|> one <|assistant|> <think> {kept} </think>", return_tensors="pt").input_ids
+        made = model.network.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=4, pad_token_id=0
+        )
+        assert answer == model.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+    with pytest.raises(TraceError, match="must lie in the thinking"):
+        answer_early(model, trace, [99])
+    with pytest.raises(TraceError, match="no thinking"):
+        answer_early(model, Trace(id="a", prompt="one", completion="two", finish_reason="stop"), [0])
