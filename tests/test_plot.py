@@ -73,16 +73,17 @@ def test_figures_read_a_run_without_its_texts(tmp_path):
     pd.testing.assert_frame_equal(plot_lengths(run.trace_table()).data, plot_lengths(light.trace_table()).data)
 
 
-def test_committed_figures_are_rebuilt_byte_for_byte(tmp_path):
-    """`cotlens figures figures/data/real` gives the files in figures/."""
+@pytest.mark.parametrize(("run", "folder"), [("real", "figures"), ("unsafe", "figures/unsafe")])
+def test_committed_figures_are_rebuilt_byte_for_byte(tmp_path, run, folder):
+    """`cotlens figures figures/data/real` gives the files in figures/, and likewise for the unsafe run."""
     from typer.testing import CliRunner
 
     from cotlens.cli import app
 
-    result = CliRunner().invoke(app, ["figures", str(ROOT / "figures/data/real"), "-o", str(tmp_path)])
+    result = CliRunner().invoke(app, ["figures", str(ROOT / "figures/data" / run), "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    committed = {path.name: path for path in (ROOT / "figures").iterdir() if path.is_file() and path.suffix != ".md"}
+    committed = {path.name: path for path in (ROOT / folder).iterdir() if path.is_file() and path.suffix != ".md"}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(committed)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == committed[path.name].read_bytes(), path.name
-    assert Run(ROOT / "figures/data/real").info["settings"]["light"]
+    assert Run(ROOT / "figures/data" / run).info["settings"]["light"]
