@@ -3,6 +3,7 @@ import math
 
 import matplotlib as mpl
 import pandas as pd
+import pytest
 from conftest import ROOT, SAMPLES
 
 from cotlens import Run, Trace, analyze, plot_lengths, read_traces, save, trace_table
