@@ -56,9 +56,7 @@ table[["trace_id", "model", "status", "opened_by", "n_think_chars", "n_answer_ch
 
 # %%
 steps = step_table(traces.values())
-steps[
-    ["trace_id", "step", "start", "stop", "position", "kind", "p_reflect", "is_reflection", "is_self_jailbreak"]
-].head()
+steps[["trace_id", "step", "start", "stop", "kind", "p_reflect", "is_reflection", "is_self_jailbreak"]].head()
 
 # %% [markdown]
 # ## A figure
