@@ -6,7 +6,7 @@ text column or page, use colours that colour-blind readers and greyscale printer
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -246,15 +246,25 @@ def reflection_estimates(dynamics: pd.DataFrame, by: str = "model") -> pd.DataFr
     _need(dynamics, by, "n_reflect", "n_think_chars", "any_reflect", "reflect_per_1000_chars", "prompt_id")
     known = dynamics[dynamics["n_reflect"].notna()]
     _some(known)
-    rows = []
-    for group, part in known.groupby(by, sort=True, dropna=False):
+
+    def estimates(part: pd.DataFrame) -> dict[str, stats.Estimate]:
         prompts = part["prompt_id"]
-        estimates = {
+        return {
             "steps_per_trace": stats.mean(part["n_reflect"], prompts),
             "per_1000_chars": stats.ratio(1000 * part["n_reflect"], _known_chars(part), prompts),
             "share_any": stats.proportion(part["any_reflect"], prompts),
         }
-        for measure, e in estimates.items():
+
+    return _estimates(known, by, estimates)
+
+
+def _estimates(
+    table: pd.DataFrame, by: str, of_group: Callable[[pd.DataFrame], Mapping[str, stats.Estimate]]
+) -> pd.DataFrame:
+    """One row per (group, measure): group, measure, value, low, high, n and n_prompts of what `of_group` returns."""
+    rows = []
+    for group, part in table.groupby(by, sort=True, dropna=False):
+        for measure, e in of_group(part).items():
             found = {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "n_prompts": e.n_clusters}
             rows.append({"group": str(group) or "(unnamed)", "measure": measure, **found})
     return pd.DataFrame(rows)
@@ -464,13 +474,7 @@ def plot_entropy_parts(table: pd.DataFrame, by: str = "model") -> Plot:
         by: column of the group.
     """
     _need(table, by, "prompt_id", *_PARTS)
-    rows = []
-    for group, part in table.groupby(by, sort=True, dropna=False):
-        for measure in _PARTS:
-            e = stats.mean(part[measure], part["prompt_id"])
-            found = {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "n_prompts": e.n_clusters}
-            rows.append({"group": str(group) or "(unnamed)", "measure": measure, **found})
-    data = pd.DataFrame(rows)
+    data = _estimates(table, by, lambda part: {name: stats.mean(part[name], part["prompt_id"]) for name in _PARTS})
     order = list(dict.fromkeys(data["group"]))[::-1]
     titles = list(dict.fromkeys(title for _, title in _PARTS.values()))
     figure, axes = new_figure(1, 2, 1.3 + 0.32 * len(order), sharey=True, sharex=True)
@@ -646,13 +650,9 @@ def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
         by: column of the group.
     """
     _need(dynamics, by, "prompt_id", *_PATH)
-    rows = []
-    for group, part in dynamics.groupby(by, sort=True, dropna=False):
-        for measure in _PATH:
-            e = stats.proportion(part[measure], part["prompt_id"])
-            found = {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "n_prompts": e.n_clusters}
-            rows.append({"group": str(group) or "(unnamed)", "measure": measure, **found})
-    data = pd.DataFrame(rows)
+    data = _estimates(
+        dynamics, by, lambda part: {name: stats.proportion(part[name], part["prompt_id"]) for name in _PATH}
+    )
     order = [g for g in dict.fromkeys(data["group"]) if data.loc[data["group"] == g, "n"].max() > 0][::-1]
     figure, axes = new_figure(1, 3, 1.1 + 0.3 * len(order), sharey=True, sharex=True)
     at = np.arange(len(order))

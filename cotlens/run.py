@@ -324,14 +324,13 @@ def judge_run(
     with _only_one(folder):
         cache = Cache(run.path / "guard" / "cache.sqlite")
         for shard in _text_shards(run):
-            traces = list(read_traces(shard, format="cotlens"))
+            traces, source = list(read_traces(shard, format="cotlens")), {_SOURCE: hash_path(shard)}
             for part in wanted:
                 items = [Item(trace.prompt, part_text(trace, part), part) for trace in traces]
                 verdicts = judge_items(judge, items, cache=cache, progress=progress)
                 for verdict in verdicts:
                     counts[part][verdict.label] = counts[part].get(verdict.label, 0) + 1
                 table = guard_rows([trace.id for trace in traces], judge, part, verdicts)
-                source = {_SOURCE: hash_path(shard)}
                 write_parquet(folder / part.value / shard.name, table.replace_schema_metadata(source))
         write_atomic(folder / "run.json", _json(info | {"complete": True, "counts": counts}))
     return info | {"counts": counts}

@@ -54,9 +54,13 @@ def training_steps() -> Steps:
             rows.append(buckets[numbers == step])
             kinds.append(KINDS.index(kind))
             documents.append(name)
+    return Steps(matrix_of(rows), np.array(kinds), np.array(documents))
+
+
+def matrix_of(rows: Sequence[NDArray[np.int64]]) -> scipy.sparse.csr_matrix:
+    """The buckets of each step as a row of ones."""
     ends = np.cumsum([0, *map(len, rows)])
-    matrix = scipy.sparse.csr_matrix((np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), N_BUCKETS))
-    return Steps(matrix, np.array(kinds), np.array(documents))
+    return scipy.sparse.csr_matrix((np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), N_BUCKETS))
 
 
 def _labels(number: str) -> dict[tuple[str, int], dict[tuple[int, int], str]]:
@@ -133,8 +137,7 @@ def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def cross_validate(steps: Steps, folds: int = 5) -> None:
     """Prints how well steps of unseen documents are classified, and the threshold with the best F1."""
     names = np.unique(steps.documents)
-    fold_of = dict(zip(names, np.random.default_rng(0).integers(0, folds, len(names)), strict=True))
-    fold = np.array([fold_of[name] for name in steps.documents])
+    fold = fold_of_each(steps.documents, folds)
     p = np.zeros((len(fold), len(KINDS)))
     for number in range(folds):
         kept = fold != number
@@ -147,6 +150,12 @@ def cross_validate(steps: Steps, folds: int = 5) -> None:
     print(f"cross-validated: accuracy of the kind {(p.argmax(1) == steps.kinds).mean():.3f}, AUROC "
           f"{auroc(reflects, p_reflect):.3f}, best F1 {best[0]:.3f} at threshold {best[1]}")  # fmt: skip
     _print_agreement()
+
+
+def fold_of_each(documents: NDArray[np.str_], folds: int) -> NDArray[np.int64]:
+    """The fold of each step, drawn for its whole document."""
+    names, document = np.unique(documents, return_inverse=True)
+    return np.random.default_rng(0).integers(0, folds, len(names))[document]
 
 
 def _print_agreement() -> None:
@@ -223,7 +232,7 @@ def measure() -> None:
             truth, score = (np.concatenate(part) for part in zip(*results, strict=True))
             limit = THRESHOLD if detector == "classifier" else 1
             decided = score >= limit
-            low, high = _interval([d.question for d in documents], [(t, s >= limit) for t, s in results])
+            low, high = f1_interval([d.question for d in documents], [(t, s >= limit) for t, s in results])
             both = (truth & decided).sum()
             cells = [name, f"{len(truth):,}", f"{truth.mean():.0%}", detector, f"{both / decided.sum():.2f}"]
             cells += [f"{both / truth.sum():.2f}", f"{f1(truth, decided):.3f}", f"{low:.2f} to {high:.2f}"]
@@ -247,7 +256,7 @@ def _scores(document: Gold, scorer: Callable) -> tuple[NDArray[np.bool_], NDArra
     return np.array(truth, bool), np.array(scores)
 
 
-def _interval(questions: Sequence[str], results: Sequence[tuple[NDArray, NDArray]]) -> tuple[float, float]:
+def f1_interval(questions: Sequence[str], results: Sequence[tuple[NDArray, NDArray]]) -> tuple[float, float]:
     """Percentile interval of F1, questions drawn with replacement: documents on one question resemble each other."""
     sums: dict[str, NDArray] = defaultdict(lambda: np.zeros(3))
     for question, (truth, decided) in zip(questions, results, strict=True):

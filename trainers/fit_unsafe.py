@@ -21,7 +21,17 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
-from fit_reflect import DATA, HERE, auroc, average_precision, calibration_error, f1
+from fit_reflect import (
+    DATA,
+    HERE,
+    auroc,
+    average_precision,
+    calibration_error,
+    f1,
+    f1_interval,
+    fold_of_each,
+    matrix_of,
+)
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
@@ -104,9 +114,7 @@ def training_steps() -> Steps:
                 rows.append(buckets[numbers == step])
                 outputs.append([not markers.isdisjoint(SELF_JAILBREAK), *(marker in markers for marker in MARKERS)])
                 names.append(document.name)
-    ends = np.cumsum([0, *map(len, rows)])
-    matrix = scipy.sparse.csr_matrix((np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), N_BUCKETS))
-    return Steps(matrix, np.array(outputs, bool), np.array(names))
+    return Steps(matrix_of(rows), np.array(outputs, bool), np.array(names))
 
 
 # --- fitting ---------------------------------------------------------------------------------------------------
@@ -136,8 +144,7 @@ def _sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
 def cross_validate(steps: Steps, folds: int = 5) -> None:
     """Prints how well each marker is found in unseen documents, and the threshold with the best F1."""
     names = np.unique(steps.documents)
-    fold_of = dict(zip(names, np.random.default_rng(0).integers(0, folds, len(names)), strict=True))
-    fold = np.array([fold_of[name] for name in steps.documents])
+    fold = fold_of_each(steps.documents, folds)
     print(f"{len(fold):,} steps of {len(names)} documents")
     print("| marker | steps | AUROC | best F1 | at |\n|---|---|---|---|---|")
     for column, name in enumerate(LEARNED):
@@ -192,7 +199,9 @@ def measure() -> None:
         score = np.concatenate([np.nan_to_num(found[i].p_self_jailbreak) for i in kept])
         lexicon = np.concatenate([_in_lexicon(traces[i].texts) for i in kept])
         for name, decided in (("cotlens", score >= 0.5), ("lexicon", lexicon)):
-            low, high = _interval([traces[i] for i in kept], decided)
+            borders = np.cumsum([len(traces[i].truth) for i in kept])[:-1]
+            results = list(zip(np.split(truth, borders), np.split(decided, borders), strict=True))
+            low, high = f1_interval([traces[i].prompt for i in kept], results)
             both = (truth & decided).sum()
             cells = [part, name, f"{len(truth):,}", f"{truth.mean():.1%}", f"{both / max(decided.sum(), 1):.2f}"]
             cells += [f"{both / truth.sum():.2f}", f"{f1(truth, decided):.3f}", f"{low:.2f} to {high:.2f}"]
@@ -205,19 +214,6 @@ def measure() -> None:
 
 def _in_lexicon(texts: list[str]) -> NDArray[np.bool_]:
     return np.array([any(phrase in text.lower() for phrase in LEXICON) for text in texts])
-
-
-def _interval(traces: list[Gold], decided: NDArray[np.bool_]) -> tuple[float, float]:
-    """Percentile interval of F1, prompts drawn with replacement."""
-    sums: dict[str, NDArray] = defaultdict(lambda: np.zeros(3))
-    ends = np.cumsum([0, *(len(trace.truth) for trace in traces)])
-    for trace, first, stop in zip(traces, ends[:-1], ends[1:], strict=True):
-        own = decided[first:stop]
-        sums[trace.prompt] += [(trace.truth & own).sum(), trace.truth.sum(), own.sum()]
-    counts, rng = np.array(list(sums.values())), np.random.default_rng(0)
-    drawn = np.array([counts[rng.integers(len(counts), size=len(counts))].sum(0) for _ in range(2000)])
-    low, high = np.quantile(2 * drawn[:, 0] / (drawn[:, 1] + drawn[:, 2]), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _measure_benign() -> None:
