@@ -26,6 +26,7 @@ lab: .venv/dev
 bench: .venv/bench
 	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/entropy.py
+	$(BIN)/python benchmarks/guard.py
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -175,6 +175,7 @@ def guard(
     ),
     family: Annotated[str, typer.Option(help="llama-guard, wildguard or qwen3guard, if the name does not say.")] = "",
     url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint, up to /v1, with a rubric judge.")] = "",
+    rubric: Annotated[str, typer.Option(help="What an endpoint judge is asked: safety or strongreject.")] = "safety",
     key_variable: Annotated[str, typer.Option(help="Environment variable that holds the endpoint's key.")] = (
         "OPENAI_API_KEY"
     ),
@@ -184,21 +185,34 @@ def guard(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; default: the GPU if there is one.")] = "",
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16 or float16.")] = "auto",
     name: Annotated[str, typer.Option(help="Folder under RUN/guard; default: the judge's last name.")] = "",
+    verdicts: Annotated[
+        Path | None, typer.Option(help="A .csv of verdicts made elsewhere: trace_id, label[, p_unsafe, refusal].")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be asked, at what cost.")] = False,
 ) -> None:
     """Judge the thinking and the answer of every trace of a run, apart, into RUN/guard/NAME/PART."""
     import os
 
-    from cotlens.guard import EndpointGuard, Item, Part, load_guard
-    from cotlens.run import Run, judge_run, part_text
+    from cotlens.guard import EndpointGuard, Item, Part, StrongRejectGuard, load_guard
+    from cotlens.run import Run, add_verdicts, judge_run, part_text
 
     parts = [one.strip() for one in part.split(",") if one.strip()]
     if not parts or any(one not in ("thinking", "answer", "full") for one in parts):
         raise typer.BadParameter(f"expected thinking, answer or full, got {part!r}", param_hint="--part")
+    if rubric not in ("safety", "strongreject"):
+        raise typer.BadParameter(f"expected safety or strongreject, got {rubric!r}", param_hint="--rubric")
     opened = Run(run)
+    if verdicts:
+        import pandas as pd
+
+        if len(parts) != 1:
+            raise typer.BadParameter("verdicts are of one part; give --part thinking, answer or full")
+        table = pd.read_csv(verdicts, dtype={"trace_id": str}, keep_default_na=False, na_values=[""])
+        _say_counts(add_verdicts(opened, table, judge, parts[0]))
+        return
     n = int(opened.info.get("n_traces", 0)) * len(parts)
     if url:
-        chosen = EndpointGuard(
+        chosen = (StrongRejectGuard if rubric == "strongreject" else EndpointGuard)(
             url,
             judge,
             key=os.environ.get(key_variable, ""),
@@ -222,8 +236,12 @@ def guard(
             bar.update(done)
 
         info = judge_run(opened, chosen, parts=parts, name=name, progress=advance)
-    for one, counts in info["counts"].items():
-        typer.echo(f"{one}: " + ", ".join(f"{label} {k:,}" for label, k in sorted(counts.items())))
+    _say_counts(info)
+
+
+def _say_counts(info: dict) -> None:
+    for part, counts in info["counts"].items():
+        typer.echo(f"{part}: " + ", ".join(f"{label} {n:,}" for label, n in sorted(counts.items())))
 
 
 @app.command()
@@ -234,101 +252,13 @@ def figures(
         str, typer.Option(help="What to compare: run, model, method, domain, ...; default: run if there are several.")
     ] = "",
     scorer: Annotated[str, typer.Option(help="Whose token scores to draw, where several models scored a run.")] = "",
+    judge: Annotated[str, typer.Option(help="Whose verdicts to draw; default: the first by name.")] = "",
 ) -> None:
     """Draw every figure the runs have data for, each as pdf, png, csv (the plotted numbers) and json (provenance)."""
-    import pandas as pd
+    from cotlens.gallery import draw_figures
 
-    from cotlens import plot
-    from cotlens.reflect import reflection_dynamics
-    from cotlens.run import Run
-    from cotlens.unsafe import unsafe_dynamics
-
-    opened = [Run(path) for path in dict.fromkeys(runs)]
-    for run in opened:
-        if not run.info.get("complete"):
-            raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
-    by = by or ("run" if len(opened) > 1 else "model")
-    all_traces, all_steps = [], []
-    for run in opened:  # ids are unique within a run only, so tables are joined run by run
-        table, steps = run.trace_table().assign(run=run.path.name), run.step_table()
-        if by not in table:
-            raise TraceError(f"--by {by}: no such column; there are {', '.join(table.columns)}")
-        table_of_run = reflection_dynamics(steps, table)
-        all_traces.append(unsafe_dynamics(steps, table_of_run) if "is_self_jailbreak" in steps else table_of_run)
-        all_steps.append(steps.merge(table[["trace_id", "prompt_id", *{by} - {"prompt_id"}]], on="trace_id"))
-        all_steps[-1]["trace_id"] = f"{run.path}:" + all_steps[-1]["trace_id"]
-    traces, steps = pd.concat(all_traces, ignore_index=True), pd.concat(all_steps, ignore_index=True)
-    inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
-    drawn = {"01_lengths": plot.plot_lengths(traces, by)}
-    if traces["n_reflect"].notna().any():
-        drawn |= {
-            "02_reflection": plot.plot_reflection(traces, by),
-            "03_reflection_position": plot.plot_reflection_position(steps, by),
-            "04_marker_agreement": plot.plot_marker_agreement(steps),
-            "05_transitions": plot.plot_transitions(steps),
-        }
-    if steps.get("is_self_jailbreak", pd.Series(dtype=bool)).notna().any():
-        drawn |= {
-            "12_unsafe_position": plot.plot_unsafe_position(steps, by),
-            "13_unsafe_path": plot.plot_unsafe_path(traces, by),
-        }
-    of_scores = _entropy_figures(opened, by, scorer)
-    drawn |= of_scores
-    for name, picture in tqdm(drawn.items(), desc="figures", unit=" figures"):
-        provenance = {"figure": name, "by": by, "inputs": inputs, "n_traces": len(traces), "n_steps": len(steps)}
-        if name in of_scores:
-            provenance["scores"] = {
-                run.path.name: run.score_info(scorer or run.scorers[0]) for run in opened if run.scorers
-            }
-        for path in plot.save(picture, out / name, provenance):
-            typer.echo(path)
-
-
-def _entropy_figures(runs: list, by: str, scorer: str) -> dict:
-    """The figures of token scores, for the runs that a model has scored; read a shard at a time."""
-    import numpy as np
-    import pandas as pd
-
-    from cotlens import entropy, plot
-
-    scored = [run for run in runs if run.scorers]
-    for run in [run for run in scored if not scorer and len(run.scorers) == 1 and not run.is_scored(run.scorers[0])]:
-        typer.echo(f"{run.path}: scoring by {run.scorers[0]} is not complete; no figures of entropy", err=True)
-        scored.remove(run)
-    if not scored:
-        return {}
-    kinds = ("parts", "position", "kl", "reflection", "survival", "words")
-    found: dict[str, list] = {kind: [] for kind in kinds}
-    for run in scored:
-        for traces, steps, scores in run.scored_shards(scorer):
-            group = traces.assign(run=run.path.name)[["trace_id", "prompt_id", *{by} - {"prompt_id"}]]
-            parts = entropy.trace_entropy(traces, steps, scores).assign(run=run.path.name)
-            found["parts"].append(parts)
-            tables = {
-                "position": entropy.position_entropy(traces, scores),
-                "reflection": entropy.reflection_entropy(steps, scores),
-                "survival": entropy.entropy_survival(scores, np.geomspace(1e-3, 12, 61)),
-            }
-            if scores["kl"].notna().any():
-                tables["kl"] = entropy.position_entropy(traces, scores, column="kl")
-            for kind, table in tables.items():
-                found[kind].append(table.merge(group, on="trace_id"))
-            if "completion" in traces:
-                found["words"].append(entropy.word_entropy(traces, scores))
-    tables = {kind: pd.concat(parts, ignore_index=True) for kind, parts in found.items() if parts}
-    drawn = {}
-    if tables["parts"]["entropy_think"].notna().any():
-        drawn["06_entropy_parts"] = plot.plot_entropy_parts(tables["parts"], by)
-        drawn["07_entropy_position"] = plot.plot_position_entropy(tables["position"], by)
-    if len(tables["reflection"]):
-        drawn["08_entropy_reflection"] = plot.plot_reflection_entropy(tables["reflection"], by)
-    if len(tables["survival"]):
-        drawn["09_entropy_distribution"] = plot.plot_entropy_distribution(tables["survival"], by)
-    if "words" in tables and len(forking := entropy.forking_tokens(tables["words"])):
-        drawn["10_forking_tokens"] = plot.plot_forking_tokens(forking)
-    if "kl" in tables and len(tables["kl"]):
-        drawn["11_kl_position"] = plot.plot_position_entropy(tables["kl"], by, label="KL to the reference")
-    return drawn
+    for path in draw_figures(runs, out, by=by, scorer=scorer, judge=judge, say=lambda text: typer.echo(text, err=True)):
+        typer.echo(path)
 
 
 @app.command()

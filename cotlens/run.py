@@ -14,6 +14,7 @@ with the same inputs and goes on behind the last shard. Memory holds one shard, 
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +36,7 @@ from cotlens.table import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, analyze_traces, gua
 from cotlens.trace import Trace, TraceError
 
 if TYPE_CHECKING:
-    from cotlens.guard import Guard
+    from cotlens.guard import Guard, Verdict
     from cotlens.model import Model
 
 SHARD_TRACES = 1000
@@ -82,10 +83,39 @@ class Run:
 
     def guard_table(self, judge: str, part: str) -> pd.DataFrame:
         """One row per trace with the columns `SCHEMA["guard"]`: what a judge said of a part."""
-        if judge not in self.judges or not self.shards(f"guard/{judge}/{part}"):
+        if part not in self.judged_parts(judge):
             have = ", ".join(self.judges) or "none; make them with `cotlens guard`"
             raise TraceError(f"{self.path}: no verdicts of {judge} on {part}; judges: {have}")
+        folder = self.path / "guard" / judge / part
+        if not all(_is_made_from(folder / shard.name, hash_path(shard)) for shard in self.shards("traces")):
+            raise TraceError(
+                f"{self.path}: the traces have changed since {judge} judged their {part}; call `cotlens guard` again"
+            )
         return self._read(f"guard/{judge}/{part}", None)
+
+    def judged_parts(self, judge: str) -> list[str]:
+        """The parts of the traces that a judge has judged."""
+        try:
+            made = json.loads((self.path / "guard" / judge / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return sorted(made.get("counts", {}))
+
+    def with_verdicts(self, traces: pd.DataFrame, judge: str) -> pd.DataFrame:
+        """The trace table with a column `PART_unsafe` for each part that a judge has judged, and `refuses`.
+
+        True for unsafe and controversial, false for safe, missing where the judge is undecided. `refuses` is what the
+        judge says of the answer, missing where it does not say.
+        """
+        from cotlens.guard import LABELS
+
+        added = {}
+        for part in self.judged_parts(judge):
+            said = self.guard_table(judge, part).set_index("trace_id")
+            added[f"{part}_unsafe"] = said["label"].map(LABELS).astype("boolean")
+            if part == "answer":
+                added["refuses"] = said["refusal"].astype("boolean")
+        return traces.merge(pd.DataFrame(added), left_on="trace_id", right_index=True, how="left")
 
     @property
     def scorers(self) -> list[str]:
@@ -319,21 +349,98 @@ def judge_run(
     run = run if isinstance(run, Run) else Run(Path(run))
     folder = run.path / "guard" / _folder_name(name, judge.name)
     wanted = [Part(part) for part in parts]
-    info = {"judge": judge.name, "revision": judge.revision, "identity": judge.identity, "versions": versions()}
+    info = {"judge": judge.name, "revision": judge.revision, "identity": judge.identity}
     counts: dict[str, dict[str, int]] = {part.value: {} for part in wanted}
     with _only_one(folder):
+        earlier = _earlier_parts(folder, info)
         cache = Cache(run.path / "guard" / "cache.sqlite")
         for shard in _text_shards(run):
-            traces, source = list(read_traces(shard, format="cotlens")), {_SOURCE: hash_path(shard)}
+            traces, source = list(read_traces(shard, format="cotlens")), hash_path(shard)
             for part in wanted:
                 items = [Item(trace.prompt, part_text(trace, part), part) for trace in traces]
                 verdicts = judge_items(judge, items, cache=cache, progress=progress)
-                for verdict in verdicts:
-                    counts[part][verdict.label] = counts[part].get(verdict.label, 0) + 1
-                table = guard_rows([trace.id for trace in traces], judge, part, verdicts)
-                write_parquet(folder / part.value / shard.name, table.replace_schema_metadata(source))
-        write_atomic(folder / "run.json", _json(info | {"complete": True, "counts": counts}))
+                table = guard_rows([trace.id for trace in traces], judge.name, judge.revision, part, verdicts)
+                _write_verdicts(folder / part.value / shard.name, table, source, counts[part])
+        write_atomic(folder / "run.json", _json(info | {"versions": versions(), "counts": earlier | counts}))
     return info | {"counts": counts}
+
+
+def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part: str) -> dict[str, Any]:
+    """Keeps verdicts that were made elsewhere as those of a judge of the run, in RUN/guard/JUDGE/PART.
+
+    Args:
+        run: a complete run directory; it need not hold its texts.
+        verdicts: one row per trace with `trace_id`, `label` (safe, unsafe, controversial or undecided) and, where the
+            judge gave them, `p_unsafe`, `refusal` and `revision` (one for all). Traces without a row are undecided.
+        judge: its name, as it will stand in every row.
+        part: thinking, answer or full.
+
+    Returns:
+        What RUN/guard/JUDGE/run.json says of the part.
+
+    Raises:
+        TraceError: if a column is missing, an id is unknown or twice there, or a label is none of the four.
+    """
+    from cotlens.guard import LABELS, Part, Verdict
+
+    run, part = run if isinstance(run, Run) else Run(Path(run)), Part(part)
+    if missing := {"trace_id", "label"} - set(verdicts):
+        raise TraceError(f"verdicts: no column {', '.join(sorted(missing))}; there are {', '.join(map(str, verdicts))}")
+    rows = {str(key): row for key, row in zip(verdicts["trace_id"], verdicts.to_dict("records"), strict=True)}
+    known = set(run.trace_table(["trace_id"])["trace_id"])
+    faults = {
+        "trace ids are twice there": verdicts["trace_id"][verdicts["trace_id"].duplicated()],
+        "trace ids are not in the run": [key for key in rows if key not in known],
+        f"labels are none of {', '.join(LABELS)}": [
+            row["label"] for row in rows.values() if row["label"] not in LABELS
+        ],
+    }
+    for fault, found in faults.items():
+        if len(found):
+            raise TraceError(f"verdicts: {len(found):,} {fault}, the first is {next(iter(found))!r}")
+    revision = str(verdicts["revision"].iloc[0]) if "revision" in verdicts and len(verdicts) else ""
+    info = {"judge": judge, "revision": revision, "identity": "made elsewhere"}
+    folder, counts = run.path / "guard" / _folder_name("", judge), {part.value: {}}
+    with _only_one(folder):
+        earlier = _earlier_parts(folder, info)
+        for shard in run.shards("traces"):
+            ids = pq.read_table(shard, columns=["trace_id"])["trace_id"].to_pylist()
+            found = [_verdict_of(rows[key]) if key in rows else Verdict("undecided") for key in ids]
+            table = guard_rows(ids, judge, revision, part, found)
+            _write_verdicts(folder / part.value / shard.name, table, hash_path(shard), counts[part.value])
+        write_atomic(folder / "run.json", _json(info | {"versions": versions(), "counts": earlier | counts}))
+    return info | {"counts": counts}
+
+
+def _verdict_of(row: dict[str, Any]) -> "Verdict":
+    from cotlens.guard import Verdict
+
+    p, refusal = row.get("p_unsafe"), row.get("refusal")
+    return Verdict(
+        row["label"],
+        p_unsafe=math.nan if p is None or pd.isna(p) else float(p),
+        refusal=None if refusal is None or pd.isna(refusal) else bool(refusal),
+    )
+
+
+def _earlier_parts(folder: Path, info: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """What the same judge has said before, of any part; a folder holds one judge's verdicts only."""
+    try:
+        before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if any(before.get(key) != value for key, value in info.items()):
+        raise TraceError(
+            f"{folder}: holds the verdicts of another judge or another revision or template of it "
+            f"({before.get('judge')} {before.get('revision')}); give another --name, or delete the folder"
+        )
+    return before.get("counts", {})
+
+
+def _write_verdicts(path: Path, table: pa.Table, source: str, counts: dict[str, int]) -> None:
+    for label in table["label"].to_pylist():
+        counts[label] = counts.get(label, 0) + 1
+    write_parquet(path, table.replace_schema_metadata({_SOURCE: source}))
 
 
 def part_text(trace: Trace, part: str) -> str:

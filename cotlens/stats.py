@@ -270,6 +270,7 @@ def compare(
     length: str = "n_think_chars",
     outcome: str = "status",
     cluster: str = "prompt_id",
+    truth: str = "",
     **options: Any,
 ) -> pd.DataFrame:
     """Difference of the mean of a column between two groups, raw, at equal length, and within each outcome.
@@ -288,15 +289,23 @@ def compare(
         length: column of the length to match.
         outcome: column whose values are compared apart.
         cluster: column of the cluster.
+        truth: where `value` is what a detector said (0 or 1), a column with what a judge or a person said; it may be
+            missing in most rows.
         **options: as in `mean`.
 
     The interval of the matched difference holds the weights fixed.
 
+    *Corrected*: training may merely drop the words that a detector keys on. Where `value` holds only 0 and 1 this row
+    compares the rates corrected for the detector's errors, measured against `truth` in each group on its own
+    (`corrected_rate`; the interval joins those of the two rates, Zou and Donner 2008). Without a truth it is NaN: the
+    raw difference is then one of what the detector recognises.
+
     Returns:
-        One row per comparison ("raw", "length-matched", "outcome = x"): value, low, high, n_a, n_b, n_shared (clusters
-        that both groups have: 0 means that nothing was paired).
+        One row per comparison ("raw", "length-matched", "outcome = x", "corrected"): value, low, high, n_a, n_b,
+        n_shared (clusters that both groups have: 0 means that nothing was paired); with a truth also `precision_a`,
+        `recall_a`, `precision_b` and `recall_b` of the detector.
     """
-    missing = [name for name in (value, by, length, outcome, cluster) if name not in table]
+    missing = [name for name in (value, by, length, outcome, cluster, *([truth] * bool(truth))) if name not in table]
     if missing:
         raise ValueError(f"no column {', '.join(missing)}; the table has {', '.join(map(str, table))}")
     rows = table[table[value].notna() & table[by].isin([a, b])]
@@ -321,7 +330,37 @@ def compare(
                 "n_shared": shared,
             }
         )
-    return pd.DataFrame(results)
+    if not rows[value].isin([0, 1]).all():
+        return pd.DataFrame(results)
+    of_a, of_b = (rows[rows[by] == group] for group in (a, b))
+    found = pd.DataFrame([*results, {"comparison": "corrected", **_corrected(of_a, of_b, value, truth, cluster)}])
+    for name, part in (("a", of_a), ("b", of_b)) if truth else ():
+        quality = detection(part[value], part[truth], part[cluster])
+        found[[f"precision_{name}", f"recall_{name}"]] = quality.precision.value, quality.recall.value
+    return found
+
+
+def _corrected(a: pd.DataFrame, b: pd.DataFrame, value: str, truth: str, cluster: str) -> dict[str, float]:
+    """The difference of two rates, each corrected for the errors that the detector makes in its own group."""
+    shared = len(set(a[cluster]) & set(b[cluster]))
+    counts = {"n_a": len(a), "n_b": len(b), "n_shared": shared}
+    nothing = {"value": math.nan, "low": math.nan, "high": math.nan, **counts}
+    if not truth:
+        return nothing
+    rates = []
+    for part in (a, b):
+        quality = detection(part[value], part[truth], part[cluster])
+        if not quality.positives or not quality.negatives:
+            return nothing
+        rates.append(corrected_rate(part[value], part[cluster], **quality.counts))
+    x, y = rates
+    difference = x.value - y.value
+    return {
+        "value": difference,
+        "low": difference - math.hypot(x.value - x.low, y.high - y.value),
+        "high": difference + math.hypot(x.high - x.value, y.value - y.low),
+        **counts,
+    }
 
 
 def _matched(rows: pd.DataFrame, by: str, length: str, a: str, b: str) -> tuple[pd.DataFrame, Floats]:
@@ -414,6 +453,55 @@ def agreement(a: Sequence[Any], b: Sequence[Any], clusters: ArrayLike | None = N
     counts = np.array([column.sum() for column in columns]).reshape(k, k).astype(int)
     table = pd.DataFrame(counts, index=labels, columns=labels)
     return Agreement(estimate(lambda p, q: (p * q).sum(-1)), estimate(gwet), table)
+
+
+class Detection(NamedTuple):
+    """How well a detector finds what a judge or a person says is there.
+
+    Attributes:
+        precision: of what the detector found, the share that is there.
+        recall: of what is there, the share that it found (sensitivity).
+        true_positives: of the `positives` that are there, those it found.
+        positives: items that are there.
+        true_negatives: of the `negatives`, those it left alone.
+        negatives: items that are not there.
+    """
+
+    precision: Estimate
+    recall: Estimate
+    true_positives: int
+    positives: int
+    true_negatives: int
+    negatives: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The four counts, as `corrected_rate` takes them."""
+        return {name: getattr(self, name) for name in self._fields[2:]}
+
+
+def detection(flags: ArrayLike, truth: ArrayLike, clusters: ArrayLike | None = None) -> Detection:
+    """Precision and recall of a detector, with intervals over clusters.
+
+    Args:
+        flags: what the detector said, one per item; missing is left out.
+        truth: what is there; missing is left out.
+        clusters: one key per item.
+    """
+    said, there = (pd.Series(pd.array(list(x), dtype="boolean")) for x in (flags, truth))  # type: ignore[arg-type]
+    if len(said) != len(there):
+        raise ValueError(f"{len(said)} flags and {len(there)} truths: expected one of each per item")
+    known = (said.notna() & there.notna()).to_numpy(bool)
+    keys = np.arange(len(said)) if clusters is None else np.asarray(clusters, dtype=object)
+    found, real, keys = said[known].to_numpy(bool), there[known].to_numpy(bool), keys[known]
+    return Detection(
+        proportion(real[found], keys[found]),
+        proportion(found[real], keys[real]),
+        int((found & real).sum()),
+        int(real.sum()),
+        int((~found & ~real).sum()),
+        int((~real).sum()),
+    )
 
 
 def corrected_rate(

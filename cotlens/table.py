@@ -28,7 +28,7 @@ from cotlens.trace import Reasoning, Trace, dump_json
 from cotlens.unsafe import MARKERS, StepMarkers, decide_markers, unsafe_weights
 
 if TYPE_CHECKING:
-    from cotlens.guard import Guard, Verdict
+    from cotlens.guard import Verdict
     from cotlens.model import ScoredTrace
 
 
@@ -190,9 +190,9 @@ def analyze_traces(traces: Iterable[Trace], tags: Tags | None = None) -> tuple[p
     )
 
 
-def guard_rows(ids: Sequence[str], judge: "Guard", part: str, verdicts: "Sequence[Verdict]") -> pa.Table:
+def guard_rows(ids: Sequence[str], judge: str, revision: str, part: str, verdicts: "Sequence[Verdict]") -> pa.Table:
     """Verdicts as a table with the columns `SCHEMA["guard"]`, as a run stores it."""
-    common = {"judge": judge.name, "revision": judge.revision, "part": str(part)}
+    common = {"judge": judge, "revision": revision, "part": str(part)}
     names = {column.name for column in GUARD_COLUMNS}
     rows = [
         {"trace_id": key, **common, **{name: value for name, value in verdict._asdict().items() if name in names}}

@@ -10,7 +10,8 @@ from conftest import ROOT
 
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
 ORDER = [
-    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "guard", "table", "run", "entropy", "stats", "plot", "cli",
+    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "guard", "table", "run", "entropy", "stats", "figure", "plot", "plot_entropy",
+    "plot_unsafe", "plot_guard", "gallery", "cli",
 ]  # fmt: skip
 # Modules beside each other, of which neither may import the other although one stands first.
 _READING = {"rows", "formats", "read"}

@@ -1,0 +1,61 @@
+"""A guard over every prefix of a thought: with the prefix kept, against each prefix from its beginning, in one run.
+
+    python benchmarks/guard.py
+
+A random Llama of 512 dimensions stands in for the guard: the ratio depends on lengths, not on weights.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from test_guard import make_guard
+from tiny import tiny_model
+
+from cotlens import LlamaGuard
+
+STEPS = ["This is a step of a thought that goes on for a while, as they do. "] * 100
+SHAPE = {
+    "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "head_dim": 64, "max_position_embeddings": 16384,
+}  # fmt: skip
+
+
+def from_scratch(guard: LlamaGuard, steps: list[str]) -> list[float]:
+    """P(unsafe) after each step, every prefix read from its beginning."""
+    head, tail = guard.render("P", "HOLE").split("HOLE")
+    found = []
+    for n in range(1, len(steps) + 1):
+        middle = [token for step in steps[:n] for token in guard._encode(step)]
+        ids = torch.tensor([[*guard._encode(head), *middle, *guard._encode(tail + guard.stem)]])
+        with torch.inference_mode():
+            logits = guard.network(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+        found.append(guard._mix(logits[0, -1]))
+    return found
+
+
+def main() -> None:
+    """Times both ways twice, in turn, and compares their probabilities."""
+    torch.set_num_threads(2)
+    guard = make_guard(LlamaGuard, context=SHAPE["max_position_embeddings"])
+    guard.network = tiny_model(len(guard.tokenizer), **SHAPE)
+    seconds: dict[str, list[float]] = {"kept": [], "scratch": []}
+    for _ in range(2):
+        start = time.perf_counter()
+        kept = guard.judge_steps("P", STEPS)
+        seconds["kept"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        scratch = from_scratch(guard, STEPS)
+        seconds["scratch"].append(time.perf_counter() - start)
+    ratio = min(seconds["scratch"]) / min(seconds["kept"])
+    apart = max(abs(a - b) for a, b in zip(kept, scratch, strict=True))
+    print(f"{len(STEPS)} steps: prefix kept {min(seconds['kept']):.2f} s, from scratch {min(seconds['scratch']):.2f} s")
+    print(f"{ratio:.1f} times as fast (aim: 5); largest difference of P(unsafe): {apart:.1e}")
+
+
+if __name__ == "__main__":
+    main()

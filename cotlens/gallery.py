@@ -1,0 +1,192 @@
+"""Runs to figures: joins the tables of one run or several and draws every figure they have data for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cotlens import entropy, plot, plot_entropy, plot_guard, plot_unsafe
+from cotlens.figure import Plot, save
+from cotlens.reflect import reflection_dynamics
+from cotlens.run import Run
+from cotlens.trace import TraceError
+from cotlens.unsafe import outcomes, unsafe_dynamics
+
+
+def draw_figures(
+    runs: Sequence[str | Path | Run],
+    out: str | Path,
+    *,
+    by: str = "",
+    scorer: str = "",
+    judge: str = "",
+    say: Callable[[str], object] = print,
+) -> Iterator[Path]:
+    """Draws what the runs have data for into a folder, each figure as pdf, png, csv and json; yields the paths.
+
+    Args:
+        runs: complete run directories.
+        out: folder for the figures.
+        by: column whose groups are compared; default: `run` where there are several runs, else `model`.
+        scorer: whose token scores to draw, where several models scored a run.
+        judge: whose verdicts to draw; default: the first by name. Agreement is drawn of all.
+        say: told what is left out, and why.
+
+    Raises:
+        TraceError: if a run is not complete, or has no such column, scorer or judge.
+    """
+    opened = [run if isinstance(run, Run) else Run(Path(run)) for run in dict.fromkeys(runs)]
+    for run in opened:
+        if not run.info.get("complete"):
+            raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
+    by = by or ("run" if len(opened) > 1 else "model")
+    tables = _join(opened, by, judge)
+    inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
+    of_steps, of_verdicts = _step_figures(tables, by), _verdict_figures(tables, by)
+    of_scores = _entropy_figures(opened, by, scorer, say)
+    drawn = of_steps | of_scores | of_verdicts
+    for name, picture in tqdm(sorted(drawn.items()), desc="figures", unit=" figures"):
+        provenance = {"figure": name, "by": by, "inputs": inputs}
+        provenance |= {"n_traces": len(tables.traces), "n_steps": len(tables.steps)}
+        if name in of_scores:
+            provenance["scores"] = {
+                run.path.name: run.score_info(scorer or run.scorers[0]) for run in opened if run.scorers
+            }
+        if name in of_verdicts:
+            provenance["judges"] = tables.judge or sorted(set(tables.verdicts["judge"]))
+        yield from save(picture, Path(out) / name, provenance)
+
+
+class _Tables(NamedTuple):
+    """The tables of all runs as one. Trace ids are unique within a run only: the run stands before each."""
+
+    traces: pd.DataFrame  # with the dynamics of reflection and of unsafe exploration, and verdicts of the judge
+    steps: pd.DataFrame  # with the column of the groups and prompt_id
+    verdicts: pd.DataFrame  # one row per (trace, part, judge) of all judges
+    judge: str
+
+
+def _join(runs: Sequence[Run], by: str, judge: str) -> _Tables:
+    judge = judge or min((name for run in runs for name in run.judges), default="")
+    traces, steps, verdicts = [], [], []
+    for run in runs:
+        table, own = run.trace_table().assign(run=run.path.name), run.step_table()
+        if by not in table:
+            raise TraceError(f"--by {by}: no such column; there are {', '.join(table.columns)}")
+        of_run = reflection_dynamics(own, table)
+        of_run = unsafe_dynamics(own, of_run) if "is_self_jailbreak" in own else of_run
+        own = own.merge(table[["trace_id", "prompt_id", *{by} - {"prompt_id"}]], on="trace_id")
+        traces.append(run.with_verdicts(of_run, judge) if judge in run.judges else of_run)
+        steps.append(own)
+        for name in run.judges:
+            for part in run.judged_parts(name):
+                said = run.with_verdicts(table[["trace_id", "prompt_id"]], name)
+                said = said.assign(part=part, judge=name, unsafe=said[f"{part}_unsafe"])
+                verdicts.append(said[["trace_id", "prompt_id", "part", "judge", "unsafe"]])
+                verdicts[-1]["trace_id"] = f"{run.path}:" + verdicts[-1]["trace_id"]
+        for joined in (traces[-1], steps[-1]):
+            joined["trace_id"] = f"{run.path}:" + joined["trace_id"]
+    if judge and not any(judge in run.judges for run in runs):
+        have = (
+            ", ".join(sorted({name for run in runs for name in run.judges})) or "none; make them with `cotlens guard`"
+        )
+        raise TraceError(f"no verdicts of {judge}; judges: {have}")
+    empty = pd.DataFrame(columns=["trace_id", "prompt_id", "part", "judge", "unsafe"])
+    return _Tables(
+        pd.concat(traces, ignore_index=True),
+        pd.concat(steps, ignore_index=True),
+        pd.concat(verdicts, ignore_index=True) if verdicts else empty,
+        judge,
+    )
+
+
+def _step_figures(tables: _Tables, by: str) -> dict[str, Plot]:
+    traces, steps = tables.traces, tables.steps
+    drawn = {"01_lengths": plot.plot_lengths(traces, by)}
+    if traces["n_reflect"].notna().any():
+        drawn |= {
+            "02_reflection": plot.plot_reflection(traces, by),
+            "03_reflection_position": plot.plot_reflection_position(steps, by),
+            "04_marker_agreement": plot.plot_marker_agreement(steps),
+            "05_transitions": plot.plot_transitions(steps),
+        }
+    if steps.get("is_self_jailbreak", pd.Series(dtype=bool)).notna().any():
+        drawn |= {
+            "12_unsafe_position": plot_unsafe.plot_unsafe_position(steps, by),
+            "13_unsafe_path": plot_unsafe.plot_unsafe_path(traces, by),
+            "14_onset_recovery": plot_unsafe.plot_onset_recovery(traces, by),
+            "15_self_jailbreak_kinds": plot_unsafe.plot_self_jailbreak_kinds(steps, by),
+        }
+    return drawn
+
+
+def _verdict_figures(tables: _Tables, by: str) -> dict[str, Plot]:
+    """Where the judge has not judged the thinking, the markers stand in for it, and the figures say so."""
+    traces, judge, drawn = tables.traces, tables.judge, {}
+    if "answer_unsafe" in traces and traces["answer_unsafe"].notna().any():
+        if "first_risk" in traces:
+            drawn["16_outcomes"] = plot_guard.plot_outcomes(
+                traces.assign(outcome=outcomes(traces, traces["answer_unsafe"])), by, judge=judge
+            )
+        judges = f"thinking and answer judged by {judge}"
+        if "thinking_unsafe" not in traces and "any_unsafe" in traces:
+            judges = f"thinking: has an unsafe step by the markers; answer judged by {judge}"
+            traces = traces.assign(thinking_unsafe=traces["any_unsafe"].astype("boolean"))
+        if "thinking_unsafe" in traces and (traces["thinking_unsafe"].notna() & traces["answer_unsafe"].notna()).any():
+            drawn["17_thinking_by_answer"] = plot_guard.plot_thinking_by_answer(traces, by, judges=judges)
+            drawn["18_safety_by_part"] = plot_guard.plot_safety_by_part(traces, by, judges=judges)
+    pairs = tables.verdicts.groupby("part")["judge"].nunique()
+    if (pairs > 1).any():
+        drawn["19_guard_agreement"] = plot_guard.plot_guard_agreement(tables.verdicts)
+    if {"thinking_unsafe", "any_unsafe"} <= set(tables.traces):
+        both = tables.traces["thinking_unsafe"].notna() & tables.traces["any_unsafe"].notna()
+        if both.any():
+            drawn["20_detector"] = plot_guard.plot_detector(tables.traces, by, judge=judge)
+    return drawn
+
+
+def _entropy_figures(runs: Sequence[Run], by: str, scorer: str, say: Callable[[str], object]) -> dict[str, Plot]:
+    """The figures of token scores, for the runs that a model has scored; read a shard at a time."""
+    scored = [run for run in runs if run.scorers]
+    for run in [run for run in scored if not scorer and len(run.scorers) == 1 and not run.is_scored(run.scorers[0])]:
+        say(f"{run.path}: scoring by {run.scorers[0]} is not complete; no figures of entropy")
+        scored.remove(run)
+    if not scored:
+        return {}
+    kinds = ("parts", "position", "kl", "reflection", "survival", "words")
+    found: dict[str, list[pd.DataFrame]] = {kind: [] for kind in kinds}
+    for run in scored:
+        for traces, steps, scores in run.scored_shards(scorer):
+            group = traces.assign(run=run.path.name)[["trace_id", "prompt_id", *{by} - {"prompt_id"}]]
+            found["parts"].append(entropy.trace_entropy(traces, steps, scores).assign(run=run.path.name))
+            tables = {
+                "position": entropy.position_entropy(traces, scores),
+                "reflection": entropy.reflection_entropy(steps, scores),
+                "survival": entropy.entropy_survival(scores, np.geomspace(1e-3, 12, 61)),
+            }
+            if scores["kl"].notna().any():
+                tables["kl"] = entropy.position_entropy(traces, scores, column="kl")
+            for kind, table in tables.items():
+                found[kind].append(table.merge(group, on="trace_id"))
+            if "completion" in traces:
+                found["words"].append(entropy.word_entropy(traces, scores))
+    return _draw_entropy({kind: pd.concat(parts, ignore_index=True) for kind, parts in found.items() if parts}, by)
+
+
+def _draw_entropy(tables: dict[str, pd.DataFrame], by: str) -> dict[str, Plot]:
+    drawn = {}
+    if tables["parts"]["entropy_think"].notna().any():
+        drawn["06_entropy_parts"] = plot_entropy.plot_entropy_parts(tables["parts"], by)
+        drawn["07_entropy_position"] = plot_entropy.plot_position_entropy(tables["position"], by)
+    if len(tables["reflection"]):
+        drawn["08_entropy_reflection"] = plot_entropy.plot_reflection_entropy(tables["reflection"], by)
+    if len(tables["survival"]):
+        drawn["09_entropy_distribution"] = plot_entropy.plot_entropy_distribution(tables["survival"], by)
+    if "words" in tables and len(forking := entropy.forking_tokens(tables["words"])):
+        drawn["10_forking_tokens"] = plot_entropy.plot_forking_tokens(forking)
+    if "kl" in tables and len(tables["kl"]):
+        drawn["11_kl_position"] = plot_entropy.plot_position_entropy(tables["kl"], by, label="KL to the reference")
+    return drawn
