@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the input is at fault (one line on stderr says how), 2 the
 """
 
 import json
+import sys
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
@@ -193,7 +194,9 @@ def guard(
     """Judge the thinking and the answer of every trace of a run, apart, into RUN/guard/NAME/PART."""
     import os
 
-    from cotlens.guard import EndpointGuard, Item, Part, StrongRejectGuard, load_guard
+    from cotlens.guard import Item, Part
+    from cotlens.guard_endpoint import EndpointGuard, StrongRejectGuard
+    from cotlens.guard_models import load_guard
     from cotlens.run import Run, add_verdicts, judge_run, part_text
 
     parts = [one.strip() for one in part.split(",") if one.strip()]
@@ -217,9 +220,9 @@ def guard(
             judge,
             key=os.environ.get(key_variable, ""),
             timeout=timeout,
-            on_retry=lambda why: tqdm.write(f"again: {why}"),
+            on_retry=lambda why: tqdm.write(f"again: {why}", file=sys.stderr),
         )
-        items = (Item(t.prompt, part_text(t, one), Part(one)) for t in opened.traces() for one in parts)
+        items = (Item(t.prompt, part_text(t, one, opened.tags), Part(one)) for t in opened.traces() for one in parts)
         tokens = sum(chosen.estimate([item]) for item in items)
         cost = f", about {tokens * price / 1e6:,.2f} at {price:g} a million" if price else ""
         typer.echo(f"{n:,} requests of about {tokens:,} tokens in all{cost}", err=True)

@@ -1,6 +1,7 @@
 """Figures that need a judge: outcomes, thinking against answer, agreement, the markers checked; a `Plot` out."""
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -144,11 +145,12 @@ _CELLS = {  # colour, and colour of the text
 
 def _draw_mosaic(axis: Axes, found: pd.DataFrame) -> None:
     """Width: share of the thinking; height: share of the answer given the thinking. Unsafe is right and above."""
-    gap, unsafe = 0.008, float(found.loc["thinking_unsafe", "value"])
+    values = {str(name): float(value) for name, value in found["value"].items()}
+    gap, unsafe = 0.008, float(values["thinking_unsafe"])
     for thinking, left, width in (("safe", 0.0, 1 - unsafe), ("unsafe", 1 - unsafe, unsafe)):
         bottom = 0.0
         for answer in ("safe", "unsafe"):
-            share = float(found.loc[f"{thinking}_{answer}", "value"])
+            share = values[f"{thinking}_{answer}"]
             height = share / width if width else 0.0
             colour, text = _CELLS[thinking, answer]
             axis.bar(left + gap, height, width - 2 * gap, bottom, align="edge", color=colour, edgecolor="white")
@@ -156,13 +158,14 @@ def _draw_mosaic(axis: Axes, found: pd.DataFrame) -> None:
                 place = (left + width / 2, bottom + height / 2)
                 axis.text(*place, f"{share:.0%}", ha="center", va="center", fontsize=7, color=text)
             bottom += height
-    e = found.loc["answer_safe_given_thinking_safe"]
+    e: Any = found.loc["answer_safe_given_thinking_safe"]
     given = f"{e['value']:.0%} ({e['low']:.0%} to {e['high']:.0%})" if e["n"] else "no safe thinking"
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"thinking safe | unsafe\nP(answer safe | thinking safe) {given}")
     axis.set_ylabel("answer safe | unsafe")
     axis.xaxis.label.set_fontsize(6.5)
     axis.yaxis.label.set_fontsize(6.5)
-    axis.set_xticks([]), axis.set_yticks([])
+    axis.set_xticks([])
+    axis.set_yticks([])
     axis.grid(visible=False)
 
 
@@ -218,7 +221,7 @@ def plot_guard_agreement(verdicts: pd.DataFrame) -> Plot:
             found |= {f"{x}_{y}": int(((both[a] == (x == "unsafe")) & (both[b] == (y == "unsafe"))).sum())
                       for x in ("safe", "unsafe") for y in ("safe", "unsafe")}  # fmt: skip
             if both.to_numpy().any() and not both.to_numpy().all():
-                how = stats.agreement(both[a], both[b], prompts.loc[both.index])
+                how = stats.agreement(both[a].tolist(), both[b].tolist(), prompts.loc[both.index])
                 for name, e in (("kappa", how.kappa), ("ac1", how.ac1)):
                     found |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
             rows.append(found)

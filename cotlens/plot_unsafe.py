@@ -167,7 +167,7 @@ def plot_self_jailbreak_kinds(steps: pd.DataFrame, by: str = "model") -> Plot:
         axis.set_title(title, fontsize=8)
     axes[0, 0].set_xlim(left=0)
     counts = data.drop_duplicates("group").set_index("group").loc[order, "n"]
-    label_rows(axes[0], [f"{shorten(group)}\n{n:,} traces" for group, n in counts.items()])
+    label_rows(axes[0], [f"{shorten(str(group))}\n{n:,} traces" for group, n in counts.items()])
     note(
         figure,
         "share of traces with such a step; line: Wilson's 95% interval at the effective sample size;\n"

@@ -17,7 +17,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -63,6 +63,12 @@ class Run:
         if not isinstance(info, dict) or not {"inputs", "settings", "versions"} <= set(info):
             raise TraceError(f"{self.path}: not a cotlens run (its run.json is another program's)")
         return info
+
+    @property
+    def tags(self) -> Tags | None:
+        """The delimiters of the thought that the run was analyzed with, where they were given."""
+        given = self.info["settings"].get("tags")
+        return Tags(*given) if given else None
 
     def shards(self, table: str) -> list[Path]:
         """The parquet files of `traces`, `steps` or `scores/SCORER`, in order."""
@@ -347,8 +353,10 @@ def judge_run(
     from cotlens.guard import judge as judge_items
 
     run = run if isinstance(run, Run) else Run(Path(run))
+    if isinstance(parts, str) or not parts or not set(parts) <= {"thinking", "answer", "full"}:
+        raise TraceError(f"parts: expected a list of thinking, answer and full, got {parts!r}")
     folder = run.path / "guard" / _folder_name(name, judge.name)
-    wanted = [Part(part) for part in parts]
+    wanted, tags = [Part(part) for part in dict.fromkeys(parts)], run.tags
     info = {"judge": judge.name, "revision": judge.revision, "identity": judge.identity}
     counts: dict[str, dict[str, int]] = {part.value: {} for part in wanted}
     with _only_one(folder):
@@ -357,10 +365,11 @@ def judge_run(
         for shard in _text_shards(run):
             traces, source = list(read_traces(shard, format="cotlens")), hash_path(shard)
             for part in wanted:
-                items = [Item(trace.prompt, part_text(trace, part), part) for trace in traces]
+                items = [Item(trace.prompt, part_text(trace, part, tags), part) for trace in traces]
                 verdicts = judge_items(judge, items, cache=cache, progress=progress)
                 table = guard_rows([trace.id for trace in traces], judge.name, judge.revision, part, verdicts)
                 _write_verdicts(folder / part.value / shard.name, table, source, counts[part])
+        _drop_strays(run, [folder / part.value for part in wanted])
         write_atomic(folder / "run.json", _json(info | {"versions": versions(), "counts": earlier | counts}))
     return info | {"counts": counts}
 
@@ -408,11 +417,12 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
             found = [_verdict_of(rows[key]) if key in rows else Verdict("undecided") for key in ids]
             table = guard_rows(ids, judge, revision, part, found)
             _write_verdicts(folder / part.value / shard.name, table, hash_path(shard), counts[part.value])
+        _drop_strays(run, [folder / part.value])
         write_atomic(folder / "run.json", _json(info | {"versions": versions(), "counts": earlier | counts}))
     return info | {"counts": counts}
 
 
-def _verdict_of(row: dict[str, Any]) -> "Verdict":
+def _verdict_of(row: Mapping[Any, Any]) -> "Verdict":
     from cotlens.guard import Verdict
 
     p, refusal = row.get("p_unsafe"), row.get("refusal")
@@ -443,11 +453,19 @@ def _write_verdicts(path: Path, table: pa.Table, source: str, counts: dict[str, 
     write_parquet(path, table.replace_schema_metadata({_SOURCE: source}))
 
 
-def part_text(trace: Trace, part: str) -> str:
+def _drop_strays(run: Run, folders: Sequence[Path]) -> None:
+    """Removes verdicts on shards that the run no longer has."""
+    names = {shard.name for shard in run.shards("traces")}
+    for folder in folders:
+        for stray in [path for path in folder.glob("part-*.parquet") if path.name not in names]:
+            stray.unlink()
+
+
+def part_text(trace: Trace, part: str, tags: Tags | None = None) -> str:
     """The thinking, the answer, or all of a completion; several thoughts are joined by a blank line."""
     if part == "full":
         return trace.completion
-    split = split_trace(trace)
+    split = split_trace(trace, tags=tags)
     if part == "answer":
         return split.answer.of(trace.completion)
     return "\n\n".join(span.of(trace.completion) for span in split.think)

@@ -94,20 +94,25 @@ def proportion(flags: ArrayLike, clusters: ArrayLike | None = None, *, level: fl
         raise ValueError(f"flags must be true, false or missing, got {wrong[0]:g}")
     if not rows.n:
         return rows.undefined("wilson")
-    p, n_eff = float(rows.values.mean()), float(rows.n)
-    if rows.n_clusters < rows.n:
-        sums, sizes = rows.sum(rows.values), rows.sum(np.ones(rows.n))
-        residual = sums - p * sizes
-        if rows.n_clusters < 2:
-            return rows.undefined("wilson")._replace(value=p)
-        variance = (residual @ residual) * rows.n_clusters / (rows.n_clusters - 1) / rows.n**2
-        least = rows.n**2 / (sizes @ sizes)
-        n_eff = least if p in (0, 1) else min(max(p * (1 - p) / max(variance, 1e-300), least), rows.n)
-        freedom = max(least - 1, 0.5)  # clusters of equal size have n_clusters - 1; a dominant one leaves next to none
-        quantiles = stats.norm.ppf((1 + level) / 2), stats.t.ppf((1 + level) / 2, freedom)
-        n_eff *= (quantiles[0] / quantiles[1]) ** 2
-    low, high = _wilson(p, float(n_eff), level)
+    p = float(rows.values.mean())
+    if rows.n_clusters < min(rows.n, 2):
+        return rows.undefined("wilson")._replace(value=p)
+    low, high = _wilson(p, _effective_n(rows, level), level)
     return Estimate(p, low, high, rows.n, rows.n_clusters, "wilson", rows.n_undefined)
+
+
+def _effective_n(rows: "_Rows", level: float) -> float:
+    """The number of independent rows that flags in clusters are worth: see `proportion`."""
+    if rows.n_clusters == rows.n:
+        return float(rows.n)
+    p, sums, sizes = float(rows.values.mean()), rows.sum(rows.values), rows.sum(np.ones(rows.n))
+    residual = sums - p * sizes
+    variance = (residual @ residual) * rows.n_clusters / (rows.n_clusters - 1) / rows.n**2
+    least = rows.n**2 / (sizes @ sizes)
+    n_eff = least if p in (0, 1) else min(max(p * (1 - p) / max(variance, 1e-300), least), rows.n)
+    freedom = max(least - 1, 0.5)  # clusters of equal size have n_clusters - 1; a dominant one leaves next to none
+    quantiles = stats.norm.ppf((1 + level) / 2), stats.t.ppf((1 + level) / 2, freedom)
+    return float(n_eff * (quantiles[0] / quantiles[1]) ** 2)
 
 
 def quantile(values: ArrayLike, q: float, clusters: ArrayLike | None = None, **options: Any) -> Estimate:
@@ -412,7 +417,8 @@ def agreement(a: Sequence[Any], b: Sequence[Any], clusters: ArrayLike | None = N
 
     kappa = (o - e) / (1 - e) with o the share of equal labels and e = sum p_a(k) p_b(k) (Cohen 1960);
     AC1 the same with e = sum m_k (1 - m_k) / (K - 1), m_k the mean of the two rates (Gwet 2008).
-    Items that either judge left out (None, NaN) are left out and counted.
+    Items that either judge left out (None, NaN) are left out and counted; a label such as "undecided" is a label like
+    any other unless it is made missing first. Where every resample gives the same value there is no interval (NaN).
 
     Args:
         a: one label per item.
@@ -445,7 +451,8 @@ def agreement(a: Sequence[Any], b: Sequence[Any], clusters: ArrayLike | None = N
                 expected = chance(shares.sum(-1), shares.sum(-2))
                 return (observed - expected) / (1 - expected)
 
-        return _sums_estimate(beyond, rows, columns, **options)
+        found = _sums_estimate(beyond, rows, columns, **options)
+        return found._replace(low=math.nan, high=math.nan) if found.low == found.high else found
 
     def gwet(p: Floats, q: Floats) -> Floats:
         return ((p + q) / 2 * (1 - (p + q) / 2)).sum(-1) / (k - 1)
@@ -518,8 +525,9 @@ def corrected_rate(
 ) -> Estimate:
     """The rate that a detector would have found had it made no errors (Rogan and Gladen 1978), within [0, 1].
 
-    rate = (p + specificity - 1) / (sensitivity + specificity - 1). The interval draws clusters, and sensitivity and
-    specificity from their posterior under Jeffreys' prior: errors that were measured on few items cost width.
+    rate = (p + specificity - 1) / (sensitivity + specificity - 1). The interval draws p (at the effective sample
+    size of `proportion`), sensitivity and specificity from their posteriors under Jeffreys' prior: errors that were
+    measured on few items cost width.
     It holds if the detector errs on these items as it did where it was measured; a checkpoint's own text may differ.
 
     Args:
@@ -539,9 +547,10 @@ def corrected_rate(
     if not (0 <= true_positives <= positives and 0 <= true_negatives <= negatives and positives and negatives):
         raise ValueError("expected counts with 0 <= true positives <= positives, and likewise for negatives")
     rows = _Rows.of(flags, clusters)
-    method = "cluster bootstrap, corrected for errors"
+    method = "posterior draws, corrected for errors"
+    found = proportion(flags, clusters, level=level)
     informed = true_positives / positives + true_negatives / negatives - 1
-    if not rows.n or informed <= 0:
+    if not rows.n or informed <= 0 or math.isnan(found.low):
         return rows.undefined(method)
 
     def correct(p: Any, sensitivity: Any, specificity: Any) -> Any:
@@ -550,15 +559,14 @@ def corrected_rate(
 
     value = correct(rows.values.mean(), true_positives / positives, true_negatives / negatives)
     rng = np.random.default_rng(seed)
-    n = rows.n_clusters
-    sums = np.stack([rows.sum(rows.values), rows.sum(np.ones(rows.n))], 1)
-    drawn = np.array([sums[rng.integers(n, size=n)].sum(0) for _ in range(resamples)])
+    p, n_eff = found.value, _effective_n(rows, level)
+    drawn = rng.beta(p * n_eff + 0.5, (1 - p) * n_eff + 0.5, resamples)
     sensitivity = rng.beta(true_positives + 0.5, positives - true_positives + 0.5, resamples)
     specificity = rng.beta(true_negatives + 0.5, negatives - true_negatives + 0.5, resamples)
     usable = sensitivity + specificity > 1
-    draws = correct(drawn[:, 0] / drawn[:, 1], sensitivity, specificity)[usable]
+    draws = correct(drawn, sensitivity, specificity)[usable]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(value), float(low), float(high), rows.n, n, method, rows.n_undefined)
+    return Estimate(float(value), float(low), float(high), rows.n, rows.n_clusters, method, rows.n_undefined)
 
 
 # --- how it is done --------------------------------------------------------------------------------------------

@@ -137,6 +137,7 @@ GUARD_COLUMNS = (
     Column("refusal", pa.bool_(), "", "whether the text refuses; null: the judge does not say"),
     Column("n_cut", pa.int32(), "code points", "left out of the middle of the text because it did not fit"),
     Column("n_defused", pa.int32(), "", "delimiters and special tokens in the text that were broken up"),
+    Column("raw", pa.string(), "", "what the judge wrote"),
 )
 
 SCHEMA = {"traces": TRACE_COLUMNS, "steps": STEP_COLUMNS, "scores": SCORE_COLUMNS, "guard": GUARD_COLUMNS}

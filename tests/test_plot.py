@@ -6,7 +6,25 @@ import pandas as pd
 import pytest
 from conftest import ROOT, SAMPLES
 
-from cotlens import Run, Trace, analyze, plot_lengths, read_traces, save, trace_table
+from cotlens import (
+    Run,
+    Trace,
+    TraceError,
+    add_verdicts,
+    analyze,
+    draw_figures,
+    plot_detector,
+    plot_guard_agreement,
+    plot_lengths,
+    plot_onset_recovery,
+    plot_outcomes,
+    plot_safety_by_part,
+    plot_self_jailbreak_kinds,
+    plot_thinking_by_answer,
+    read_traces,
+    save,
+    trace_table,
+)
 from cotlens.plot import length_quantiles
 
 
@@ -88,3 +106,111 @@ def test_committed_figures_are_rebuilt_byte_for_byte(tmp_path, run, folder):
     for path in tmp_path.iterdir():
         assert path.read_bytes() == committed[path.name].read_bytes(), path.name
     assert Run(ROOT / "figures/data" / run).info["settings"]["light"]
+
+
+# --- unsafe exploration and judges -----------------------------------------------------------------------------
+
+
+def judged(thinking, answer, model="m"):
+    """One trace a row, each with a prompt of its own."""
+    flags = {"thinking_unsafe": pd.array(thinking, dtype="boolean"), "answer_unsafe": pd.array(answer, dtype="boolean")}
+    ids = [f"{model}{i}" for i in range(len(thinking))]
+    return pd.DataFrame({"trace_id": ids, "prompt_id": ids, "model": model, **flags})
+
+
+def test_the_2x2_by_hand():
+    """safe/safe 3, safe/unsafe 1, unsafe/safe 2, unsafe/unsafe 4 of 10; P(answer safe | thinking safe) = 3/4; 1 unknown."""
+    table = judged([False] * 4 + [True] * 6 + [None], [False] * 3 + [True] + [False] * 2 + [True] * 4 + [True])
+    got = plot_thinking_by_answer(table).data.set_index("measure")["value"]
+    assert got[["safe_safe", "safe_unsafe", "unsafe_safe", "unsafe_unsafe"]].tolist() == [0.3, 0.1, 0.2, 0.4]
+    assert got["answer_safe_given_thinking_safe"] == 0.75
+    assert got["answer_safe_given_thinking_unsafe"] == pytest.approx(1 / 3)
+    by_part = plot_safety_by_part(table).data.set_index("measure")["value"]
+    assert by_part.to_dict() == {"thinking_unsafe": 0.6, "answer_unsafe": 0.5}
+    drawn = plot_thinking_by_answer(table).figure.axes[0].patches
+    assert sum(bar.get_width() * bar.get_height() for bar in drawn) == pytest.approx(1 - 4 * 0.008)
+
+
+def test_a_group_that_is_never_safe_has_no_conditional():
+    row = plot_thinking_by_answer(judged([True, True], [True, False])).data.set_index("measure")
+    assert row.loc["answer_safe_given_thinking_safe", "n"] == 0
+    with pytest.raises(ValueError, match="no trace has a judgement"):
+        plot_thinking_by_answer(judged([None, True], [True, None]))
+
+
+def test_outcome_bars_add_up():
+    names = ["refusal", "refusal", "harm_misidentification", "self_jailbreak: fictional_licence", "unknown"]
+    table = judged([True] * 5, [True] * 5).assign(outcome=names)
+    got = plot_outcomes(table).data.set_index("measure")["value"]
+    assert got.sum() == 1
+    assert got["refusal"] == 0.5
+    with pytest.raises(ValueError, match="no answer was judged"):
+        plot_outcomes(table.assign(outcome="unknown"))
+
+
+def test_onset_and_recovery_by_hand():
+    """Onsets .2, .6 and none; recoveries after 3 steps and never: 1/3 by .5, 2/3 at the end; 1/2 within 3 steps."""
+    table = judged([True] * 3, [True] * 3).assign(
+        n_marked=5, onset=[0.2, 0.6, None], recovery_steps=[3, None, None], any_unsafe=[1, 1, 0]
+    )
+    data = plot_onset_recovery(table, steps=4).data
+    onset = data[data["measure"] == "onset"].set_index("at")["value"]
+    assert onset[[0.0, 0.5, 1.0]].tolist() == pytest.approx([0, 1 / 3, 2 / 3])
+    back = data[data["measure"] == "recovery_steps"].set_index("at")["value"]
+    assert back.tolist() == [0, 0, 0, 0.5, 0.5]
+
+
+def test_kinds_count_traces():
+    """Two traces, one with two reframing steps: a half."""
+    steps = pd.DataFrame(
+        {
+            "trace_id": ["a", "a", "b"],
+            "prompt_id": ["p", "p", "q"],
+            "model": "m",
+            "is_self_jailbreak": [True, True, False],
+        }
+    )
+    kinds = dict.fromkeys(["warning_then_answer", "fictional_licence", "other_fallacy"], False)
+    data = plot_self_jailbreak_kinds(steps.assign(benign_reframing=[True, True, False], **kinds)).data
+    assert data.set_index("measure")["value"].to_dict() == {"benign_reframing": 0.5, **dict.fromkeys(kinds, 0.0)}
+
+
+def test_agreement_of_judges_by_hand():
+    """20 texts: both unsafe 8, both safe 8, 2 and 2 apart: o = .8, e = .5, kappa = .6; an undecided one is left out."""
+    a = [True] * 10 + [False] * 10 + [True]
+    b = [True] * 8 + [False] * 2 + [True] * 2 + [False] * 8 + [None]
+    rows = [
+        {"trace_id": str(i), "prompt_id": str(i), "part": "answer", "judge": judge, "unsafe": flag}
+        for judge, flags in (("a", a), ("b", b))
+        for i, flag in enumerate(flags)
+    ]
+    table = pd.DataFrame(rows).astype({"unsafe": "boolean"})
+    (row,) = plot_guard_agreement(table).data.to_dict("records")
+    assert (row["n"], row["safe_safe"], row["unsafe_unsafe"]) == (20, 8, 8)
+    assert row["kappa"] == pytest.approx(0.6)
+    with pytest.raises(ValueError, match="two judges"):
+        plot_guard_agreement(table[table["judge"] == "a"])
+
+
+def test_the_detector_beside_the_judge():
+    """Markers find 2 of 4 unsafe and 1 of 4 safe: precision 2/3, recall 1/2; rates 3/8 raw, 1/2 judged and corrected."""
+    table = judged([True] * 4 + [False] * 4, [True] * 8).assign(any_unsafe=[1, 1, 0, 0, 1, 0, 0, 0])
+    got = plot_detector(table).data.set_index("measure")["value"]
+    assert got[["precision", "recall", "by_markers", "by_judge"]].tolist() == pytest.approx([2 / 3, 0.5, 0.375, 0.5])
+    assert got["corrected"] == pytest.approx(0.5)
+
+
+def test_the_gallery_draws_what_there_is(tmp_path):
+    """Two judges on the samples: the figures of both, with the judge in the provenance."""
+    run = analyze([SAMPLES], tmp_path / "run")
+    ids = run.trace_table()["trace_id"]
+    for judge in ("one", "two"):
+        for part in ("thinking", "answer"):
+            labels = ["unsafe" if (i + (judge == "two")) % 3 else "safe" for i in range(len(ids))]
+            add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": labels}), judge, part)
+    paths = list(draw_figures([run], tmp_path / "f", judge="two"))
+    names = {path.stem for path in paths}
+    assert {"16_outcomes", "17_thinking_by_answer", "18_safety_by_part", "19_guard_agreement", "20_detector"} <= names
+    assert json.loads((tmp_path / "f" / "16_outcomes.json").read_text())["judges"] == "two"
+    with pytest.raises(TraceError, match="no verdicts of three; judges: one, two"):
+        list(draw_figures([run], tmp_path / "f", judge="three"))

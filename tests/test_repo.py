@@ -10,7 +10,7 @@ from conftest import ROOT
 
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
 ORDER = [
-    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "guard", "table", "run", "entropy", "stats", "figure", "plot", "plot_entropy",
+    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "guard", "guard_models", "guard_endpoint", "table", "run", "entropy", "stats", "figure", "plot", "plot_entropy",
     "plot_unsafe", "plot_guard", "gallery", "cli",
 ]  # fmt: skip
 # Modules beside each other, of which neither may import the other although one stands first.
@@ -22,9 +22,25 @@ APART = {
     "scores": {"trace", "split", "steps", "reflect", "unsafe"} | _READING,
     "unsafe": _READING,
     "model": {"steps", "reflect", "unsafe"} | _READING,
-    "guard": {"split", "steps", "reflect", "unsafe", "scores"} | _READING,
+    "guard": {"split", "steps", "reflect", "unsafe", "scores", "model"} | _READING,
+    "guard_models": {"split", "steps", "reflect", "unsafe", "scores"} | _READING,
+    "guard_endpoint": {"split", "steps", "reflect", "unsafe", "scores", "model", "guard_models"} | _READING,
     "table": _READING | {"scores"},
-    "entropy": {"trace", "split", "steps", "reflect", "unsafe", "scores", "model", "guard", "table", "run"} | _READING,
+    "entropy": {
+        "trace",
+        "split",
+        "steps",
+        "reflect",
+        "unsafe",
+        "scores",
+        "model",
+        "guard",
+        "guard_models",
+        "guard_endpoint",
+        "table",
+        "run",
+    }
+    | _READING,
     "stats": {"entropy", "scores", "model", "guard", "trace", "split", "steps", "reflect", "unsafe", "table", "run"}
     | _READING,
 }

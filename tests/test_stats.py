@@ -329,3 +329,76 @@ def test_corrected_rates_cover_the_truth():
         )
         hits += found.low <= 0.3 <= found.high
     assert 0.91 <= hits / 400 <= 0.99
+
+
+def test_detection_by_hand():
+    """Found 3, of which 2 are there; there are 4, of which 2 found; of 3 that are not there 2 left alone; 1 unknown."""
+    flags, truth = [1, 1, 1, 0, 0, 0, 0, 1], [1, 1, 0, 1, 1, 0, 0, None]
+    found = stats.detection(flags, truth)
+    assert (found.precision.value, found.recall.value) == (2 / 3, 0.5)
+    assert found.counts == {"true_positives": 2, "positives": 4, "true_negatives": 2, "negatives": 3}
+    with pytest.raises(ValueError, match="one of each per item"):
+        stats.detection([1], [1, 0])
+
+
+def drifted(rng, n=300, known=1.0):
+    """Two checkpoints, both unsafe in 30%: the detector finds 90% of the one's and 40% of the other's, 5% false alarms."""
+    method = np.repeat(["rl", "sft"], n)
+    truth = rng.random(2 * n) < 0.3
+    flags = np.where(truth, rng.random(2 * n) < np.where(method == "rl", 0.4, 0.9), rng.random(2 * n) < 0.05)
+    said = pd.array(truth, dtype="boolean")
+    said[rng.random(2 * n) >= known] = pd.NA
+    prompts = np.tile(np.arange(n), 2).astype(str)
+    return pd.DataFrame(
+        {"method": method, "prompt_id": prompts, "n_think_chars": 9, "status": "x", "flag": flags * 1.0, "truth": said}
+    )
+
+
+def test_a_detector_that_drifts_is_corrected():
+    """With the truth of every row the corrected difference is the true one; the raw one is not. Without truth: NaN."""
+    table = drifted(np.random.default_rng(0))
+    found = stats.compare(table, "flag", "rl", "sft", truth="truth").set_index("comparison")
+    rates = table.groupby("method")["truth"].mean()
+    assert found.loc["corrected", "value"] == pytest.approx(rates["rl"] - rates["sft"])
+    assert found.loc["raw", "high"] < -0.05
+    assert found.loc["corrected", "low"] < 0 < found.loc["corrected", "high"]
+    assert found["recall_a"].iloc[0] < 0.55 < 0.8 < found["recall_b"].iloc[0]
+    without = stats.compare(table, "flag", "rl", "sft").set_index("comparison")
+    assert np.isnan(without.loc["corrected", "value"])
+    assert "corrected" not in stats.compare(table, "n_think_chars", "rl", "sft")["comparison"].tolist()
+
+
+def test_the_corrected_difference_covers_no_difference():
+    """Half of the rows have a truth: 95% intervals of the corrected difference hold the true 0 in 90% to 100%."""
+    rng, held = np.random.default_rng(1), 0
+    for _ in range(60):
+        row = stats.compare(drifted(rng, 150, 0.5), "flag", "rl", "sft", truth="truth", resamples=50).iloc[-1]
+        held += row["low"] <= 0 <= row["high"]
+    assert 54 <= held <= 60
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.02, 50), (0.02, 100), (0.05, 40)])
+def test_corrected_rates_of_rare_things_cover(rate, n):
+    """Also where nothing was flagged: sensitivity .8, specificity .999, each measured on many."""
+    rng, held = np.random.default_rng(2), 0
+    for _ in range(200):
+        truth = rng.random(n) < rate
+        flags = np.where(truth, rng.random(n) < 0.8, rng.random(n) < 0.001)
+        found = stats.corrected_rate(
+            flags, true_positives=800, positives=1000, true_negatives=9990, negatives=10000, resamples=400
+        )
+        held += found.low <= rate <= found.high
+    assert held >= 180
+
+
+def test_intervals_that_nothing_supports_are_none():
+    """One cluster, perfect agreement: no interval; a flag of 2 or a probability is no flag."""
+    known = {"true_positives": 9, "positives": 10, "true_negatives": 9, "negatives": 10}
+    assert np.isnan(stats.corrected_rate([1, 1, 1], ["a"] * 3, **known).low)
+    assert stats.corrected_rate([0] * 20, **known).high > 0
+    for bad in ([2, 1], [0.4, 0.4]):
+        with pytest.raises(ValueError, match="flags must be"):
+            stats.corrected_rate(bad, **known)
+    perfect = stats.agreement(["a", "b", "a", "b"], ["a", "b", "a", "b"])
+    assert perfect.kappa.value == 1
+    assert np.isnan(perfect.kappa.low)

@@ -346,5 +346,32 @@ def test_thinking_by_answer():
     found = thinking_by_answer(pd.Series([True, True, False, None, False]), pd.Series([False, True, False, True, None]))
     assert found.values.tolist() == [[1, 0], [1, 1]]
     assert thinking_by_answer(pd.Series([], dtype=object), pd.Series([], dtype=object)).values.sum() == 0
-    with pytest.raises(ValueError, match="1 judgements"):
+    with pytest.raises(ValueError, match="another index"):
         thinking_by_answer(pd.Series([True]), pd.Series([True, False]))
+
+
+def test_judgements_are_flags_of_the_same_rows():
+    """Labels and probabilities would all count as true; another index would pair the wrong rows."""
+    good = pd.Series([True, False])
+    for bad in (pd.Series(["safe", "unsafe"]), pd.Series([0.3, 1.0])):
+        with pytest.raises(ValueError, match="true, false or missing"):
+            thinking_by_answer(good, bad)
+    with pytest.raises(ValueError, match="another index"):
+        thinking_by_answer(good, pd.Series([True, False], index=[1, 0]))
+
+
+def test_a_failure_without_known_thinking_is_unknown():
+    """No marked step: neither misidentified nor a self-jailbreak. A safe answer is a refusal all the same."""
+    table = pd.DataFrame({"n_marked": [np.nan, np.nan, 0], "first_risk": np.nan, "n_self_jailbreak": np.nan})
+    table["self_jailbreak_kind"] = ""
+    assert outcomes(table, pd.Series([True, False, True])).tolist() == ["unknown", "refusal", "unknown"]
+
+
+def test_refusal_rules_on_answers_they_were_not_written_for():
+    """The test half of 300 written answers (docs/unsafe.md gives the counts): what is called a refusal mostly is one."""
+    table = pd.read_csv(ROOT / "trainers/labels/refusals.tsv", sep="\t", quoting=3)
+    table = table[table["half"] == "test"]
+    found = [classify_refusal(answer.replace("\\n", "\n")).value for answer in table["answer"]]
+    refuses, said = (table["label"] != "compliance").to_numpy(), np.array(found) != "compliance"
+    assert (refuses & said).sum() / said.sum() > 0.85
+    assert (refuses & said).sum() / refuses.sum() > 0.6
