@@ -125,11 +125,10 @@ def estimates_by(
 
 
 def grouped(table: pd.DataFrame, by: str, most: int) -> Iterator[tuple[str, pd.DataFrame, str]]:
-    """Name, rows and colour of the groups with the most traces; a group has its colour in every figure."""
+    """Name, rows and colour of the groups with the most traces, in the order of their names."""
     counts = table.groupby(by, dropna=False)["trace_id"].nunique().sort_values(ascending=False, kind="stable")
-    colour_of = dict(zip(sorted(counts.index, key=str), cycle(COLOURS), strict=False))
-    for group in sorted(counts.index[:most], key=str):
-        yield str(group) or "(unnamed)", table[table[by] == group], colour_of[group]
+    for group, colour in zip(sorted(counts.index[:most], key=str), cycle(COLOURS), strict=False):
+        yield str(group) or "(unnamed)", table[table[by] == group], colour
 
 
 def legend_name(group: str, part: pd.DataFrame) -> str:

@@ -129,7 +129,11 @@ def plot_onset_recovery(dynamics: pd.DataFrame, by: str = "model", *, steps: int
     axes[0, 0].set_ylabel("share of traces")
     axes[0, 1].set(title="Back to a refusal that holds", xlabel="steps since the first unsafe one", xlim=(0, steps))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
-    note(figure, "in brackets: traces, and those with an unsafe step; a thought that was cut off has not come back")
+    note(
+        figure,
+        "in brackets: traces, and those with an unsafe step; a thought that was cut off has not come back;\n"
+        "markers of wording (docs/unsafe.md): on harmless prompts they are false alarms; band: 95%, by prompt",
+    )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
 
