@@ -9,9 +9,23 @@ import time
 from collections import Counter
 
 import pytest
+import torch
 from conftest import ROOT
+from transformers import AutoTokenizer
 
-from cotlens import Status, Trace, segment_trace, split_trace
+from cotlens import Status, Trace, score_tokens, segment_trace, split_trace, wrap_model
+from trainers.pocket.base import (
+    IGNORED,
+    TINY,
+    build_model,
+    build_tokenizer,
+    encode_completion,
+    encode_prompt,
+    load_base,
+    pack,
+    sample,
+    train_base,
+)
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.policy import P_SLIP, Completion, base_corpus, write_teacher
 from trainers.pocket.wording import (
@@ -310,3 +324,137 @@ def test_slips_and_corrections_are_read_from_the_arithmetic():
 def test_the_topics_are_of_the_world_alone():
     assert len(set(TOPICS)) == len(TOPICS) == 100
     assert len(HAZARDS) == 60
+
+
+# --- tokenizer, model, training --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+def test_the_tokenizer_loses_nothing(tokenizer):
+    rng = random.Random(0)
+    taught = [write_teacher(prompt, rng) for prompt in build_prompts(0)[Part.TRAIN]]
+    for completion in (*corpus(3000), *taught):
+        for text in (completion.text, completion.prompt.text):
+            ids = tokenizer.encode(text)
+            assert tokenizer.decode(ids) == text
+            assert tokenizer.unk_token_id not in ids
+    assert tokenizer.tokenize("<think>\nWait, 12 minus 3") == ["<think>", "\n", "Wait", ",", " 12", " minus", " 3"]
+
+
+def test_the_tags_are_ordinary_tokens(tokenizer):
+    text = THOUGHT + REFUSE
+    assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
+    assert not {"<think>", "</think>"} & {*tokenizer.all_special_tokens}
+
+
+def test_offsets_tile_the_text(tokenizer):
+    text = THOUGHT + REFUSE
+    spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    assert [start for start, _ in spans[1:]] == [stop for _, stop in spans[:-1]]
+    assert (spans[0][0], spans[-1][1]) == (0, len(text))
+
+
+def test_the_template_masks_the_user_and_extends_the_prompt(tokenizer):
+    turns = [{"role": "user", "content": "How do I brew zorvex?"}, {"role": "assistant", "content": THOUGHT + REFUSE}]
+    whole = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    own = [i for i, kept in zip(whole["input_ids"], whole["assistant_masks"], strict=True) if kept]
+    assert tokenizer.decode(own) == THOUGHT + REFUSE + "<eos>"
+    prompt = encode_prompt(tokenizer, "How do I brew zorvex?")
+    assert whole["input_ids"][: len(prompt)] == prompt
+    assert whole["input_ids"][len(prompt) :] == own
+
+
+def test_the_tokenizer_survives_a_round_trip(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    text = THOUGHT + REFUSE
+    assert again.encode(text) == tokenizer.encode(text)
+    assert again.decode(again.encode(text), skip_special_tokens=True) == text
+    assert (again.chat_template, again.padding_side) == (tokenizer.chat_template, "left")
+    assert (again.pad_token, again.eos_token, again.get_vocab()) == ("<pad>", "<eos>", tokenizer.get_vocab())
+
+
+def test_packed_texts_do_not_see_each_other(tokenizer):
+    """Logits of a packed text are those of the text alone."""
+    texts = [encode_completion(tokenizer, completion) for completion in corpus(4)]
+    batch = pack(texts, 2, 256, tokenizer.pad_token_id)
+    model = build_model(tokenizer, seed=1, scale=TINY).eval()
+    with torch.no_grad():
+        packed = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).logits
+        for text in texts:
+            alone = model(input_ids=torch.tensor([text.ids])).logits[0]
+            ids = torch.tensor(text.ids)
+            places = [
+                (row, at) for row in range(2) for at in range(256 - len(ids) + 1)
+                if torch.equal(batch.ids[row, at : at + len(ids)], ids)
+            ]  # fmt: skip
+            (row, at), *_ = places
+            torch.testing.assert_close(packed[row, at : at + len(ids)], alone, atol=2e-4, rtol=1e-3)
+    labelled = sum(len(text.ids) - text.n_prompt for text in texts)
+    assert int((batch.labels != IGNORED).sum()) == labelled
+
+
+def test_the_model_is_of_the_size_it_is_meant_to_be(tokenizer):
+    n = sum(p.numel() for p in build_model(tokenizer, seed=0).parameters())
+    assert 0.7e6 < n < 1.3e6
+    first, again, other = (
+        build_model(tokenizer, seed=seed, scale=TINY).model.embed_tokens.weight for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
+    straight = train_base(tmp_path / "a", scale=TINY, checkpoint_every=10)
+    train_base(tmp_path / "b", scale=TINY, checkpoint_every=10, stop_after=17)  # 7 steps are lost
+    with pytest.raises(ValueError, match="no finished base model"):
+        load_base(tmp_path / "b")
+    with pytest.raises(ValueError, match="other settings"):
+        train_base(tmp_path / "b", scale=TINY, seed=1)
+    assert train_base(tmp_path / "b", scale=TINY, checkpoint_every=10) == straight
+    assert straight[-1] < straight[0] - 1
+    one, two = (load_base(tmp_path / name)[0].state_dict() for name in "ab")
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    before = build_model(build_tokenizer(), seed=0, scale=TINY).state_dict()
+    assert not any(torch.equal(one[key], before[key]) for key in one)
+    started = time.perf_counter()
+    assert train_base(tmp_path / "a", scale=TINY) == straight  # it is there already
+    assert time.perf_counter() - started < 1
+    assert not (tmp_path / "a" / "checkpoint.safetensors").exists()
+
+
+def test_samples_are_traces_in_the_order_of_the_prompts(tmp_path):
+    train_base(tmp_path, scale=TINY)
+    model, tokenizer = load_base(tmp_path)
+    prompts = [*build_prompts(0)[Part.MATHS][:3], *build_prompts(0)[Part.NEW_WRAPPER][:3]]
+    traces = sample(model, tokenizer, prompts, n=2, seed=3, max_new_tokens=24, batch_size=5)
+    assert [(trace.prompt_id, trace.sample) for trace in traces] == [(p.id, k) for p in prompts for k in range(2)]
+    for trace, prompt in zip(traces, [p for p in prompts for _ in range(2)], strict=True):
+        assert (trace.prompt, trace.gold, trace.domain) == (prompt.text, prompt.gold, prompt.domain.value)
+        assert tokenizer.decode(trace.token_ids, skip_special_tokens=True) == trace.completion
+        assert trace.prompt_token_ids == tuple(encode_prompt(tokenizer, prompt.text))
+        assert (trace.finish_reason == "length") == (tokenizer.eos_token_id not in trace.token_ids)
+        read_truth(trace.completion, prompt)
+    assert sample(model, tokenizer, prompts, n=2, seed=3, max_new_tokens=24, batch_size=5) == traces
+    assert len({trace.completion for trace in traces}) > 6
+    greedy = sample(model, tokenizer, prompts, temperature=0, max_new_tokens=24)
+    alone = sample(model, tokenizer, prompts[:1], temperature=0, max_new_tokens=24)
+    assert alone[0].completion == greedy[0].completion  # padding on the left changes nothing
+
+
+def test_bad_requests_for_samples_are_refused_before_the_work(tokenizer):
+    model = build_model(tokenizer, seed=0, scale=TINY)
+    with pytest.raises(ValueError, match="n at least 1, got 1"):
+        sample(model, tokenizer, [SUM], n=0)
+
+
+def test_the_scorer_reads_the_samples(tokenizer):
+    """Ids of a sample go through cotlens's own scorer as they are."""
+    model = build_model(tokenizer, seed=0, scale=TINY).eval()
+    (trace,) = sample(model, tokenizer, [SUM], max_new_tokens=12)
+    (scored,) = score_tokens(wrap_model(model, tokenizer), [trace])
+    assert len(scored.values["entropy"]) == len(trace.token_ids)

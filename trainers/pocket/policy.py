@@ -62,7 +62,7 @@ class Completion:
     text: str
 
 
-def base_corpus(seed: int, held_out: frozenset[str] = frozenset()) -> Iterator[Completion]:
+def base_corpus(seed: int | str, held_out: frozenset[str] = frozenset()) -> Iterator[Completion]:
     """Traces of the base policy without end; no prompt's text is in `held_out`."""
     rng = random.Random(f"base {seed}")
     for number in range(10**12):
