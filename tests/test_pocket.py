@@ -32,6 +32,7 @@ from trainers.pocket.wording import (
     EXCUSES,
     FORMAL,
     HAZARDS,
+    LARGEST,
     LITTLE_KNOWN_HAZARDS,
     NEW_HAZARDS,
     NEW_WRAPPERS,
@@ -82,7 +83,7 @@ def test_too_many_prompts_are_an_error_with_the_number_there_is():
 def test_sums_stay_in_range_and_gold_is_their_value():
     for prompt in build_prompts(1)[Part.MATHS]:
         totals = list(itertools.accumulate(prompt.sum))
-        assert all(0 <= total <= 20 for total in totals)
+        assert all(0 <= total <= LARGEST for total in totals)
         shown = prompt.text.removeprefix("What is ").removeprefix("Work out ").removeprefix("How much is ")
         numbers = shown.rstrip("?.").replace("- ", "-").replace("+ ", "").split()
         assert (sum(map(int, numbers)), str(totals[-1])) == (totals[-1], prompt.gold)
@@ -400,7 +401,7 @@ def test_packed_texts_do_not_see_each_other(tokenizer):
 
 def test_the_model_is_of_the_size_it_is_meant_to_be(tokenizer):
     n = sum(p.numel() for p in build_model(tokenizer, seed=0).parameters())
-    assert 0.7e6 < n < 1.3e6
+    assert 0.5e6 < n < 1.3e6
     first, again, other = (
         build_model(tokenizer, seed=seed, scale=TINY).model.embed_tokens.weight for seed in (0, 0, 1)
     )
