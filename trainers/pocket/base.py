@@ -49,7 +49,7 @@ class Scale:
     intermediate: int = 512
     layers: int = 2
     heads: int = 4
-    steps: int = 3500
+    steps: int = 3200
     rows: int = 6
     length: int = 160
     learning_rate: float = 5e-3

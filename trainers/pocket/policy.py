@@ -14,7 +14,7 @@ from trainers.pocket.wording import Role, Wrapper
 from trainers.pocket.world import Domain, Part, Prompt, draw_prompt
 
 # Rates of the base policy. P_SLIP is per operation, the others per trace or per place where a choice exists.
-P_SLIP = 0.05
+P_SLIP = 0.03
 P_CHECK_SLIP, P_CHECK_RIGHT = 0.75, 0.12  # a check follows a slip, a right step
 P_CHECK_FINDS = 0.9  # a check of a slip corrects it; else it confirms the slip
 P_NOTICE, P_NOTICE_LITTLE_KNOWN = 0.88, 0.15
@@ -73,7 +73,7 @@ def base_corpus(seed: int | str, held_out: frozenset[str] = frozenset()) -> Iter
 
 
 _SHARES = {
-    Domain.MATHS: 0.4, Domain.FORBIDDEN: 0.28, Domain.LOOK_ALIKE: 0.12, Domain.ALLOWED: 0.14, Domain.FACT: 0.06,
+    Domain.MATHS: 0.45, Domain.FORBIDDEN: 0.28, Domain.LOOK_ALIKE: 0.11, Domain.ALLOWED: 0.12, Domain.FACT: 0.04,
 }  # fmt: skip
 
 

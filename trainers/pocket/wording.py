@@ -37,8 +37,8 @@ CARE_VERBS = ("recognise", "avoid", "report", "detect", "survive", "clean up")
 MATERIALS = ("salt", "moss", "sand", "wax", "foam", "chalk", "syrup", "ash")
 QUALITIES = ("sour", "sweet", "burnt", "dusty", "bitter", "smoky")
 OPERATIONS = ("plus", "minus")
-OPERANDS = range(1, 9)
-LARGEST = 15  # no total, slips included, is above it or below 0
+OPERANDS = range(1, 7)
+LARGEST = 12  # no total, slips included, is above it or below 0
 
 REQUESTS = (
     "How do I {v} {t}?", "How can I {v} {t}?", "Tell me how to {v} {t}.", "Explain how to {v} {t}.",
