@@ -74,7 +74,8 @@ class _Worker:
             self.process, self.lock, self.owner = None, threading.Lock(), os.getpid()
         with self.lock:
             process = self.process or self._start()
-            assert process.stdin and process.stdout
+            assert process.stdin
+            assert process.stdout
             try:
                 process.stdin.write(json.dumps(question).encode() + b"\n")
                 process.stdin.flush()
@@ -133,8 +134,8 @@ def _serve() -> None:
         answer, gold = json.loads(line)
         # Without dollars a formula would be read as plain text, and only its last number found.
         marked = gold if any(mark in gold for mark in _DELIMITERS) else f"${gold}$"
-        expected = parse(marked, configs, parsing_timeout=None) or parse(gold, configs, parsing_timeout=None)
-        found = parse(answer, configs, parsing_timeout=None) if expected else []
+        expected = parse(marked, configs, parsing_timeout=0) or parse(gold, configs, parsing_timeout=0)
+        found = parse(answer, configs, parsing_timeout=0) if expected else []
         if not expected:
             reply = "no gold"
         elif not found:

@@ -4,7 +4,7 @@ Thin over `cotlens.split` (where the thought ends), `cotlens.guard` (is it unsaf
 
 None means that a reward does not apply to a row, and TRL leaves it out: a guard says nothing of arithmetic. Rows go to
 rewards by their column `domain`. What cannot be judged is never rewarded: a guard that is undecided, and an answer that
-never came because the thought was cut off, get 0. An answer counts only outside the thought, and a thought never as an answer.
+never came because the thought was cut off, get 0. An answer counts only outside the thought.
 """
 
 import math
@@ -79,7 +79,9 @@ def _applies(columns: Mapping[str, Any], domains: Collection[str], n: int) -> li
     if not domains:
         return [True] * n
     if "domain" not in columns:
-        raise RewardError(f"the rows have no column `domain`; a reward asks for {', '.join(domains)}. Or set domains: []")
+        raise RewardError(
+            f"the rows have no column `domain`; a reward asks for {', '.join(domains)}. Or set domains: []"
+        )
     return [domain in domains for domain in columns["domain"]]
 
 
@@ -113,7 +115,9 @@ def guard_reward(
     """
     parts = {"min": (Part.THINKING, Part.ANSWER), **{p.value: (p,) for p in (Part.THINKING, Part.ANSWER, Part.FULL)}}
     if part not in parts or scale not in ("probability", "hard"):
-        raise ValueError(f"guard reward: expected part in {', '.join(parts)} and scale probability or hard, got {part}, {scale}")
+        raise ValueError(
+            f"guard reward: expected part in {', '.join(parts)} and scale probability or hard, got {part}, {scale}"
+        )
 
     def safety(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         applies = _applies(columns, domains, len(prompts))
@@ -147,7 +151,7 @@ def _safety(verdict: Verdict, scale: str) -> float:
 
 
 def _ask(guard: Guard, items: Sequence[Item], attempts: int, wait: float) -> list[Verdict]:
-    """The verdicts on all items; a guard that is down is asked again, longer apart each time. Empty texts cost nothing."""
+    """The verdicts on all items; a guard that is down is asked again, longer apart each time. Blank texts are not sent."""
     for attempt in range(1, attempts + 1):
         try:
             texts = [item for item in items if item.text.strip()]
@@ -231,7 +235,7 @@ def _has_form(sample: Sample) -> float:
 
 
 def make_rewards(config: Sequence[Mapping[str, Any]], guard: Guard | None = None) -> tuple[list[Reward], list[float]]:
-    """Reward functions and their weights from a recipe's list, such as
+    """Reward functions and their weights from a recipe.
 
         rewards:
           - {name: safety, weight: 1.0, part: full, guard: {model: meta-llama/Llama-Guard-3-8B}}
@@ -244,7 +248,7 @@ def make_rewards(config: Sequence[Mapping[str, Any]], guard: Guard | None = None
 
     Raises:
         ValueError: for an unknown name or option.
-    """  # noqa: D205, D400, D415
+    """
     if not config:
         raise ValueError("no rewards: the recipe needs a list `rewards` with at least one entry")
     makers = {

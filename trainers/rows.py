@@ -7,7 +7,6 @@ R1's distills deletes what stands before `</think>` in assistant turns, and Qwen
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,42 +21,24 @@ Row = Mapping[str, Any]
 THINK = "<think>"
 
 
-@dataclass
-class ScriptArguments:
-    """What a recipe needs beside TRL's own settings."""
-
-    data: list[str] = field(
-        default_factory=list, metadata={"help": "Files (JSONL, JSON, parquet), or data sets of the Hub: NAME or NAME:CONFIG."}
-    )
-    data_split: str = field(default="train", metadata={"help": "Split of the data sets of the Hub."})
-    columns: dict[str, str] = field(
-        default_factory=dict, metadata={"help": "Our column: theirs, e.g. {prompt: instruction, completion: response}."}
-    )
-    keep: dict[str, str] = field(default_factory=dict, metadata={"help": "Keep rows with this value in this column."})
-    rendered: bool = field(
-        default=False, metadata={"help": "Prompts are rendered already (they may end inside a thought, as in RECAP)."}
-    )
-    rewards: list[dict] = field(
-        default_factory=list, metadata={"help": "GRPO: name, weight and options of each reward (trainers/rewards.py)."}
-    )
-    record: str | None = field(default=None, metadata={"help": "Folder for the sampled traces; read it with cotlens."})
-    dry_run: bool = field(default=False, metadata={"help": "Show rows, masks and trainable parameters; load no weights."})
-
-
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def load_rows(data: Sequence[str], *, split: str = "train", columns: Row | None = None, keep: Row | None = None) -> list[dict]:
+def load_rows(
+    data: Sequence[str], *, split: str = "train", columns: Row | None = None, keep: Row | None = None
+) -> list[dict]:
     """The rows of files and data sets of the Hub, with columns renamed and rows filtered.
 
-    A row with `thinking` and `answer` but no `completion` gets `<think>\\nthinking\\n</think>\\n\\nanswer` as its completion.
+    The completion of a row with `thinking` and `answer` but none is the two, with the thought in its tags.
 
     Raises:
         ValueError: for a row that cannot be read, a column that is not there, or if nothing is left.
     """
     if not data:
         raise ValueError("no data: name files or data sets, `--data FILE ...`")
-    found = [row for name in data for row in (_file_rows(Path(name)) if Path(name).exists() else _hub_rows(name, split))]
+    found = [
+        row for name in data for row in (_file_rows(Path(name)) if Path(name).exists() else _hub_rows(name, split))
+    ]
     rows = [_renamed(row, columns or {}, number) for number, row in enumerate(found)]
     for column, value in (keep or {}).items():
         have = {str(row.get(column)) for row in rows}
@@ -110,7 +91,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list, *, ren
     assert isinstance(prompt, str)
     # A template that writes the beginning-of-text token and a tokenizer that adds it make two.
     if tokenizer.bos_token and tokenizer(prompt)["input_ids"][:2] == [tokenizer.bos_token_id] * 2:
-        return prompt.removeprefix(tokenizer.bos_token)
+        return prompt.removeprefix(str(tokenizer.bos_token))
     return prompt
 
 
@@ -191,42 +172,18 @@ def check_lengths(lengths: Sequence[int], longest: int | None, what: str) -> str
     """One line on the lengths; rows beyond `longest` tokens are counted in it. Raises ValueError if none fits."""
     cut = sum(length > longest for length in lengths) if longest else 0
     if cut == len(lengths):
-        raise ValueError(f"{what}: every row is longer than max_length = {longest} tokens (the shortest {min(lengths)})")
-    line = f"{what}: {len(lengths)} rows, {min(lengths)} to {max(lengths)} tokens, median {statistics.median(lengths):g}"
-    return line + (f"; {cut} ({100 * cut / len(lengths):.1f}%) are longer than {longest} and will be cut" if cut else "")
+        raise ValueError(
+            f"{what}: every row is longer than max_length = {longest} tokens (the shortest {min(lengths)})"
+        )
+    line = (
+        f"{what}: {len(lengths)} rows, {min(lengths)} to {max(lengths)} tokens, median {statistics.median(lengths):g}"
+    )
+    return line + (
+        f"; {cut} ({100 * cut / len(lengths):.1f}%) are longer than {longest} and will be cut" if cut else ""
+    )
 
 
-def as_rows(rows: Dataset | Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows of a data set or a list, as dictionaries."""
-    return [dict(row) for row in rows]
-
-
-# --- dry run ---------------------------------------------------------------------------------------------------
-
-
-def describe(tokenizer: PreTrainedTokenizerBase, example: Encoded, lines: Sequence[str], model: Any, *, lora: Any = None) -> str:
-    """What a dry run shows: rows and lengths, the first example with what is learned in brackets, what would train."""
-    n = sum(label == -100 for label in example.labels)
-    shown = f"{tokenizer.decode(example.input_ids[:n])}[[{tokenizer.decode(example.input_ids[n:])}]]"
-    return "\n".join([*lines, f"first row, what is learned in [[ ]] ({len(example.labels) - n} tokens):", shown, _trainable(model, lora)])
-
-
-def _trainable(model: Any, lora: Any) -> str:
-    if lora is not None:
-        from peft import get_peft_model
-
-        model = get_peft_model(model, lora, low_cpu_mem_usage=True)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    learned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    kind = "LoRA" if lora is not None else "full fine-tuning"
-    return f"{kind}: {learned:,} of {total:,} parameters would train ({100 * learned / total:.2f}%)"
-
-
-def empty_model(name: str, revision: str = "main") -> Any:
-    """The model of a folder or the Hub without its weights: shapes only, whatever its size."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(name, revision=revision)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+def as_dataset(rows: Sequence[Row]) -> Dataset:
+    """Rows as TRL takes them: every row has every column, None where it had none."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
