@@ -147,7 +147,7 @@ def _watched(function: Reward, recorder: Recorder, is_last: bool) -> Reward:
     def watched(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         failure, values = "", []
         try:
-            values = function(prompts, completions, **columns)
+            values = function(prompts=prompts, completions=completions, **columns)
             failure = _nan(function.__name__, values, prompts, completions)
         except RewardError as error:
             failure = str(error)

@@ -22,8 +22,8 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 # What makes tiny models quick on a CPU: GRPOConfig(**CPU, ...). TRL's own defaults are for GPUs: bfloat16 and
-# activation checkpointing each cost time here. Sample all completions of a step at once (per_device_train_batch_size), and set
-# torch.set_num_threads to the cores that are free.
+# activation checkpointing each cost time here. Sample all completions of a step at once (per_device_train_batch_size),
+# and set torch.set_num_threads to the cores that are free.
 CPU: Mapping[str, Any] = {
     "use_cpu": True,
     "bf16": False,

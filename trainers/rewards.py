@@ -151,7 +151,7 @@ def _safety(verdict: Verdict, scale: str) -> float:
 
 
 def _ask(guard: Guard, items: Sequence[Item], attempts: int, wait: float) -> list[Verdict]:
-    """The verdicts on all items; a guard that is down is asked again, longer apart each time. Blank texts are not sent."""
+    """The verdicts on all items; a guard that is down is asked again, ever longer apart. Blank texts are not sent."""
     for attempt in range(1, attempts + 1):
         try:
             texts = [item for item in items if item.text.strip()]

@@ -22,14 +22,16 @@ class ScriptArguments:
         metadata={"help": "Files (JSONL, JSON, parquet), or data sets of the Hub: NAME or NAME:CONFIG."},
     )
     data_split: str = field(default="train", metadata={"help": "Split of the data sets of the Hub."})
-    columns: Any = field(
+    columns: dict | str | None = field(
         default_factory=dict, metadata={"help": "Our column: theirs; {prompt: instruction} in YAML, JSON elsewhere."}
     )
-    keep: Any = field(default_factory=dict, metadata={"help": "Keep rows with this value in this column."})
+    keep: dict | str | None = field(
+        default_factory=dict, metadata={"help": "Keep rows with this value in this column."}
+    )
     rendered: bool = field(
         default=False, metadata={"help": "Prompts are rendered already; they may end inside a thought, as in RECAP."}
     )
-    rewards: Any = field(
+    rewards: list | str | None = field(
         default_factory=list, metadata={"help": "GRPO: name, weight and options of each reward (trainers/rewards.py)."}
     )
     record: str | None = field(default=None, metadata={"help": "GRPO: folder for the rollouts as cotlens traces."})
