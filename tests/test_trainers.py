@@ -33,6 +33,15 @@ OPENING = (
 ROWS = [{"prompt": f"{a} {b}", "domain": "math"} for a in WORDS[:4] for b in WORDS[:2]]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small are slower on more threads, many times so where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def settings(kind, path, **options):
     common = {"output_dir": str(path), "learning_rate": 0.01, "logging_steps": 1, "disable_tqdm": True, "seed": 3}
     return kind(**grpo.CPU | common | {"max_steps": 3, "per_device_train_batch_size": 2} | options)
@@ -303,6 +312,13 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, trains):
             name = f"rollouts/step={step:06d}/part-00000.parquet"
             again, once = (list(read_traces(tmp_path / run / name)) for run in ("killed", "whole"))
             assert [trace.token_ids for trace in again] == [trace.token_ids for trace in once]
+
+
+def test_rollouts_of_another_run_are_not_overwritten(tmp_path):
+    (tmp_path / "record" / "rollouts" / "step=000000").mkdir(parents=True)
+    config = grpo_settings(tmp_path)
+    with pytest.raises(ValueError, match="holds the rollouts of another run"):
+        grpo.train(model(), tiny_tokenizer(), ROWS, rewards=[length], args=config, record=tmp_path / "record")
 
 
 class FallingGuard:

@@ -215,9 +215,9 @@ class Evaluate(TrainerCallback):
                 "Evaluate needs the whole model on one process: not with FSDP or ZeRO-3; sample checkpoints"
             )
         if PartialState().is_main_process:
-            _forget_later(self.folder / "samples", state.global_step + 1)
-            if not _part(self.folder / "samples", state.global_step, 0).exists():
-                self.sample(model, state.global_step)
+            _forget_later(self.folder / "samples", state.global_step + (state.global_step > 0))
+            if state.global_step == 0:
+                self.sample(model, 0)
         PartialState().wait_for_everyone()
 
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:  # noqa: ARG002
@@ -327,6 +327,7 @@ class _Dice(TrainerCallback):
     """Keeps the random state of the last finished step, as a checkpoint written there would have it."""
 
     def __init__(self) -> None:
+        self.first = 0
         self.keep()
 
     def keep(self) -> None:
@@ -342,6 +343,7 @@ class _Dice(TrainerCallback):
             torch.cuda.set_rng_state_all(cuda)
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:  # noqa: ARG002
+        self.first = state.global_step
         self.keep()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ARG002
@@ -361,13 +363,13 @@ def train_or_stop(trainer: Any, resume: str | bool | None = None) -> None:
     Raises:
         RewardError: naming the checkpoint and what failed.
     """
-    dice = _Dice()
+    dice, checkpoint = _Dice(), newest(trainer.args.output_dir, resume)
     trainer.add_callback(dice)
     try:
-        trainer.train(resume_from_checkpoint=newest(trainer.args.output_dir, resume))
+        trainer.train(resume_from_checkpoint=checkpoint)
     except RewardError as error:
         step = trainer.state.global_step
-        if not (Path(trainer.args.output_dir) / f"checkpoint-{step}" / "trainer_state.json").exists():
+        if not (checkpoint and step == dice.first):  # else it is there already
             dice.put_back()
             # transformers writes checkpoints inside its loop only; the weights are those of the last finished step.
             trainer._save_checkpoint(trainer.model, trial=None)

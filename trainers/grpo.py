@@ -123,6 +123,8 @@ def train(
     n_prompts = (args.generation_batch_size or 1) // (args.num_generations or 1)
     if len(ready) < n_prompts:
         raise ValueError(f"{len(ready)} rows, but a batch samples {n_prompts} prompts: TRL would train on nothing")
+    if record and not resume and any(Path(record).glob("rollouts/step=*")):
+        raise ValueError(f"{record}: holds the rollouts of another run; choose another folder, resume it, or remove it")
     recorder = Recorder(rewards, args.reward_weights, tokenizer, Path(record) if record else None, method=method)
     with quiet():
         if args.beta and lora is None:
