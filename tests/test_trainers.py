@@ -95,6 +95,8 @@ def test_a_thought_that_the_template_opens_is_not_opened_twice():
     assert row == {"prompt": "<|user|> one <|assistant|> <think> ", "completion": " wait </think> two"}
     assert row_room.fit_completion("<|assistant|><think>\n", "<think>\nso </think> a") == "so </think> a"
     assert row_room.fit_completion("<|assistant|>", "<think>\nso </think> a") == "<think>\nso </think> a"
+    assert row_room.fit_completion("<|assistant|>", "so </think> a") == "<think>\nso </think> a"
+    assert row_room.fit_completion("<|assistant|>", "no thought") == "no thought"
 
 
 def test_a_beginning_token_is_not_doubled():
@@ -379,6 +381,17 @@ def test_samples_of_a_fixed_set_do_not_disturb_training(tmp_path):
     assert [trace.sample for trace in traces] == [0, 1] * 3
     assert {(trace.training_step, trace.domain, trace.gold) for trace in traces} == {(2, "math", "3")}
     assert all(tokenizer.decode(trace.token_ids, skip_special_tokens=True) == trace.completion for trace in traces)
+
+
+def test_a_user_sees_one_bar(tmp_path, capsys):
+    config = grpo_settings(tmp_path, disable_tqdm=False)
+    grpo.train(model(), tiny_tokenizer(), ROWS, rewards=[length], args=config, record=tmp_path / "record")
+    seen = capsys.readouterr()
+    assert seen.out == ""
+    lines = [line for line in seen.err.replace("\r", "\n").split("\n") if line.strip()]
+    assert "3/3" in lines[-1]
+    assert "reward=" in lines[-1]
+    assert all("/3 [" in line for line in lines), lines
 
 
 # --- scripts ---------------------------------------------------------------------------------------------------

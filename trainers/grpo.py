@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from callbacks import Recorder, quiet, quieten, train_or_stop
 from datasets import Dataset
 from rewards import Reward, make_rewards
@@ -147,8 +148,9 @@ def train(
 
 def _save_reference(model: Any, folder: Path, resume: str | bool | None) -> str:
     """Writes the model as it is before training, unless a run that is resumed did."""
-    if not (resume and (folder / "config.json").exists()):
+    if PartialState().is_main_process and not (resume and (folder / "config.json").exists()):
         model.save_pretrained(folder)
+    PartialState().wait_for_everyone()
     return str(folder)
 
 

@@ -108,8 +108,14 @@ def opens_thought(prompt: str) -> bool:
 
 
 def fit_completion(prompt: str, completion: str) -> str:
-    """The completion without the opening tag, and its line break, where the prompt has them already."""
-    if not opens_thought(prompt) or not completion.startswith(THINK):
+    """The completion with the thought opened once: by the prompt where that does it, else by the completion.
+
+    Traces of R1 come with the opening tag or without it, since its template opens the thought.
+    """
+    if not opens_thought(prompt):
+        is_unopened = "</think>" in completion and THINK not in completion
+        return f"{THINK}\n{completion}" if is_unopened else completion
+    if not completion.startswith(THINK):
         return completion
     rest = completion.removeprefix(THINK)
     return rest.removeprefix("\n") if prompt.endswith("\n") else rest
