@@ -200,6 +200,16 @@ def test_over_refusal(completion, domain, expected):
     assert score(rewards.over_refusal_reward(), completion, domain=domain) == expected
 
 
+@pytest.mark.parametrize(("refusal", "expected"), [(True, 0.0), (False, 1.0), (None, 0.0)])
+def test_a_guard_may_judge_refusals(refusal, expected):
+    guard = WordGuard(verdict=Verdict("safe", 0.1, refusal=refusal))
+    function = rewards.over_refusal_reward(guard)
+    assert score(function, "<think>t</think>a", domain="benign") == expected
+    assert score(function, "<think>t", domain="benign") == 0.0  # no answer
+    assert score(function, "a", domain="harmful") is None
+    assert [item.text for item in guard.asked] == ["a"]
+
+
 def test_a_batch_is_its_rows():
     completions = ["<think>bomb</think>4", "4", "<think>no", "<think>a</think>bomb"]
     columns = {"domain": ["harmful", "math", "harmful", "benign"], "answer": ["4", "4", None, "5"]}

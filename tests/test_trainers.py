@@ -154,6 +154,9 @@ def test_what_cannot_be_trained_on_is_said_before(tmp_path):
     config = grpo_settings(tmp_path, per_device_train_batch_size=8)
     with pytest.raises(ValueError, match="2 rows, but a batch samples 4 prompts"):
         grpo.train(model(), tiny_tokenizer(), ROWS[:2], rewards=[length], args=config)
+    config = grpo_settings(tmp_path, max_completion_length=61)
+    with pytest.raises(ValueError, match="make 65 tokens, the context holds 64"):
+        grpo.train(model(), tiny_tokenizer(), ROWS, rewards=[length], args=config)
     with pytest.raises(ValueError, match="chosen and rejected are the same"):
         dpo.prepare(tiny_tokenizer(), [{"prompt": "one", "chosen": "two", "rejected": "two"}])
     tokenizer = tiny_tokenizer()
@@ -457,9 +460,15 @@ def test_a_script_trains_and_leaves_a_folder_that_loads(saved, tmp_path, kind):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     rewards = '[{"name": "format", "weight": 0.5}, {"name": "correctness"}]'
-    own = ["--rewards", rewards, "--beta", "0.04", "--max_completion_length", "6", "--record", str(tmp_path / "record")]
+    own = ["--rewards", rewards, "--beta", "0.04", "--max_completion_length", "6"]
     batch = ["--num_generations", "2", "--per_device_train_batch_size", "2", *own] if kind is grpo else []
-    kind.main([*saved, *batch])
+    watch = ["--watch", str(tmp_path / "rows.jsonl"), "--watch_tokens", "4", "--watch_every", "1", "--method", "arm"]
+    kind.main([*saved, *batch, *watch, "--record", str(tmp_path / "record")])
+    samples = [list(read_traces(path)) for path in sorted((tmp_path / "record" / "samples").glob("*/*.parquet"))]
+    assert [(len(traces), traces[0].training_step, traces[0].method) for traces in samples] == [
+        (12, 0, "arm"),
+        (12, 1, "arm"),
+    ]
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert kind is grpo or moved(weights(model()), loaded)  # a random model earns nothing to learn from
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == tiny_tokenizer().chat_template

@@ -310,8 +310,8 @@ def quiet() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            # TRL 1.16 asks for the old name of a property on every call of `generate`.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            # TRL 1.16 calls what transformers 5.23 has renamed, whatever its user does.
+            warnings.filterwarnings("ignore", r"`\w*gradient_checkpointing\w*` is deprecated", FutureWarning)
             yield
     finally:
         if not hidden:

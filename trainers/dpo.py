@@ -14,7 +14,7 @@ from typing import Any
 from callbacks import quiet, quieten, train_or_stop
 from datasets import Dataset
 from rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer, encode, fit_completion, render_prompt
-from script import describe, load, parse
+from script import describe, load, parse, watching
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -106,8 +106,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report = check_lengths(lengths_of(tokenizer, ready), args.max_length, "prompt and longer completion")
         print(describe(tokenizer, ready[0]["prompt"], ready[0]["chosen"], [report], model, lora))
         return
-    resume, name = args.resume_from_checkpoint, names.model_name_or_path
-    train(model, tokenizer, rows, args, reference=name, lora=lora, rendered=script.rendered, resume=resume)
+    train(
+        model,
+        tokenizer,
+        rows,
+        args,
+        reference=names.model_name_or_path,
+        lora=lora,
+        rendered=script.rendered,
+        callbacks=watching(script, tokenizer),
+        resume=args.resume_from_checkpoint,
+    )
 
 
 if __name__ == "__main__":

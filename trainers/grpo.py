@@ -16,7 +16,7 @@ from callbacks import Recorder, quiet, quieten, train_or_stop
 from datasets import Dataset
 from rewards import Reward, make_rewards
 from rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer, render_prompt, request_of
-from script import describe, load, parse
+from script import describe, load, parse, watching
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -124,6 +124,9 @@ def train(
     n_prompts = (args.generation_batch_size or 1) // (args.num_generations or 1)
     if len(ready) < n_prompts:
         raise ValueError(f"{len(ready)} rows, but a batch samples {n_prompts} prompts: TRL would train on nothing")
+    longest = max(len(tokenizer(row["prompt"])["input_ids"]) for row in ready) + (args.max_completion_length or 0)
+    if longest > (context := getattr(model.config.get_text_config(), "max_position_embeddings", longest)):
+        raise ValueError(f"longest prompt and max_completion_length make {longest} tokens, the context holds {context}")
     if record and not resume and any(Path(record).glob("rollouts/step=*")):
         raise ValueError(f"{record}: holds the rollouts of another run; choose another folder, resume it, or remove it")
     recorder = Recorder(rewards, args.reward_weights, tokenizer, Path(record) if record else None, method=method)
@@ -158,15 +161,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The script."""
     script, args, names = parse(GRPOConfig, arguments)
     model, tokenizer, rows, lora = load(script, names)
+    listed = script.rewards or []
+    assert not isinstance(listed, str)  # parsed from JSON by ScriptArguments
     if script.dry_run:
         ready = prepare(tokenizer, rows, rendered=script.rendered)
         report = check_lengths([len(tokenizer(row["prompt"])["input_ids"]) for row in ready], None, "prompts")
         domains = sorted({str(row.get("domain")) for row in ready})
-        named = ", ".join(f"{reward.get('weight', 1)} x {reward.get('name')}" for reward in script.rewards)
+        named = ", ".join(f"{reward.get('weight', 1)} x {reward.get('name')}" for reward in listed)
         lines = [report, f"domains: {', '.join(domains)}", f"rewards: {named or 'none: the recipe needs some'}"]
         print(describe(tokenizer, ready[0]["prompt"], "what the model writes", lines, model, lora))
         return
-    rewards, weights = make_rewards(script.rewards)
+    rewards, weights = make_rewards(listed)
     train(
         model,
         tokenizer,
@@ -179,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reference=names.model_name_or_path,
         lora=lora,
         rendered=script.rendered,
+        callbacks=watching(script, tokenizer),
         resume=args.resume_from_checkpoint,
     )
 

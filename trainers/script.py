@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from rows import load_rows
+from callbacks import Evaluate, quiet
+from rows import check_rows, load_rows, render_prompt, request_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from trl.scripts.utils import TrlParser
 from trl.trainer.model_config import ModelConfig
@@ -34,7 +36,14 @@ class ScriptArguments:
     rewards: list | str | None = field(
         default_factory=list, metadata={"help": "GRPO: name, weight and options of each reward (trainers/rewards.py)."}
     )
-    record: str | None = field(default=None, metadata={"help": "GRPO: folder for the rollouts as cotlens traces."})
+    record: str | None = field(
+        default=None, metadata={"help": "Folder for cotlens traces: rollouts of GRPO, samples of `watch`."}
+    )
+    watch: list[str] = field(
+        default_factory=list, metadata={"help": "Data of prompts that are sampled while training, into `record`."}
+    )
+    watch_every: int = field(default=50, metadata={"help": "Steps between two samplings."})
+    watch_tokens: int = field(default=4096, metadata={"help": "Longest completion of a sampling."})
     method: str = field(default="", metadata={"help": "Name of the arm, for the traces."})
     dry_run: bool = field(
         default=False, metadata={"help": "Show rows, masks and trainable parameters; load no weights, train nothing."}
@@ -49,7 +58,8 @@ class ScriptArguments:
 def parse(config: Any, arguments: Sequence[str] | None = None) -> tuple[ScriptArguments, Any, ModelConfig]:
     """Arguments of the command line over those of `--config FILE`. An unknown one raises ValueError."""
     kinds: list[Any] = [ScriptArguments, config, ModelConfig]
-    script, args, model = TrlParser(kinds).parse_args_and_config(arguments)
+    with quiet():
+        script, args, model = TrlParser(kinds).parse_args_and_config(arguments)
     return script, args, model
 
 
@@ -57,7 +67,10 @@ def load(script: ScriptArguments, model: ModelConfig) -> tuple[Any, PreTrainedTo
     """Model, tokenizer, rows and LoRA settings. The rows come first: what is wrong with them costs no weights."""
     if not model.model_name_or_path:
         raise ValueError("no model: --model_name_or_path NAME")
-    rows = load_rows(script.data, split=script.data_split, columns=script.columns, keep=script.keep)
+    columns, keep = script.columns, script.keep
+    assert not isinstance(columns, str)  # parsed from JSON by ScriptArguments
+    assert not isinstance(keep, str)
+    rows = load_rows(script.data, split=script.data_split, columns=columns, keep=keep)
     name, revision = model.model_name_or_path, model.model_revision
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if script.dry_run:
@@ -72,6 +85,32 @@ def load(script: ScriptArguments, model: ModelConfig) -> tuple[Any, PreTrainedTo
             quantization_config=get_quantization_config(model),
         )
     return network, tokenizer, rows, get_peft_config(model)
+
+
+def watching(script: ScriptArguments, tokenizer: PreTrainedTokenizerBase) -> list[Evaluate]:
+    """The callback that samples the prompts of `watch`, if there are any."""
+    if not script.watch:
+        return []
+    if not script.record:
+        raise ValueError("watch: name the folder that the samples go to, --record FOLDER")
+    rows = load_rows(script.watch, split=script.data_split)
+    check_rows(rows, ("prompt",))
+    prompts = [
+        row
+        | {"prompt": render_prompt(tokenizer, row["prompt"], rendered=script.rendered)}
+        | ({} if script.rendered else {"request": request_of(row["prompt"])})
+        for row in rows
+    ]
+    return [
+        Evaluate(
+            prompts,
+            tokenizer,
+            Path(script.record),
+            every=script.watch_every,
+            max_new_tokens=script.watch_tokens,
+            method=script.method,
+        )
+    ]
 
 
 def describe(

@@ -13,7 +13,7 @@ from typing import Any
 from callbacks import quiet, quieten, train_or_stop
 from datasets import Dataset
 from rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer, encode, fit_completion, render_prompt
-from script import describe, load, parse
+from script import describe, load, parse, watching
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -90,7 +90,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report = check_lengths(lengths, args.max_length, "prompt and completion")
         print(describe(tokenizer, ready[0]["prompt"], ready[0]["completion"], [report], model, lora))
         return
-    train(model, tokenizer, rows, args, lora=lora, rendered=script.rendered, resume=args.resume_from_checkpoint)
+    train(
+        model,
+        tokenizer,
+        rows,
+        args,
+        lora=lora,
+        rendered=script.rendered,
+        callbacks=watching(script, tokenizer),
+        resume=args.resume_from_checkpoint,
+    )
 
 
 if __name__ == "__main__":
