@@ -99,6 +99,21 @@ def test_a_thought_that_the_template_opens_is_not_opened_twice():
     assert row_room.fit_completion("<|assistant|>", "no thought") == "no thought"
 
 
+def test_a_template_that_deletes_thoughts_deletes_none_that_is_learned():
+    """The template of R1's distills drops what stands before `</think>` in assistant turns."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = OPENING.replace("message['content']", "message['content'].split('</think>')[-1]")
+    before = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "hmm </think> two"},
+        {"role": "user", "content": "three"},
+    ]
+    (row,) = sft.prepare(tokenizer, [{"prompt": before, "completion": "<think> wait </think> four"}])
+    ids = row_room.encode(tokenizer, **row)
+    assert "hmm" not in tokenizer.decode(ids.input_ids)  # an earlier turn, as the model meets it when it is used
+    assert tokenizer.decode([label for label in ids.labels if label != -100]) == "wait </think> four <eos>"
+
+
 def test_a_beginning_token_is_not_doubled():
     """The template writes it and the tokenizer adds it, as those of the Llama distills do."""
     from tokenizers.processors import TemplateProcessing
@@ -262,6 +277,18 @@ def test_grpo_moves_every_parameter_and_records_what_trl_logs(tmp_path, monkeypa
         assert sorted(trace.sample for trace in ours) == [0, 0, 1, 1]
     files = sorted((tmp_path / "record" / "rollouts").glob("*/*.parquet"))
     assert analyze(files, tmp_path / "run").trace_table()["training_step"].tolist() == [0] * 4 + [1] * 4
+
+
+def test_grpo_raises_the_reward(tmp_path):
+    """What is rewarded becomes more frequent: the share of `wait` among the words of a completion."""
+
+    def waits(completions, **_):
+        return [completion.split().count("wait") / 8 for completion in completions]
+
+    config = grpo_settings(tmp_path, max_steps=40, per_device_train_batch_size=16, num_generations=8, beta=0.0)
+    trainer = grpo.train(model(), tiny_tokenizer(), ROWS, rewards=[waits], args=config)
+    earned = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    assert sum(earned[-10:]) / 10 > 0.2 + sum(earned[:5]) / 5
 
 
 def test_a_row_that_no_reward_scores_is_not_scored(tmp_path):

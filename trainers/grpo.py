@@ -22,9 +22,9 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-# What makes tiny models quick on a CPU: GRPOConfig(**CPU, ...). TRL's own defaults are for GPUs: bfloat16 and
-# activation checkpointing each cost time here. Sample all completions of a step at once (per_device_train_batch_size),
-# and set torch.set_num_threads to the cores that are free.
+# What makes tiny models quick on a CPU: GRPOConfig(**CPU, ...), and torch.set_num_threads to the cores that are free.
+# TRL's own defaults are for GPUs. Measured on one thread, 0.9 million parameters, 64 completions of 80 tokens: 1.4 s a
+# step, of which sampling takes 45%, backward 34%, forward 18%; rewards and recording 3%. A KL term adds a fifth.
 CPU: Mapping[str, Any] = {
     "use_cpu": True,
     "bf16": False,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from accelerate import PartialState
 from rows import opens_thought, request_of
 
 from cotlens import Refusal, Status, TraceError, classify_refusal, split_think
@@ -292,4 +293,5 @@ def _load(settings: Mapping[str, Any] | None) -> Guard:
     options = {key: value for key, value in settings.items() if key not in ("url", "model")}
     if "url" in settings:
         return EndpointGuard(settings["url"], settings["model"], **options)
+    options.setdefault("device", str(PartialState().device))  # each process has its own guard beside its own model
     return load_guard(settings["model"], **options)
