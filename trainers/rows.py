@@ -1,0 +1,195 @@
+"""Rows for the trainers: read, rendered once through the chat template, encoded, and checked before minutes are spent.
+
+Every trainer here works on the *rendered* prompt, a string that ends where the model starts to write. The completion is
+appended as it is. Sending whole conversations through the template instead would lose the thinking: the template of
+R1's distills deletes what stands before `</think>` in assistant turns, and Qwen3's keeps it only in the last one.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset, load_dataset
+from transformers import PreTrainedTokenizerBase
+
+from cotlens.read import MAX_LINE_BYTES
+from cotlens.rows import BadRow, read_rows
+from cotlens.split import OpenedBy, split_think
+
+Row = Mapping[str, Any]
+THINK = "<think>"
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
+
+
+def load_rows(
+    data: Sequence[str], *, split: str = "train", columns: Row | None = None, keep: Row | None = None
+) -> list[dict]:
+    """The rows of files and data sets of the Hub, with columns renamed and rows filtered.
+
+    The completion of a row with `thinking` and `answer` but none is the two, with the thought in its tags.
+
+    Raises:
+        ValueError: for a row that cannot be read, a column that is not there, or if nothing is left.
+    """
+    if not data:
+        raise ValueError("no data: name files or data sets, `--data FILE ...`")
+    found = [
+        row for name in data for row in (_file_rows(Path(name)) if Path(name).exists() else _hub_rows(name, split))
+    ]
+    rows = [_renamed(row, columns or {}, number) for number, row in enumerate(found)]
+    for column, value in (keep or {}).items():
+        have = {str(row.get(column)) for row in rows}
+        rows = [row for row in rows if str(row.get(column)) == str(value)]
+        if not rows:
+            raise ValueError(f"no row has {column} = {value!r}; its values are {', '.join(sorted(have)[:10])}")
+    if not rows:
+        raise ValueError(f"{', '.join(data)}: no rows")
+    return rows
+
+
+def _file_rows(path: Path) -> Iterable[dict[str, Any]]:
+    for number, row in read_rows(path, MAX_LINE_BYTES):
+        if isinstance(row, BadRow):
+            raise ValueError(f"{path}, row {number}: {row.reason}")
+        yield dict(row)
+
+
+def _hub_rows(name: str, split: str) -> Iterable[dict[str, Any]]:
+    if name.startswith((".", "/", "~")) or name.endswith((".jsonl", ".json", ".gz", ".parquet")):
+        raise ValueError(f"{name}: no such file")
+    repository, _, config = name.partition(":")
+    return load_dataset(repository, config or None, split=split)  # pyright: ignore[reportReturnType]
+
+
+def _renamed(row: dict[str, Any], columns: Row, number: int) -> dict[str, Any]:
+    for ours, theirs in columns.items():
+        if theirs not in row:
+            raise ValueError(f"row {number} has no column {theirs!r} (for {ours}); it has {', '.join(row)}")
+    row = {**row, **{ours: row[theirs] for ours, theirs in columns.items()}}
+    if "completion" not in row and {"thinking", "answer"} <= set(row):
+        row["completion"] = f"<think>\n{row['thinking']}\n</think>\n\n{row['answer']}"
+    return row
+
+
+# --- rendering -------------------------------------------------------------------------------------------------
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list, *, rendered: bool = False) -> str:
+    """The prompt as the model reads it: through the chat template, up to where the model starts to write.
+
+    Args:
+        tokenizer: of the model.
+        prompt: a request, or a list of messages.
+        rendered: leave the prompt as it is.
+    """
+    if not rendered:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        prompt = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    assert isinstance(prompt, str)
+    # A template that writes the beginning-of-text token and a tokenizer that adds it make two.
+    if tokenizer.bos_token and tokenizer(prompt)["input_ids"][:2] == [tokenizer.bos_token_id] * 2:
+        return prompt.removeprefix(str(tokenizer.bos_token))
+    return prompt
+
+
+def request_of(prompt: str | list) -> str:
+    """What the user asked: the text of the last user message; this is what a guard reads."""
+    if isinstance(prompt, str):
+        return prompt
+    return next((str(message["content"]) for message in reversed(prompt) if message["role"] == "user"), "")
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether a rendered prompt ends inside a thought, so that the completion must not open one."""
+    return split_think("x", prompt).opened_by is OpenedBy.PROMPT
+
+
+def fit_completion(prompt: str, completion: str) -> str:
+    """The completion with the thought opened once: by the prompt where that does it, else by the completion.
+
+    Traces of R1 come with the opening tag or without it, since its template opens the thought.
+    """
+    if not opens_thought(prompt):
+        is_unopened = "</think>" in completion and THINK not in completion
+        return f"{THINK}\n{completion}" if is_unopened else completion
+    if not completion.startswith(THINK):
+        return completion
+    rest = completion.removeprefix(THINK)
+    return rest.removeprefix("\n") if prompt.endswith("\n") else rest
+
+
+# --- encoding --------------------------------------------------------------------------------------------------
+
+
+class Encoded(NamedTuple):
+    """One row for supervised training: `labels` is -100 on the prompt, and the ids on the completion and its end."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> Encoded:
+    """Prompt and completion encoded apart, as a model that writes the completion behind the prompt would see them."""
+    before = tokenizer(prompt)["input_ids"]
+    after = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    if after[-1:] != [tokenizer.eos_token_id]:
+        after = [*after, tokenizer.eos_token_id]
+    return Encoded([*before, *after], [-100] * len(before) + after)
+
+
+# --- checks ----------------------------------------------------------------------------------------------------
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, rendered: bool = False) -> None:
+    """Raises ValueError if the tokenizer cannot do what training asks of it."""
+    name = tokenizer.name_or_path or type(tokenizer).__name__
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{name}: no end-of-text token; completions could not be ended. Set tokenizer.eos_token")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"{name}: no padding token. Set tokenizer.pad_token to one that no text holds; the end-of-text token "
+            "would teach a model that pads are ends"
+        )
+    if rendered:
+        return
+    if not tokenizer.chat_template:
+        raise ValueError(f"{name}: no chat template. Use the tokenizer of an instruct model, or render the prompts")
+    messages = [{"role": "user", "content": "1"}]
+    own = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]  # pyright: ignore
+    ours = tokenizer(render_prompt(tokenizer, messages))["input_ids"]
+    if list(own) != list(ours):
+        raise ValueError(f"{name}: a prompt rendered to text is encoded as {ours}, the template itself gives {own}")
+
+
+def check_rows(rows: Sequence[Row], needed: Sequence[str]) -> None:
+    """Raises ValueError if there is nothing to train on, or a row lacks a column."""
+    if not rows:
+        raise ValueError("no rows left to train on: the data set is empty, or nothing passed the filter")
+    for number, row in enumerate(rows):
+        missing = [column for column in needed if not row.get(column)]
+        if missing:
+            raise ValueError(f"row {number} has no {' and no '.join(missing)}; its columns are {', '.join(row)}")
+
+
+def check_lengths(lengths: Sequence[int], longest: int | None, what: str) -> str:
+    """One line on the lengths; rows beyond `longest` tokens are counted in it. Raises ValueError if none fits."""
+    cut = sum(length > longest for length in lengths) if longest else 0
+    if cut == len(lengths):
+        raise ValueError(
+            f"{what}: every row is longer than max_length = {longest} tokens (the shortest {min(lengths)})"
+        )
+    line = (
+        f"{what}: {len(lengths)} rows, {min(lengths)} to {max(lengths)} tokens, median {statistics.median(lengths):g}"
+    )
+    return line + (
+        f"; {cut} ({100 * cut / len(lengths):.1f}%) are longer than {longest} and will be cut" if cut else ""
+    )
+
+
+def as_dataset(rows: Sequence[Row]) -> Dataset:
+    """Rows as TRL takes them: every row has every column, None where it had none."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
