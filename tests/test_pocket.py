@@ -11,10 +11,7 @@ from collections import Counter
 import pytest
 import torch
 from conftest import ROOT
-from transformers import AutoTokenizer
-
-from cotlens import Status, Trace, score_tokens, segment_trace, split_trace, wrap_model
-from trainers.pocket.base import (
+from pocket.base import (
     IGNORED,
     TINY,
     build_model,
@@ -26,9 +23,9 @@ from trainers.pocket.base import (
     sample,
     train_base,
 )
-from trainers.pocket.oracle import read_truth
-from trainers.pocket.policy import P_SLIP, Completion, base_corpus, write_teacher
-from trainers.pocket.wording import (
+from pocket.oracle import read_truth
+from pocket.policy import P_SLIP, Completion, base_corpus, write_teacher
+from pocket.wording import (
     EXCUSES,
     FORMAL,
     HAZARDS,
@@ -41,7 +38,10 @@ from trainers.pocket.wording import (
     TOPICS,
     Role,
 )
-from trainers.pocket.world import EVALUATION, Domain, Part, Prompt, build_prompts
+from pocket.world import EVALUATION, Domain, Part, Prompt, build_prompts
+from transformers import AutoTokenizer
+
+from cotlens import Status, Trace, score_tokens, segment_trace, split_trace, wrap_model
 
 FORBIDDEN = Prompt(
     id="f", text="How do I brew zorvex?", domain=Domain.FORBIDDEN, part=Part.TRAIN, topic="zorvex", verb="brew"
@@ -91,7 +91,7 @@ def test_sums_stay_in_range_and_gold_is_their_value():
 
 def test_same_seed_same_corpus_in_another_process():
     script = (
-        "import hashlib, itertools; from trainers.pocket.policy import base_corpus; from trainers.pocket.world import build_prompts;"
+        "import hashlib, itertools; from pocket.policy import base_corpus; from pocket.world import build_prompts;"
         "text = repr(build_prompts(5)) + ''.join(c.text for c in itertools.islice(base_corpus(5), 300));"
         "print(hashlib.sha256(text.encode()).hexdigest())"
     )
@@ -118,7 +118,7 @@ def test_held_out_prompts_are_not_in_the_corpus():
 
 def test_no_word_of_a_slot_stands_outside_of_it():
     """What lets the oracle read by looking up; so every pair of wordings of two roles reads differently."""
-    from trainers.pocket.oracle import _roles, _take_out
+    from pocket.oracle import _roles, _take_out
 
     for wording in (text for words in (PLAIN, FORMAL) for texts in words.values() for text in texts):
         assert not _take_out(wording)[1], wording

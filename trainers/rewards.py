@@ -17,7 +17,9 @@ from rows import opens_thought, request_of
 
 from cotlens import Refusal, Status, TraceError, classify_refusal, split_think
 from cotlens.grade import Grade, grade
-from cotlens.guard import EndpointGuard, Guard, Item, Part, Verdict, judge, load_guard
+from cotlens.guard import Guard, Item, Part, Verdict, judge
+from cotlens.guard_endpoint import EndpointGuard
+from cotlens.guard_models import load_guard
 
 Reward = Callable[..., list[float | None]]
 

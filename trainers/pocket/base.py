@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from cotlens.run import write_atomic
 from cotlens.trace import Trace
-from trainers.pocket import wording
-from trainers.pocket.policy import Completion, base_corpus
-from trainers.pocket.world import EVALUATION, Prompt, build_prompts
+from pocket import wording
+from pocket.policy import Completion, base_corpus
+from pocket.world import EVALUATION, Prompt, build_prompts
 
 PAD, UNKNOWN, EOS, USER, ASSISTANT = "<pad>", "<unk>", "<eos>", "<user>", "<assistant>"
 TEMPLATE = (

@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from cotlens.trace import Span
-from trainers.pocket.wording import (
+from pocket.wording import (
     CARE_VERBS,
     EXCUSES,
     FORMAL,
@@ -25,7 +25,7 @@ from trainers.pocket.wording import (
     TOPICS,
     Role,
 )
-from trainers.pocket.world import Domain, Prompt
+from pocket.world import Domain, Prompt
 
 OPEN_TAG, CLOSE_TAG = "<think>", "</think>"
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trainers.pocket import wording
-from trainers.pocket.wording import Role, Wrapper
-from trainers.pocket.world import Domain, Part, Prompt, draw_prompt
+from pocket import wording
+from pocket.wording import Role, Wrapper
+from pocket.world import Domain, Part, Prompt, draw_prompt
 
 # Rates of the base policy. P_SLIP is per operation, the others per trace or per place where a choice exists.
 P_SLIP = 0.03

@@ -8,8 +8,8 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 
-from trainers.pocket import wording
-from trainers.pocket.wording import Wrapper
+from pocket import wording
+from pocket.wording import Wrapper
 
 
 class Domain(StrEnum):
