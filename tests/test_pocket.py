@@ -41,6 +41,8 @@ from pocket.wording import (
 from pocket.world import EVALUATION, Domain, Part, Prompt, build_prompts
 from transformers import AutoTokenizer
 
+sys.path.insert(0, str(ROOT / "trainers"))
+
 from cotlens import Status, Trace, score_tokens, segment_trace, split_trace, wrap_model
 
 FORBIDDEN = Prompt(
@@ -97,7 +99,7 @@ def test_same_seed_same_corpus_in_another_process():
     )
     made = {
         subprocess.run(
-            [sys.executable, "-c", script], cwd=ROOT, env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            [sys.executable, "-c", script], cwd=ROOT, env={"PYTHONHASHSEED": seed, "PYTHONPATH": f"{ROOT}:{ROOT / 'trainers'}"},
             capture_output=True, text=True, check=True,
         ).stdout
         for seed in ("1", "2")

@@ -194,13 +194,13 @@ def train_filtered_sft(setting: Setting) -> None:
 def train_grpo(setting: Setting) -> None:
     """GRPO from the base, thinking and answer both judged, on TRL's trainer."""
     from grpo import CPU, train
-    from trl import GRPOConfig
+    from trl.trainer.grpo_config import GRPOConfig
 
     plan, folder = setting.plan, setting.folder / "grpo"
     model, tokenizer = setting.base()
     rewards, weights = rewards_of(setting)
     args = GRPOConfig(
-        **CPU | {"save_strategy": "steps"},
+        **{**CPU, "save_strategy": "steps"},
         output_dir=str(folder / "model"),
         seed=setting.seed,
         learning_rate=plan.grpo_rate,
@@ -224,7 +224,7 @@ def train_grpo(setting: Setting) -> None:
 
 def _fine_tune(setting: Setting, arm: str, rows: Sequence[dict[str, str]]) -> None:
     from sft import train
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
     model, tokenizer = setting.base()
     args = SFTConfig(
@@ -366,7 +366,9 @@ def run_all(out: Path, seeds: int, plan: Plan, *, workers: int = 2, arms: Sequen
             if process.returncode:
                 for other in running.values():
                     other.terminate()
-                raise RuntimeError(f"seed {job[0]}, {job[1]} failed; see {_log(out, *job)}\n{_tail(out, *job, 2000)}")
+                raise RuntimeError(
+                    f"seed {job[0]}, {job[1]} failed; see {_log(out, *job)}\n{_tail(out, job[0], job[1], 2000)}"
+                )
             _say(f"seed {job[0]}: {job[1]} done after {_clock(time.monotonic() - started)}", last=True)
         _say(
             f"{total - len(waiting) - len(running)} of {total} done; "
@@ -428,7 +430,7 @@ def _say(text: str, *, last: bool = False) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The script."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/pocket"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2, help="arms side by side, one core each")
