@@ -5,14 +5,15 @@ answer such as `9**9**9**9` can hold for hours, and its own time limit works in 
 worker process of its own, which is killed when its time is up and started again: any thread and any process may call.
 """
 
+import atexit
 import json
+import math
 import os
 import select
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from enum import StrEnum
 from importlib.util import find_spec
 from typing import IO
@@ -56,7 +57,7 @@ def grade(answer: str, gold: str, *, seconds: float = SECONDS) -> Grade:
         raise ImportError("grading needs math-verify: pip install 'cotlens[train]'")
     if not answer.strip():
         return Grade.UNPARSED
-    reply = _WORKER.ask([answer, gold], seconds)
+    reply = _WORKER.ask(answer, gold, seconds)
     if reply == "no gold":
         raise ValueError(f"the reference {gold!r} has nothing mathematical in it; expected a number or a formula")
     return Grade(reply)
@@ -67,27 +68,25 @@ class _Worker:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self.lock, self.owner = threading.Lock(), 0
+        self.lock, self.owner = threading.Lock(), os.getpid()
+        self.of_parents: list[subprocess.Popen[bytes] | None] = []  # not ours to close
 
-    def ask(self, question: Sequence[str], seconds: float) -> str:
+    def ask(self, answer: str, gold: str, seconds: float) -> str:
         if self.owner != os.getpid():  # a forked child must not share its parent's worker, nor a lock held by a thread
+            self.of_parents.append(self.process)
             self.process, self.lock, self.owner = None, threading.Lock(), os.getpid()
         with self.lock:
             process = self.process or self._start()
             assert process.stdin
             assert process.stdout
             try:
-                process.stdin.write(json.dumps(question).encode() + b"\n")
+                process.stdin.write(json.dumps([answer, gold, seconds]).encode() + b"\n")
                 process.stdin.flush()
                 line = _read_line(process.stdout, time.monotonic() + seconds)
             except BrokenPipeError:
                 line = b""
             if not line.endswith(b"\n"):
-                process.kill()
-                process.wait()
-                process.stdin.close()
-                process.stdout.close()
-                self.process = None
+                self.close()
                 return Grade.UNPARSED.value
             return json.loads(line)
 
@@ -98,13 +97,23 @@ class _Worker:
         assert self.process.stdout
         line = _read_line(self.process.stdout, time.monotonic() + 120)  # sympy takes a second or two to load
         if line != b"ready\n":
-            self.process.kill()
-            self.process = None
+            self.close()
             raise ImportError("math-verify could not be loaded; its own message stands above")
         return self.process
 
+    def close(self) -> None:
+        if self.process is None or self.owner != os.getpid():
+            return
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe:
+                pipe.close()
+        self.process = None
+
 
 _WORKER = _Worker()
+atexit.register(_WORKER.close)
 
 
 def _read_line(pipe: "IO[bytes]", deadline: float) -> bytes:
@@ -119,9 +128,10 @@ def _read_line(pipe: "IO[bytes]", deadline: float) -> bytes:
 
 
 def _serve() -> None:
-    """The worker: one JSON list `[answer, gold]` a line in, one JSON string a line out, until its input ends."""
+    """The worker: a JSON list `[answer, gold, seconds]` a line in, a JSON string a line out, until its input ends."""
     import logging
     import resource
+    import signal
 
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
@@ -131,7 +141,8 @@ def _serve() -> None:
     configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
-        answer, gold = json.loads(line)
+        answer, gold, seconds = json.loads(line)
+        signal.alarm(math.ceil(seconds) + 10)  # the system ends it if the caller, who should have, is no more
         # Without dollars a formula would be read as plain text, and only its last number found.
         marked = gold if any(mark in gold for mark in _DELIMITERS) else f"${gold}$"
         expected = parse(marked, configs, parsing_timeout=0) or parse(gold, configs, parsing_timeout=0)
@@ -142,4 +153,5 @@ def _serve() -> None:
             reply = Grade.UNPARSED.value
         else:
             reply = (Grade.CORRECT if verify(expected, found, timeout_seconds=None) else Grade.WRONG).value
+        signal.alarm(0)
         print(json.dumps(reply), file=replies, flush=True)
