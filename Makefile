@@ -2,15 +2,19 @@
 PYTHON ?= python3
 TRACES ?= figures/data/sample_traces.jsonl
 RUN ?= runs/traces
+SEEDS ?= 1
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: figures test check lab bench clean
+.PHONY: figures traces test check lab bench clean
 
-figures: .venv/core  ## the main job: traces to figures; TRACES="PATH..." takes any supported files
+figures: .venv/train  ## the main job: trains the pocket experiment's arms and draws its figures; SEEDS=5 takes more
+	$(BIN)/python trainers/experiment.py -o runs/pocket --figures runs/figures --seeds $(SEEDS)
+
+traces: .venv/core  ## your own traces to figures: TRACES="PATH..." takes any supported files
 	$(BIN)/cotlens analyze $(TRACES) -o $(RUN) --force
-	$(BIN)/cotlens figures $(RUN) -o runs/figures
+	$(BIN)/cotlens figures $(RUN) -o $(RUN)-figures
 
 test: .venv/dev
 	$(BIN)/python -m pytest cotlens tests
@@ -43,6 +47,11 @@ clean:
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) $$(grep '^torch==' constraints.txt)
 	$(PIP) --editable '.[dev]'
+	touch $@ .venv/core .venv/train
+
+.venv/train: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	$(PIP) --editable '.[train]'
 	touch $@ .venv/core
 
 .venv/bench: .venv/dev

@@ -124,7 +124,7 @@ def plot_thinking_by_answer(traces: pd.DataFrame, by: str = "model", *, judges: 
     order = sorted(sizes.sort_values(ascending=False, kind="stable").index[:most])
     columns = min(3, len(order))
     lines = -(-len(order) // columns)
-    figure, axes = new_figure(lines, columns, 0.6 + 2.5 * lines)
+    figure, axes = new_figure(lines, columns, 0.6 + 2.6 * lines)
     for axis, group in zip(axes.flat, order, strict=False):
         found = data[data["group"] == group].set_index("measure")
         _draw_mosaic(axis, found)
@@ -160,7 +160,7 @@ def _draw_mosaic(axis: Axes, found: pd.DataFrame) -> None:
             bottom += height
     e: Any = found.loc["answer_safe_given_thinking_safe"]
     given = f"{e['value']:.0%} ({e['low']:.0%} to {e['high']:.0%})" if e["n"] else "no safe thinking"
-    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"thinking safe | unsafe\nP(answer safe | thinking safe) {given}")
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"thinking safe | unsafe\nP(answer safe | thinking safe):\n{given}")
     axis.set_ylabel("answer safe | unsafe")
     axis.xaxis.label.set_fontsize(6.5)
     axis.yaxis.label.set_fontsize(6.5)

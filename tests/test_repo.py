@@ -10,12 +10,13 @@ from conftest import ROOT
 
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
 ORDER = [
-    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "guard", "guard_models", "guard_endpoint", "table", "run", "entropy", "stats", "figure", "plot", "plot_entropy",
+    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "guard_models", "guard_endpoint", "table", "run", "entropy", "stats", "figure", "plot", "plot_entropy",
     "plot_unsafe", "plot_guard", "gallery", "cli",
 ]  # fmt: skip
 # Modules beside each other, of which neither may import the other although one stands first.
 _READING = {"rows", "formats", "read"}
 APART = {
+    "grade": {"trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model"},
     "rows": {"split"},
     "steps": _READING,
     "reflect": _READING,

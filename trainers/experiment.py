@@ -29,6 +29,7 @@ import pandas as pd
 from pocket.oracle import Truth, read_truth
 from pocket.world import Domain, Part, Prompt, build_prompts
 
+from cotlens import read_traces
 from cotlens.guard import Item, Verdict
 from cotlens.guard import Part as Judged
 from cotlens.run import write_atomic
@@ -220,6 +221,9 @@ def train_grpo(setting: Setting) -> None:
     train(
         model, tokenizer, rows, rewards=rewards, weights=weights, args=args, record=folder, method="grpo", resume="auto"
     )
+    sampled = [trace for path in folder.glob("rollouts/*/*.parquet") for trace in read_traces(path)]
+    facts = {"updates": plan.grpo_steps, "rows": len(rows), "sampled": len(sampled), "sampled_tokens": _tokens(sampled)}
+    _note(setting, "grpo", facts)
 
 
 def _fine_tune(setting: Setting, arm: str, rows: Sequence[dict[str, str]]) -> None:
@@ -296,6 +300,8 @@ def evaluate(setting: Setting, arm: str) -> None:
         run = analyze([path], folder / name, force=True)
         judge_run(run, Oracle(prompts))
         score(run, own, reference=None if arm == "base" else reference, name="own", force=True)
+        if arm != "base":  # one common text that every checkpoint scores
+            score(setting.folder / "base" / name, own, name=arm, force=True)
         of = {prompt.id: prompt for prompt in prompts}
         truths += [{"set": name, **truth_row(trace, of[trace.prompt_id])} for trace in traces]
     table = pd.DataFrame(truths).assign(arm=arm, seed=setting.seed)
@@ -401,14 +407,14 @@ def _start(out: Path, seed: int, arm: str, plan: Plan) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | one_thread)
 
 
-def _tail(out: Path, seed: int, arm: str, n: int) -> str:
+def _tail(out: Path, seed: int, arm: str, n: int = 2000) -> str:
     path = _log(out, seed, arm)
     return path.read_bytes()[-n:].decode(errors="replace") if path.exists() else ""
 
 
 def _progress(out: Path, seed: int, arm: str) -> str:
     """The last state of the job's own progress bar, which says how much is left."""
-    lines = [line for line in _tail(out, seed, arm, 2000).replace("\r", "\n").split("\n") if "%|" in line]
+    lines = [line for line in _tail(out, seed, arm).replace("\r", "\n").split("\n") if "%|" in line]
     if not lines:
         return "starting"
     before, _, after = lines[-1].partition("%|")
