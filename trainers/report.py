@@ -221,21 +221,26 @@ def verdicts(table: pd.DataFrame, sft: str = "teacher_sft", rl: str = "grpo") ->
     An interval that excludes zero decides; *kept* means that the whole interval lies within a margin: 0.05 for a share,
     a fifth of the base's value for a rate.
     """
-    found = {(row.arm, row.measure): row for row in differences(table).itertuples()}
+    changes = differences(table).set_index(["arm", "measure"])
+
+    def found(arm: str, measure: str) -> Any:
+        nothing = pd.Series({"value": math.nan, "low": math.nan, "high": math.nan})
+        return changes.loc[(arm, measure)] if (arm, measure) in changes.index else nothing
+
     of_base = measures(table).set_index(["arm", "measure"])["value"].loc["base"].to_dict()
     return [
         _uneven(table, sft, rl),
         _lowers_and_keeps(
-            "C2 SFT lowers mathematics, RL keeps it", found[sft, "correct"], found[rl, "correct"], MARGIN
+            "C2 SFT lowers mathematics, RL keeps it", found(sft, "correct"), found(rl, "correct"), MARGIN
         ),
-        _falls("C3 RL lowers entropy of thinking on forbidden requests", found[rl, "entropy_think_forbidden"]),
+        _falls("C3 RL lowers entropy of thinking on forbidden requests", found(rl, "entropy_think_forbidden")),
         _lowers_and_keeps(
             "C4 RL keeps the rate of reflection on mathematics, SFT lowers it",
-            found[sft, "reflection_rate_maths"],
-            found[rl, "reflection_rate_maths"],
+            found(sft, "reflection_rate_maths"),
+            found(rl, "reflection_rate_maths"),
             KEPT * float(of_base["reflection_rate_maths"]),
         ),
-        _falls("C5 RL lowers unsafe thinking", found[rl, "unsafe_thinking_forbidden"]),
+        _falls("C5 RL lowers unsafe thinking", found(rl, "unsafe_thinking_forbidden")),
     ]
 
 
