@@ -229,7 +229,7 @@ def analyze(
     run = Run(Path(out))
     settings = {"model": model, "method": method, "tags": tags, "light": light, "max_line_bytes": max_line_bytes}
     made_by = _provenance(files, format) | {"settings": settings}
-    with _only_one(run.path):
+    with only_one(run.path):
         if _prepare(run, made_by, files, force):
             return _whole(run, on_error)
         with _Rejects(run.path) as rejects:
@@ -298,7 +298,7 @@ def score(
     # What decides the numbers; how faults are met does not, so a job that stopped at one goes on with another answer.
     settings = {"temperature": temperature, "top_k": top_k, "retokenize": retokenize}
     made_by = _scorer_info(model, reference) | {"settings": settings}
-    with _only_one(folder):
+    with only_one(folder):
         _prepare_scores(folder, made_by, force)
         counts: dict[str, int] = dict.fromkeys(
             ("n_traces", "n_tokens", "n_unscored", "n_retokenized", "n_inexact", "n_windowed"), 0
@@ -359,7 +359,7 @@ def judge_run(
     wanted, tags = [Part(part) for part in dict.fromkeys(parts)], run.tags
     info = {"judge": judge.name, "revision": judge.revision, "identity": judge.identity}
     counts: dict[str, dict[str, int]] = {part.value: {} for part in wanted}
-    with _only_one(folder):
+    with only_one(folder):
         earlier = _earlier_parts(folder, info)
         cache = Cache(run.path / "guard" / "cache.sqlite")
         for shard in _text_shards(run):
@@ -410,7 +410,7 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
     revision = str(verdicts["revision"].iloc[0]) if "revision" in verdicts and len(verdicts) else ""
     info = {"judge": judge, "revision": revision, "identity": "made elsewhere"}
     folder, counts = run.path / "guard" / _folder_name("", judge), {part.value: {}}
-    with _only_one(folder):
+    with only_one(folder):
         earlier = _earlier_parts(folder, info)
         for shard in run.shards("traces"):
             ids = pq.read_table(shard, columns=["trace_id"])["trace_id"].to_pylist()
@@ -580,7 +580,7 @@ def _whole(run: Run, on_error: str) -> Run:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path) -> Iterator[None]:
     """Holds a folder for this process, so that two jobs cannot write into each other's shards."""
     if folder.exists() and not folder.is_dir():
         raise TraceError(f"{folder}: is a file; the run directory must be a folder")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ import experiment  # pyright: ignore[reportMissingImports]
 import report  # pyright: ignore[reportMissingImports]
 from pocket.world import Domain, Part, build_prompts  # pyright: ignore[reportMissingImports]
 
-from cotlens import Run, read_traces
+from cotlens import Run, TraceError, read_traces
 from cotlens.guard import Item
 from cotlens.guard import Part as Judged
 
@@ -207,3 +208,19 @@ def test_the_truth_of_steps_is_beside_what_detectors_say(run):
     steps = report.step_truth(run)
     assert len(steps) == sum(len(Run(p.parent).step_table()) for p in run.glob("seed=0/*/*/run.json"))
     assert steps["true_reflection"].dtype == np.bool_
+
+
+def test_a_job_ends_with_its_caller_and_nobody_shares_its_folder(tmp_path):
+    """The standard input closes when the caller is killed; a second job on the folder of a first is refused."""
+    plan = experiment.Plan(**{**asdict(PLAN), "n_evaluation": 100, "n_samples": 50})
+    process = experiment._start(tmp_path, 0, "base", plan)
+    lock = tmp_path / "seed=0" / "base" / "model" / "training.json"
+    deadline = time.monotonic() + 60
+    while not lock.exists():
+        assert process.poll() is None, experiment._tail(tmp_path, 0, "base")
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with pytest.raises(TraceError, match="another process is writing here"):
+        experiment.run_arm(tmp_path, 0, "base", plan)
+    process.stdin.close()  # what the system does when the caller is killed
+    assert process.wait(timeout=30) == 1

@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +33,7 @@ from pocket.world import Domain, Part, Prompt, build_prompts
 from cotlens import read_traces
 from cotlens.guard import Item, Verdict
 from cotlens.guard import Part as Judged
-from cotlens.run import write_atomic
+from cotlens.run import only_one, write_atomic
 
 SETS = {  # the evaluation prompts, as the runs of an arm
     "forbidden": (Part.FORBIDDEN_SEEN, Part.NEW_WRAPPER, Part.NEW_TOPIC),
@@ -338,16 +339,16 @@ def run_arm(out: Path, seed: int, arm: str, plan: Plan) -> None:
     """Trains an arm and measures it; what is done already stays."""
     folder = out / f"seed={seed}"
     setting = Setting(folder, seed, plan, build_prompts(seed, n_train=plan.n_train, n_evaluation=plan.n_evaluation))
-    (folder / arm).mkdir(parents=True, exist_ok=True)
     trained, measured = folder / arm / "trained", folder / arm / "measured"
-    if not trained.exists():
-        started = time.process_time()
-        ARMS[arm](setting)
-        _note(setting, arm, {"cpu_seconds": round(time.process_time() - started, 1)})
-        write_atomic(trained, "")
-    if not measured.exists():
-        evaluate(setting, arm)
-        write_atomic(measured, "")
+    with only_one(folder / arm):
+        if not trained.exists():
+            started = time.process_time()
+            ARMS[arm](setting)
+            _note(setting, arm, {"cpu_seconds": round(time.process_time() - started, 1)})
+            write_atomic(trained, "")
+        if not measured.exists():
+            evaluate(setting, arm)
+            write_atomic(measured, "")
 
 
 def run_all(out: Path, seeds: int, plan: Plan, *, workers: int = 2, arms: Sequence[str] = tuple(ARMS)) -> None:
@@ -359,6 +360,8 @@ def run_all(out: Path, seeds: int, plan: Plan, *, workers: int = 2, arms: Sequen
     _check_plan(out, plan)
     waiting = [(seed, arm) for seed in range(seeds) for arm in arms if not _is_done(out, seed, arm)]
     total, running, started = len(waiting), {}, time.monotonic()
+    if total:
+        _say(f"{total} arms to train and measure, {workers} at a time: minutes each, the base longest", last=True)
     while waiting or running:
         for job in [job for job in waiting if job[1] == "base" or _is_done(out, job[0], "base")]:
             if len(running) < workers:
@@ -368,18 +371,17 @@ def run_all(out: Path, seeds: int, plan: Plan, *, workers: int = 2, arms: Sequen
         for job, process in list(running.items()):
             if process.poll() is None:
                 continue
-            del running[job]
+            _end(running.pop(job))
             if process.returncode:
                 for other in running.values():
-                    other.terminate()
+                    _end(other)
                 raise RuntimeError(
                     f"seed {job[0]}, {job[1]} failed; see {_log(out, *job)}\n{_tail(out, job[0], job[1], 2000)}"
                 )
             _say(f"seed {job[0]}: {job[1]} done after {_clock(time.monotonic() - started)}", last=True)
-        _say(
-            f"{total - len(waiting) - len(running)} of {total} done; "
-            + " | ".join(f"seed {seed} {arm}: {_progress(out, seed, arm)}" for seed, arm in running)
-        )
+        states = " | ".join(f"seed {seed} {arm}: {_progress(out, seed, arm)}" for seed, arm in running)
+        if running:
+            _say(f"{total - len(waiting) - len(running)} of {total} done; {states}")
 
 
 def _check_plan(out: Path, plan: Plan) -> None:
@@ -401,10 +403,27 @@ def _log(out: Path, seed: int, arm: str) -> Path:
 
 def _start(out: Path, seed: int, arm: str, plan: Plan) -> subprocess.Popen:
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, __file__, "-o", str(out), "--only", f"{seed}:{arm}", "--plan", json.dumps(asdict(plan))]
+    command = [sys.executable, __file__, "-o", str(out), "--plan", json.dumps(asdict(plan))]
+    command += ["--only", f"{seed}:{arm}", "--attached"]
     _log(out, seed, arm).parent.mkdir(parents=True, exist_ok=True)
     with _log(out, seed, arm).open("w") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | one_thread)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=os.environ | one_thread)
+
+
+def _end(job: subprocess.Popen) -> None:
+    if job.stdin:
+        job.stdin.close()  # for the job this is the sign that its caller is gone
+    job.wait()
+
+
+def _end_with_caller() -> None:
+    """Ends this job when the process that started it is gone, and with it the other end of the standard input."""
+
+    def watch() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _tail(out: Path, seed: int, arm: str, n: int = 2000) -> str:
@@ -442,6 +461,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="arms side by side, one core each")
     parser.add_argument("--figures", type=Path, help="folder of the figures; default: OUT/figures")
     parser.add_argument("--only", help="SEED:ARM, one job and no figures")
+    parser.add_argument("--attached", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--plan", type=json.loads, default={}, help="JSON: another amount of something, see Plan")
     given = parser.parse_args(arguments)
     if unknown := set(given.plan) - set(Plan.__dataclass_fields__):
@@ -451,6 +471,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed, _, arm = given.only.partition(":")
         import torch
 
+        if given.attached:
+            _end_with_caller()
         torch.set_num_threads(1)
         run_arm(given.out, int(seed), arm, plan)
         return
