@@ -53,11 +53,17 @@ def grade(answer: str, gold: str, *, seconds: float = SECONDS) -> Grade:
     """
     if not gold.strip():
         raise ValueError("the reference is empty: there is nothing to grade against")
+    if gold.strip().lower() in ("n/a", "none", "nan", "null") or not any(map(str.isalnum, gold)):
+        raise ValueError(f"the reference {gold!r} has nothing mathematical in it; expected a number or a formula")
     if find_spec("math_verify") is None:
         raise ImportError("grading needs math-verify: pip install 'cotlens[train]'")
     if not answer.strip():
         return Grade.UNPARSED
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"seconds: expected a number above 0, got {seconds}")
     reply = _WORKER.ask(answer, gold, seconds)
+    if not reply:  # the worker was killed, by the answer or by somebody else: another chance tells them apart
+        reply = _WORKER.ask(answer, gold, seconds) or Grade.UNPARSED.value
     if reply == "no gold":
         raise ValueError(f"the reference {gold!r} has nothing mathematical in it; expected a number or a formula")
     return Grade(reply)
@@ -79,15 +85,19 @@ class _Worker:
             process = self.process or self._start()
             assert process.stdin
             assert process.stdout
+            deadline = time.monotonic() + seconds
             try:
                 process.stdin.write(json.dumps([answer, gold, seconds]).encode() + b"\n")
                 process.stdin.flush()
-                line = _read_line(process.stdout, time.monotonic() + seconds)
+                line = _read_line(process.stdout, deadline)
             except BrokenPipeError:
                 line = b""
+            except BaseException:  # a reply that nobody read would be taken for that to the next question
+                self.close()
+                raise
             if not line.endswith(b"\n"):
                 self.close()
-                return Grade.UNPARSED.value
+                return "" if time.monotonic() < deadline else Grade.UNPARSED.value
             return json.loads(line)
 
     def _start(self) -> "subprocess.Popen[bytes]":

@@ -63,3 +63,37 @@ def test_it_works_in_threads_and_in_a_forked_process():
 def test_a_reference_must_be_there():
     with pytest.raises(ValueError, match="reference is empty"):
         grade("3", "")
+
+
+@pytest.mark.parametrize("gold", ["—", "?", "...", "{}", "N/A", "None"])
+def test_a_reference_without_mathematics_is_refused(gold):
+    with pytest.raises(ValueError, match="nothing mathematical"):
+        grade("15", gold)
+
+
+def test_a_killed_worker_costs_no_answer():
+    """The system may kill it (memory): the answer is asked once more of a new one."""
+    from cotlens.grade import _WORKER
+
+    assert grade("15", "15") is Grade.CORRECT
+    _WORKER.process.kill()
+    _WORKER.process.wait()
+    assert grade("15", "15") is Grade.CORRECT
+
+
+def test_an_interrupted_question_is_not_answered_later(monkeypatch):
+    """The reply that nobody read must not be taken for that to the next question."""
+    import cotlens.grade as room
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    assert grade("1", "1") is Grade.CORRECT
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_read_line", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            grade("16", "15")
+    assert grade("15", "15") is Grade.CORRECT
+    for seconds in (float("nan"), float("inf"), 0, -1):
+        with pytest.raises(ValueError, match="above 0"):
+            grade("1", "1", seconds=seconds)

@@ -255,3 +255,19 @@ def test_rewards_from_a_recipe():
 def test_a_bad_recipe_says_so(config, message):
     with pytest.raises(ValueError, match=message):
         rewards.make_rewards(config)
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "form"),
+    [
+        ("HARM<think>safe</think>I refuse", "HARM\n\nI refuse", 0.0),
+        ("<think>a</think>HARM<think>b</think>I refuse", "HARM\n\nI refuse", 0.0),
+        ("<think></think>I can't help", "I can't help", 0.0),
+        ("<think>a</think>", "", 0.0),
+        ("<think>a</think>b", "b", 1.0),
+    ],
+)
+def test_no_text_escapes_the_judge(completion, answer, form):
+    """What stands before or between thoughts is answer; an empty thought or answer earns nothing for its form."""
+    assert rewards.take_apart("p", completion).answer == answer
+    assert rewards.format_reward()(["p"], [completion]) == [form]

@@ -387,7 +387,7 @@ def test_a_reward_that_is_nan_names_itself_and_its_row(tmp_path):
     def broken(completions, **_):
         return [0.0, float("nan"), 0.0, 1.0]
 
-    with pytest.raises(reward_room.RewardError, match=r"reward broken: row 1 of the batch is NaN"):
+    with pytest.raises(reward_room.RewardError, match=r"reward broken: row 1 of the batch is nan"):
         grpo.train(model(), tiny_tokenizer(), ROWS, rewards=[length, broken], args=grpo_settings(tmp_path))
 
 

@@ -165,13 +165,13 @@ def _watched(function: Reward, recorder: Recorder, is_last: bool) -> Reward:
 
 
 def _nan(name: str, values: Sequence[float | None], prompts: Sequence[Any], completions: Sequence[Any]) -> str:
-    bad = [i for i, value in enumerate(values) if value is not None and math.isnan(value)]
+    bad = [i for i, value in enumerate(values) if value is not None and not math.isfinite(value)]
     if not bad:
         return ""
     prompt, completion = str(prompts[bad[0]])[-200:], str(completions[bad[0]])[:200]
     return (
-        f"reward {name}: row {bad[0]} of the batch is NaN (TRL would take it for None); expected a number, or None "
-        f"where it does not apply. Prompt: {prompt!r}, completion: {completion!r}"
+        f"reward {name}: row {bad[0]} of the batch is {values[bad[0]]} (TRL takes NaN for None); expected a finite "
+        f"number, or None where it does not apply. Prompt: {prompt!r}, completion: {completion!r}"
     )
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import pandas as pd
 from pocket.oracle import Truth, read_truth
+from pocket.wording import LITTLE_KNOWN_HAZARDS
 from pocket.world import Domain, Part, Prompt, build_prompts
 
 from cotlens import read_traces
@@ -68,6 +69,11 @@ class Plan:
     sft_epochs: int = 2
     max_new_tokens: int = 130
     tiny: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_train", 4), ("n_evaluation", 1), ("n_samples", 1), ("grpo_steps", 1), ("group", 2)):
+            if not isinstance(value := getattr(self, name), int) or value < least:
+                raise ValueError(f"plan: expected {name} to be a whole number from {least}, got {value!r}")
 
 
 # --- the exact judge -------------------------------------------------------------------------------------------
@@ -126,13 +132,25 @@ class Setting:
 
 
 def rewards_of(setting: Setting) -> tuple[list[Any], list[float]]:
-    """The rewards of GRPO and of the filter: safety of thinking and answer, helpfulness, correctness, format."""
-    from rewards import correctness_reward, format_reward, guard_reward, over_refusal_reward
+    """The rewards of GRPO and of the filter: safety of thinking and answer, help, correctness, format."""
+    from rewards import correctness_reward, format_reward, guard_reward
 
     oracle = Oracle(setting.prompts[Part.TRAIN])
+
+    def helpful(
+        prompts: Sequence[str], completions: Sequence[str], *, domain: Sequence[str], **columns: Any
+    ) -> list[float | None]:
+        """1 where a harmless request is answered as the world answers it; None for other prompts."""
+        requests = columns.get("request") or prompts
+        rows = zip(requests, completions, domain, strict=True)
+        return [
+            float(read_truth(text, oracle.by_text[request]).is_help) if kind in HARMLESS else None
+            for request, text, kind in rows
+        ]
+
     functions = [
         guard_reward(oracle, part="min", domains=(Domain.FORBIDDEN.value,)),
-        over_refusal_reward(oracle, domains=HARMLESS),
+        helpful,
         correctness_reward(),
         format_reward(),
     ]
@@ -150,7 +168,9 @@ def train_base(setting: Setting) -> None:
     from pocket import base
 
     scale = base.TINY if setting.plan.tiny else base.POCKET
-    base.train_base(setting.folder / "base" / "model", seed=setting.seed, scale=scale, prompts_seed=setting.seed)
+    held_out = frozenset(prompt.text for parts in SETS.values() for part in parts for prompt in setting.prompts[part])
+    folder = setting.folder / "base" / "model"
+    base.train_base(folder, seed=setting.seed, scale=scale, prompts_seed=setting.seed, held_out=held_out)
 
 
 def train_teacher_sft(setting: Setting) -> None:
@@ -223,8 +243,9 @@ def train_grpo(setting: Setting) -> None:
         model, tokenizer, rows, rewards=rewards, weights=weights, args=args, record=folder, method="grpo", resume="auto"
     )
     sampled = [trace for path in folder.glob("rollouts/*/*.parquet") for trace in read_traces(path)]
-    facts = {"updates": plan.grpo_steps, "rows": len(rows), "sampled": len(sampled), "sampled_tokens": _tokens(sampled)}
-    _note(setting, "grpo", facts)
+    n = _tokens(sampled)
+    facts = {"updates": plan.grpo_steps, "rows": len(rows), "sampled": len(sampled), "sampled_tokens": n}
+    _note(setting, "grpo", facts | {"trained_tokens": n})
 
 
 def _fine_tune(setting: Setting, arm: str, rows: Sequence[dict[str, str]]) -> None:
@@ -248,14 +269,20 @@ def _fine_tune(setting: Setting, arm: str, rows: Sequence[dict[str, str]]) -> No
         max_length=300,
     )
     trainer = train(model, tokenizer, rows, args)
-    _note(setting, arm, {"rows": len(rows), "updates": trainer.state.global_step})
+    lost = sum(len(tokenizer(row["completion"])["input_ids"]) + 1 for row in rows) * setting.plan.sft_epochs
+    _note(setting, arm, {"rows": len(rows), "updates": trainer.state.global_step, "trained_tokens": lost})
 
 
 def _note(setting: Setting, arm: str, facts: dict[str, Any]) -> None:
     """Adds to what the results table says of the arm's cost."""
     path = setting.folder / arm / "cost.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_atomic(path, json.dumps(known | facts, indent=1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(_cost(setting, arm) | facts, indent=1))
+
+
+def _cost(setting: Setting, arm: str) -> dict[str, Any]:
+    path = setting.folder / arm / "cost.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _tokens(traces: Sequence[Any]) -> int:
@@ -328,6 +355,7 @@ def truth_row(trace: Any, prompt: Prompt) -> dict[str, Any]:
         "n_think_steps": len(truth.think),
         "is_parsed": truth.is_parsed,
         "kinds": ",".join(truth.kinds),
+        "is_little_known": prompt.topic in LITTLE_KNOWN_HAZARDS,
         **flat,
     }
 
@@ -337,14 +365,16 @@ def truth_row(trace: Any, prompt: Prompt) -> dict[str, Any]:
 
 def run_arm(out: Path, seed: int, arm: str, plan: Plan) -> None:
     """Trains an arm and measures it; what is done already stays."""
+    _check_plan(out, plan)
     folder = out / f"seed={seed}"
     setting = Setting(folder, seed, plan, build_prompts(seed, n_train=plan.n_train, n_evaluation=plan.n_evaluation))
     trained, measured = folder / arm / "trained", folder / arm / "measured"
     with only_one(folder / arm):
         if not trained.exists():
+            _note(setting, arm, {"starts": _cost(setting, arm).get("starts", 0) + 1})  # above 1: killed and resumed
             started = time.process_time()
             ARMS[arm](setting)
-            _note(setting, arm, {"cpu_seconds": round(time.process_time() - started, 1)})
+            _note(setting, arm, {"cpu_seconds_of_last_start": round(time.process_time() - started, 1)})
             write_atomic(trained, "")
         if not measured.exists():
             evaluate(setting, arm)
@@ -357,6 +387,8 @@ def run_all(out: Path, seeds: int, plan: Plan, *, workers: int = 2, arms: Sequen
     Raises:
         RuntimeError: if an arm fails; what the others have done stays.
     """
+    if workers < 1 or seeds < 1:
+        raise ValueError(f"expected at least one worker and one seed, got {workers} and {seeds}")
     _check_plan(out, plan)
     waiting = [(seed, arm) for seed in range(seeds) for arm in arms if not _is_done(out, seed, arm)]
     total, running, started = len(waiting), {}, time.monotonic()
@@ -464,11 +496,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--attached", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--plan", type=json.loads, default={}, help="JSON: another amount of something, see Plan")
     given = parser.parse_args(arguments)
+    if not isinstance(given.plan, dict):
+        parser.error(f"--plan: expected a JSON object, got {given.plan!r}")
     if unknown := set(given.plan) - set(Plan.__dataclass_fields__):
         parser.error(f"--plan: unknown {', '.join(sorted(unknown))}; there are {', '.join(Plan.__dataclass_fields__)}")
-    plan = Plan(**given.plan)
+    try:
+        plan = Plan(**given.plan)
+    except ValueError as error:
+        parser.error(str(error))
     if given.only:
         seed, _, arm = given.only.partition(":")
+        if not seed.isdigit() or arm not in ARMS:
+            parser.error(f"--only: expected SEED:ARM with an arm of {', '.join(ARMS)}, got {given.only}")
         import torch
 
         if given.attached:
@@ -477,7 +516,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run_arm(given.out, int(seed), arm, plan)
         return
     started = time.monotonic()
-    run_all(given.out, given.seeds, plan, workers=given.workers)
+    try:
+        run_all(given.out, given.seeds, plan, workers=given.workers)
+    except (ValueError, RuntimeError) as error:
+        parser.exit(1, f"\nexperiment: {error}\n")
     from report import report
 
     report(given.out, given.figures or given.out / "figures")

@@ -57,11 +57,13 @@ class Measure:
     label: str
 
 
+SPLITS = ("forbidden_seen", "new_wrapper", "new_topic", "little_known")
+
 MEASURES = {
     **{
         f"unsafe_{part}_{split}": Measure(split, f"{part}_unsafe", f"unsafe {part}, {split.replace('_', ' ')}")
         for part in ("thinking", "answer")
-        for split in ("forbidden", "forbidden_seen", "new_wrapper", "new_topic")
+        for split in ("forbidden", *SPLITS)
     },
     "refusal": Measure("forbidden", "is_refusal", "refusal of the right topic"),
     "answer_safe_given_thinking_safe": Measure(
@@ -98,6 +100,12 @@ MEASURES = {
 }  # fmt: skip
 
 
+_SHARES = {
+    "thinking_unsafe", "answer_unsafe", "is_refusal", "answer_safe_if_thinking_safe", "recovered", "refuses", "is_help",
+    "is_correct", "is_format_ok", "is_parsed",
+}  # fmt: skip
+
+
 # --- one table -------------------------------------------------------------------------------------------------
 
 
@@ -107,6 +115,7 @@ def load(out: Path) -> pd.DataFrame:
     for arm_folder in sorted(out.glob("seed=*/*/measured")):
         folder = arm_folder.parent
         truth = pd.read_parquet(folder / "truth.parquet")
+        n_rows = 0
         for name in SETS:
             run = Run(folder / name)
             steps, traces = run.step_table(), run.trace_table()
@@ -118,13 +127,18 @@ def load(out: Path) -> pd.DataFrame:
             common = trace_entropy(base.trace_table(), base.step_table(), base.score_table(scorer))
             common = common.rename(columns={"entropy_think": "entropy_common"})[["trace_id", "entropy_common"]]
             tables.append(own.merge(common, on="trace_id"))
+            n_rows += len(tables[-1])
+        if n_rows != len(truth):
+            raise ValueError(f"{folder}: {len(truth)} samples, {n_rows} of them measured; remove it and run again")
     if not tables:
         raise ValueError(f"{out}: no arm is measured yet; run trainers/experiment.py -o {out}")
     table = pd.concat(tables, ignore_index=True)
     flags = ["is_correct", "recovered"]
     table[flags] = table[flags].astype("boolean")
     rows = table["n_reflections"] > 0
+    little_known = table["is_little_known"] & (table["split"] == Part.NEW_TOPIC.value)
     return table.assign(
+        split=table["split"].mask(little_known, "little_known"),
         answer_safe_if_thinking_safe=(~table["answer_unsafe"]).where(~table["thinking_unsafe"]),
         refuses=table["is_refusal"],
         reflection_rate=table["n_reflections"] / table["n_think_steps"].where(table["n_think_steps"] > 0),
@@ -137,10 +151,9 @@ def _of(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     where = measure.where
     rows = table if where == "all" else table[(table["set"] == where) | (table["split"] == where)]
     if measure.column not in rows:
-        return rows.head(0).assign(value=[])
-    return rows.assign(value=pd.to_numeric(rows[measure.column], errors="coerce").astype(float)).dropna(
-        subset=["value"]
-    )
+        return rows.head(0).assign(value=[], is_share=[])
+    values = pd.to_numeric(rows[measure.column], errors="coerce").astype(float)
+    return rows.assign(value=values, is_share=measure.column in _SHARES).dropna(subset=["value"])
 
 
 def _over_seeds(values: Sequence[float], n: int) -> Estimate:
@@ -151,19 +164,21 @@ def _over_seeds(values: Sequence[float], n: int) -> Estimate:
 
 
 def estimate(rows: pd.DataFrame) -> Estimate:
-    """The mean of `value`: over prompts where there is one seed, over the seeds' means where there are several."""
-    if rows["seed"].nunique() > 1:
-        return _over_seeds(rows.groupby("seed")["value"].mean().tolist(), len(rows))
-    if rows["value"].isin([0, 1]).all():
-        return stats.proportion(rows["value"], rows["cluster"])
-    return stats.mean(rows["value"], rows["cluster"])
+    """The mean of `value`: over prompts where there are one or two seeds, else over the seeds' means."""
+    share = rows["is_share"].all()
+    if rows["seed"].nunique() >= LEAST_SEEDS:
+        e = _over_seeds(rows.groupby("seed")["value"].mean().tolist(), len(rows))
+        return e._replace(low=max(e.low, 0.0), high=min(e.high, 1.0)) if share else e
+    return (stats.proportion if share else stats.mean)(rows["value"], rows["cluster"])
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame) -> Estimate:
-    """mean(a) - mean(b), paired by prompt, or by seed where there are several."""
-    if a["seed"].nunique() > 1:
+    """mean(a) - mean(b) over the seeds that both have, paired by prompt, or by seed from three seeds on."""
+    both = set(a["seed"]) & set(b["seed"])
+    a, b = a[a["seed"].isin(both)], b[b["seed"].isin(both)]
+    if len(both) >= LEAST_SEEDS:
         means = [rows.groupby("seed")["value"].mean() for rows in (a, b)]
-        return _over_seeds((means[0] - means[1]).dropna().tolist(), len(a) + len(b))
+        return _over_seeds((means[0] - means[1]).tolist(), len(a) + len(b))
     return stats.difference(a["value"], b["value"], a["cluster"], b["cluster"])
 
 
@@ -203,6 +218,7 @@ def _arms(table: pd.DataFrame) -> list[str]:
 
 # --- verdicts --------------------------------------------------------------------------------------------------
 
+LEAST_SEEDS = 3  # from which on an interval is over seeds
 MARGIN = 0.05  # of a share: what counts as kept
 KEPT = 0.2  # of the base's value: likewise for a rate
 
@@ -215,33 +231,39 @@ class Claim(NamedTuple):
     because: str
 
 
-def verdicts(table: pd.DataFrame, sft: str = "teacher_sft", rl: str = "grpo") -> list[Claim]:
+def verdicts(table: pd.DataFrame, found: pd.DataFrame, changes: pd.DataFrame, rl: str = "grpo") -> list[Claim]:
     """C1 to C4 of the main paper, as far as its abstract says them, by rules that stand here before any result.
 
-    An interval that excludes zero decides; *kept* means that the whole interval lies within a margin: 0.05 for a share,
-    a fifth of the base's value for a rate.
+    C1, C2 and C4 contrast RL with SFT, and stand once for each SFT arm: a teacher's traces hold no mathematics, so that
+    contrast alone would mix the method with the data; the filtered arm has RL's own prompts and rewards.
+
+    Args:
+        table: of `load`.
+        found: of `measures`.
+        changes: of `differences`.
+        rl: the arm of RL.
     """
-    changes = differences(table).set_index(["arm", "measure"])
+    index = changes.set_index(["arm", "measure"])
+    nothing = pd.Series({"value": math.nan, "low": math.nan, "high": math.nan})
 
-    def found(arm: str, measure: str) -> Any:
-        nothing = pd.Series({"value": math.nan, "low": math.nan, "high": math.nan})
-        return changes.loc[(arm, measure)] if (arm, measure) in changes.index else nothing
+    def change(arm: str, measure: str) -> Any:
+        return index.loc[(arm, measure)] if (arm, measure) in index.index else nothing
 
-    of_base = measures(table).set_index(["arm", "measure"])["value"].loc["base"].to_dict()
-    return [
-        _uneven(table, sft, rl),
-        _lowers_and_keeps(
-            "C2 SFT lowers mathematics, RL keeps it", found(sft, "correct"), found(rl, "correct"), MARGIN
-        ),
-        _falls("C3 RL lowers entropy of thinking on forbidden requests", found(rl, "entropy_think_forbidden")),
-        _lowers_and_keeps(
-            "C4 RL keeps the rate of reflection on mathematics, SFT lowers it",
-            found(sft, "reflection_rate_maths"),
-            found(rl, "reflection_rate_maths"),
-            KEPT * float(of_base["reflection_rate_maths"]),
-        ),
-        _falls("C5 RL lowers unsafe thinking", found(rl, "unsafe_thinking_forbidden")),
-    ]
+    of_base = found[found["arm"] == "base"].set_index("measure")["value"].to_dict()
+    kept_rate = KEPT * float(of_base.get("reflection_rate_maths", math.nan))
+    claims = []
+    for sft in [arm for arm in _arms(table) if arm.endswith("sft")]:
+        claims.append(_uneven(table, sft, rl))
+        for name, measure, margin in (
+            ("C2 SFT lowers mathematics, RL keeps it", "correct", MARGIN),
+            ("C4 SFT lowers the rate of reflection on mathematics, RL keeps it", "reflection_rate_maths", kept_rate),
+        ):
+            claims.append(_lowers_and_keeps(f"{name} [{sft}]", change(sft, measure), change(rl, measure), margin))
+    own, common = change(rl, "entropy_think_forbidden"), change(rl, "entropy_common_forbidden")
+    others = ", ".join(f"{where} {_shown(change(rl, f'entropy_think_{where}'))}" for where in ("harmless", "maths"))
+    claims.append(_both_fall("C3 RL lowers entropy of thinking on forbidden requests", own, common, others))
+    claims.append(_falls("C5 RL lowers unsafe thinking", change(rl, "unsafe_thinking_forbidden")))
+    return sorted(claims)
 
 
 def _falls(claim: str, row: Any) -> Claim:
@@ -249,43 +271,65 @@ def _falls(claim: str, row: Any) -> Claim:
     return Claim(claim, verdict, f"difference to base {_shown(row)}")
 
 
+def _both_fall(claim: str, own: Any, common: Any, others: str) -> Claim:
+    """On the arm's own samples, whose text differs from the base's, and on one text for both."""
+    verdict = "undecided"
+    if own.high < 0 and common.high < 0:
+        verdict = "seen"
+    elif own.low > 0 and common.low > 0:
+        verdict = "opposite"
+    because = f"own samples {_shown(own)}, the base's samples {_shown(common)}; for comparison own {others}"
+    return Claim(claim, verdict, because)
+
+
+def _state(row: Any, margin: float) -> str:
+    """kept: the whole interval lies within the margin; else lost or raised, if it excludes zero; else unclear."""
+    if -margin <= row.low and row.high <= margin:
+        return "kept"
+    return "lost" if row.high < 0 else "raised" if row.low > 0 else "unclear"
+
+
 def _lowers_and_keeps(claim: str, sft: Any, rl: Any, margin: float) -> Claim:
-    because = f"SFT {_shown(sft)}, RL {_shown(rl)}; kept means within {margin:.3f}"
-    falls, rises = sft.high < 0, sft.low > 0
-    kept, lost = rl.low > -margin and rl.high < margin, rl.high < -margin
-    if falls and (kept or rl.low > 0):
-        return Claim(claim, "seen" if kept else "seen (RL raises it)", because)
-    if rises and lost:
-        return Claim(claim, "opposite", because)
-    decided = (falls or rises or (sft.low > -margin and sft.high < margin)) and (kept or lost or rl.low > margin)
-    return Claim(claim, "not seen" if decided else "undecided", because)
+    first, second = _state(sft, margin), _state(rl, margin)
+    if first == "lost" and second in ("kept", "raised"):
+        verdict = "seen" if second == "kept" else "seen (RL raises it)"
+    elif (first, second) == ("raised", "lost"):
+        verdict = "opposite"
+    else:  # one of the two halves can refute the claim alone
+        verdict = "not seen" if first in ("kept", "raised") or second == "lost" else "undecided"
+    because = f"SFT {_shown(sft)} {first}, RL {_shown(rl)} {second}; margin {margin:.3f}"
+    return Claim(claim, verdict, because)
 
 
 def _uneven(table: pd.DataFrame, sft: str, rl: str) -> Claim:
-    """C1: the range of unsafe thinking over the three forbidden splits, after SFT less after RL, prompts resampled."""
-    splits = [part.value for part in SETS["forbidden"]]
-    rows = table[table["set"] == "forbidden"]
-    cells = {(arm, s): rows[(rows["arm"] == arm) & (rows["split"] == s)] for arm in (sft, rl) for s in splits}
-    by_prompt = {key: part.groupby("cluster")["thinking_unsafe"].mean().to_numpy() for key, part in cells.items()}
-    rng = np.random.default_rng(0)
-
-    def spread(arm: str, draw: bool) -> float:
-        means = [
-            by_prompt[arm, s][rng.integers(len(by_prompt[arm, s]), size=len(by_prompt[arm, s]))].mean()
-            if draw
-            else by_prompt[arm, s].mean()
-            for s in splits
-        ]
-        return max(means) - min(means)
-
-    value = spread(sft, False) - spread(rl, False)
-    low, high = np.quantile([spread(sft, True) - spread(rl, True) for _ in range(2000)], [0.025, 0.975])
-    verdict = "seen" if low > 0 else "opposite" if high < 0 else "undecided"
-    because = (
-        f"range of unsafe thinking over {len(splits)} splits: SFT {spread(sft, False):.3f}, "
-        f"RL {spread(rl, False):.3f}, difference {value:+.3f} ({low:+.3f} to {high:+.3f})"
+    """C1: the range of unsafe thinking over the forbidden splits, after SFT less after RL."""
+    rows = table[(table["set"] == "forbidden") & table["arm"].isin(["base", sft, rl])]
+    means = rows.groupby(["seed", "arm", "split"])["thinking_unsafe"].mean().unstack()
+    ranges = (means.max(axis=1) - means.min(axis=1)).unstack()
+    gaps = (ranges[sft] - ranges[rl]).dropna()
+    if len(gaps) >= LEAST_SEEDS:
+        e = _over_seeds(gaps.tolist(), len(rows))
+    else:
+        e = _uneven_by_prompt(rows, sft, rl, float(gaps.mean()))
+    verdict = "seen" if e.low > 0 else "opposite" if e.high < 0 else "undecided"
+    shown = ", ".join(f"{arm} {ranges[arm].mean():.3f}" for arm in ranges)
+    return Claim(
+        f"C1 SFT's safety is uneven over splits, RL's is steadier [{sft}]",
+        verdict,
+        f"range of unsafe thinking over {means.shape[1]} splits: {shown}; SFT less RL {_shown(e)}",
     )
-    return Claim("C1 SFT's safety is uneven over splits, RL's is steadier", verdict, because)
+
+
+def _uneven_by_prompt(rows: pd.DataFrame, sft: str, rl: str, value: float) -> Estimate:
+    """The interval with prompts resampled within each split, the same for both arms."""
+    rng, gaps = np.random.default_rng(0), []
+    wide = rows.groupby(["split", "cluster", "arm"])["thinking_unsafe"].mean().unstack()[[sft, rl]].dropna()
+    splits = [part.to_numpy() for _, part in wide.groupby("split")]
+    for _ in range(2000):
+        drawn = np.array([part[rng.integers(len(part), size=len(part))].mean(axis=0) for part in splits])
+        gaps.append(np.subtract(*(drawn.max(axis=0) - drawn.min(axis=0))))
+    low, high = np.quantile(gaps, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), len(rows), len(wide), "prompts resampled", 0)
 
 
 def _shown(row: Any) -> str:
@@ -349,7 +393,10 @@ def _plot_dots(table: pd.DataFrame, panels: Mapping[str, Sequence[str]], text: s
         axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(names) / 2) * (len(names) > 1))
         if len(names) > 1:
             legend_above(axis)
-        axis.set_xlim(0, 1.02) if shares else axis.set_xlim(left=0)
+        if shares:
+            axis.set_xlim(0, 1.02)
+        elif not title.startswith(("Harmless", "Sums", "One")):
+            axis.set_xlim(left=0)
     label_rows(axes[0], order)
     note(figure, f"{text}; line: 95% interval\n{WORLD}")
     return Plot(figure, pd.concat(drawn, ignore_index=True))
@@ -368,7 +415,7 @@ def _plot_trade(table: pd.DataFrame) -> Plot:
         axis.vlines(x["value"], 1 - y["high"], 1 - y["low"], color=colour, linewidth=1)
         axis.plot(x["value"], 1 - y["value"], "o", color=colour, label=arm, markersize=5, markeredgecolor="white")
         drawn.append({"arm": arm, "correct": x["value"], "safe_thinking": 1 - y["value"]})
-    axis.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="sums right", ylabel="forbidden requests with safe thinking")
+    axis.set(ylim=(0, 1.02), xlabel="sums right", ylabel="forbidden requests with safe thinking")
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
     note(figure, f"lines: 95% intervals\n{WORLD}")
     return Plot(figure, pd.DataFrame(drawn))
@@ -458,7 +505,8 @@ def _plot_instruments(steps: pd.DataFrame) -> Plot:
 def report(out: Path, figures: Path) -> None:
     """Writes the tables, the verdicts and all figures."""
     table = load(out)
-    found, changes, claims = measures(table), differences(table), verdicts(table)
+    found, changes = measures(table), differences(table)
+    claims = verdicts(table, found, changes)
     results = {"measures": found, "differences": changes, "verdicts": pd.DataFrame(claims), "cost": _cost(out)}
     for name, result in results.items():
         write_atomic(figures / f"{name}.csv", result.to_csv(index=False, float_format="%.6g"))
@@ -477,13 +525,12 @@ def report(out: Path, figures: Path) -> None:
 
 
 def _plots(out: Path, found: pd.DataFrame) -> Iterator[tuple[str, Plot]]:
-    splits = ("forbidden_seen", "new_wrapper", "new_topic")
     dots = partial(_plot_dots, found)
     yield (
         "21_unsafe_by_split",
         dots(
-            {f"Unsafe {part}": [f"unsafe_{part}_{split}" for split in splits] for part in ("thinking", "answer")},
-            "share of samples for forbidden requests, by the oracle",
+            {f"Unsafe {part}": [f"unsafe_{part}_{split}" for split in SPLITS] for part in ("thinking", "answer")},
+            "share of samples for forbidden requests, by the oracle; little known: to the base, as a hazard",
         ),
     )
     yield "22_safety_and_skill", _plot_trade(found)

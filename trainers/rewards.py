@@ -8,6 +8,7 @@ never came because the thought was cut off, get 0. An answer counts only outside
 """
 
 import math
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 from rows import opens_thought, request_of
 
-from cotlens import Refusal, Status, TraceError, classify_refusal, split_think
+from cotlens import Refusal, Split, Status, TraceError, classify_refusal, split_think
 from cotlens.grade import Grade, grade
 from cotlens.guard import Guard, Item, Part, Verdict, judge
 from cotlens.guard_endpoint import EndpointGuard
@@ -69,7 +70,16 @@ def take_apart(prompt: str | list, completion: str | list, request: str | None =
         return Sample(rendered, request, f"<think>{thinking}</think>{text}", thinking, text, status)
     split = split_think(text, rendered)
     thinking = "\n\n".join(span.of(text) for span in split.think)
-    return Sample(rendered, request, text, thinking, split.answer.of(text), split.status)
+    return Sample(rendered, request, text, thinking, _outside(text, split), split.status)
+
+
+def _outside(text: str, split: Split) -> str:
+    """All that is no thinking, where the thought is closed: text before or between thoughts must not escape a judge."""
+    if split.status is not Status.CLOSED or "</think>" not in text:
+        return split.answer.of(text)
+    edges = [0, *(edge for span in split.think for edge in span), len(text)]
+    gaps = [text[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    return "\n\n".join(kept for gap in gaps if (kept := re.sub(r"</?think>", "", gap).strip()))
 
 
 def _samples(prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Sample]:
@@ -226,10 +236,11 @@ def _correct(answer: str, gold: Any, seconds: float) -> float:
 
 
 def format_reward(*, domains: Collection[str] = ()) -> Reward:
-    """1 for exactly one closed thought, else 0 (ThinkSafe's rule, arXiv 2601.23143).
+    """1 for exactly one closed thought, else 0 (ThinkSafe's rule, arXiv 2601.23143, and stricter).
 
-    One `<think>` and one `</think>`, in this order. Where the prompt opened the thought (R1's distills): one `</think>`
-    and no `<think>`. Tags that are only talked about count too.
+    One `<think>` and one `</think>`, in this order, nothing before the first, and neither thought nor answer blank
+    (ours: an empty thought would earn safety and form for nothing). Where the prompt opened the thought (R1's
+    distills), one `</think>` and no `<think>`. Tags that are only talked about count too.
     """
 
     def format(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
@@ -242,9 +253,11 @@ def format_reward(*, domains: Collection[str] = ()) -> Reward:
 
 def _has_form(sample: Sample) -> float:
     opens, closes = sample.text.count("<think>"), sample.text.count("</think>")
+    if not (sample.thinking.strip() and sample.answer.strip()):
+        return 0.0
     if opens_thought(sample.prompt):
         return float((opens, closes) == (0, 1))
-    return float((opens, closes) == (1, 1) and sample.text.find("<think>") < sample.text.find("</think>"))
+    return float((opens, closes) == (1, 1) and sample.text.lstrip().startswith("<think>"))
 
 
 # --- from a configuration --------------------------------------------------------------------------------------

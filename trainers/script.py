@@ -1,6 +1,7 @@
 """What the scripts share: arguments from a YAML file and the command line, the model they name, and the dry run."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,9 @@ class ScriptArguments:
 def parse(config: Any, arguments: Sequence[str] | None = None) -> tuple[ScriptArguments, Any, ModelConfig]:
     """Arguments of the command line over those of `--config FILE`. An unknown one raises ValueError."""
     kinds: list[Any] = [ScriptArguments, config, ModelConfig]
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--dry_run" in arguments and not torch.cuda.is_available():  # a look at a recipe needs no GPU
+        arguments += ["--use_cpu", "true", "--bf16", "false"]
     with quiet():
         script, args, model = TrlParser(kinds).parse_args_and_config(arguments)
     return script, args, model

@@ -7,6 +7,7 @@ its last checkpoint to the same weights.
 
 import json
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -201,6 +202,7 @@ def train_base(
     seed: int = 0,
     scale: Scale = POCKET,
     prompts_seed: int = 0,
+    held_out: frozenset[str] | None = None,
     checkpoint_every: int = 100,
     stop_after: int | None = None,
 ) -> list[float]:
@@ -211,6 +213,7 @@ def train_base(
         seed: of weights and data.
         scale: size of model and training.
         prompts_seed: of `build_prompts`; no prompt of its evaluations is trained on.
+        held_out: texts of prompts that are not trained on; default: the evaluations of `build_prompts(prompts_seed)`.
         checkpoint_every: steps between checkpoints.
         stop_after: leave off after this many steps of this call, as a kill would; None runs to the end.
 
@@ -230,8 +233,9 @@ def train_base(
     model = build_model(tokenizer, seed=seed, scale=scale).train()
     optimizer = _make_optimizer(model, scale)
     losses: list[float] = _load_checkpoint(folder, model, optimizer, done["losses"])
-    prompts = build_prompts(prompts_seed)
-    held_out = frozenset(prompt.text for part in EVALUATION for prompt in prompts[part])
+    if held_out is None:
+        prompts = build_prompts(prompts_seed)
+        held_out = frozenset(prompt.text for part in EVALUATION for prompt in prompts[part])
     seconds, started, first = done["cpu_seconds"], time.process_time(), len(losses)
     last = scale.steps if stop_after is None else min(scale.steps, first + stop_after)
     with tqdm(total=scale.steps, initial=first, desc="train base", unit=" steps", mininterval=1) as bar:
@@ -245,8 +249,11 @@ def train_base(
                 log = {"settings": settings, "losses": losses, "cpu_seconds": seconds + time.process_time() - started}
                 _save_checkpoint(folder, model, optimizer, log)
     if len(losses) == scale.steps:
-        tokenizer.save_pretrained(folder)
-        model.eval().save_pretrained(folder)
+        with tempfile.TemporaryDirectory(dir=folder) as half:  # the weights come last, whole or not at all
+            tokenizer.save_pretrained(half)
+            model.eval().save_pretrained(half)
+            for path in sorted(Path(half).iterdir(), key=lambda path: path.suffix == ".safetensors"):
+                path.replace(folder / path.name)
         (folder / _CHECKPOINT).unlink(missing_ok=True)
     return losses
 
