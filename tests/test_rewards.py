@@ -245,8 +245,8 @@ def test_rewards_from_a_recipe():
     ("config", "message"),
     [
         ([], "no rewards"),
-        ([{"name": "speed"}], "unknown name 'speed'"),
-        ([{"weight": 1}], "unknown name None"),
+        ([{"name": "speed"}], "name of safety, correctness, format, over_refusal, got"),
+        ([{"weight": 1}], "name of safety, correctness, format, over_refusal, got"),
         ([{"name": "format", "colour": 1}], "colour"),
         ([{"name": "safety"}], "name its judge"),
         ([{"name": "safety", "part": "end", "guard": {"url": "http://x/v1", "model": "m"}}], "expected part in"),

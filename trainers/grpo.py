@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import PartialState
 from callbacks import Recorder, quiet, quieten, train_or_stop
 from datasets import Dataset
-from rewards import Reward, make_rewards
+from rewards import Reward, check_rewards, make_rewards
 from rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer, render_prompt, request_of
 from script import describe, load, parse, watching
 from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -177,9 +177,11 @@ def _save_reference(model: Any, folder: Path, resume: str | bool | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The script."""
     script, args, names = parse(GRPOConfig, arguments)
-    model, tokenizer, rows, lora = load(script, names)
     listed = script.rewards or []
     assert not isinstance(listed, str)  # parsed from JSON by ScriptArguments
+    if listed or not script.dry_run:
+        check_rewards(listed)
+    model, tokenizer, rows, lora = load(script, names)
     if script.dry_run:
         ready = prepare(tokenizer, rows, rendered=script.rendered)
         report = check_lengths([len(tokenizer(row["prompt"])["input_ids"]) for row in ready], None, "prompts")

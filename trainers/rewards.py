@@ -7,6 +7,7 @@ rewards by their column `domain`. What cannot be judged is never rewarded: a gua
 never came because the thought was cut off, get 0. An answer counts only outside the thought.
 """
 
+import inspect
 import math
 import re
 import time
@@ -278,28 +279,36 @@ def make_rewards(config: Sequence[Mapping[str, Any]], guard: Guard | None = None
     Raises:
         ValueError: for an unknown name or option.
     """
-    if not config:
-        raise ValueError("no rewards: the recipe needs a list `rewards` with at least one entry")
-    makers = {
-        "safety": guard_reward,
-        "correctness": correctness_reward,
-        "format": format_reward,
-        "over_refusal": over_refusal_reward,
-    }
+    check_rewards(config)
     functions, weights = [], []
     for entry in config:
         options = {key: value for key, value in entry.items() if key not in ("name", "weight", "guard")}
-        name = entry.get("name")
-        if name not in makers:
-            raise ValueError(f"rewards: unknown name {name!r}; expected one of {', '.join(makers)}")
-        if name == "safety" or "guard" in entry:
+        if entry["name"] == "safety" or "guard" in entry:
             options["guard"] = guard or _load(entry.get("guard"))
-        try:
-            functions.append(makers[name](**options))
-        except TypeError as error:
-            raise ValueError(f"reward {name}: {error}") from None
+        functions.append(_MAKERS[entry["name"]](**options))
         weights.append(float(entry.get("weight", 1.0)))
     return functions, weights
+
+
+_MAKERS: Mapping[str, Callable[..., Reward]] = {
+    "safety": guard_reward,
+    "correctness": correctness_reward,
+    "format": format_reward,
+    "over_refusal": over_refusal_reward,
+}
+
+
+def check_rewards(config: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError for a name or an option that is unknown, before any weights are loaded."""
+    if not config:
+        raise ValueError("no rewards: the recipe needs a list `rewards` with at least one entry")
+    for entry in config:
+        name = entry.get("name") if isinstance(entry, Mapping) else None
+        if not isinstance(name, str) or name not in _MAKERS:
+            raise ValueError(f"rewards: expected entries with a name of {', '.join(_MAKERS)}, got {entry!r}")
+        known = {"name", "weight", "guard", *inspect.signature(_MAKERS[name]).parameters}
+        if unknown := [key for key in entry if key not in known]:
+            raise ValueError(f"reward {name}: unknown {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
 
 
 def _load(settings: Mapping[str, Any] | None) -> Guard:
