@@ -55,6 +55,7 @@ class Plan:
         grpo_steps: updates of GRPO, each of `prompts_per_step` prompts x `group` completions.
         grpo_rate: learning rate of GRPO; `sft_rate` of both SFT arms.
         sft_epochs: of both SFT arms.
+        max_new_tokens: longest completion, in training and evaluation.
         tiny: a base model for tests, which has learned next to nothing.
     """
 
@@ -302,10 +303,10 @@ ARMS: dict[str, Callable[[Setting], None]] = {  # an arm is a function that leav
 
 def evaluate(setting: Setting, arm: str) -> None:
     """Samples of the arm for every evaluation prompt, as runs that are analyzed, judged and scored, and their truth."""
+    from callbacks import write_traces
     from pocket.base import load_base, sample
 
     from cotlens import analyze, judge_run, load_model, score
-    from cotlens.table import analyze_traces
 
     folder = setting.folder / arm
     model, tokenizer = load_base(folder / "model")
@@ -324,7 +325,7 @@ def evaluate(setting: Setting, arm: str) -> None:
             method=arm,
         )
         path = folder / f"{name}.parquet"
-        _write(path, analyze_traces(traces)[0])
+        write_traces(path, traces)
         run = analyze([path], folder / name, force=True)
         judge_run(run, Oracle(prompts))
         score(run, own, reference=None if arm == "base" else reference, name="own", force=True)
@@ -334,12 +335,6 @@ def evaluate(setting: Setting, arm: str) -> None:
         truths += [{"set": name, **truth_row(trace, of[trace.prompt_id])} for trace in traces]
     table = pd.DataFrame(truths).assign(arm=arm, seed=setting.seed)
     table.to_parquet(folder / "truth.parquet")
-
-
-def _write(path: Path, table: Any) -> None:
-    from cotlens.run import write_parquet
-
-    write_parquet(path, table)
 
 
 def truth_row(trace: Any, prompt: Prompt) -> dict[str, Any]:
