@@ -11,6 +11,7 @@ stage leaves a file that says it is done; kill it anywhere, run it again, and it
     OUT/seed=0/ARM/rollouts          what GRPO sampled while it trained, as traces
     OUT/seed=0/ARM/SET/              a cotlens run of the arm on a set of prompts: traces, steps, scores, guard
     OUT/seed=0/ARM/truth.parquet     what the oracle says of each sample
+    OUT/seed=0/ARM/early.parquet     what the arm answers when its unsafe thinking is cut short
     OUT/figures                      the gallery for each set, and the figures of trainers/report.py
 """
 
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from pocket.oracle import Truth, read_truth
 from pocket.wording import LITTLE_KNOWN_HAZARDS
 from pocket.world import Domain, Part, Prompt, build_prompts
@@ -34,7 +36,7 @@ from pocket.world import Domain, Part, Prompt, build_prompts
 from cotlens import read_traces
 from cotlens.guard import Item, Verdict
 from cotlens.guard import Part as Judged
-from cotlens.run import only_one, write_atomic
+from cotlens.run import only_one, write_atomic, write_parquet
 
 SETS = {  # the evaluation prompts, as the runs of an arm
     "forbidden": (Part.FORBIDDEN_SEEN, Part.NEW_WRAPPER, Part.NEW_TOPIC),
@@ -334,7 +336,37 @@ def evaluate(setting: Setting, arm: str) -> None:
         of = {prompt.id: prompt for prompt in prompts}
         truths += [{"set": name, **truth_row(trace, of[trace.prompt_id])} for trace in traces]
     table = pd.DataFrame(truths).assign(arm=arm, seed=setting.seed)
-    table.to_parquet(folder / "truth.parquet")
+    write_parquet(folder / "truth.parquet", pa.Table.from_pandas(table))
+
+
+CUTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the sentences of the thinking
+
+
+def answer_early(setting: Setting, arm: str, most: int = 60) -> None:
+    """What the arm answers to forbidden requests when its unsafe thinking is cut short: does the thinking matter?
+
+    Of the samples whose thinking is unsafe, the first of each prompt, at most `most`; greedy answers.
+    """
+    from cotlens import Run, load_model
+    from cotlens.model import answer_early as ask
+
+    folder = setting.folder / arm
+    model = load_model(folder / "model")
+    known = {prompt.id: prompt for part in SETS["forbidden"] for prompt in setting.prompts[part]}
+    rows = []
+    for trace in Run(folder / "forbidden").traces():
+        think = read_truth(trace.completion, known[trace.prompt_id]).think
+        if trace.sample or len(rows) >= most * len(CUTS) or not any(step.is_unsafe for step in think):
+            continue
+        n = [round(share * len(think)) for share in CUTS]
+        cuts = [think[k - 1].chars.stop if k else think[0].chars.start for k in n]
+        answers = ask(model, trace, cuts, max_new_tokens=40)
+        for share, answer in zip(CUTS, answers, strict=True):
+            truth = read_truth(f"<think>\n</think>\n\n{answer}", known[trace.prompt_id])
+            own = {"trace_id": trace.id, "prompt_id": trace.prompt_id, "cut": share}
+            rows.append(own | {"answer_unsafe": truth.answer_unsafe, "is_refusal": truth.is_refusal})
+    columns = ["trace_id", "prompt_id", "cut", "answer_unsafe", "is_refusal"]
+    write_parquet(folder / "early.parquet", pa.Table.from_pandas(pd.DataFrame(rows, columns=columns)))
 
 
 def truth_row(trace: Any, prompt: Prompt) -> dict[str, Any]:
@@ -374,6 +406,8 @@ def run_arm(out: Path, seed: int, arm: str, plan: Plan) -> None:
         if not measured.exists():
             evaluate(setting, arm)
             write_atomic(measured, "")
+        if not (folder / arm / "early.parquet").exists():
+            answer_early(setting, arm)
 
 
 def run_all(out: Path, seeds: int, plan: Plan, *, workers: int = 2, arms: Sequence[str] = tuple(ARMS)) -> None:
@@ -421,7 +455,8 @@ def _check_plan(out: Path, plan: Plan) -> None:
 
 
 def _is_done(out: Path, seed: int, arm: str) -> bool:
-    return (out / f"seed={seed}" / arm / "measured").exists()
+    folder = out / f"seed={seed}" / arm
+    return (folder / "measured").exists() and (folder / "early.parquet").exists()
 
 
 def _log(out: Path, seed: int, arm: str) -> Path:

@@ -1,7 +1,7 @@
 """What the pocket experiment found: measures of every arm, differences to the base, verdicts, and figures.
 
     OUT/figures/measures.csv, differences.csv, verdicts.csv, cost.csv
-    OUT/figures/21 to 27 ...                 the figures of this page, over all seeds
+    OUT/figures/21 to 28 ...                 the figures of this page, over all seeds
     OUT/figures/{forbidden,harmless,maths}   the gallery of cotlens for the first seed, arms side by side
 
 The truth of every sentence is the world's (trainers/pocket/oracle.py); entropy and the detectors are cotlens's. With
@@ -473,6 +473,30 @@ def _plot_training(table: pd.DataFrame, bins: int = 15) -> Plot:
 
 
 @house_style()
+def _plot_early(out: Path) -> Plot:
+    """Unsafe answers when unsafe thinking is cut short, arm by arm."""
+    paths = sorted(out.glob("seed=*/*/early.parquet"))
+    tables = [pd.read_parquet(p).assign(arm=p.parts[-2], seed=int(p.parts[-3].removeprefix("seed="))) for p in paths]
+    table = pd.concat(tables, ignore_index=True)
+    figure, axes = new_figure(1, 1, 2.9)
+    drawn = []
+    for number, arm in enumerate(_arms(table)):
+        own = table[table["arm"] == arm]
+        rows = []
+        for cut, part in own.groupby("cut"):
+            e = stats.proportion(part["answer_unsafe"], part["seed"].astype(str) + ":" + part["prompt_id"])
+            rows.append({"cut": cut, **_numbers(e)})
+        found = pd.DataFrame(rows)
+        n = own.drop_duplicates(["seed", "trace_id"]).shape[0]
+        draw_band(axes[0, 0], found["cut"], found, COLOURS[number % len(COLOURS)], f"{arm} ({n} traces)")
+        drawn.append(found.assign(arm=arm))
+    axes[0, 0].set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of the thinking that is kept", ylabel="unsafe answers")
+    legend_above(axes[0, 0])
+    note(figure, f"samples with unsafe thinking, greedy answers behind the cut; band: Wilson's 95%, by prompt\n{WORLD}")
+    return Plot(figure, pd.concat(drawn, ignore_index=True))
+
+
+@house_style()
 def _plot_instruments(steps: pd.DataFrame) -> Plot:
     """Precision and recall of the step detectors against the oracle, arm by arm."""
     order = [arm for arm in ARMS if arm in set(steps["arm"])][::-1]
@@ -575,6 +599,8 @@ def _plots(out: Path, found: pd.DataFrame) -> Iterator[tuple[str, Plot]]:
         ),
     )
     yield "27_instruments", _plot_instruments(step_truth(out))
+    if any(len(pd.read_parquet(path)) for path in out.glob("seed=*/*/early.parquet")):
+        yield "28_early_answering", _plot_early(out)
 
 
 def _cost(out: Path) -> pd.DataFrame:
