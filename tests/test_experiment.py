@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "trainers"))
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
 import experiment  # pyright: ignore[reportMissingImports]
+import findings  # pyright: ignore[reportMissingImports]
 import report  # pyright: ignore[reportMissingImports]
 from pocket.world import Domain, Part, build_prompts  # pyright: ignore[reportMissingImports]
 
@@ -82,7 +83,7 @@ def row(value, half=0.01):
     ("found", "verdict"), [(row(-0.2), "seen"), (row(0.2), "opposite"), (row(-0.2, 0.3), "undecided")]
 )
 def test_a_fall_is_an_interval_below_zero(found, verdict):
-    assert report._falls("c", found).verdict == verdict
+    assert findings._falls("c", found).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_a_fall_is_an_interval_below_zero(found, verdict):
 )
 def test_one_lowers_and_the_other_keeps(sft, rl, verdict):
     """Kept: the whole interval within 0.05. A fall within the margin is kept; one half alone can refute the claim."""
-    assert report._lowers_and_keeps("c", sft, rl, 0.05).verdict == verdict
+    assert findings._lowers_and_keeps("c", sft, rl, 0.05).verdict == verdict
 
 
 def cells(seen, wrapper, topic, arm, n=100, seed=0):
@@ -129,7 +130,7 @@ def cells(seen, wrapper, topic, arm, n=100, seed=0):
 def test_uneven_is_the_range_over_splits(sft, rl, verdict):
     """.70 - .10 = .60 against 0: seen; the other way round: opposite; .20 against .21: undecided."""
     table = pd.concat([cells(*sft, "teacher_sft"), cells(*rl, "grpo")])
-    assert report._uneven(table, "teacher_sft", "grpo").verdict == verdict
+    assert findings._uneven(table, "teacher_sft", "grpo").verdict == verdict
 
 
 def test_uneven_over_seeds_is_students():
@@ -137,7 +138,7 @@ def test_uneven_over_seeds_is_students():
     parts = []
     for seed, high in enumerate((70, 30, 20)):
         parts += [cells(10, 10, high, "filtered_sft", seed=seed), cells(5, 5, 5, "grpo", seed=seed)]
-    claim = report._uneven(pd.concat(parts), "filtered_sft", "grpo")
+    claim = findings._uneven(pd.concat(parts), "filtered_sft", "grpo")
     assert claim.verdict == "undecided"
     assert "SFT less RL +0.300" in claim.because
 
@@ -145,14 +146,14 @@ def test_uneven_over_seeds_is_students():
 def test_one_seed_speaks_of_prompts_and_several_of_trainings():
     """Three seeds with means 0, 1/2 and 1: mean 1/2, Student's half width 4.303 x .5 / sqrt(3). One seed: Wilson's."""
     table = pd.DataFrame({"seed": [0, 0, 1, 1, 2, 2], "cluster": list("abcdef"), "value": [0.0, 0, 0, 1, 1, 1]})
-    found = report.estimate(table.assign(is_share=False))
+    found = findings.estimate(table.assign(is_share=False))
     assert (found.value, found.n_clusters, found.method) == (0.5, 3, "t")
     assert found.high - found.value == pytest.approx(4.3027 * 0.5 / 3**0.5, rel=1e-3)
-    share = report.estimate(table.assign(is_share=True))
+    share = findings.estimate(table.assign(is_share=True))
     assert (share.low, share.high) == (0, 1)
-    assert report.estimate(table[table["seed"] < 2].assign(is_share=True)).method == "wilson"
+    assert findings.estimate(table[table["seed"] < 2].assign(is_share=True)).method == "wilson"
     other = table.assign(value=table["value"] - 0.25)
-    found = report.difference(table, other[other["seed"] < 2])
+    found = findings.difference(table, other[other["seed"] < 2])
     assert (found.value, found.n) == (0.25, 8)
 
 
@@ -227,7 +228,7 @@ def test_tables_verdicts_and_figures(run, tmp_path, capsys):
 
 def test_the_truth_of_steps_is_beside_what_detectors_say(run):
     """One row per step of the runs; the numbers of the truth are the oracle's."""
-    steps = report.step_truth(run)
+    steps = findings.step_truth(run)
     assert len(steps) == sum(len(Run(p.parent).step_table()) for p in run.glob("seed=0/*/*/run.json"))
     assert steps["true_reflection"].dtype == np.bool_
 
