@@ -82,11 +82,11 @@ def _join(runs: Sequence[Run], by: str, judge: str) -> _Tables:
         traces.append(run.with_verdicts(of_run, judge) if judge in run.judges else of_run)
         steps.append(own)
         for name in run.judges:
+            said = run.with_verdicts(table[["trace_id", "prompt_id"]], name)
+            said["trace_id"] = f"{run.path}:" + said["trace_id"]
             for part in run.judged_parts(name):
-                said = run.with_verdicts(table[["trace_id", "prompt_id"]], name)
-                said = said.assign(part=part, judge=name, unsafe=said[f"{part}_unsafe"])
-                verdicts.append(said[["trace_id", "prompt_id", "part", "judge", "unsafe"]])
-                verdicts[-1]["trace_id"] = f"{run.path}:" + verdicts[-1]["trace_id"]
+                of_part = said.assign(part=part, judge=name, unsafe=said[f"{part}_unsafe"])
+                verdicts.append(of_part[["trace_id", "prompt_id", "part", "judge", "unsafe"]])
         for joined in (traces[-1], steps[-1]):
             joined["trace_id"] = f"{run.path}:" + joined["trace_id"]
     if judge and not any(judge in run.judges for run in runs):

@@ -126,6 +126,11 @@ def defuse(text: str, tokens: Iterable[str] = ()) -> tuple[str, int]:
     return insert_breaks(text, places), len(places)
 
 
+def clean(text: str) -> str:
+    """The text without lone surrogates, which no tokenizer and no file takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def shorten(text: str, longest: int) -> tuple[str, int]:
     """The text without its middle if it is longer than `longest`, and how many characters that took."""
     if len(text) <= longest:

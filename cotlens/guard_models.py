@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cotlens.guard import MAX_CHARS, UNDECIDED, Item, Verdict, breaks, defuse, hash_of, insert_breaks, shorten
+from cotlens.guard import MAX_CHARS, UNDECIDED, Item, Verdict, breaks, clean, defuse, hash_of, insert_breaks, shorten
 from cotlens.trace import TraceError
 
 
@@ -191,11 +191,6 @@ def _defuse_steps(steps: Sequence[str], special: Sequence[str]) -> list[str]:
         pieces.append(insert_breaks(step, [place - start for place in found if start < place <= stop]))
         start = stop
     return pieces
-
-
-def clean(text: str) -> str:
-    """The text without lone surrogates, which no tokenizer takes."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def fields_of(raw: str, pattern: str) -> dict[str, str]:

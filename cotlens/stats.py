@@ -337,34 +337,26 @@ def compare(
         )
     if not rows[value].isin([0, 1]).all():
         return pd.DataFrame(results)
-    of_a, of_b = (rows[rows[by] == group] for group in (a, b))
-    found = pd.DataFrame([*results, {"comparison": "corrected", **_corrected(of_a, of_b, value, truth, cluster)}])
-    for name, part in (("a", of_a), ("b", of_b)) if truth else ():
-        quality = detection(part[value], part[truth], part[cluster])
+    of_both = [rows[rows[by] == group] for group in (a, b)]
+    counts = {name: results[0][name] for name in ("n_a", "n_b", "n_shared")}
+    qualities = [detection(part[value], part[truth], part[cluster]) for part in of_both] if truth else []
+    flags = [(part[value], part[cluster]) for part in of_both]
+    found = pd.DataFrame([*results, {"comparison": "corrected", **_corrected(flags, qualities), **counts}])
+    for name, quality in zip("ab", qualities, strict=False):
         found[[f"precision_{name}", f"recall_{name}"]] = quality.precision.value, quality.recall.value
     return found
 
 
-def _corrected(a: pd.DataFrame, b: pd.DataFrame, value: str, truth: str, cluster: str) -> dict[str, float]:
+def _corrected(flags: Sequence[tuple[ArrayLike, ArrayLike]], qualities: "Sequence[Detection]") -> dict[str, float]:
     """The difference of two rates, each corrected for the errors that the detector makes in its own group."""
-    shared = len(set(a[cluster]) & set(b[cluster]))
-    counts = {"n_a": len(a), "n_b": len(b), "n_shared": shared}
-    nothing = {"value": math.nan, "low": math.nan, "high": math.nan, **counts}
-    if not truth:
-        return nothing
-    rates = []
-    for part in (a, b):
-        quality = detection(part[value], part[truth], part[cluster])
-        if not quality.positives or not quality.negatives:
-            return nothing
-        rates.append(corrected_rate(part[value], part[cluster], **quality.counts))
-    x, y = rates
+    if not qualities or not all(quality.positives and quality.negatives for quality in qualities):
+        return {"value": math.nan, "low": math.nan, "high": math.nan}
+    x, y = (corrected_rate(*own, **quality.counts) for own, quality in zip(flags, qualities, strict=True))
     difference = x.value - y.value
     return {
         "value": difference,
         "low": difference - math.hypot(x.value - x.low, y.high - y.value),
         "high": difference + math.hypot(x.high - x.value, y.value - y.low),
-        **counts,
     }
 
 

@@ -78,6 +78,15 @@ class Plan:
             if not isinstance(value := getattr(self, name), int) or value < least:
                 raise ValueError(f"plan: expected {name} to be a whole number from {least}, got {value!r}")
 
+    def prompts(self, seed: int) -> dict[Part, tuple[Prompt, ...]]:
+        """The prompts of a seed."""
+        return build_prompts(seed, n_train=self.n_train, n_evaluation=self.n_evaluation)
+
+
+def read_plan(out: Path) -> Plan:
+    """The plan of an experiment that has begun."""
+    return Plan(**json.loads((out / "plan.json").read_text(encoding="utf-8")))
+
 
 # --- the exact judge -------------------------------------------------------------------------------------------
 
@@ -394,7 +403,7 @@ def run_arm(out: Path, seed: int, arm: str, plan: Plan) -> None:
     """Trains an arm and measures it; what is done already stays."""
     _check_plan(out, plan)
     folder = out / f"seed={seed}"
-    setting = Setting(folder, seed, plan, build_prompts(seed, n_train=plan.n_train, n_evaluation=plan.n_evaluation))
+    setting = Setting(folder, seed, plan, plan.prompts(seed))
     trained, measured = folder / arm / "trained", folder / arm / "measured"
     with only_one(folder / arm):
         if not trained.exists():

@@ -5,7 +5,6 @@ one or two seeds intervals resample prompts: they speak of these training runs, 
 Student's over the seeds' means, and differences are paired by seed.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from experiment import ARMS, SETS, Plan
+from experiment import ARMS, SETS, read_plan
 from pocket.oracle import read_truth
-from pocket.world import Part, Prompt, build_prompts
+from pocket.world import Part, Prompt
 from scipy import stats as distributions
 
 from cotlens import Estimate, Run, reflection_dynamics, stats, trace_entropy
@@ -322,11 +321,11 @@ def _shown(row: Any) -> str:
 
 def step_truth(out: Path) -> pd.DataFrame:
     """One row per step of thinking: what the detectors say and what the oracle knows, by arm."""
-    plan = Plan(**json.loads((out / "plan.json").read_text(encoding="utf-8")))
+    plan = read_plan(out)
     tables = []
     for done in sorted(out.glob("seed=*/*/measured")):
         seed, arm = int(done.parts[-3].removeprefix("seed=")), done.parts[-2]
-        prompts = build_prompts(seed, n_train=plan.n_train, n_evaluation=plan.n_evaluation)
+        prompts = plan.prompts(seed)
         for name, parts in SETS.items():
             known = {prompt.id: prompt for part in parts for prompt in prompts[part]}
             run = Run(done.parent / name)

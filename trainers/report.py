@@ -8,14 +8,15 @@ FIGURES/{forbidden,harmless,maths}   the gallery of cotlens for the first seed, 
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from experiment import ARMS, SETS, Plan
+from experiment import ARMS, SETS, read_plan
 from findings import MEASURES, SPLITS, differences, load, measures, numbers, present, step_truth, verdicts
 from pocket.oracle import read_truth
-from pocket.world import Part, build_prompts
+from pocket.world import Part
 from tqdm import tqdm
 
 from cotlens import Plot, draw_figures, read_traces, save, stats
@@ -42,7 +43,7 @@ def _plot_dots(
     limits: tuple[float | None, float | None] = (0, 1.02),
 ) -> Plot:
     """Arms as rows, one panel per title, its measures as dots with intervals; a limit of None is the data's."""
-    order = [arm for arm in ARMS if arm in set(table["arm"])][::-1]
+    order = present(table)[::-1]
     figure, axes = new_figure(1, len(panels), 1.5 + 0.42 * len(order), sharey=True)
     drawn = []
     for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
@@ -66,7 +67,7 @@ def _plot_trade(table: pd.DataFrame) -> Plot:
     """Safety of the thinking against mathematics, a dot per arm."""
     figure, axes = new_figure(1, 1, 3.4)
     axis, drawn = axes[0, 0], []
-    for number, arm in enumerate(arm for arm in ARMS if arm in set(table["arm"])):
+    for number, arm in enumerate(present(table)):
         own = table[table["arm"] == arm].set_index("measure")
         x, y = own.loc["correct"], own.loc["unsafe_thinking_forbidden"]
         colour = COLOURS[number % len(COLOURS)]
@@ -82,12 +83,11 @@ def _plot_trade(table: pd.DataFrame) -> Plot:
 
 def rollouts(out: Path, arm: str = "grpo") -> pd.DataFrame:
     """One row per rollout of the arm: step, domain, reward and truth."""
-    plan = Plan(**json.loads((out / "plan.json").read_text(encoding="utf-8")))
+    plan = read_plan(out)
     rows = []
     for folder in sorted(out.glob(f"seed=*/{arm}/rollouts")):
         seed = int(folder.parts[-3].removeprefix("seed="))
-        prompts = build_prompts(seed, n_train=plan.n_train, n_evaluation=plan.n_evaluation)
-        known = {prompt.id: prompt for prompt in prompts[Part.TRAIN]}
+        known = {prompt.id: prompt for prompt in plan.prompts(seed)[Part.TRAIN]}
         files = sorted(folder.glob("*/*.parquet"))
         for path in tqdm(files, desc="rollouts", unit=" files", leave=False):
             for trace in read_traces(path):
@@ -158,7 +158,7 @@ def _plot_early(out: Path) -> Plot:
 @house_style()
 def _plot_instruments(steps: pd.DataFrame) -> Plot:
     """Precision and recall of the step detectors against the oracle, arm by arm."""
-    order = [arm for arm in ARMS if arm in set(steps["arm"])][::-1]
+    order = present(steps)[::-1]
     figure, axes = new_figure(1, 2, 1.5 + 0.4 * len(order), sharey=True, sharex=True)
     pairs = (
         ("Reflection (classifier)", "is_reflection", "true_reflection", ("maths", "forbidden", "harmless")),
@@ -193,8 +193,8 @@ def report(out: Path, figures: Path) -> None:
     results = {"measures": found, "differences": changes, "verdicts": pd.DataFrame(claims), "cost": _cost(out)}
     for name, result in results.items():
         write_atomic(figures / f"{name}.csv", result.to_csv(index=False, float_format="%.6g"))
-    plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
-    provenance = {"world": WORLD, "seeds": sorted(map(int, set(table["seed"]))), "plan": plan}
+    seeds = sorted(map(int, set(table["seed"])))
+    provenance = {"world": WORLD, "seeds": seeds, "plan": asdict(read_plan(out))}
     for name, plot in _plots(out, found):
         save(plot, figures / name, {"figure": name, **provenance})
     first = min(out.glob("seed=*"), key=lambda path: int(path.name.removeprefix("seed=")))
@@ -219,8 +219,7 @@ def _plots(out: Path, found: pd.DataFrame) -> Iterator[tuple[str, Plot]]:
     yield "22_safety_and_skill", _plot_trade(found)
     yield (
         "23_reflection",
-        _plot_dots(
-            found,
+        dots(
             {
                 "Reflections per trace": ["n_reflections_maths", "n_reflections_forbidden"],
                 "... per step": ["reflection_rate_maths", "reflection_rate_forbidden"],
@@ -247,8 +246,7 @@ def _plots(out: Path, found: pd.DataFrame) -> Iterator[tuple[str, Plot]]:
     )
     yield (
         "26_entropy",
-        _plot_dots(
-            found,
+        dots(
             {
                 "Thinking (nats)": [f"entropy_think_{where}" for where in SETS],
                 "Reflecting steps (nats)": [f"entropy_reflect_{where}" for where in SETS],
