@@ -71,6 +71,8 @@ _MODULES = {
         "quantile",
         "ratio",
     ),
+    "findings": ("Claim", "confounds", "differences", "measures", "verdicts"),
+    "study": ("Study", "study_from_runs", "write_study"),
     "figure": ("Plot", "save"),
     "plot": (
         "plot_lengths",
@@ -100,7 +102,19 @@ _MODULES = {
         "plot_thinking_by_answer",
         "thinking_answer_estimates",
     ),
-    "gallery": ("draw_figures",),
+    "plot_study": (
+        "branching_measures",
+        "plot_branching",
+        "plot_confounds",
+        "plot_early_answering",
+        "plot_instruments",
+        "plot_measures",
+        "plot_obfuscation",
+        "plot_safety_and_skill",
+        "plot_training",
+        "plot_tries",
+    ),
+    "gallery": ("draw_figures", "draw_study"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

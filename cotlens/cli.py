@@ -249,7 +249,7 @@ def _say_counts(info: dict) -> None:
 
 @app.command()
 def figures(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories made by `cotlens analyze`.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories of `cotlens analyze`, or a study of `compare`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figures.")] = Path("runs/figures"),
     by: Annotated[
         str, typer.Option(help="What to compare: run, model, method, domain, ...; default: run if there are several.")
@@ -258,10 +258,46 @@ def figures(
     judge: Annotated[str, typer.Option(help="Whose verdicts to draw; default: the first by name.")] = "",
 ) -> None:
     """Draw every figure the runs have data for, each as pdf, png, csv (the plotted numbers) and json (provenance)."""
-    from cotlens.gallery import draw_figures
+    from cotlens.gallery import draw_figures, draw_study
+    from cotlens.study import is_study
 
+    if any(map(is_study, runs)):
+        if len(runs) > 1 or by or scorer or judge:
+            raise typer.BadParameter("a study is drawn alone, without --by, --scorer and --judge", param_hint="RUNS")
+        for path in draw_study(runs[0], out):
+            typer.echo(path)
+        return
     for path in draw_figures(runs, out, by=by, scorer=scorer, judge=judge, say=lambda text: typer.echo(text, err=True)):
         typer.echo(path)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories of all arms: their texts, scores and verdicts.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the study.")],
+    base: Annotated[str, typer.Option(help="The arm that the others are compared with.")] = "base",
+    rl: Annotated[str, typer.Option(help="The arm of the claims about RL; default: the first with grpo in it.")] = "",
+    sft: Annotated[
+        list[str] | None, typer.Option(help="An arm of the claims about SFT; default: all with sft in it.")
+    ] = None,
+    judge: Annotated[str, typer.Option(help="Whose verdicts are the truth; default: the only one.")] = "",
+    monitor: Annotated[str, typer.Option(help="A second judge: the guard that rewards asked.")] = "",
+    scorer: Annotated[str, typer.Option(help="Whose token scores are each arm's own; default: the only one.")] = "",
+    note: Annotated[str, typer.Option(help="A line under every figure: models, judge, prompts.")] = "",
+) -> None:
+    """Join the runs of several arms and seeds into a study, and say what it says of the claims."""
+    from cotlens import findings
+    from cotlens.study import study_from_runs
+
+    study = study_from_runs(
+        runs, out, base=base, rl=rl, sft=sft or (), judge=judge, monitor=monitor, scorer=scorer, note=note
+    )
+    samples, info = study.samples(), study.info
+    changes = findings.differences(samples, base)
+    typer.echo(f"{out}: {len(samples):,} samples, arms {', '.join(info['arms'])}")
+    for claim in findings.verdicts(samples, findings.measures(samples), changes, info):
+        typer.echo(f"{claim.verdict:>10}  {claim.claim}: {claim.because}")
+    typer.echo(f"figures: cotlens figures {out} -o FOLDER")
 
 
 @app.command()

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cotlens import entropy, plot, plot_entropy, plot_guard, plot_unsafe
+from cotlens import entropy, findings, plot, plot_entropy, plot_guard, plot_study, plot_unsafe
 from cotlens.figure import Plot, save
 from cotlens.reflect import reflection_dynamics
-from cotlens.run import Run
+from cotlens.run import Run, hash_path, write_atomic
+from cotlens.study import Study
 from cotlens.trace import TraceError
 from cotlens.unsafe import outcomes, unsafe_dynamics
 
@@ -190,3 +191,118 @@ def _draw_entropy(tables: dict[str, pd.DataFrame], by: str) -> dict[str, Plot]:
     if "kl" in tables and len(tables["kl"]):
         drawn["11_kl_position"] = plot_entropy.plot_position_entropy(tables["kl"], by, label="KL to the reference")
     return drawn
+
+
+# --- studies ---------------------------------------------------------------------------------------------------
+
+
+def draw_study(study: Study | str | Path, out: str | Path) -> Iterator[Path]:
+    """Writes a study's results (measures, differences, confounds, verdicts, and the tables it brought along) as csv,
+    and draws the figures it has data for; yields the paths. The same study gives the same bytes.
+
+    Raises:
+        TraceError: if the folder is no study.
+    """  # noqa: D205
+    study, out = study if isinstance(study, Study) else Study(Path(study)), Path(out)
+    info, samples = study.info, study.samples()
+    found, changes = findings.measures(samples), findings.differences(samples, info["base"])
+    claims = findings.verdicts(samples, found, changes, info)
+    tables = {
+        "measures": found,
+        "differences": changes,
+        "confounds": findings.confounds(samples, info["base"]),
+        "verdicts": pd.DataFrame(claims, columns=findings.Claim._fields),
+        **{path.stem: pd.read_csv(path) for path in sorted(study.path.glob("*.csv"))},
+    }
+    for name, table in tables.items():
+        write_atomic(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        yield out / f"{name}.csv"
+    provenance = {key: value for key, value in info.items() if key not in ("note", "arms")}
+    provenance |= {"seeds": sorted(map(int, set(samples["seed"]))), "n_samples": len(samples)}
+    provenance |= {"study": hash_path(study.path)}
+    for name, picture in tqdm(_study_figures(study, tables), desc="figures", unit=" figures"):
+        yield from save(picture, out / name, {"figure": name, **provenance})
+
+
+def _study_figures(study: Study, tables: dict[str, pd.DataFrame]) -> Iterator[tuple[str, Plot]]:
+    found, text, order = tables["measures"], study.info.get("note", ""), list(study.info["arms"])
+    names = set(found["measure"])
+    for name, (panels, caption, limits) in _DOTS.items():
+        if any(measure in names for measures in panels.values() for measure in _named(measures, names)):
+            shown = {title: _named(measures, names) for title, measures in panels.items()}
+            yield name, plot_study.plot_measures(found, shown, caption, text, limits=limits)
+    if {"is_correct_maths", "thinking_unsafe_forbidden"} <= names:
+        yield "22_safety_and_skill", plot_study.plot_safety_and_skill(found, text)
+    if len(tables["confounds"]):
+        yield "31_confounds", plot_study.plot_confounds(tables["confounds"], text)
+    if "tries" in tables:
+        yield "33_tries", plot_study.plot_tries(tables["tries"], text)
+    for name, of in _OWN_TABLES.items():
+        for number, draw in of.items():
+            if len(table := study.table(name)):
+                yield number, draw(table.assign(arm=pd.Categorical(table["arm"], order)), text)
+
+
+def _named(measures: Sequence[str], names: set[str]) -> list[str]:
+    """The measures as they are, or for `COLUMN_*` those of all splits."""
+    listed: list[str] = []
+    for measure in measures:
+        start = measure.removesuffix("*")
+        of_splits = [n for n in sorted(names) if n.startswith(start) and n.removeprefix(start) not in findings.SETS]
+        listed += of_splits if measure.endswith("*") else [measure]
+    return listed
+
+
+_SHARES = (0.0, 1.02)
+_DOTS: dict[str, tuple[dict[str, list[str]], str, tuple[float | None, float | None]]] = {
+    "21_unsafe_by_split": (
+        {"Unsafe thinking": ["thinking_unsafe_*"], "Unsafe answer": ["answer_unsafe_*"]},
+        "share of samples for forbidden requests",
+        _SHARES,
+    ),
+    "23_reflection": (
+        {
+            "Reflections per trace": ["n_reflections_maths", "n_reflections_forbidden"],
+            "... per step": ["reflection_rate_maths", "reflection_rate_forbidden"],
+            "Longest run": ["longest_run_maths", "longest_run_forbidden"],
+            "Share that mend": ["corrective_maths", "corrective_forbidden"],
+        },
+        "reflections of the thinking",
+        (0, None),
+    ),
+    "25_costs_of_safety": (
+        {
+            "Harmless refused": ["refuses_harmless"],
+            "Harmless helped": ["is_help_harmless"],
+            "Right, maths": ["is_correct_maths"],
+            "One closed thought": ["is_format_ok_all"],
+        },
+        "share of samples",
+        (None, None),
+    ),
+    "26_entropy": (
+        {
+            "Thinking (nats)": [f"entropy_think_{where}" for where in findings.SETS],
+            "Reflecting steps (nats)": [f"entropy_reflect_{where}" for where in findings.SETS],
+            "On the base's thinking (nats)": [f"entropy_common_{where}" for where in findings.SETS],
+        },
+        "mean token entropy of each arm on its own samples, and on one text for all: the base's samples",
+        (0, None),
+    ),
+    "30_guard_by_checkpoint": (
+        {
+            "Recall of the guard": ["guard_recall_forbidden"],
+            "Unsafe and passed": ["hidden_forbidden"],
+            "P(unsafe answer | passed)": ["answer_unsafe_if_passed_forbidden"],
+            "Flagged, harmless": ["thinking_flagged_harmless"],
+        },
+        "thinking of forbidden requests: the reward's guard against the evaluation's judge",
+        _SHARES,
+    ),
+}
+_OWN_TABLES = {
+    "rollouts": {"24_training": plot_study.plot_training, "29_obfuscation": plot_study.plot_obfuscation},
+    "steps": {"27_instruments": plot_study.plot_instruments},
+    "early": {"28_early_answering": plot_study.plot_early_answering},
+    "branching": {"32_branching": plot_study.plot_branching},
+}

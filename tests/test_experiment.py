@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,11 +12,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "trainers"))
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
 import experiment  # pyright: ignore[reportMissingImports]
-import findings  # pyright: ignore[reportMissingImports]
 import report  # pyright: ignore[reportMissingImports]
 from pocket.world import Domain, Part, build_prompts  # pyright: ignore[reportMissingImports]
 
@@ -25,10 +22,16 @@ from cotlens import Run, TraceError, read_traces
 from cotlens.guard import Item
 from cotlens.guard import Part as Judged
 
+ARMS = [arm for arm in experiment.ARMS if arm != "base"]
 PLAN = experiment.Plan(
-    tiny=True, n_train=16, n_evaluation=4, n_samples=1, grpo_steps=2, prompts_per_step=2, group=2, sft_epochs=1,
-    max_new_tokens=24,
+    tiny=True, n_train=16, n_evaluation=4, n_samples=1, updates=2, prompts_per_step=2, group=2, max_new_tokens=24,
+    n_branching=4, rates=dict.fromkeys(ARMS, 1e-3),
 )  # fmt: skip
+TRAINED = ("base", "grpo", "teacher_mixed_sft", "refusal_sft", "sft_grpo")
+
+
+def job(arm, seed=0):
+    return experiment.Job(seed, arm)
 
 
 @pytest.fixture(autouse=True)
@@ -72,110 +75,25 @@ def test_a_prompt_of_no_world_is_undecided():
     assert got.label == "undecided"
 
 
-# --- verdicts --------------------------------------------------------------------------------------------------
-
-
-def row(value, half=0.01):
-    return SimpleNamespace(value=value, low=value - half, high=value + half)
-
-
-@pytest.mark.parametrize(
-    ("found", "verdict"), [(row(-0.2), "seen"), (row(0.2), "opposite"), (row(-0.2, 0.3), "undecided")]
-)
-def test_a_fall_is_an_interval_below_zero(found, verdict):
-    assert findings._falls("c", found).verdict == verdict
-
-
-@pytest.mark.parametrize(
-    ("sft", "rl", "verdict"),
-    [
-        (row(-0.2), row(0.0), "seen"),
-        (row(-0.2), row(0.2), "seen (RL raises it)"),
-        (row(-0.2), row(-0.2), "not seen"),
-        (row(0.0), row(0.0), "not seen"),
-        (row(-0.02), row(-0.03, 0.015), "not seen"),
-        (row(0.2), row(-0.2), "opposite"),
-        (row(-0.2, 0.3), row(0.0), "undecided"),
-        (row(-0.2, 0.3), row(-0.2), "not seen"),
-        (row(-0.2), row(0.0, 0.2), "undecided"),
-        (row(float("nan")), row(0.0), "undecided"),
-    ],
-)
-def test_one_lowers_and_the_other_keeps(sft, rl, verdict):
-    """Kept: the whole interval within 0.05. A fall within the margin is kept; one half alone can refute the claim."""
-    assert findings._lowers_and_keeps("c", sft, rl, 0.05).verdict == verdict
-
-
-def cells(seen, wrapper, topic, arm, n=100, seed=0):
-    """Samples of one arm: the first `k` of `n` prompts of each split are unsafe."""
-    rows = [
-        {
-            "seed": seed, "arm": arm, "set": "forbidden", "split": split.value, "cluster": f"{seed}{split}{i}",
-            "thinking_unsafe": i < k,
-        }
-        for split, k in zip(experiment.SETS["forbidden"], (seen, wrapper, topic), strict=True)
-        for i in range(n)
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-@pytest.mark.parametrize(
-    ("sft", "rl", "verdict"),
-    [
-        ((10, 20, 70), (5, 5, 5), "seen"),
-        ((5, 5, 5), (10, 20, 70), "opposite"),
-        ((10, 10, 30), (10, 10, 31), "undecided"),
-    ],
-)
-def test_uneven_is_the_range_over_splits(sft, rl, verdict):
-    """.70 - .10 = .60 against 0: seen; the other way round: opposite; .20 against .21: undecided."""
-    table = pd.concat([cells(*sft, "teacher_sft"), cells(*rl, "grpo")])
-    assert findings._uneven(table, "teacher_sft", "grpo").verdict == verdict
-
-
-def test_uneven_over_seeds_is_students():
-    """Ranges .6, .2 and .1 against 0: mean .3, Student's interval holds zero, although each seed alone would decide."""
-    parts = []
-    for seed, high in enumerate((70, 30, 20)):
-        parts += [cells(10, 10, high, "filtered_sft", seed=seed), cells(5, 5, 5, "grpo", seed=seed)]
-    claim = findings._uneven(pd.concat(parts), "filtered_sft", "grpo")
-    assert claim.verdict == "undecided"
-    assert "SFT less RL +0.300" in claim.because
-
-
-def test_one_seed_speaks_of_prompts_and_several_of_trainings():
-    """Three seeds with means 0, 1/2 and 1: mean 1/2, Student's half width 4.303 x .5 / sqrt(3). One seed: Wilson's."""
-    table = pd.DataFrame({"seed": [0, 0, 1, 1, 2, 2], "cluster": list("abcdef"), "value": [0.0, 0, 0, 1, 1, 1]})
-    found = findings.estimate(table.assign(is_share=False))
-    assert (found.value, found.n_clusters, found.method) == (0.5, 3, "t")
-    assert found.high - found.value == pytest.approx(4.3027 * 0.5 / 3**0.5, rel=1e-3)
-    share = findings.estimate(table.assign(is_share=True))
-    assert (share.low, share.high) == (0, 1)
-    assert findings.estimate(table[table["seed"] < 2].assign(is_share=True)).method == "wilson"
-    other = table.assign(value=table["value"] - 0.25)
-    found = findings.difference(table, other[other["seed"] < 2])
-    assert (found.value, found.n) == (0.25, 8)
-
-
 # --- from nothing to figures -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A base, GRPO and teacher arm that have learned next to nothing; the base by the script, in a process of its own."""
+    """A base and arms that have learned next to nothing; the base by the script, in a process of its own."""
     out = tmp_path_factory.mktemp("pocket")
-    experiment._check_plan(out, PLAN)
+    experiment.check_plan(out, PLAN)
     command = [sys.executable, ROOT / "trainers" / "experiment.py", "-o", out, "--only", "0:base"]
     subprocess.run([*map(str, command), "--plan", json.dumps(asdict(PLAN))], check=True, capture_output=True)
-    for arm in ("grpo", "teacher_sft"):
-        experiment.run_arm(out, 0, arm, PLAN)
+    for arm in TRAINED[1:]:
+        experiment.run_job(out, job(arm), PLAN)
     return out
 
 
 def test_every_arm_is_an_ordinary_folder_and_a_run(run):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    for arm in ("base", "grpo", "teacher_sft"):
+    for arm in TRAINED:
         folder = run / "seed=0" / arm
         network = AutoModelForCausalLM.from_pretrained(folder / "model")
         assert network.config.architectures == ["Qwen3ForCausalLM"]
@@ -183,22 +101,28 @@ def test_every_arm_is_an_ordinary_folder_and_a_run(run):
         for name, parts in experiment.SETS.items():
             opened = Run(folder / name)
             assert len(opened.trace_table()) == 4 * len(parts)
-            assert opened.judged_parts("oracle") == ["answer", "thinking"]
+            assert opened.judged_parts("oracle") == opened.judged_parts("learned") == ["answer", "thinking"]
             assert opened.is_scored("own")
-    assert set(Run(run / "seed=0" / "base" / "maths").scorers) == {"own", "grpo", "teacher_sft"}
-    assert json.loads((run / "seed=0" / "grpo" / "cost.json").read_text())["sampled"] == 8
+    assert set(Run(run / "seed=0" / "base" / "maths").scorers) == {"own", *TRAINED[1:]}
+    cost = {arm: json.loads((run / "seed=0" / arm / "cost.json").read_text()) for arm in TRAINED}
+    assert cost["grpo"]["sampled"] == 8
+    assert {(cost[arm]["updates"], cost[arm]["sequences"], cost[arm]["rate"]) for arm in TRAINED[1:]} == {(2, 8, 1e-3)}
 
 
 def test_what_is_done_is_not_done_again(run):
     before = {path: path.stat().st_mtime_ns for path in (run / "seed=0" / "grpo").rglob("*") if path.is_file()}
-    experiment.run_arm(run, 0, "grpo", PLAN)
+    experiment.run_job(run, job("grpo"), PLAN)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with pytest.raises(ValueError, match="another group; name another folder"):
-        experiment._check_plan(run, experiment.Plan(**{**asdict(PLAN), "group": 4}))
+        experiment.check_plan(run, experiment.Plan(**{**asdict(PLAN), "group": 4}))
+    with pytest.raises(ValueError, match=r"trained at rate 0.001, not 0.002"):
+        experiment.run_job(run, job("grpo"), experiment.Plan(**{**asdict(PLAN), "rates": {"grpo": 2e-3}}))
+    with pytest.raises(ValueError, match="no learning rate of self_sft is picked yet"):
+        experiment.run_job(run, job("self_sft"), experiment.Plan(**{**asdict(PLAN), "rates": {}}))
 
 
 def test_grpos_rollouts_are_traces_of_its_prompts(run):
-    found = report.rollouts(run)
+    found = report._rollouts(run / "seed=0" / "grpo", PLAN.prompts(0))
     assert len(found) == 2 * 4
     assert set(found["step"]) == {0, 1}
     paths = sorted((run / "seed=0" / "grpo" / "rollouts").glob("*/*.parquet"))
@@ -208,52 +132,115 @@ def test_grpos_rollouts_are_traces_of_its_prompts(run):
 def test_an_arm_that_fails_says_why_and_stops_the_rest(run):
     """A base that has learned nothing gives the filter nothing to keep."""
     with pytest.raises(RuntimeError, match="no rows left to train on"):
-        experiment.run_all(run, 1, PLAN, arms=["filtered_sft"])
+        experiment.run_all(run, [job("filtered_sft")], PLAN)
 
 
 def test_tables_verdicts_and_figures(run, tmp_path, capsys):
     report.report(run, tmp_path)
     pictures = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert len(pictures) >= 12
-    assert {"21_unsafe_by_split.png", "24_training.png", "27_instruments.png"} <= set(pictures)
+    expected = {"21_unsafe_by_split", "24_training", "27_instruments", "29_obfuscation", "31_confounds", "32_branching"}
+    assert {f"{name}.png" for name in expected} <= set(pictures)
     found = pd.read_csv(tmp_path / "measures.csv")
-    assert set(found["arm"]) == {"base", "grpo", "teacher_sft"}
+    assert set(found["arm"]) == set(TRAINED)
     assert found["value"].notna().all()
     claims = pd.read_csv(tmp_path / "verdicts.csv")
-    assert claims["claim"].str[:2].tolist() == ["C1", "C2", "C3", "C4", "C5"]
+    assert set(claims["claim"].str[:2]) == {"C1", "C2", "C3", "C4", "C5", "Q2"}  # Q1 and Q3 need arms not trained here
     assert set(claims["verdict"]) <= {"seen", "seen (RL raises it)", "not seen", "opposite", "undecided"}
+    assert claims["would_change"].str.len().min() > 0
     assert "no evidence on real models" in capsys.readouterr().out
     assert json.loads((tmp_path / "21_unsafe_by_split.json").read_text())["plan"]["tiny"]
 
 
+def test_the_study_keeps_seeds_that_are_no_longer_at_hand(run, tmp_path):
+    """Seeds may be made in several sittings: one that only the study still has stays in it, with its cost."""
+    study = report.collect(run, tmp_path / "study")
+    for path in sorted(study.path.glob("*/seed=0.parquet")):
+        path.rename(path.with_name("seed=7.parquet"))
+    cost = pd.read_csv(study.path / "cost.csv")
+    cost.assign(seed=7).to_csv(study.path / "cost.csv", index=False)
+    again = report.collect(run, study.path)
+    assert set(again.samples()["seed"]) == {0, 7}
+    assert pd.read_csv(study.path / "cost.csv")["seed"].tolist() == [0] * len(cost) + [7] * len(cost)
+
+
 def test_the_truth_of_steps_is_beside_what_detectors_say(run):
     """One row per step of the runs; the numbers of the truth are the oracle's."""
-    steps = findings.step_truth(run)
-    assert len(steps) == sum(len(Run(p.parent).step_table()) for p in run.glob("seed=0/*/*/run.json"))
+    folder = run / "seed=0" / "grpo"
+    steps = report._steps(folder, PLAN.prompts(0))
+    assert len(steps) == sum(len(Run(p.parent).step_table()) for p in folder.glob("*/run.json"))
     assert steps["true_reflection"].dtype == np.bool_
+
+
+def test_every_arm_is_measured_where_the_policy_branched(run):
+    """The same tokens for every arm, the base's own among them; what is determined has no entropy of the policy's."""
+    tables = [pd.read_parquet(run / "seed=0" / arm / "branching.parquet") for arm in TRAINED]
+    for table in tables:
+        pd.testing.assert_frame_equal(table.drop(columns="entropy"), tables[0].drop(columns="entropy"))
+        assert table["entropy"].between(0, 10).all()
+    assert (tables[0].loc[tables[0]["kind"] == "determined", "policy_entropy"] == 0).all()
+    assert (tables[0].loc[tables[0]["kind"] != "determined", "policy_entropy"] > 0).all()
+
+
+# --- learning rates --------------------------------------------------------------------------------------------
+
+
+def test_tries_are_scored_on_the_development_seed_and_the_best_is_picked(tmp_path):
+    """Mean of three shares; of equal scores the lower rate."""
+    rows = [("grpo", 1e-4, 0.9), ("grpo", 3e-4, 0.9), ("grpo", 1e-3, 0.3), ("teacher_sft", 1e-4, 0.2)]
+    for arm, rate, share in rows:
+        folder = tmp_path / f"{arm}@{rate:g}"
+        folder.mkdir()
+        row = {"arm": arm, "rate": rate, "safe": share, "helped": share, "right": share, "score": share}
+        (folder / "try.json").write_text(json.dumps(row))
+    assert experiment.pick_rates(tmp_path) == {"teacher_sft": 1e-4, "grpo": 1e-4}
+    assert experiment.read_tries(tmp_path)["picked"].tolist() == [True, True, False, False]
+
+
+def test_a_try_is_the_arm_at_a_rate_of_its_own(tmp_path, run):
+    """The base of the development seed is only trained; an arm that starts from another waits for that one's tries."""
+    out = tmp_path
+    experiment.check_plan(out, PLAN)
+    dev = experiment.DEVELOPMENT_SEED
+    experiment.run_job(out, job("base", dev), PLAN)
+    assert job("base", dev).is_done(out)
+    assert not (out / f"seed={dev}" / "base" / "measured").exists()
+    experiment.run_job(out, job("refusal_sft@0.0003", dev), PLAN)
+    found = experiment.read_tries(out / f"seed={dev}")
+    assert found[["arm", "rate"]].to_dict("records") == [{"arm": "refusal_sft", "rate": 3e-4}]
+    assert 0 <= found["score"][0] <= 1
+    assert {other.name for other in job("sft_grpo@0.001", dev).needs()} == {
+        "base", "teacher_mixed_sft@0.0001", "teacher_mixed_sft@0.0003", "teacher_mixed_sft@0.001",
+    }  # fmt: skip
+    assert len(experiment.tries()) == 1 + len(ARMS) * len(experiment.RATES)
+
+
+def test_every_arm_has_a_picked_rate_that_was_tried():
+    assert set(experiment.PICKED) == set(ARMS)
+    assert set(experiment.PICKED.values()) <= set(experiment.RATES)
 
 
 def test_a_job_ends_with_its_caller_and_nobody_shares_its_folder(tmp_path):
     """The standard input closes when the caller is killed; a second job on the folder of a first is refused."""
     plan = experiment.Plan(**{**asdict(PLAN), "n_evaluation": 100, "n_samples": 50})
-    process = experiment._start(tmp_path, 0, "base", plan)
+    process = experiment._start(tmp_path, job("base"), plan)
     lock = tmp_path / "seed=0" / "base" / "model" / "training.json"
     deadline = time.monotonic() + 60
     while not lock.exists():
-        assert process.poll() is None, experiment._tail(tmp_path, 0, "base")
+        assert process.poll() is None, experiment._tail(tmp_path, job("base"))
         assert time.monotonic() < deadline
         time.sleep(0.05)
     with pytest.raises(TraceError, match="another process is writing here"):
-        experiment.run_arm(tmp_path, 0, "base", plan)
+        experiment.run_job(tmp_path, job("base"), plan)
     process.stdin.close()  # what the system does when the caller is killed
     assert process.wait(timeout=30) == 1
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"n_samples": 0}, {"group": 1}, {"n_train": 0}, {"grpo_steps": 1.5}]
+    "wrong", [{"n_samples": 0}, {"group": 1}, {"n_train": 0}, {"updates": 1.5}, {"rates": {"ppo": 1.0}}]
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused_before_anything_is_trained(wrong):
-    with pytest.raises(ValueError, match="plan: expected"):
+    with pytest.raises(ValueError, match="plan: "):
         experiment.Plan(**wrong)
 
 
@@ -277,9 +264,9 @@ def test_a_wrong_command_line_says_so(arguments, said, tmp_path, capsys):
 def test_help_is_what_the_world_answers():
     """The reward for harmless requests: to refuse, and to say just anything, are none."""
     prompts = build_prompts(0, n_train=40, n_evaluation=4)
-    setting = experiment.Setting(ROOT, 0, PLAN, prompts)
+    setting = experiment.Setting(ROOT, 0, PLAN, prompts, "grpo", 1e-3, "grpo")
     prompt = next(p for p in prompts[Part.TRAIN] if p.domain is Domain.ALLOWED)
-    helpful = experiment.rewards_of(setting)[0][1]
+    helpful = experiment.rewards_of(setting, "none")[0][0]
     answers = [
         f"You can {prompt.verb} {prompt.topic} with salt and some moss.",
         "Hello.",
@@ -329,7 +316,7 @@ def test_early_answers_are_the_models_own_behind_each_cut(run, tmp_path):
 
     write_traces(folder / "t.parquet", rows)
     analyze([folder / "t.parquet"], folder / "forbidden")
-    experiment.answer_early(experiment.Setting(tmp_path / "seed=0", 0, PLAN, prompts), "base")
+    experiment.answer_early(experiment.Setting(tmp_path / "seed=0", 0, PLAN, prompts, "base", 0.0, "base"))
     found = pd.read_parquet(folder / "early.parquet")
     assert set(found["trace_id"]) == {"a"}  # the first sample whose thinking is unsafe
     assert found["cut"].tolist() == list(experiment.CUTS)

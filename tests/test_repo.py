@@ -10,8 +10,8 @@ from conftest import ROOT
 
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
 ORDER = [
-    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "guard_models", "guard_endpoint", "table", "run", "entropy", "stats", "figure", "plot", "plot_entropy",
-    "plot_unsafe", "plot_guard", "gallery", "cli",
+    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "guard_models", "guard_endpoint", "table", "run", "entropy", "stats", "findings", "study", "figure", "plot", "plot_entropy",
+    "plot_unsafe", "plot_guard", "plot_study", "gallery", "cli",
 ]  # fmt: skip
 # Modules beside each other, of which neither may import the other although one stands first.
 _READING = {"rows", "formats", "read"}

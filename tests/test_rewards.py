@@ -1,12 +1,9 @@
 """Rewards, row by row."""
 
 import math
-import sys
 
 import pytest
-from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "trainers"))
 pytest.importorskip("datasets", reason="the trainers need the extra `train`")
 
 import rewards  # pyright: ignore[reportMissingImports]

@@ -2,14 +2,12 @@
 
 import json
 import os
-import sys
 from importlib.util import find_spec
 
 import pytest
 from conftest import ROOT
 from tiny import WORDS, tiny_model, tiny_tokenizer
 
-sys.path.insert(0, str(ROOT / "trainers"))
 pytest.importorskip("trl", reason="the trainers need the extra `train`")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

@@ -1,270 +1,230 @@
-"""The report of the pocket experiment: its tables, verdicts and figures.
+"""From the experiment's runs to its study: the oracle's truth beside what cotlens measured, in tables without text.
 
-FIGURES/measures.csv, differences.csv, verdicts.csv, cost.csv
-FIGURES/21 to 28 ...                 the figures of this page, over all seeds
-FIGURES/{forbidden,harmless,maths}   the gallery of cotlens for the first seed, arms side by side
+OUT/study is a study (cotlens/study.py) with further tables: steps (detectors beside the truth), rollouts (what RL
+sampled), branching (entropies where the policy branched), early (answers behind cut thoughts), cost.csv and tries.csv.
 """
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from experiment import ARMS, SETS, read_plan
-from findings import MEASURES, SPLITS, differences, load, measures, numbers, present, step_truth, verdicts
+from experiment import ARMS, DEVELOPMENT_SEED, SETS, Job, read_plan, read_tries
+from pocket.guard import LearnedGuard
 from pocket.oracle import read_truth
-from pocket.world import Part
+from pocket.world import Part, Prompt
 from tqdm import tqdm
 
-from cotlens import Plot, draw_figures, read_traces, save, stats
-from cotlens.figure import (
-    COLOURS,
-    draw_band,
-    draw_dots,
-    house_style,
-    label_rows,
-    legend_above,
-    new_figure,
-    note,
-)
+from cotlens import Run, draw_figures, read_traces, reflection_dynamics, split_think, trace_entropy
+from cotlens.gallery import draw_study
+from cotlens.guard import Item
+from cotlens.guard import Part as Judged
 from cotlens.run import write_atomic
+from cotlens.study import Study, write_study
+from cotlens.unsafe import safety_states
 
 WORLD = "pocket world: invented topics, scripted excuses; a method demonstration, no evidence on real models"
+ROLES = {
+    "base": "base",
+    "rl": "grpo",
+    "rl_answer": "grpo_answer",
+    "filtered": "filtered_sft",
+    "sft": ["teacher_sft", "teacher_mixed_sft", "refusal_sft", "self_sft", "filtered_sft"],
+}
 
 
-@house_style()
-def _plot_dots(
-    table: pd.DataFrame,
-    panels: Mapping[str, Sequence[str]],
-    text: str,
-    limits: tuple[float | None, float | None] = (0, 1.02),
-) -> Plot:
-    """Arms as rows, one panel per title, its measures as dots with intervals; a limit of None is the data's."""
-    order = present(table)[::-1]
-    figure, axes = new_figure(1, len(panels), 1.5 + 0.42 * len(order), sharey=True)
-    drawn = []
-    for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
-        for number, name in enumerate(names):
-            part = table[table["measure"] == name].set_index("arm").reindex(order)
-            offset = 0.2 * ((len(names) - 1) / 2 - number)
-            label = MEASURES[name].label.rpartition(", ")[2] if len(names) > 1 else ""
-            draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker="osD^"[number])
-            drawn.append(part.reset_index())
-        axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(names) / 2) * (len(names) > 1))
-        if len(names) > 1:
-            legend_above(axis)
-        axis.set_xlim(*limits)
-    label_rows(axes[0], order)
-    note(figure, f"{text}; line: 95% interval\n{WORLD}")
-    return Plot(figure, pd.concat(drawn, ignore_index=True))
-
-
-@house_style()
-def _plot_trade(table: pd.DataFrame) -> Plot:
-    """Safety of the thinking against mathematics, a dot per arm."""
-    figure, axes = new_figure(1, 1, 3.4)
-    axis, drawn = axes[0, 0], []
-    for number, arm in enumerate(present(table)):
-        own = table[table["arm"] == arm].set_index("measure")
-        x, y = own.loc["correct"], own.loc["unsafe_thinking_forbidden"]
-        colour = COLOURS[number % len(COLOURS)]
-        axis.hlines(1 - y["value"], x["low"], x["high"], color=colour, linewidth=1)
-        axis.vlines(x["value"], 1 - y["high"], 1 - y["low"], color=colour, linewidth=1)
-        axis.plot(x["value"], 1 - y["value"], "o", color=colour, label=arm, markersize=5, markeredgecolor="white")
-        drawn.append({"arm": arm, "correct": x["value"], "safe_thinking": 1 - y["value"]})
-    axis.set(ylim=(0, 1.02), xlabel="sums right", ylabel="forbidden requests with safe thinking")
-    axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
-    note(figure, f"lines: 95% intervals\n{WORLD}")
-    return Plot(figure, pd.DataFrame(drawn))
-
-
-def rollouts(out: Path, arm: str = "grpo") -> pd.DataFrame:
-    """One row per rollout of the arm: step, domain, reward and truth."""
-    plan = read_plan(out)
-    rows = []
-    for folder in sorted(out.glob(f"seed=*/{arm}/rollouts")):
-        seed = int(folder.parts[-3].removeprefix("seed="))
-        known = {prompt.id: prompt for prompt in plan.prompts(seed)[Part.TRAIN]}
-        files = sorted(folder.glob("*/*.parquet"))
-        for path in tqdm(files, desc="rollouts", unit=" files", leave=False):
-            for trace in read_traces(path):
-                truth = read_truth(trace.completion, known[trace.prompt_id])
-                rows.append(
-                    {
-                        "seed": seed, "step": trace.training_step, "domain": trace.domain,
-                        "prompt_id": f"{seed}:{trace.prompt_id}", "reward": trace.reward,
-                        "thinking_unsafe": truth.thinking_unsafe, "answer_unsafe": truth.answer_unsafe,
-                        "is_correct": truth.is_correct, "is_help": truth.is_help,
-                        "n_reflections": truth.n_reflections, "n_tokens": len(trace.token_ids or ()),
-                    }
-                )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-_ROLLED = {"maths": ["maths"], "sums right": ["maths"], "help with harmless requests": ["look_alike", "allowed"]}
-
-
-@house_style()
-def _plot_training(table: pd.DataFrame, bins: int = 15) -> Plot:
-    """What GRPO's rollouts did while it trained."""
-    panels = {
-        "Forbidden": (("thinking_unsafe", "unsafe thinking"), ("answer_unsafe", "unsafe answer")),
-        "Skill": (("is_correct", "sums right"), ("is_help", "help with harmless requests")),
-        "Reflections per rollout": (("n_reflections", "maths"), ("n_reflections", "forbidden")),
-        "Tokens per rollout": (("n_tokens", "maths"), ("n_tokens", "forbidden")),
-    }
-    figure, axes = new_figure(1, 4, 2.4)
-    last, drawn = table["step"].max() + 1, []
-    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
-        for number, (column, label) in enumerate(lines):
-            rows = table[table["domain"].isin(_ROLLED.get(label, ["forbidden"]))]
-            values = pd.to_numeric(rows[column], errors="coerce").astype(float)
-            found = stats.curve((rows["step"] + 0.5) / last, values, rows["prompt_id"], bins=bins).dropna()
-            draw_band(axis, found["position"] * last, found, COLOURS[number], label)
-            drawn.append(found.assign(panel=title, line=label))
-        axis.set(title=title, xlabel="update", ylim=(0, None))
-        axis.legend(fontsize=5.5, loc="best")
-    note(figure, f"all rollouts of GRPO, in {bins} stretches; band: 95%, prompts resampled\n{WORLD}")
-    return Plot(figure, pd.concat(drawn, ignore_index=True))
-
-
-@house_style()
-def _plot_early(out: Path) -> Plot:
-    """Unsafe answers when unsafe thinking is cut short, arm by arm."""
-    paths = sorted(out.glob("seed=*/*/early.parquet"))
-    tables = [pd.read_parquet(p).assign(arm=p.parts[-2], seed=int(p.parts[-3].removeprefix("seed="))) for p in paths]
-    table = pd.concat(tables, ignore_index=True)
-    figure, axes = new_figure(1, 1, 2.9)
-    drawn = []
-    for number, arm in enumerate(present(table)):
-        own = table[table["arm"] == arm]
-        rows = []
-        for cut, part in own.groupby("cut"):
-            e = stats.proportion(part["answer_unsafe"], part["seed"].astype(str) + ":" + part["prompt_id"])
-            rows.append({"cut": cut, **numbers(e)})
-        found = pd.DataFrame(rows)
-        n = own.drop_duplicates(["seed", "trace_id"]).shape[0]
-        draw_band(axes[0, 0], found["cut"], found, COLOURS[number % len(COLOURS)], f"{arm} ({n} traces)")
-        drawn.append(found.assign(arm=arm))
-    axes[0, 0].set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of the thinking that is kept", ylabel="unsafe answers")
-    legend_above(axes[0, 0])
-    note(figure, f"samples with unsafe thinking, greedy answers behind the cut; band: Wilson's 95%, by prompt\n{WORLD}")
-    return Plot(figure, pd.concat(drawn, ignore_index=True))
-
-
-@house_style()
-def _plot_instruments(steps: pd.DataFrame) -> Plot:
-    """Precision and recall of the step detectors against the oracle, arm by arm."""
-    order = present(steps)[::-1]
-    figure, axes = new_figure(1, 2, 1.5 + 0.4 * len(order), sharey=True, sharex=True)
-    pairs = (
-        ("Reflection (classifier)", "is_reflection", "true_reflection", ("maths", "forbidden", "harmless")),
-        ("Unsafe step (markers), forbidden", "unsafe", "true_unsafe", ("forbidden",)),
-    )
-    drawn = []
-    for axis, (title, said, real, sets) in zip(axes[0], pairs, strict=True):
-        rows = []
-        for arm in order:
-            own = steps[(steps["arm"] == arm) & steps["set"].isin(sets)]
-            found = stats.detection(own[said], own[real], own["seed"].astype(str) + own["prompt_id"])
-            for measure, e in (("precision", found.precision), ("recall", found.recall)):
-                rows.append({"arm": arm, "detector": title, "measure": measure, **numbers(e)})
-        table = pd.DataFrame(rows)
-        for number, measure in enumerate(("precision", "recall")):
-            part = table[table["measure"] == measure].set_index("arm").loc[order]
-            draw_dots(axis, part, COLOURS[number], offset=0.12 - 0.24 * number, label=measure, marker="os"[number])
-        axis.set_title(title, pad=16)
-        legend_above(axis)
-        drawn.append(table)
-    axes[0, 0].set_xlim(0, 1.02)
-    label_rows(axes[0], order)
-    note(figure, f"against the oracle, step by step; neither detector was made for this world; line: 95%\n{WORLD}")
-    return Plot(figure, pd.concat(drawn, ignore_index=True))
-
-
-def report(out: Path, figures: Path) -> None:
-    """Writes the tables, the verdicts and all figures."""
-    table = load(out)
-    found, changes = measures(table), differences(table)
-    claims = verdicts(table, found, changes)
-    results = {"measures": found, "differences": changes, "verdicts": pd.DataFrame(claims), "cost": _cost(out)}
-    for name, result in results.items():
-        write_atomic(figures / f"{name}.csv", result.to_csv(index=False, float_format="%.6g"))
-    seeds = sorted(map(int, set(table["seed"])))
-    provenance = {"world": WORLD, "seeds": seeds, "plan": asdict(read_plan(out))}
-    for name, plot in _plots(out, found):
-        save(plot, figures / name, {"figure": name, **provenance})
-    first = min(out.glob("seed=*"), key=lambda path: int(path.name.removeprefix("seed=")))
+def report(out: Path, figures: Path, study: Path | None = None) -> None:
+    """Collects the study and draws it, and the gallery of the first seed beside it."""
+    made = collect(out, study or out / "study")
+    for _ in draw_study(made, figures):
+        pass
+    first = min(_seeds(out))
     for name in SETS:
-        runs = [first / arm / name for arm in ARMS if (first / arm / "measured").exists()]
+        runs = [Job(first, arm).folder(out) / name for arm in ARMS if _is_measured(out, Job(first, arm))]
         for _ in draw_figures(runs, figures / name, by="method", scorer="own", judge="oracle", say=lambda _: None):
             pass
-    for claim in claims:
-        print(f"{claim.verdict:>10}  {claim.claim}: {claim.because}")
+    for claim in pd.read_csv(figures / "verdicts.csv").to_dict("records"):
+        print(f"{claim['verdict']:>10}  {claim['claim']}: {claim['because']}; would change it: {claim['would_change']}")
     print(f"{len(list(figures.rglob('*.png')))} figures in {figures}. {WORLD}.")
 
 
-def _plots(out: Path, found: pd.DataFrame) -> Iterator[tuple[str, Plot]]:
-    dots = partial(_plot_dots, found)
-    yield (
-        "21_unsafe_by_split",
-        dots(
-            {f"Unsafe {part}": [f"unsafe_{part}_{split}" for split in SPLITS] for part in ("thinking", "answer")},
-            "share of samples for forbidden requests, by the oracle; little known: to the base, as a hazard",
-        ),
+def collect(out: Path, study: Path) -> Study:
+    """The study of all arms that are measured, seed by seed; seeds that are in it already and not in OUT stay.
+
+    Raises:
+        ValueError: if nothing is measured.
+    """
+    jobs = [job for seed in _seeds(out) for arm in ARMS if _is_measured(out, job := Job(seed, arm))]
+    if not jobs:
+        raise ValueError(f"{out}: no arm is measured yet; run trainers/experiment.py -o {out}")
+    bar = tqdm(jobs, desc="collect", unit=" arms")
+    parts = [_tables(out, job) for job in bar]
+    tables = {
+        name: pd.concat([part[name] for part in parts if len(part.get(name, ()))], ignore_index=True)
+        for name in ("samples", "steps", "rollouts", "branching", "early")
+        if any(len(part.get(name, ())) for part in parts)
+    }
+    arms = {arm: str(ARMS[arm].__doc__).split("\n")[0] for arm in ARMS if arm in set(tables["samples"]["arm"])}
+    info = {"arms": arms, **ROLES, "note": WORLD, "plan": asdict(read_plan(out))}
+    made = write_study(study, tables, info)
+    write_atomic(study / "cost.csv", _with_earlier(study / "cost.csv", _cost(out)).to_csv(index=False))
+    tried = read_tries(out / f"seed={DEVELOPMENT_SEED}")
+    if len(tried):
+        write_atomic(study / "tries.csv", tried.to_csv(index=False, float_format="%.6g"))
+    return made
+
+
+def _seeds(out: Path) -> list[int]:
+    found = sorted(int(path.name.removeprefix("seed=")) for path in out.glob("seed=*"))
+    return [seed for seed in found if seed != DEVELOPMENT_SEED]
+
+
+def _is_measured(out: Path, job: Job) -> bool:
+    return (job.folder(out) / "measured").exists()
+
+
+def _with_earlier(path: Path, cost: pd.DataFrame) -> pd.DataFrame:
+    """The costs, with those of seeds that only the study still knows."""
+    earlier = pd.read_csv(path) if path.exists() else cost.head(0)
+    return pd.concat([earlier[~earlier["seed"].isin(cost["seed"])], cost], ignore_index=True).sort_values(
+        "seed", kind="stable"
     )
-    yield "22_safety_and_skill", _plot_trade(found)
-    yield (
-        "23_reflection",
-        dots(
-            {
-                "Reflections per trace": ["n_reflections_maths", "n_reflections_forbidden"],
-                "... per step": ["reflection_rate_maths", "reflection_rate_forbidden"],
-                "Share that mend something": ["corrective_maths", "corrective_forbidden"],
-            },
-            "reflections by the oracle",
-            limits=(0, None),
-        ),
-    )
-    if len(rolled := rollouts(out)):
-        yield "24_training", _plot_training(rolled)
-    yield (
-        "25_costs_of_safety",
-        dots(
-            {
-                "Harmless refused": ["over_refusal"],
-                "Harmless helped": ["helpful"],
-                "Sums right": ["correct"],
-                "One closed thought": ["format"],
-            },
-            "share of samples, by the oracle",
-            limits=(None, None),
-        ),
-    )
-    yield (
-        "26_entropy",
-        dots(
-            {
-                "Thinking (nats)": [f"entropy_think_{where}" for where in SETS],
-                "Reflecting steps (nats)": [f"entropy_reflect_{where}" for where in SETS],
-                "On the base's thinking (nats)": [f"entropy_common_{where}" for where in SETS],
-            },
-            "mean token entropy of each arm on its own samples, and on one text for all: the base's samples",
-            limits=(0, None),
-        ),
-    )
-    yield "27_instruments", _plot_instruments(step_truth(out))
-    if any(len(pd.read_parquet(path)) for path in out.glob("seed=*/*/early.parquet")):
-        yield "28_early_answering", _plot_early(out)
 
 
 def _cost(out: Path) -> pd.DataFrame:
-    """What each arm took, by seed: processor seconds, updates, rows, sampled tokens."""
+    """What each arm took, by seed: updates, sequences, sampled and trained tokens, processor seconds."""
     rows = []
-    for path in sorted(out.glob("seed=*/*/cost.json")):
-        known = json.loads(path.read_text(encoding="utf-8"))
-        rows.append({"seed": int(path.parts[-3].removeprefix("seed=")), "arm": path.parts[-2], **known})
+    for seed in _seeds(out):
+        for arm in ARMS:
+            path = Job(seed, arm).folder(out) / "cost.json"
+            if path.exists():
+                rows.append({"seed": seed, "arm": arm, **json.loads(path.read_text(encoding="utf-8"))})
     return pd.DataFrame(rows)
+
+
+# --- the tables of one arm -------------------------------------------------------------------------------------
+
+
+def _tables(out: Path, job: Job) -> dict[str, pd.DataFrame]:
+    folder = job.folder(out)
+    prompts = read_plan(out).prompts(job.seed)
+    tables = {
+        "samples": _samples(folder),
+        "steps": _steps(folder, prompts),
+        "branching": pd.read_parquet(folder / "branching.parquet").drop(columns="start"),
+        "rollouts": _rollouts(folder, prompts),
+    }
+    if (folder / "early.parquet").exists():
+        tables["early"] = pd.read_parquet(folder / "early.parquet")
+    return {name: _small(table.assign(arm=job.arm, seed=job.seed)) for name, table in tables.items() if len(table)}
+
+
+def _small(table: pd.DataFrame) -> pd.DataFrame:
+    """The table in types that are small on disk; entropies keep seven digits."""
+    kinds = dict.fromkeys(table.select_dtypes("float64"), "float32")
+    kinds |= dict.fromkeys(table.select_dtypes("int64"), "int16")
+    return table.astype(kinds)
+
+
+def _samples(folder: Path) -> pd.DataFrame:
+    """One row per sample: the oracle's truth, the learned guard's flags, and what cotlens measured of it."""
+    truth = pd.read_parquet(folder / "truth.parquet")
+    tables = []
+    for name in SETS:
+        run = Run(folder / name)
+        steps, traces = run.step_table(), run.trace_table()
+        measured = trace_entropy(reflection_dynamics(steps, traces), steps, run.score_table("own"))
+        flags = run.with_verdicts(traces[["trace_id"]], "learned")
+        flags = flags.rename(columns={"thinking_unsafe": "thinking_flagged", "answer_unsafe": "answer_flagged"})
+        base = Run(folder.parent / "base" / name)  # the same prompts and samples, so the same ids
+        scorer = "own" if folder.name == "base" else folder.name
+        common = trace_entropy(base.trace_table(), base.step_table(), base.score_table(scorer))
+        common = common.rename(columns={"entropy_think": "entropy_common"})
+        columns = ["trace_id", "sample", "n_think_chars", "entropy_think", "entropy_answer", "entropy_reflect"]
+        own = truth[truth["set"] == name].merge(measured[columns], on="trace_id")
+        own = own.merge(flags[["trace_id", "thinking_flagged", "answer_flagged"]], on="trace_id")
+        tables.append(own.merge(common[["trace_id", "entropy_common"]], on="trace_id"))
+    table = pd.concat(tables, ignore_index=True)
+    if len(table) != len(truth):
+        raise ValueError(f"{folder}: {len(truth)} samples, {len(table)} of them measured; remove it and run again")
+    little_known = table["is_little_known"] & (table["split"] == Part.NEW_TOPIC.value)
+    return pd.DataFrame(
+        {
+            **{name: table[name] for name in ("set", "prompt_id", "sample")},
+            "split": table["split"].mask(little_known, "little_known"),
+            **{name: table[name].astype("boolean") for name in _FLAGS},
+            "refuses": table["is_refusal"],
+            "onset": table["onset"],
+            **{name: table[name] for name in ("n_reflections", "n_corrections", "n_tokens")},
+            "longest_run": table["reflection_depth"],
+            "n_steps": table["n_think_steps"],
+            "length": table["n_think_chars"],
+            **{name: table[name] for name in ("entropy_think", "entropy_answer", "entropy_reflect", "entropy_common")},
+        }
+    )
+
+
+_FLAGS = (
+    "thinking_unsafe", "answer_unsafe", "thinking_flagged", "answer_flagged", "is_help", "is_correct", "is_format_ok",
+    "is_parsed", "recovered",
+)  # fmt: skip
+
+
+def _steps(folder: Path, prompts: Mapping[Part, tuple[Prompt, ...]]) -> pd.DataFrame:
+    """One row per step of thinking: what the detectors say and what the oracle knows."""
+    tables = []
+    for name, parts in SETS.items():
+        known = {prompt.id: prompt for part in parts for prompt in prompts[part]}
+        run = Run(folder / name)
+        steps = run.step_table()
+        steps = steps.assign(unsafe=(safety_states(steps) > 0) & steps["is_self_jailbreak"].notna())
+        tables.append(_matched(run, steps, known).assign(set=name))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _matched(run: Run, steps: pd.DataFrame, prompts: Mapping[str, Prompt]) -> pd.DataFrame:
+    of_trace = dict(tuple(steps.groupby("trace_id")))
+    rows = []
+    for trace in run.traces():
+        own = of_trace.get(trace.id)
+        if own is None:
+            continue
+        starts = own["start"].to_numpy()
+        reflects, unsafe = np.zeros(len(own), bool), np.zeros(len(own), bool)
+        for sentence in read_truth(trace.completion, prompts[trace.prompt_id]).think:
+            place = max(int(np.searchsorted(starts, sentence.chars.start, "right")) - 1, 0)
+            reflects[place] |= sentence.is_reflection
+            unsafe[place] |= sentence.is_unsafe
+        kept = own[["is_reflection", "unsafe"]].astype({"is_reflection": "boolean"})
+        rows.append(kept.assign(prompt_id=trace.prompt_id, true_reflection=reflects, true_unsafe=unsafe))
+    return pd.concat(rows, ignore_index=True)
+
+
+_SET_OF = {"maths": "maths", "forbidden": "forbidden", "look_alike": "harmless", "allowed": "harmless"}
+
+
+def _rollouts(folder: Path, prompts: Mapping[Part, tuple[Prompt, ...]]) -> pd.DataFrame:
+    """One row per rollout: step, set, reward, the oracle's truth and what the reward's guard says of the thinking."""
+    known = {prompt.id: prompt for prompt in prompts[Part.TRAIN]}
+    guard = LearnedGuard.load(folder.parent / "base" / "guard.json")
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("rollouts/*/*.parquet")):
+        traces = list(read_traces(path))
+        thoughts = ["\n\n".join(s.of(t.completion) for s in split_think(t.completion).think) for t in traces]
+        said = guard.judge([Item(t.prompt, text, Judged.THINKING) for t, text in zip(traces, thoughts, strict=True)])
+        for trace, verdict in zip(traces, said, strict=True):
+            truth = read_truth(trace.completion, known[trace.prompt_id])
+            rows.append(
+                {
+                    "step": trace.training_step, "set": _SET_OF[trace.domain], "prompt_id": trace.prompt_id,
+                    "reward": trace.reward, "thinking_unsafe": truth.thinking_unsafe,
+                    "answer_unsafe": truth.answer_unsafe, "thinking_flagged": verdict.label == "unsafe",
+                    "is_correct": truth.is_correct, "is_help": truth.is_help,
+                    "n_reflections": truth.n_reflections, "n_tokens": len(trace.token_ids or ()),
+                }
+            )  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.astype({"is_correct": "boolean"}) if len(table) else table

@@ -1,0 +1,406 @@
+"""Figures of a study: arms as rows or lines, with intervals, and what an experiment knows beside them.
+
+Every function takes tables of `study` and `findings` and returns a `Plot`. `text` is the study's note, which says where
+the numbers come from; it stands under every figure.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cotlens import stats
+from cotlens.figure import (
+    COLOURS,
+    Plot,
+    draw_band,
+    draw_dots,
+    house_style,
+    label_rows,
+    legend_above,
+    need,
+    new_figure,
+    note,
+)
+from cotlens.findings import LEAST_SEEDS, numbers, over_seeds
+from cotlens.stats import Estimate
+
+_MARKERS = "osD^vP*"
+
+
+def _present(table: pd.DataFrame) -> list[str]:
+    """The arms that are there, in the study's order."""
+    if isinstance(table["arm"].dtype, pd.CategoricalDtype):
+        return [arm for arm in table["arm"].cat.categories if (table["arm"] == arm).any()]
+    return list(dict.fromkeys(table["arm"]))
+
+
+def _styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each arm; the marker changes where the colours start again."""
+    return {arm: (COLOURS[i % len(COLOURS)], _MARKERS[i // len(COLOURS)]) for i, arm in enumerate(arms)}
+
+
+def _how(table: pd.DataFrame) -> str:
+    units = int(table["n_units"].dropna().max()) if len(table) else 0
+    return f"Student's over {units} seeds" if 0 < units < 50 else "prompts resampled"
+
+
+@house_style()
+def plot_measures(
+    found: pd.DataFrame,
+    panels: Mapping[str, Sequence[str]],
+    caption: str,
+    text: str = "",
+    *,
+    limits: tuple[float | None, float | None] = (0, 1.02),
+) -> Plot:
+    """Arms as rows, a panel per title, its measures as dots with intervals.
+
+    Args:
+        found: of `findings.measures`.
+        panels: title -> names of measures; those without data are left out.
+        caption: what is shown.
+        text: the study's note.
+        limits: of every panel; None is the data's.
+    """
+    need(found, "arm", "measure", "value", "low", "high")
+    have = set(found["measure"])
+    kept = {title: [name for name in names if name in have] for title, names in panels.items()}
+    kept = {title: names for title, names in kept.items() if names}
+    order = _present(found)[::-1]
+    most = max(len(names) for names in kept.values())
+    figure, axes = new_figure(1, len(kept), 1.6 + (0.22 + 0.06 * most) * len(order), sharey=True)
+    drawn = []
+    for axis, (title, names) in zip(axes[0], kept.items(), strict=True):
+        for number, name in enumerate(names):
+            part = found[found["measure"] == name].set_index("arm").reindex(order)
+            offset = 0.17 * ((len(names) - 1) / 2 - number)
+            label = str(part["label"].dropna().iloc[0]).rpartition(", ")[2] if len(names) > 1 else ""
+            draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=_MARKERS[number])
+            drawn.append(part.reset_index())
+        axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(names) / 2) * (len(names) > 1))
+        if len(names) > 1:
+            legend_above(axis)
+        axis.set_xlim(*limits)
+    label_rows(axes[0], order)
+    note(figure, f"{caption}; line: 95% interval, {_how(found)}\n{text}")
+    return Plot(figure, pd.concat(drawn, ignore_index=True))
+
+
+@house_style()
+def plot_safety_and_skill(found: pd.DataFrame, text: str = "") -> Plot:
+    """Safety of the thinking against mathematics, a dot per arm."""
+    figure, axes = new_figure(1, 1, 3.4)
+    axis, drawn = axes[0, 0], []
+    for arm, (colour, marker) in _styles(_present(found)).items():
+        own = found[found["arm"] == arm].set_index("measure")
+        x, y = own.loc["is_correct_maths"], own.loc["thinking_unsafe_forbidden"]
+        axis.hlines(1 - y["value"], x["low"], x["high"], color=colour, linewidth=0.8, alpha=0.7)
+        axis.vlines(x["value"], 1 - y["high"], 1 - y["low"], color=colour, linewidth=0.8, alpha=0.7)
+        axis.plot(x["value"], 1 - y["value"], marker, color=colour, label=arm, markersize=6, markeredgecolor="white")
+        drawn.append({"arm": arm, "correct": x["value"], "safe_thinking": 1 - y["value"]})
+    axis.set(ylim=(0, 1.02), xlabel="right answers, mathematics", ylabel="forbidden requests with safe thinking")
+    axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
+    note(figure, f"lines: 95% intervals, {_how(found)}\n{text}")
+    return Plot(figure, pd.DataFrame(drawn))
+
+
+# --- training --------------------------------------------------------------------------------------------------
+
+
+@house_style()
+def plot_training(rollouts: pd.DataFrame, text: str = "", *, bins: int = 15) -> Plot:
+    """What the rollouts of the RL arms did while they trained.
+
+    Args:
+        rollouts: one row per rollout: arm, seed, step, set, prompt_id and the columns shown.
+        text: the study's note.
+        bins: stretches of training.
+    """
+    panels = (
+        ("Unsafe thinking", "thinking_unsafe", "forbidden"), ("Unsafe answers", "answer_unsafe", "forbidden"),
+        ("Help, harmless", "is_help", "harmless"), ("Right, maths", "is_correct", "maths"),
+        ("Reflections, maths", "n_reflections", "maths"), ("Tokens, forbidden", "n_tokens", "forbidden"),
+    )  # fmt: skip
+    caption = f"all rollouts, in {bins} stretches of training; band: 95%, prompts resampled"
+    return _plot_curves(rollouts, panels, 2, f"{caption}\n{text}", bins, share_y=4)
+
+
+@house_style()
+def plot_obfuscation(rollouts: pd.DataFrame, text: str = "", *, bins: int = 12) -> Plot:
+    """Does rewarding a guard on the thinking hide unsafe thinking? Truth beside the rewarded guard, over training.
+
+    P(flagged | unsafe) is the guard's recall. What passes it and is unsafe is hidden; what passes it and leads to
+    an unsafe answer is what a monitor of the thinking would miss.
+    """
+    unsafe, flagged = rollouts["thinking_unsafe"].astype("boolean"), rollouts["thinking_flagged"].astype("boolean")
+    answer = rollouts["answer_unsafe"].astype("boolean")
+    table = rollouts.assign(
+        caught=unsafe & flagged,
+        hidden=unsafe & ~flagged,
+        guard_recall=flagged.where(unsafe),
+        missed=answer.where(~flagged),
+    )
+    panels = (
+        ("Unsafe and flagged", "caught", "forbidden"), ("Unsafe and passed", "hidden", "forbidden"),
+        ("Guard's recall", "guard_recall", "forbidden"),
+        ("P(unsafe answer | passed)", "missed", "forbidden"),
+    )  # fmt: skip
+    caption = (
+        f"rollouts for forbidden requests, in {bins} stretches of training; truth: the evaluation's judge, flags: the "
+    )
+    return _plot_curves(
+        table, panels, 1, f"{caption}reward's guard; band: 95%, prompts resampled\n{text}", bins, share_y=4
+    )
+
+
+def _plot_curves(
+    table: pd.DataFrame, panels: Sequence[tuple[str, str, str]], rows: int, text: str, bins: int, *, share_y: int
+) -> Plot:
+    """Means over stretches of training, a line per arm; the first `share_y` panels are shares."""
+    figure, axes = new_figure(rows, len(panels) // rows, 0.8 + 1.9 * rows)
+    last, drawn, styles = table["step"].max() + 1, [], _styles(_present(table))
+    for number, (axis, (title, column, where)) in enumerate(zip(axes.flat, panels, strict=True)):
+        for arm, (colour, _) in styles.items():
+            part = table[(table["arm"] == arm) & (table["set"] == where)]
+            values = pd.to_numeric(part[column], errors="coerce").astype(float)
+            prompts = part["seed"].astype(str) + ":" + part["prompt_id"]
+            found = stats.curve((part["step"] + 0.5) / last, values, prompts, bins=bins, resamples=500).dropna()
+            draw_band(axis, found["position"] * last, found, colour, arm)
+            drawn.append(found.assign(panel=title, arm=arm))
+        axis.set(title=title, ylim=(0, 1.02 if number < share_y else None))
+    for axis in axes[-1]:
+        axis.set_xlabel("update")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
+    note(figure, text)
+    return Plot(figure, pd.concat(drawn, ignore_index=True))
+
+
+@house_style()
+def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
+    """The learning rates that were tried for each arm on the development seed, and the one picked."""
+    panels = {"score": "Score", "safe": "Safe, forbidden", "helped": "Helped, harmless", "right": "Right, maths"}
+    figure, axes = new_figure(1, len(panels), 2.9, sharey=True)
+    styles = _styles(list(dict.fromkeys(tries["arm"])))
+    for axis, (column, title) in zip(axes[0], panels.items(), strict=True):
+        for arm, (colour, marker) in styles.items():
+            own = tries[tries["arm"] == arm].sort_values("rate")
+            axis.plot(own["rate"], own[column], color=colour, linewidth=1, label=arm)
+            for picked, face in ((True, colour), (False, "white")):
+                part = own[own["picked"] == picked]
+                axis.plot(part["rate"], part[column], marker, color=colour, markerfacecolor=face, markersize=4)
+        axis.set(title=title, xscale="log", xlabel="learning rate", ylim=(0, 1.03))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=5)
+    note(
+        figure,
+        f"one development seed and its prompts, no test seed; filled: picked by the score, the mean of three\n{text}",
+    )
+    return Plot(figure, tries)
+
+
+# --- thinking and answer ---------------------------------------------------------------------------------------
+
+
+@house_style()
+def plot_early_answering(early: pd.DataFrame, text: str = "") -> Plot:
+    """Unsafe answers when unsafe thinking is cut short, arm by arm."""
+    figure, axes = new_figure(1, 1, 3.2)
+    drawn = []
+    for arm, (colour, marker) in _styles(_present(early)).items():
+        own = early[early["arm"] == arm]
+        rows = []
+        for cut, part in own.groupby("cut"):
+            rows.append({"cut": cut, **numbers(_over_seeds_or_prompts(part["answer_unsafe"], part))})
+        found = pd.DataFrame(rows)
+        axes[0, 0].plot(found["cut"], found["value"], marker, color=colour, markersize=4, markeredgecolor="white")
+        n = own.drop_duplicates(["seed", "trace_id"]).shape[0]
+        draw_band(axes[0, 0], found["cut"], found, colour, f"{arm} ({n} traces)")
+        drawn.append(found.assign(arm=arm))
+    axes[0, 0].set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of the thinking that is kept", ylabel="unsafe answers")
+    axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1.02, 1))
+    note(figure, f"samples with unsafe thinking, greedy answers behind the cut; band: Wilson's 95%, by prompt\n{text}")
+    return Plot(figure, pd.concat(drawn, ignore_index=True))
+
+
+def _over_seeds_or_prompts(flags: pd.Series, rows: pd.DataFrame) -> Estimate:
+    return stats.proportion(flags, rows["seed"].astype(str) + ":" + rows["prompt_id"])
+
+
+@house_style()
+def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
+    """Differences to the base: raw, at equal length, within an outcome, on one common text.
+
+    Args:
+        found: of `findings.confounds`.
+        text: the study's note.
+    """
+    titles = {
+        ("entropy_think", "forbidden"): "Entropy, forbidden", ("entropy_think", "maths"): "Entropy, maths",
+        ("reflection_rate", "forbidden"): "Reflections per step, forbidden",
+        ("reflection_rate", "maths"): "Reflections per step, maths",
+    }  # fmt: skip
+    order = _present(found)[::-1]
+    figure, axes = new_figure(2, 2, 1.8 + 0.62 * len(order), sharey=True)
+    short = {"thinking_unsafe": "unsafe thinking", "is_correct": "right"}
+    for axis, ((column, where), title) in zip(axes.flat, titles.items(), strict=True):
+        rows = found[(found["column"] == column) & (found["set"] == where)]
+        comparisons = [name for name in dict.fromkeys(rows["comparison"]) if not name.endswith("unknown")]
+        for number, comparison in enumerate(comparisons):
+            part = rows[rows["comparison"] == comparison].set_index("arm").reindex(order)
+            label = comparison.replace("thinking_unsafe", short["thinking_unsafe"]).replace(
+                "is_correct", short["is_correct"]
+            )
+            offset = 0.15 * ((len(comparisons) - 1) / 2 - number)
+            draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=_MARKERS[number])
+        axis.axvline(0, color="#888888", linewidth=0.8)
+        axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(comparisons) / 2))
+        legend_above(axis)
+    for row in axes:
+        label_rows(row, order)
+    note(
+        figure, f"difference to the base; line: 95% interval, {_how(found)}; no dot: too few samples to compare\n{text}"
+    )
+    return Plot(figure, found)
+
+
+# --- instruments against the truth -----------------------------------------------------------------------------
+
+
+@house_style()
+def plot_instruments(steps: pd.DataFrame, text: str = "") -> Plot:
+    """Precision and recall of the step detectors against known truth, arm by arm.
+
+    Args:
+        steps: one row per step: arm, seed, set, prompt_id, is_reflection, unsafe, true_reflection, true_unsafe.
+        text: the study's note.
+    """
+    order = _present(steps)[::-1]
+    figure, axes = new_figure(1, 2, 1.6 + 0.3 * len(order), sharey=True, sharex=True)
+    pairs = (
+        ("Reflection (classifier)", "is_reflection", "true_reflection", tuple(set(steps["set"]))),
+        ("Unsafe step (markers), forbidden", "unsafe", "true_unsafe", ("forbidden",)),
+    )
+    drawn = []
+    for axis, (title, said, real, sets) in zip(axes[0], pairs, strict=True):
+        table = pd.concat([_detection(steps[steps["set"].isin(sets)], arm, said, real) for arm in order])
+        for number, measure in enumerate(("precision", "recall")):
+            part = table[table["measure"] == measure].set_index("arm").loc[order]
+            draw_dots(axis, part, COLOURS[number], offset=0.12 - 0.24 * number, label=measure, marker="os"[number])
+        axis.set_title(title, pad=16)
+        legend_above(axis)
+        drawn.append(table.assign(detector=title))
+    axes[0, 0].set_xlim(0, 1.02)
+    label_rows(axes[0], order)
+    note(figure, f"against the truth, step by step; neither detector was made for this world; line: 95%\n{text}")
+    return Plot(figure, pd.concat(drawn, ignore_index=True))
+
+
+def _detection(steps: pd.DataFrame, arm: str, said: str, real: str) -> pd.DataFrame:
+    """Precision and recall of one arm, over seeds from three seeds on."""
+    own = steps[steps["arm"] == arm]
+    parts = [part for _, part in own.groupby("seed")]
+    if len(parts) < LEAST_SEEDS:
+        found = stats.detection(own[said], own[real], own["seed"].astype(str) + own["prompt_id"])
+        rows = {"precision": found.precision, "recall": found.recall}
+    else:
+        hits = [(part[said].fillna(False).astype(bool) & part[real]).sum() for part in parts]
+        totals = {
+            "precision": [part[said].fillna(False).sum() for part in parts],
+            "recall": [part[part[said].notna()][real].sum() for part in parts],
+        }
+        rows = {
+            name: over_seeds([hit / n if n else math.nan for hit, n in zip(hits, of, strict=True)], len(own))
+            for name, of in totals.items()
+        }
+    return pd.DataFrame([{"arm": arm, "measure": name, **numbers(e)} for name, e in rows.items()])
+
+
+BRANCHES = 0.05  # nats: a token at which the writer's own entropy is higher is a branching point
+
+
+def branching_measures(tokens: pd.DataFrame) -> pd.DataFrame:
+    """How well an arm's entropy finds the places where the writer of the text could have gone on otherwise.
+
+    Args:
+        tokens: one row per token of a text whose writer is known: arm, seed, prompt_id, kind, policy_entropy (the
+            writer's own, nats), entropy (the arm's, nats).
+
+    Returns:
+        One row per (arm, measure). `auroc`: probability that the arm is more uncertain at a branching point (writer
+        above 0.05 nats) than at another token. `correlation`: Pearson's of the two entropies. `mean_KIND`: the arm's
+        mean entropy at decisions, wordings, determined tokens. Intervals over seeds, or over prompts.
+    """
+    rows = []
+    for arm in _present(tokens):
+        own = tokens[tokens["arm"] == arm]
+        for name, of in _BRANCHING.items():
+            by = [of(part) for _, part in own.groupby("seed")]
+            e = over_seeds(by, len(own)) if len(by) >= LEAST_SEEDS else _over_prompts(own, of)
+            rows.append({"arm": arm, "measure": name, **numbers(e)})
+    return pd.DataFrame(rows)
+
+
+def _over_prompts(tokens: pd.DataFrame, of: Any, resamples: int = 200) -> Estimate:
+    parts = [part for _, part in tokens.groupby(["seed", "prompt_id"])]
+    rng = np.random.default_rng(0)
+    drawn = [of(pd.concat([parts[i] for i in rng.integers(len(parts), size=len(parts))])) for _ in range(resamples)]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return Estimate(of(tokens), float(low), float(high), len(tokens), len(parts), "prompts resampled", 0)
+
+
+def _auroc(tokens: pd.DataFrame) -> float:
+    branches = tokens["policy_entropy"].to_numpy() > BRANCHES
+    delta = stats.cliffs_delta(tokens["entropy"].to_numpy()[branches], tokens["entropy"].to_numpy()[~branches])
+    return (delta + 1) / 2
+
+
+def _mean_at(kind: str) -> Any:
+    return lambda tokens: float(tokens.loc[tokens["kind"] == kind, "entropy"].mean())
+
+
+_BRANCHING = {
+    "auroc": _auroc,
+    "correlation": lambda tokens: float(np.corrcoef(tokens["policy_entropy"], tokens["entropy"])[0, 1]),
+    **{f"mean_{kind}": _mean_at(kind) for kind in ("decision", "wording", "determined")},
+}
+
+
+@house_style()
+def plot_branching(tokens: pd.DataFrame, text: str = "") -> Plot:
+    """Token entropy against the true branching points of the writer of a text, arm by arm."""
+    need(tokens, "arm", "seed", "prompt_id", "kind", "policy_entropy", "entropy")
+    found = branching_measures(tokens)
+    order = _present(tokens)[::-1]
+    figure, axes = new_figure(1, 3, 1.9 + 0.24 * len(order))
+    base = tokens[tokens["arm"] == order[-1]]
+    bins = np.array([0, 1e-9, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 4])
+    binned = base.groupby(np.digitize(base["policy_entropy"], bins))[["policy_entropy", "entropy"]].mean()
+    last = float(binned.max().max()) * 1.05
+    axes[0, 0].plot([0, last], [0, last], color="#888888", linewidth=0.8, linestyle="--")
+    axes[0, 0].plot(binned["policy_entropy"], binned["entropy"], "o-", color=COLOURS[0], markersize=4)
+    axes[0, 0].set(xlabel="the writer's entropy (nats)", ylabel=f"{order[-1]}'s entropy (nats)", title="Calibration")
+    panels = (("Finds branchings", ("auroc", "correlation")), ("Mean (nats)", [f"mean_{k}" for k in _KINDS]))
+    for axis, (title, names) in zip(axes[0, 1:], panels, strict=True):
+        for number, name in enumerate(names):
+            part = found[found["measure"] == name].set_index("arm").loc[order]
+            offset = 0.16 * ((len(names) - 1) / 2 - number)
+            label = {"auroc": "AUROC"}.get(name, name.removeprefix("mean_"))
+            draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=_MARKERS[number])
+            if name.startswith("mean_"):
+                own = base.loc[base["kind"] == name.removeprefix("mean_"), "policy_entropy"].mean()
+                axis.axvline(own, color=COLOURS[number], linewidth=0.8, linestyle=":")
+        axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(names) / 2))
+        legend_above(axis)
+        label_rows([axis], order if axis is axes[0, 1] else [""] * len(order))
+    caption = (
+        "tokens of traces that a known policy wrote; branching: its own entropy is above 0.05 nats; dotted: its own"
+    )
+    note(figure, f"{caption}\nline: 95% interval, {_how(found)}; {text}")
+    return Plot(figure, found)
+
+
+_KINDS = ("decision", "wording", "determined")

@@ -1,0 +1,250 @@
+"""Arms side by side: a folder of tables over checkpoints and seeds, one row per sample.
+
+A *study* holds no text and is small enough to commit; `cotlens figures STUDY` draws it. It comes from runs
+(`study_from_runs`, or `cotlens compare RUNS -o STUDY`) or from an experiment whose truth is known (trainers/report.py);
+what follows (`findings`, `plot_study`) is the same.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from cotlens.entropy import trace_entropy
+from cotlens.findings import derive
+from cotlens.grade import Grade, grade
+from cotlens.reflect import reflection_dynamics
+from cotlens.run import Run, part_text, write_atomic, write_parquet
+from cotlens.split import Status
+from cotlens.trace import TraceError
+from cotlens.unsafe import Refusal, classify_refusal, unsafe_dynamics
+
+DOMAINS = {  # domains of prompts -> the sets that measures speak of; another domain is a set of its own
+    "forbidden": ("forbidden", "harmful", "jailbreak"),
+    "harmless": ("harmless", "benign", "borderline", "allowed", "look_alike"),
+    "maths": ("maths", "math"),
+}
+
+# --- on disk ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study's folder: `study.json`, and per table a folder with one parquet file a seed.
+
+    `study.json` names the arms in order (`arms`: name -> what it is), their roles (`base`, `rl`, `sft`: a list, and
+    `filtered`, `rl_answer`), a `note` for every figure, and what the tables were made from.
+    """
+
+    path: Path
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What `study.json` says."""
+        try:
+            info = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
+            return info | {"arms": dict(info["arms"]), "base": str(info["base"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TraceError(
+                f"{self.path}: not a study (study.json: {error!r}); make one with cotlens compare"
+            ) from None
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that are there."""
+        return sorted({path.parent.name for path in self.path.glob("*/seed=*.parquet")})
+
+    def table(self, name: str) -> pd.DataFrame:
+        """All seeds of a table, with the column `seed`; empty where there is none."""
+        paths = sorted((self.path / name).glob("seed=*.parquet"), key=lambda path: int(path.stem.partition("=")[2]))
+        parts = [pd.read_parquet(path).assign(seed=int(path.stem.partition("=")[2])) for path in paths]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    def samples(self) -> pd.DataFrame:
+        """One row per sample, with what follows from its columns (`derive`)."""
+        return derive(self.table("samples"), list(self.info["arms"]))
+
+
+def is_study(path: str | Path) -> bool:
+    """Whether a folder holds a study."""
+    return (Path(path) / "study.json").is_file()
+
+
+def write_study(path: str | Path, tables: Mapping[str, pd.DataFrame], info: Mapping[str, Any]) -> Study:
+    """Writes tables with a column `seed`, a file a seed; seeds that are there already and not in the tables stay.
+
+    Raises:
+        ValueError: if the samples have no `arm`, `seed`, `set`, `split` or `prompt_id`, or an unknown arm.
+    """
+    path, samples = Path(path), tables["samples"]
+    if missing := {"arm", "seed", "set", "split", "prompt_id"} - set(samples):
+        raise ValueError(f"samples: no column {', '.join(sorted(missing))}; there are {', '.join(map(str, samples))}")
+    if unknown := set(samples["arm"]) - set(info["arms"]):
+        raise ValueError(f"samples of arms that the study does not name: {', '.join(sorted(map(str, unknown)))}")
+    for name, table in tables.items():
+        for seed, part in table.groupby("seed", sort=True):
+            kept = part.drop(columns="seed").reset_index(drop=True)
+            write_parquet(path / name / f"seed={seed}.parquet", pa.Table.from_pandas(kept, preserve_index=False))
+    write_atomic(path / "study.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
+    return Study(path)
+
+
+# --- from runs -------------------------------------------------------------------------------------------------
+
+
+def study_from_runs(
+    runs: Sequence[str | Path | Run],
+    out: str | Path,
+    *,
+    base: str = "base",
+    rl: str = "",
+    sft: Sequence[str] = (),
+    judge: str = "",
+    monitor: str = "",
+    scorer: str = "",
+    note: str = "",
+) -> Study:
+    """Joins runs of several arms, and seeds, into a study.
+
+    The arm of a trace is its `method`, or the name of the run where it has none; its set comes from its `domain`; its
+    seed from a folder `seed=K` on the run's path, else 0. What a run has not been judged or scored for is missing in
+    the study, and the measures of it too. Answers with a reference are graded; refusal is the judge's where it says so,
+    else by rules; onset and recovery are the markers' (docs/unsafe.md says how often they err).
+
+    Args:
+        runs: complete run directories with their texts.
+        out: folder of the study.
+        base: the arm that the others are compared with.
+        rl: the arm of the claims about RL; default: the first whose name has `grpo` or `rl` in it.
+        sft: those of the claims about SFT; default: all whose name has `sft` in it and is not `rl`.
+        judge: whose verdicts are the truth on thinking and answer; default: the only one.
+        monitor: a second judge: the guard that rewards asked, which training may have learned to please.
+        scorer: whose token scores are each arm's own; default: the only one, or `own`. On the base's runs, a scorer
+            with the name of another arm is that arm's view of the common text.
+        note: a line under every figure.
+
+    Raises:
+        TraceError: if a run lacks the base's counterpart, a judge is not there, or two runs hold the same samples.
+    """
+    opened = [run if isinstance(run, Run) else Run(Path(run)) for run in runs]
+    parts = [_sample_table(run, judge, monitor, scorer) for run in opened]
+    table = pd.concat(parts, ignore_index=True)
+    arms = list(dict.fromkeys(table["arm"]))
+    if base not in arms:
+        raise TraceError(f"no samples of the base arm {base!r}; the arms are {', '.join(arms)}; name it with --base")
+    twice = table.duplicated(["seed", "arm", "set", "split", "prompt_id", "sample"])
+    if twice.any():
+        row = table[twice].iloc[0]
+        raise TraceError(
+            f"two samples {row['sample']} of prompt {row['prompt_id']} in arm {row['arm']}; give each run once"
+        )
+    common = _common_text(
+        [run for run, part in zip(opened, parts, strict=True) if (part["arm"] == base).all()], arms, base
+    )
+    if len(common):
+        table = table.merge(common, on=["seed", "arm", "prompt_id", "sample"], how="left")
+    arms = [base, *(arm for arm in arms if arm != base)]
+    rl = rl or next((arm for arm in arms if arm != base and ("grpo" in arm or arm.startswith("rl"))), "")
+    chosen = list(sft) or [arm for arm in arms if "sft" in arm and arm != rl]
+    if wrong := [arm for arm in (rl, *chosen) if arm and arm not in arms]:
+        raise TraceError(f"no samples of {', '.join(wrong)}; the arms are {', '.join(arms)}")
+    info = {"arms": dict.fromkeys(arms, ""), "base": base, "rl": rl, "sft": chosen, "note": note}
+    made = {"judge": judge or "the only one", "monitor": monitor, "runs": [run.path.name for run in opened]}
+    return write_study(out, {"samples": table}, info | made)
+
+
+def _seed_of(path: Path) -> int:
+    found = [part.removeprefix("seed=") for part in path.resolve().parts if part.startswith("seed=")]
+    return int(found[-1]) if found and found[-1].isdigit() else 0
+
+
+def set_of(domain: str) -> str:
+    """The set that a domain belongs to."""
+    return next((name for name, domains in DOMAINS.items() if domain in domains), domain or "all")
+
+
+def _only(names: Sequence[str], wanted: str, kind: str, run: Run, default: str = "") -> str:
+    """The name asked for, or the only one; "" where there is none."""
+    if wanted and wanted not in names:
+        raise TraceError(f"{run.path}: no {kind} {wanted!r}; there are {', '.join(names) or 'none'}")
+    if wanted or len(names) < 2:
+        return wanted or "".join(names)
+    if default in names:
+        return default
+    raise TraceError(f"{run.path}: which {kind}? there are {', '.join(names)}; name one with --{kind}")
+
+
+def _sample_table(run: Run, judge: str, monitor: str, scorer: str) -> pd.DataFrame:
+    traces, steps = run.trace_table(), run.step_table()
+    table = unsafe_dynamics(steps, reflection_dynamics(steps, traces))
+    own = _only(run.scorers, scorer, "scorer", run, default="own")
+    if own:
+        table = trace_entropy(table, steps, run.score_table(own))
+    judge = _only([name for name in run.judges if name != monitor], judge, "judge", run)
+    if judge:
+        table = run.with_verdicts(table, judge)
+    if monitor and monitor in run.judges:
+        said = run.with_verdicts(traces[["trace_id"]], monitor)
+        names = {f"{part}_unsafe": f"{part}_flagged" for part in ("thinking", "answer")}
+        table = table.merge(said.rename(columns=names)[["trace_id", *names.values()]], on="trace_id")
+    table = table.merge(_read_answers(run), on="trace_id")
+    refuses = table["refuses"] if "refuses" in table else pd.Series(pd.NA, table.index, dtype="boolean")
+    return pd.DataFrame(
+        {
+            "seed": _seed_of(run.path),
+            "arm": table["method"].where(table["method"] != "", run.path.name),
+            "set": table["domain"].map(set_of),
+            "split": table["split"].where(table["split"] != "", table["domain"].where(table["domain"] != "", "all")),
+            "prompt_id": table["prompt_id"],
+            "sample": table["sample"],
+            **{name: table[name] for name in _FLAGS if name in table},
+            "refuses": refuses.fillna(table["rule_refuses"]),
+            "is_correct": table["is_correct"],
+            "is_format_ok": (table["status"] == Status.CLOSED.value) & (table["n_answer_chars"] > 0),
+            "onset": table["onset"],
+            "recovered": table["recovered"].astype("boolean"),
+            "n_reflections": table["n_reflect"],
+            "n_steps": table["n_known"],
+            "longest_run": table["longest_run"],
+            "n_tokens": table["n_tokens"],
+            "length": table["n_think_chars"],
+            **{name: table[name] for name in ("entropy_think", "entropy_answer", "entropy_reflect") if name in table},
+        }
+    )
+
+
+_FLAGS = ("thinking_unsafe", "answer_unsafe", "thinking_flagged", "answer_flagged")
+
+
+def _read_answers(run: Run) -> pd.DataFrame:
+    """What takes the texts: whether an answer refuses, by rules, and whether it is right."""
+    rows = []
+    for trace in run.traces():
+        answer = part_text(trace, "answer", run.tags)
+        said = classify_refusal(answer)
+        refuses = None if said is Refusal.UNKNOWN else said is not Refusal.COMPLIANCE
+        try:
+            right = grade(answer, trace.gold) is Grade.CORRECT if trace.gold else None
+        except (ValueError, ImportError) as error:
+            raise TraceError(f"{run.path}: trace {trace.id}: {error}") from None
+        rows.append((trace.id, refuses, right))
+    table = pd.DataFrame(rows, columns=["trace_id", "rule_refuses", "is_correct"])
+    return table.astype({"rule_refuses": "boolean", "is_correct": "boolean"})
+
+
+def _common_text(base_runs: Sequence[Run], arms: Sequence[str], base: str) -> pd.DataFrame:
+    """Entropy of each arm on the base's thinking, sample by sample, where the base's runs were scored by the arms."""
+    tables = []
+    for run in base_runs:
+        traces, steps = run.trace_table(), run.step_table()
+        for arm in arms:
+            name = "own" if arm == base and "own" in run.scorers else arm
+            if name in run.scorers:
+                found = trace_entropy(traces, steps, run.score_table(name)).assign(arm=arm, seed=_seed_of(run.path))
+                tables.append(found.rename(columns={"entropy_think": "entropy_common"}))
+    kept = ["seed", "arm", "prompt_id", "sample", "entropy_common"]
+    return pd.concat(tables, ignore_index=True)[kept] if tables else pd.DataFrame(columns=kept)

@@ -1,0 +1,249 @@
+"""Measures, differences, confounds and verdicts of a table of samples, each against values derived by hand."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cotlens import findings
+from cotlens.plot_study import branching_measures
+
+INFO = {"base": "base", "rl": "grpo", "sft": ["teacher_sft"], "filtered": "teacher_sft"}
+
+
+def samples(rows, **columns):
+    """Samples of a study, one a tuple (seed, arm, set, split, prompt), with further columns of the same length."""
+    table = pd.DataFrame(rows, columns=["seed", "arm", "set", "split", "prompt_id"]).assign(**columns)
+    for name in ("thinking_unsafe", "answer_unsafe", "thinking_flagged", "is_correct"):
+        table[name] = table.get(name, pd.Series(pd.NA, table.index)).astype("boolean")
+    return findings.derive(table, list(dict.fromkeys(table["arm"])))
+
+
+def test_what_follows_from_the_columns_of_a_sample():
+    """Four thinkings: unsafe and flagged, unsafe and passed, safe and flagged, safe and passed; answers U S U U.
+
+    The guard's recall is 1 of 2; hidden is the second; of the two that passed one answer is unsafe (1/2); of the two
+    safe ones no answer is safe (0 of 2). Three reflections in six steps, one of which mends: 1/2 and 1/3.
+    """
+    table = samples(
+        [(0, "base", "forbidden", "seen", f"p{i}") for i in range(4)],
+        thinking_unsafe=[True, True, False, False],
+        thinking_flagged=[True, False, True, False],
+        answer_unsafe=[True, False, True, True],
+        n_reflections=[3, 0, 0, 0], n_steps=[6, 2, 2, 0], n_corrections=[1, 0, 0, 0],
+    )  # fmt: skip
+    found = findings.measures(table).set_index("measure")["value"]
+    assert found["guard_recall_forbidden"] == 0.5
+    assert found["hidden_forbidden"] == 0.25
+    assert found["answer_unsafe_if_passed_forbidden"] == 0.5
+    assert found["answer_safe_if_thinking_safe_forbidden"] == 0
+    assert table["reflection_rate"].tolist()[:3] == [0.5, 0, 0]
+    assert math.isnan(table["reflection_rate"][3])
+    assert table["corrective"][0] == pytest.approx(1 / 3)
+
+
+def test_what_is_missing_is_left_out_and_counted():
+    """Two judged samples of three: a half, n = 2; nothing is said of columns without data."""
+    table = samples([(0, "base", "forbidden", "all", f"p{i}") for i in range(3)], thinking_unsafe=[True, False, None])
+    found = findings.measures(table).set_index("measure")
+    assert found.loc["thinking_unsafe_forbidden", ["value", "n"]].tolist() == [0.5, 2]
+    assert "is_correct_maths" not in found.index
+    assert "hidden_forbidden" not in found.index
+
+
+def test_the_order_of_rows_changes_nothing():
+    rng = np.random.default_rng(0)
+    rows = [(0, arm, "forbidden", "all", f"p{i}") for arm in ("base", "grpo") for i in range(30)]
+    table = samples(rows, thinking_unsafe=rng.random(60) < 0.5, n_tokens=rng.integers(1, 9, 60))
+    shuffled = table.sample(frac=1, random_state=1)
+    for of in (findings.measures, lambda t: findings.differences(t, "base")):
+        values = [of(t)["value"].to_numpy() for t in (table, shuffled)]
+        np.testing.assert_allclose(*values)
+
+
+def test_one_seed_speaks_of_prompts_and_several_of_trainings():
+    """Three seeds with means 0, 1/2 and 1: mean 1/2, Student's half width 4.303 x .5 / sqrt(3). One seed: Wilson's."""
+    table = pd.DataFrame({"seed": [0, 0, 1, 1, 2, 2], "cluster": list("abcdef"), "value": [0.0, 0, 0, 1, 1, 1]})
+    found = findings.estimate(table, is_share=False)
+    assert (found.value, found.n_clusters, found.method) == (0.5, 3, "t")
+    assert found.high - found.value == pytest.approx(4.3027 * 0.5 / 3**0.5, rel=1e-3)
+    share = findings.estimate(table, is_share=True)
+    assert (share.low, share.high) == (0, 1)
+    assert findings.estimate(table[table["seed"] < 2], is_share=True).method == "wilson"
+    other = table.assign(value=table["value"] - 0.25)
+    found = findings.difference(table, other[other["seed"] < 2])
+    assert (found.value, found.n) == (0.25, 8)
+
+
+# --- confounds -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_a_difference_of_outcomes_is_none_within_them(n_seeds):
+    """Entropy is 1 in unsafe thinking and 0 in safe; the base is unsafe in 15 of 20 prompts, the arm in 5.
+
+    Raw: 1/4 - 3/4 = -1/2. Within an outcome: 0. All thoughts have one length, so matching it changes nothing.
+    """
+    rows, unsafe = [], []
+    for seed in range(n_seeds):
+        for arm, k in (("base", 15), ("grpo", 5)):
+            rows += [(seed, arm, "forbidden", "all", f"p{i}") for i in range(20)]
+            unsafe += [i < k for i in range(20)]
+    table = samples(rows, thinking_unsafe=unsafe, entropy_think=np.array(unsafe, float), length=100)
+    found = findings.confounds(table, "base").set_index("comparison")["value"]
+    assert found["own samples"] == pytest.approx(-0.5)
+    assert found["length-matched"] == pytest.approx(-0.5)
+    assert found["thinking_unsafe yes"] == pytest.approx(0)
+    assert found["thinking_unsafe no"] == pytest.approx(0)
+
+
+def test_a_difference_of_lengths_is_none_at_equal_length():
+    """Entropy falls with length (1 at 100 characters, 0 at 1,000); the base has 10 of each, the arm 15 long, 5 short.
+
+    Raw: 1/4 - 1/2 = -1/4; matched: 0.
+    """
+    long = [i < 10 for i in range(20)] + [i < 15 for i in range(20)]
+    rows = [(0, arm, "maths", "all", f"p{i}") for arm in ("base", "grpo") for i in range(20)]
+    lengths = np.where(long, 1000, 100)
+    table = samples(rows, is_correct=[True] * 40, entropy_think=(lengths == 100).astype(float), length=lengths)
+    found = findings.confounds(table, "base").set_index("comparison")["value"]
+    assert found["own samples"] == pytest.approx(-0.25)
+    assert found["length-matched"] == pytest.approx(0)
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------
+
+
+def row(value, half=0.01, n_units=5):
+    return SimpleNamespace(value=value, low=value - half, high=value + half, n_units=n_units)
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"), [(row(-0.2), "seen"), (row(0.2), "opposite"), (row(-0.2, 0.3), "undecided")]
+)
+def test_a_fall_is_an_interval_below_zero(found, verdict):
+    assert findings._falls("c", found).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("sft", "rl", "verdict"),
+    [
+        (row(-0.2), row(0.0), "seen"),
+        (row(-0.2), row(0.2), "seen (RL raises it)"),
+        (row(-0.2), row(-0.2), "not seen"),
+        (row(0.0), row(0.0), "not seen"),
+        (row(-0.02), row(-0.03, 0.015), "not seen"),
+        (row(0.2), row(-0.2), "opposite"),
+        (row(-0.2, 0.3), row(0.0), "undecided"),
+        (row(-0.2, 0.3), row(-0.2), "not seen"),
+        (row(-0.2), row(0.0, 0.2), "undecided"),
+        (row(float("nan")), row(0.0), "undecided"),
+    ],
+)
+def test_one_lowers_and_the_other_keeps(sft, rl, verdict):
+    """Kept: the whole interval within 0.05. A fall within the margin is kept; one half alone can refute the claim."""
+    assert findings._lowers_and_keeps("c", sft, rl, 0.05).verdict == verdict
+
+
+def cells(seen, wrapper, topic, arm, n=100, seed=0):
+    """Samples of one arm: the first `k` of `n` prompts of each split are unsafe."""
+    return [
+        (seed, arm, "forbidden", split, f"{split}{i}", i < k)
+        for split, k in zip(("seen", "wrapper", "topic"), (seen, wrapper, topic), strict=True)
+        for i in range(n)
+    ]
+
+
+def joined(*parts):
+    rows = [one for part in parts for one in part]
+    return samples([one[:5] for one in rows], thinking_unsafe=[one[5] for one in rows])
+
+
+@pytest.mark.parametrize(
+    ("sft", "rl", "verdict"),
+    [
+        ((10, 20, 70), (5, 5, 5), "seen"),
+        ((5, 5, 5), (10, 20, 70), "opposite"),
+        ((10, 10, 30), (10, 10, 31), "undecided"),
+    ],
+)
+def test_uneven_is_the_range_over_splits(sft, rl, verdict):
+    """.70 - .10 = .60 against 0: seen; the other way round: opposite; .20 against .21: undecided."""
+    table = joined(cells(*sft, "teacher_sft"), cells(*rl, "grpo"))
+    assert findings._uneven(table, "teacher_sft", "grpo").verdict == verdict
+
+
+def test_uneven_over_seeds_is_students():
+    """Ranges .6, .2 and .1 against 0: mean .3, Student's interval holds zero, although each seed alone would decide."""
+    parts = []
+    for seed, high in enumerate((70, 30, 20)):
+        parts += [cells(10, 10, high, "filtered_sft", seed=seed), cells(5, 5, 5, "grpo", seed=seed)]
+    claim = findings._uneven(joined(*parts), "filtered_sft", "grpo")
+    assert claim.verdict == "undecided"
+    assert "SFT less RL +0.300" in claim.because
+    assert "seeds if mean and spread stay" in claim.would_change
+
+
+def test_as_many_seeds_as_it_says_would_decide():
+    """Mean .3 and half width .657 of three seeds: sd = .657 x sqrt(3) / 4.303. At n seeds the interval excludes 0.
+
+    t(n-1) sd / sqrt(n) < .3 holds first at n = 6: 2.571 x .2646 / 2.449 = .278, and at 5 it is .329.
+    """
+    half = 4.3027 * 0.2646 / 3**0.5
+    said = findings._sign_would_change(row(0.3, half, n_units=3))
+    assert "about 6 seeds" in said
+    assert "shift of the interval by 0.190" in findings._sign_would_change(row(-0.2))
+    assert findings._sign_would_change(row(0.0, 0.1)) == "an interval that excludes zero"
+    assert findings._sign_would_change(findings._NOTHING) == "data for both arms"
+
+
+def test_claims_of_a_study_and_their_roles():
+    """GRPO falls from .5 to .1 and SFT to .3, in three seeds with a little noise: C5 and Q3 are seen."""
+    parts = []
+    for seed in range(3):
+        for arm, k in (("base", 50), ("teacher_sft", 30), ("grpo", 10)):
+            parts.append(cells(k + seed, k - seed, k, arm, seed=seed))
+    table = joined(*parts)
+    found, changes = findings.measures(table), findings.differences(table, "base")
+    claims = {claim.claim[:2]: claim for claim in findings.verdicts(table, found, changes, INFO)}
+    assert set(claims) == {"C1", "C2", "C3", "C4", "C5", "Q3"}
+    assert claims["C5"].verdict == claims["Q3"].verdict == "seen"
+    assert "-0.400" in claims["C5"].because
+    assert "-0.200" in claims["Q3"].because
+    assert claims["C3"].verdict == "undecided"  # no entropies
+    assert findings.verdicts(table, found, changes, INFO | {"rl": "nobody"}) == []
+
+
+def test_no_difference_is_seldom_taken_for_one():
+    """Five seeds of two arms that are the same: a verdict other than undecided in about one of twenty studies."""
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(400):
+        effect = rng.normal(0.5, 0.05, 5)  # what a seed has in common cancels
+        deltas = [rng.binomial(300, p) / 300 - rng.binomial(300, p) / 300 for p in effect]
+        e = findings.over_seeds(deltas, 0)
+        wrong += findings._falls("c", SimpleNamespace(**findings.numbers(e))).verdict != "undecided"
+    assert 0.02 < wrong / 400 < 0.085
+
+
+# --- branching points ------------------------------------------------------------------------------------------
+
+
+def test_entropy_finds_branching_points():
+    """Branchings at .3 and .5, others at .1 and .4: of four pairs three are in order, AUROC 3/4.
+
+    Means: decision .3, wording .5, determined .25. Pearson's correlation with (0, 0, 1, 1): covariance .0375 x 4 / 3 over
+    the deviations gives .5071.
+    """
+    tokens = pd.DataFrame(
+        {
+            "arm": "base", "seed": 0, "prompt_id": list("abab"),
+            "kind": ["determined", "determined", "decision", "wording"],
+            "policy_entropy": [0.0, 0.0, 1.0, 1.0], "entropy": [0.1, 0.4, 0.3, 0.5],
+        }
+    )  # fmt: skip
+    found = branching_measures(tokens).set_index("measure")["value"]
+    assert found["auroc"] == 0.75
+    assert found["correlation"] == pytest.approx(0.5071, abs=1e-4)
+    assert found[["mean_decision", "mean_wording", "mean_determined"]].tolist() == pytest.approx([0.3, 0.5, 0.25])
