@@ -41,11 +41,93 @@ class Long(StrEnum):
     WINDOW = "window"
 
 
+class EngineName(StrEnum):
+    """What writes completions."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
+
 @app.callback(invoke_without_command=True)
 def _root(show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if show_version:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.command()
+def generate(
+    prompts: Annotated[
+        list[Path],
+        typer.Argument(
+            help="JSONL, JSON or parquet files of rows with prompt (text or messages), perhaps id, prompt_id, system, "
+            "domain, split, gold."
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Folder or Hub repository of the model that writes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of traces to make, or to finish after a kill.")],
+    engine: Annotated[EngineName, typer.Option(help="vllm needs GPUs and is installed apart.")] = (
+        EngineName.TRANSFORMERS
+    ),
+    n: Annotated[int, typer.Option("--n", min=1, help="Samples of each prompt.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0, help="Divides the logits; 0: the likeliest word.")] = 0.6,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Keep the likeliest words of this probability.")] = 0.95,
+    top_k: Annotated[int, typer.Option(min=0, help="Keep this many of the likeliest words; 0: all.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion.")] = 32768,
+    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    method: Annotated[str, typer.Option(help="Name of the checkpoint or training arm, for the traces.")] = "",
+    prefill: Annotated[str, typer.Option(help="Beginning of every completion, read as prompt.")] = "",
+    template_args: Annotated[
+        str, typer.Option(metavar="JSON", help="Variables of the chat template: '{\"enable_thinking\": true}'.")
+    ] = "{}",
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Padded tokens of prompts and completions computed together.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; default: the GPU if there is one.")] = "",
+    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Sample completions into a folder of traces. Of the model's own generation_config only the end tokens count."""
+    if temperature == 0 and n > 1:
+        raise typer.BadParameter("at temperature 0 every sample is the same; give --n 1", param_hint="--temperature")
+    try:
+        variables = json.loads(template_args)
+    except ValueError as error:
+        raise typer.BadParameter(f"not valid JSON: {error}", param_hint="--template-args") from None
+    if not isinstance(variables, dict):
+        raise typer.BadParameter(f"expected a JSON object, got {template_args}", param_hint="--template-args")
+    from cotlens.generation import generate as generate_traces
+    from cotlens.prompts import read_prompts
+
+    total = n * sum(1 for _ in read_prompts(prompts))
+    with tqdm(total=total, unit=" traces", desc="generate", smoothing=0.1) as bar:
+
+        def advance(done: int) -> None:
+            bar.update(done)
+
+        info = generate_traces(
+            prompts,
+            model,
+            out,
+            engine=engine.value,
+            n=n,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            method=method,
+            prefill=prefill,
+            template_args=variables,
+            batch_tokens=batch_tokens,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            progress=advance,
+        )
+    typer.echo(f"{out}: {info['n_traces']:,} traces, {info['n_tokens']:,} tokens by {info['model']['name']}")
+    if info["n_cut"]:
+        typer.echo(f"{info['n_cut']:,} traces were cut off at {max_new_tokens:,} tokens", err=True)
 
 
 @app.command()
@@ -197,7 +279,7 @@ def guard(
     from cotlens.guard import Item, Part
     from cotlens.guard_endpoint import EndpointGuard, StrongRejectGuard
     from cotlens.guard_models import load_guard
-    from cotlens.run import Run, add_verdicts, judge_run, part_text
+    from cotlens.run import Run, add_verdicts, judge_run, part_text, request_of
 
     parts = [one.strip() for one in part.split(",") if one.strip()]
     if not parts or any(one not in ("thinking", "answer", "full") for one in parts):
@@ -222,7 +304,9 @@ def guard(
             timeout=timeout,
             on_retry=lambda why: tqdm.write(f"again: {why}", file=sys.stderr),
         )
-        items = (Item(t.prompt, part_text(t, one, opened.tags), Part(one)) for t in opened.traces() for one in parts)
+        items = (
+            Item(request_of(t), part_text(t, one, opened.tags), Part(one)) for t in opened.traces() for one in parts
+        )
         tokens = sum(chosen.estimate([item]) for item in items)
         cost = f", about {tokens * price / 1e6:,.2f} at {price:g} a million" if price else ""
         typer.echo(f"{n:,} requests of about {tokens:,} tokens in all{cost}", err=True)

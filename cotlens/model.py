@@ -8,8 +8,9 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -442,7 +443,7 @@ def _keep_ids(trace: Trace, before: list[int], context: str, tokenizer: Any) -> 
                 f"{trace.completion[:40]!r}: they belong to another tokenizer; take a model that has that one, "
                 "or score the text (retokenize=True, --retokenize)"
             )
-        starts = (_token_starts(trace, tokenizer, skip) if exact else None) if starts is None else starts
+        starts = (locate_tokens(trace, tokenizer, skip) if exact else None) if starts is None else starts
     scored = np.arange(len(before), len(before) + len(own))
     return Encoded((*before, *own), scored, starts, "ids", context if before else "none", exact, None)
 
@@ -450,12 +451,12 @@ def _keep_ids(trace: Trace, before: list[int], context: str, tokenizer: Any) -> 
 def _decode_as(trace: Trace, own: Sequence[int], tokenizer: Any) -> tuple[bool, bool, str]:
     """How the ids come nearest to the text: whether special tokens are left out, whether it is exact, and the text.
 
-    A server may leave special tokens in its text, leave out those at the end, or leave out all.
+    A server may leave special tokens in its text, leave out those at the end, the one that ended it, or all.
     """
     special, end = set(tokenizer.all_special_ids), len(own)
     while end and own[end - 1] in special:
         end -= 1
-    for skip, ids in ((False, own), (False, own[:end]), (True, own)):
+    for skip, ids in ((False, own), (False, own[:end]), (False, own[:-1]), (True, own)):
         decoded = tokenizer.decode(ids, skip_special_tokens=skip)
         if decoded == trace.completion:
             return skip, True, decoded
@@ -470,7 +471,7 @@ def _share_in_common(a: str, b: str) -> float:
     return (head + tail) / longest if longest else 1.0
 
 
-def _token_starts(trace: Trace, tokenizer: Any, skip: bool) -> tuple[int, ...]:
+def locate_tokens(trace: Trace, tokenizer: Any, skip: bool) -> tuple[int, ...]:
     """Where each of a trace's own tokens begins in its text; a token that ends inside a character begins with it."""
     own = trace.token_ids or ()
     if tokenizer.is_fast:
@@ -559,9 +560,15 @@ def score_tokens(
         job.prepare(number, long)
     budget = tokens_per_batch or TOKENS_PER_BATCH.get(model.device.type, 4096)
     options = {"temperature": temperature, "top_k": top_k}
-    for batch, scores in _in_batches(model, reference, job, budget, options):
-        if isinstance(scores, TraceError):
-            job.fail(batch[0].trace, scores)
+    work = partial(_score_batch, model, reference, job, options)
+    lengths, alone = [window.length for window in job.windows], reference is not None and reference.sees_length
+    for batch, scores in in_batches(model, job.windows, lengths, budget, work, alone=alone):
+        if scores is None:
+            trace = job.traces[batch[0].trace]
+            job.fail(
+                batch[0].trace,
+                TraceError(f"trace {trace.id!r}: {batch[0].length:,} tokens do not fit into memory"),
+            )
         else:
             job.put(batch, scores)
         if progress:
@@ -761,34 +768,45 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
-def _in_batches(
-    model: Model, reference: Model | None, job: _Job, budget: int, options: dict[str, Any]
-) -> Iterator[tuple[list[_Window], Scores | TraceError]]:
-    """Scores of groups of windows of like length; when memory runs out, what is left goes in groups half the size."""
-    waiting = job.windows
-    if model.sees_length or (reference is not None and reference.sees_length):
-        budget = 1
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def in_batches(
+    model: Model,
+    items: Sequence[_Item],
+    lengths: Sequence[int],
+    budget: int,
+    work: Callable[[list[_Item]], _Result],
+    *,
+    alone: bool = False,
+) -> Iterator[tuple[list[_Item], _Result | None]]:
+    """What `work` makes of groups of items of like length; None for an item that does not even fit alone.
+
+    When memory runs out, what is left goes in groups half the size. `alone`: one item a group, as for a model whose
+    positions depend on the longest.
+    """
+    waiting, budget = list(range(len(items))), 1 if alone or model.sees_length else budget
     while waiting:
-        failed: list[_Window] = []
-        for group in batches([window.length for window in waiting], budget):
-            batch = [waiting[i] for i in group]
+        failed: list[int] = []
+        for group in batches([lengths[i] for i in waiting], budget):
+            numbers = [waiting[i] for i in group]
             if failed:
-                failed += batch
+                failed += numbers
                 continue
+            batch, result = [items[i] for i in numbers], None
             try:
-                scores = _score_batch(model, reference, job, batch, options)
+                result = work(batch)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
                 if len(batch) > 1:
-                    budget = max(1, min(budget, len(batch) * batch[0].length) // 2)
-                    failed += batch
-                else:
-                    trace = job.traces[batch[0].trace]
-                    yield batch, TraceError(f"trace {trace.id!r}: {batch[0].length:,} tokens do not fit into memory")
+                    budget = max(1, min(budget, len(batch) * lengths[numbers[0]]) // 2)
+                    failed += numbers
+            if result is None:
                 _free_memory(model)
-                continue
-            yield batch, scores
+            if not failed:
+                yield batch, result
         waiting = failed
 
 
@@ -805,7 +823,7 @@ def _free_memory(model: Model) -> None:
 
 @torch.inference_mode()
 def _score_batch(
-    model: Model, reference: Model | None, job: _Job, batch: Sequence[_Window], options: dict[str, Any]
+    model: Model, reference: Model | None, job: _Job, options: dict[str, Any], batch: Sequence[_Window]
 ) -> Scores:
     ids = torch.zeros(len(batch), batch[0].length, dtype=torch.long)
     rows, columns, targets = [], [], []

@@ -365,7 +365,7 @@ def judge_run(
         for shard in _text_shards(run):
             traces, source = list(read_traces(shard, format="cotlens")), hash_path(shard)
             for part in wanted:
-                items = [Item(trace.prompt, part_text(trace, part, tags), part) for trace in traces]
+                items = [Item(request_of(trace), part_text(trace, part, tags), part) for trace in traces]
                 verdicts = judge_items(judge, items, cache=cache, progress=progress)
                 table = guard_rows([trace.id for trace in traces], judge.name, judge.revision, part, verdicts)
                 _write_verdicts(folder / part.value / shard.name, table, source, counts[part])
@@ -461,6 +461,11 @@ def _drop_strays(run: Run, folders: Sequence[Path]) -> None:
             stray.unlink()
 
 
+def request_of(trace: Trace) -> str:
+    """What the user asked, for a judge: `meta["request"]` where the source keeps it beside a rendered prompt."""
+    return str(trace.meta.get("request") or trace.prompt)
+
+
 def part_text(trace: Trace, part: str, tags: Tags | None = None) -> str:
     """The thinking, the answer, or all of a completion; several thoughts are joined by a blank line."""
     if part == "full":
@@ -496,25 +501,29 @@ def _folder_name(name: str, model: str) -> str:
 
 
 def _scorer_info(model: "Model", reference: "Model | None") -> dict[str, Any]:
+    return {
+        "model": describe_model(model),
+        "reference": None if reference is None else describe_model(reference),
+        "versions": model_versions(),
+    }
+
+
+def describe_model(model: "Model") -> dict[str, str]:
+    """What tells a loaded model from another: its name, revision and weights, and what it computes with."""
     from cotlens.model import fingerprint
 
-    def describe(one: "Model") -> dict[str, str]:
-        name = Path(one.name).resolve().name if Path(one.name).is_dir() else one.name
-        dtype = str(one.head.weight.dtype).removeprefix("torch.")
-        return {
-            "name": name,
-            "revision": one.revision,
-            "fingerprint": fingerprint(one.network),
-            "dtype": dtype,
-            "device": str(one.device),
-        }
-
-    packages = versions() | {package: version(package) for package in ("torch", "transformers", "tokenizers")}
     return {
-        "model": describe(model),
-        "reference": None if reference is None else describe(reference),
-        "versions": packages,
+        "name": short_name(model.name),
+        "revision": model.revision,
+        "fingerprint": fingerprint(model.network),
+        "dtype": str(model.head.weight.dtype).removeprefix("torch."),
+        "device": str(model.device),
     }
+
+
+def short_name(model: str) -> str:
+    """The name of a model's folder without the way to it, or its repository."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _prepare_scores(folder: Path, made_by: dict[str, Any], force: bool) -> None:
@@ -727,6 +736,11 @@ def _provenance(paths: Sequence[Path], format: str | None) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of the packages that the numbers and pictures depend on."""
     return {name: version(name) for name in ("cotlens", "numpy", "pandas", "pyarrow", "scipy", "matplotlib")}
+
+
+def model_versions() -> dict[str, str]:
+    """Versions of what `versions` lists and of the packages that run a model."""
+    return versions() | {name: version(name) for name in ("torch", "transformers", "tokenizers")}
 
 
 def hash_path(path: Path) -> str:

@@ -10,8 +10,8 @@ from conftest import ROOT
 
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
 ORDER = [
-    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "guard_models", "guard_endpoint", "table", "run", "entropy", "stats", "findings", "study", "figure", "plot", "plot_entropy",
-    "plot_unsafe", "plot_guard", "plot_study", "gallery", "cli",
+    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "guard_models", "guard_endpoint", "table", "run", "prompts", "engines", "generation", "entropy", "stats",
+    "findings", "study", "figure", "plot", "plot_entropy", "plot_unsafe", "plot_guard", "plot_study", "gallery", "cli",
 ]  # fmt: skip
 # Modules beside each other, of which neither may import the other although one stands first.
 _READING = {"rows", "formats", "read"}
@@ -27,6 +27,7 @@ APART = {
     "guard_models": {"split", "steps", "reflect", "unsafe", "scores"} | _READING,
     "guard_endpoint": {"split", "steps", "reflect", "unsafe", "scores", "model", "guard_models"} | _READING,
     "table": _READING | {"scores"},
+    "prompts": {"split", "formats", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "table", "run"},
     "entropy": {
         "trace",
         "split",
@@ -40,9 +41,13 @@ APART = {
         "guard_endpoint",
         "table",
         "run",
+        "prompts",
+        "engines",
+        "generation",
     }
     | _READING,
     "stats": {"entropy", "scores", "model", "guard", "trace", "split", "steps", "reflect", "unsafe", "table", "run"}
+    | {"prompts", "engines", "generation"}
     | _READING,
 }
 
