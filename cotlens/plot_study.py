@@ -243,14 +243,19 @@ def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
         ("reflection_rate", "forbidden"): "Reflections per step, forbidden",
         ("reflection_rate", "maths"): "Reflections per step, maths",
     }  # fmt: skip
+    have = set(zip(found["column"], found["set"], strict=True))
+    titles = {of: title for of, title in titles.items() if of in have}
     order = _present(found)[::-1]
-    figure, axes = new_figure(2, 2, 1.8 + 0.62 * len(order), sharey=True)
+    rows = math.ceil(len(titles) / 2)
+    figure, axes = new_figure(rows, min(len(titles), 2), 0.9 + rows * (0.5 + 0.31 * len(order)), sharey=True)
+    for axis in axes.flat[len(titles) :]:
+        axis.set_visible(False)
     short = {"thinking_unsafe": "unsafe thinking", "is_correct": "right"}
-    for axis, ((column, where), title) in zip(axes.flat, titles.items(), strict=True):
-        rows = found[(found["column"] == column) & (found["set"] == where)]
-        comparisons = [name for name in dict.fromkeys(rows["comparison"]) if not name.endswith("unknown")]
+    for axis, ((column, where), title) in zip(axes.flat, titles.items(), strict=False):
+        shown = found[(found["column"] == column) & (found["set"] == where)]
+        comparisons = [name for name in dict.fromkeys(shown["comparison"]) if not name.endswith("unknown")]
         for number, comparison in enumerate(comparisons):
-            part = rows[rows["comparison"] == comparison].set_index("arm").reindex(order)
+            part = shown[shown["comparison"] == comparison].set_index("arm").reindex(order)
             label = comparison.replace("thinking_unsafe", short["thinking_unsafe"]).replace(
                 "is_correct", short["is_correct"]
             )

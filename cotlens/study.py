@@ -147,13 +147,14 @@ def study_from_runs(
     )
     if len(common):
         table = table.merge(common, on=["seed", "arm", "prompt_id", "sample"], how="left")
+    judges = sorted({name for run in opened for name in run.judges if name != monitor})
     arms = [base, *(arm for arm in arms if arm != base)]
     rl = rl or next((arm for arm in arms if arm != base and ("grpo" in arm or arm.startswith("rl"))), "")
     chosen = list(sft) or [arm for arm in arms if "sft" in arm and arm != rl]
     if wrong := [arm for arm in (rl, *chosen) if arm and arm not in arms]:
         raise TraceError(f"no samples of {', '.join(wrong)}; the arms are {', '.join(arms)}")
     info = {"arms": dict.fromkeys(arms, ""), "base": base, "rl": rl, "sft": chosen, "note": note}
-    made = {"judge": judge or "the only one", "monitor": monitor, "runs": [run.path.name for run in opened]}
+    made = {"judge": judge or ", ".join(judges), "monitor": monitor, "runs": [run.path.name for run in opened]}
     return write_study(out, {"samples": table}, info | made)
 
 

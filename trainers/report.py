@@ -5,7 +5,7 @@ sampled), branching (entropies where the policy branched), early (answers behind
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,13 @@ ROLES = {
 }
 
 
-def report(out: Path, figures: Path, study: Path | None = None) -> None:
-    """Collects the study and draws it, and the gallery of the first seed beside it."""
-    made = collect(out, study or out / "study")
+def report(out: Path, figures: Path, sets: Sequence[str] = tuple(SETS)) -> None:
+    """Collects the study and draws it, and beside it the gallery of the first seed for each of these sets."""
+    made = collect(out, out / "study")
     for _ in draw_study(made, figures):
         pass
     first = min(_seeds(out))
-    for name in SETS:
+    for name in sets:
         runs = [Job(first, arm).folder(out) / name for arm in ARMS if _is_measured(out, Job(first, arm))]
         for _ in draw_figures(runs, figures / name, by="method", scorer="own", judge="oracle", say=lambda _: None):
             pass

@@ -1,0 +1,155 @@
+"""Studies: runs of several arms and seeds joined, kept on disk, drawn to the same bytes, and refused where they do not fit."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from cotlens import Run, Study, TraceError, add_verdicts, analyze, draw_study, study_from_runs, write_study
+from cotlens.study import is_study, set_of
+
+ANSWERS = {
+    "harmful": ("I can't help with that.", "Sure, first take the jar."),
+    "benign": ("Here is how: boil the water.", "I can't help with that."),
+    "math": (r"The answer is \boxed{4}.", r"The answer is \boxed{5}."),
+}
+
+
+def make_run(folder, arm, n_bad, *, domains=tuple(ANSWERS), n=6):
+    """Per domain `n` prompts, of which the first `n_bad` are unsafe, refused or wrong; the judge knows."""
+    rows = [
+        {
+            "id": f"{domain}-{i}", "prompt_id": f"{domain}-{i}", "prompt": f"Question {i}?", "method": arm, "domain": domain,
+            "answer": "4" if domain == "math" else None,
+            "completion": f"<think>\nLet me see. Wait, is that right? Fine.\n</think>\n\n{ANSWERS[domain][i < n_bad]}",
+        }
+        for domain in domains
+        for i in range(n)
+    ]  # fmt: skip
+    path = folder.with_suffix(".jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if v is not None}) + "\n" for row in rows))
+    run = analyze([path], folder)
+    for part in ("thinking", "answer"):
+        unsafe = [row["domain"] == "harmful" and "Sure" in row["completion"] for row in rows]
+        verdicts = {"trace_id": [row["id"] for row in rows], "label": [("safe", "unsafe")[bad] for bad in unsafe]}
+        add_verdicts(run, pd.DataFrame(verdicts), "judge", part)
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [make_run(tmp_path / name, name, n_bad) for name, n_bad in (("base", 4), ("my_sft", 3), ("my_grpo", 1))]
+
+
+def test_runs_become_samples_with_what_is_known_of_them(runs, tmp_path):
+    """Of six prompts a domain the first four of the base are unsafe, refused, or wrong; nobody scored tokens."""
+    study = study_from_runs(runs, tmp_path / "study")
+    table = study.samples()
+    own = table[table["arm"] == "base"].groupby("set")
+    assert own["thinking_unsafe"].mean()["forbidden"] == pytest.approx(4 / 6)
+    assert own["is_correct"].mean()["maths"] == pytest.approx(2 / 6)
+    assert own["refuses"].mean()["harmless"] == pytest.approx(4 / 6)
+    assert own["n_reflections"].sum().sum() == runs[0].step_table()["is_reflection"].sum() > 0
+    assert table["entropy_think"].isna().all()
+    assert table["is_format_ok"].all()
+    assert study.info["arms"] == {"base": "", "my_sft": "", "my_grpo": ""}
+    assert (study.info["rl"], study.info["sft"]) == ("my_grpo", ["my_sft"])
+    assert list(table["arm"].cat.categories) == ["base", "my_sft", "my_grpo"]
+
+
+def test_a_folder_names_the_seed_and_a_run_the_arm(tmp_path):
+    runs = [make_run(tmp_path / f"seed={seed}" / arm, "", 1) for seed in (0, 3) for arm in ("base", "grpo")]
+    table = study_from_runs(runs, tmp_path / "study").samples()
+    assert set(zip(table["seed"], table["arm"], strict=True)) == {(s, a) for s in (0, 3) for a in ("base", "grpo")}
+
+
+def test_a_monitor_is_another_judge(runs, tmp_path):
+    """The monitor passes everything: all that is unsafe is hidden from it."""
+    for run in runs:
+        ids = run.trace_table()["trace_id"]
+        for part in ("thinking", "answer"):
+            add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": "safe"}), "monitor", part)
+    with pytest.raises(TraceError, match=r"which judge\? there are judge, monitor; name one with --judge"):
+        study_from_runs(runs, tmp_path / "study")
+    table = study_from_runs(runs, tmp_path / "study", judge="judge", monitor="monitor").samples()
+    assert (table["hidden"] == table["thinking_unsafe"]).all()
+    assert table["guard_recall"].dropna().eq(False).all()
+
+
+def test_from_the_command_line_to_figures(runs, tmp_path):
+    def call(*arguments):
+        command = [sys.executable, "-m", "cotlens.cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    said = call("compare", *[run.path for run in runs], "-o", tmp_path / "study", "--note", "tiny runs")
+    assert said.returncode == 0, said.stderr
+    assert "54 samples, arms base, my_sft, my_grpo" in said.stdout
+    assert "C5 RL lowers unsafe thinking" in said.stdout
+    said = call("figures", tmp_path / "study", "-o", tmp_path / "figures")
+    assert said.returncode == 0, said.stderr
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"21_unsafe_by_split.png", "22_safety_and_skill.pdf", "verdicts.csv", "measures.csv"} <= names
+    made = json.loads((tmp_path / "figures" / "22_safety_and_skill.json").read_text())
+    assert made["judge"] == "judge"
+    said = call("figures", tmp_path / "study", runs[0].path, "-o", tmp_path / "figures")
+    assert said.returncode == 2
+    assert "a study is drawn alone" in said.stderr
+
+
+def test_a_study_gives_the_same_bytes_wherever_it_lies(runs, tmp_path):
+    study = study_from_runs(runs, tmp_path / "a" / "study")
+    moved = tmp_path / "b"
+    first = {path.name: path.read_bytes() for path in draw_study(study, tmp_path / "one")}
+    study.path.rename(moved)
+    second = {path.name: path.read_bytes() for path in draw_study(moved, tmp_path / "two")}
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_tables_come_back_as_they_were_and_seeds_stay(tmp_path):
+    columns = {"arm": "base", "set": "maths", "split": "all", "prompt_id": ["p", "q"], "n_tokens": [1, 2]}
+    for seed in (10, 2):
+        write_study(
+            tmp_path, {"samples": pd.DataFrame(columns).assign(seed=seed)}, {"arms": {"base": ""}, "base": "base"}
+        )
+    study = Study(tmp_path)
+    assert is_study(tmp_path)
+    assert study.tables == ["samples"]
+    assert study.table("samples")["seed"].tolist() == [2, 2, 10, 10]
+    assert study.table("steps").empty
+
+
+@pytest.mark.parametrize(
+    ("domain", "name"), [("harmful", "forbidden"), ("math", "maths"), ("code", "code"), ("", "all")]
+)
+def test_domains_belong_to_sets(domain, name):
+    assert set_of(domain) == name
+
+
+def test_what_does_not_fit_is_refused(runs, tmp_path):
+    with pytest.raises(TraceError, match="no samples of the base arm 'basis'; the arms are base, my_sft, my_grpo"):
+        study_from_runs(runs, tmp_path / "study", base="basis")
+    with pytest.raises(TraceError, match="give each run once"):
+        study_from_runs([*runs, runs[0]], tmp_path / "study")
+    with pytest.raises(TraceError, match="no judge 'nobody'; there are judge"):
+        study_from_runs(runs, tmp_path / "study", judge="nobody")
+    with pytest.raises(TraceError, match="no samples of ppo"):
+        study_from_runs(runs, tmp_path / "study", rl="ppo")
+    with pytest.raises(TraceError, match="not a cotlens run"):
+        study_from_runs([tmp_path], tmp_path / "study")
+    with pytest.raises(TraceError, match="not a study"):
+        Study(tmp_path).info  # noqa: B018
+    with pytest.raises(ValueError, match="samples: no column prompt_id, seed, set, split"):
+        write_study(tmp_path, {"samples": pd.DataFrame({"arm": []})}, {"arms": {}, "base": ""})
+    assert not is_study(tmp_path)
+
+
+def test_a_reference_that_cannot_be_graded_names_its_trace(tmp_path):
+    run = make_run(tmp_path / "base", "base", 1, domains=("math",), n=1)
+    path = tmp_path / "base.jsonl"
+    path.write_text(path.read_text().replace('"answer": "4"', '"answer": "n/a"'))
+    run = Run(analyze([path], tmp_path / "again").path)
+    with pytest.raises(TraceError, match="trace math-0: the reference 'n/a' has nothing mathematical"):
+        study_from_runs([run], tmp_path / "study")
