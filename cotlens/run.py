@@ -33,7 +33,7 @@ from cotlens.formats import find_format
 from cotlens.read import MAX_LINE_BYTES, Reject, detect_format, input_files, read_traces
 from cotlens.split import Tags, split_trace
 from cotlens.table import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, analyze_traces, guard_rows, score_rows
-from cotlens.trace import Trace, TraceError
+from cotlens.trace import Trace, TraceError, facts_html
 
 if TYPE_CHECKING:
     from cotlens.guard import Guard, Verdict
@@ -63,6 +63,15 @@ class Run:
         if not isinstance(info, dict) or not {"inputs", "settings", "versions"} <= set(info):
             raise TraceError(f"{self.path}: not a cotlens run (its run.json is another program's)")
         return info
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: from what it was made, how much of it there is, who scored and judged it."""
+        info = self.info
+        inputs = ", ".join(f"{Path(made['path']).name} ({made['format']})" for made in info["inputs"])
+        facts = {"run": self.path.name, "inputs": inputs, "complete": "yes" if info.get("complete") else "no"}
+        facts |= {name.removeprefix("n_"): f"{info[name]:,}" for name in _COUNTS if name in info}
+        facts |= {"scored by": ", ".join(self.scorers) or "-", "judged by": ", ".join(self.judges) or "-"}
+        return facts_html(facts)
 
     @property
     def tags(self) -> Tags | None:

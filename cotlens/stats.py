@@ -54,6 +54,13 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}] (n = {self.n:,}, {self.n_clusters:,} clusters)"
 
+    def _repr_html_(self) -> str:
+        undefined = f", {self.n_undefined:,} undefined" if self.n_undefined else ""
+        return (
+            f"<b>{self.value:.4g}</b> [{self.low:.4g}, {self.high:.4g}] "
+            f"<small>n = {self.n:,} in {self.n_clusters:,} clusters{undefined}; {self.method}</small>"
+        )
+
 
 # --- one group -------------------------------------------------------------------------------------------------
 

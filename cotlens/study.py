@@ -20,7 +20,7 @@ from cotlens.grade import Grade, grade
 from cotlens.reflect import reflection_dynamics
 from cotlens.run import Run, part_text, write_atomic, write_parquet
 from cotlens.split import Status
-from cotlens.trace import TraceError
+from cotlens.trace import TraceError, facts_html
 from cotlens.unsafe import Refusal, classify_refusal, unsafe_dynamics
 
 DOMAINS = {  # domains of prompts -> the sets that measures speak of; another domain is a set of its own
@@ -52,6 +52,14 @@ class Study:
             raise TraceError(
                 f"{self.path}: not a study (study.json: {error!r}); make one with cotlens compare"
             ) from None
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the arms with their roles, the seeds, the tables."""
+        info, samples = self.info, self.table("samples")
+        roles = {info["base"]: "base", info.get("rl"): "RL", **dict.fromkeys(info.get("sft", ()), "SFT")}
+        facts = {arm: f"{roles.get(arm, '')} {text}".strip() for arm, text in info["arms"].items()}
+        facts |= {"seeds": ", ".join(map(str, sorted(set(samples["seed"])))), "samples": f"{len(samples):,}"}
+        return facts_html(facts | {"tables": ", ".join(self.tables), "note": info.get("note", "")})
 
     @property
     def tables(self) -> list[str]:

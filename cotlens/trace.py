@@ -5,6 +5,7 @@ This module imports nothing of cotlens.
 """
 
 import hashlib
+import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -103,6 +104,12 @@ class Trace:
         if not self.prompt_id:
             object.__setattr__(self, "prompt_id", hash_text(self.prompt) if self.prompt else self.id)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the facts, and the texts as far as they fit, escaped. `split_trace` parts them."""
+        facts = {name: getattr(self, name) for name in ("id", *_FACTS) if getattr(self, name) not in ("", None, -1)}
+        facts["tokens"] = "unknown" if self.token_ids is None else f"{len(self.token_ids):,}"
+        return facts_html(facts, {"prompt": self.prompt, "completion": self.completion})
+
     def _check_text(self, name: str, value: Any) -> None:
         if not isinstance(value, str):
             raise TraceError(f"trace {self.id!r}: {name} must be text, got {type(value).__name__}")
@@ -154,6 +161,39 @@ class Trace:
 _TEXTS = (
     "id", "completion", "prompt", "prompt_id", "model", "method", "domain", "split", "finish_reason", "gold",
 )  # fmt: skip
+
+
+_FACTS = (
+    "model",
+    "method",
+    "training_step",
+    "domain",
+    "split",
+    "sample",
+    "finish_reason",
+    "reward",
+    "gold",
+    "reasoning",
+)
+_SHOWN = 1500  # characters of a text in a notebook
+
+
+def facts_html(facts: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> str:
+    """Names and values as an HTML table, and texts in boxes that open, everything escaped.
+
+    It has no colours of its own, so that it is readable on a dark page as on a light one.
+    """
+    left = "text-align:left;vertical-align:top"
+    cells = (
+        f'<tr><th style="{left}">{html.escape(str(name))}</th><td style="{left}">{html.escape(str(value))}</td></tr>'
+        for name, value in facts.items()
+    )
+    boxes = "".join(
+        f'<details><summary>{html.escape(name)} ({len(text):,} characters)</summary><pre style="white-space:pre-wrap">'
+        f"{html.escape(text[:_SHOWN])}{' …' if len(text) > _SHOWN else ''}</pre></details>"
+        for name, text in (texts or {}).items()
+    )
+    return f"<table>{''.join(cells)}</table>{boxes}"
 
 
 def _check_whole(trace_id: str, name: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 import pytest
+from conftest import SAMPLES
 
-from cotlens import Label, Origin, Span, Trace, TraceError
+from cotlens import Label, Origin, Span, Trace, TraceError, analyze, stats
 from cotlens.trace import hash_text
 
 
@@ -32,3 +33,21 @@ def test_span_is_half_open():
 def test_a_fault_names_the_trace_and_what_was_got(fields, message):
     with pytest.raises(TraceError, match=message):
         Trace(**({"id": "t", "completion": "abc"} | fields))
+
+
+def test_what_a_notebook_shows_is_inert_and_has_no_colours():
+    """Model output is escaped, long texts are cut, and the page's own colours hold."""
+    shown = Trace(id="<b>", completion="<script>alert(1)</script>" + "x" * 5000, model="m")._repr_html_()
+    assert "<script" not in shown
+    assert "&lt;script&gt;" in shown
+    assert "5,025 characters" in shown
+    assert len(shown) < 4000
+    assert "color" not in shown
+    assert "training_step" not in shown  # unknown
+
+
+def test_records_of_the_flow_have_a_face(tmp_path):
+    run = analyze([SAMPLES], tmp_path / "run")
+    for text in ("run", "14", "sample_traces.jsonl", "judged by"):
+        assert text in run._repr_html_()
+    assert "<b>0.5</b>" in stats.mean([0.0, 1.0])._repr_html_()

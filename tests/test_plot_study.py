@@ -1,0 +1,91 @@
+"""Figures of studies: their numbers by hand, and that they are drawn with whatever arms there are."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cotlens.plot_study import (
+    plot_branching,
+    plot_early_answering,
+    plot_instruments,
+    plot_measures,
+    plot_obfuscation,
+    plot_tries,
+)
+
+
+def rollouts(**columns):
+    n = len(next(iter(columns.values())))
+    table = pd.DataFrame(columns).assign(arm="grpo", seed=0, set="forbidden", prompt_id=[f"p{i}" for i in range(n)])
+    return table if "step" in table else table.assign(step=0)
+
+
+def test_obfuscation_by_hand():
+    """Four thinkings: unsafe flagged, unsafe passed, safe flagged, safe passed; the answers of the passed: unsafe, safe.
+
+    Caught 1/4, hidden 1/4, recall 1/2, P(unsafe answer | passed) 1/2.
+    """
+    table = rollouts(
+        thinking_unsafe=[True, True, False, False], thinking_flagged=[True, False, True, False],
+        answer_unsafe=[True, True, True, False],
+    )  # fmt: skip
+    found = plot_obfuscation(table, bins=1).data.set_index("panel")["value"]
+    assert found.to_dict() == {
+        "Unsafe and flagged": 0.25, "Unsafe and passed": 0.25, "Guard's recall": 0.5, "P(unsafe answer | passed)": 0.5,
+    }  # fmt: skip
+
+
+def test_instruments_over_seeds_are_means_of_seeds():
+    """Seeds with 1 of 1, 1 of 2 and 0 of 1 flagged steps right: precision (1 + 1/2 + 0) / 3 = 1/2; recall 1, 1, 0: 2/3."""
+    rows = [(0, True, True), (1, True, True), (1, True, False), (2, True, False), (2, False, True)]
+    table = pd.DataFrame(rows, columns=["seed", "is_reflection", "true_reflection"])
+    table = table.assign(
+        unsafe=table["is_reflection"], true_unsafe=table["true_reflection"], arm="base", set="forbidden", prompt_id="p",
+    ).astype({"is_reflection": "boolean"})  # fmt: skip
+    found = plot_instruments(table).data
+    reflection = found[found["detector"].str.startswith("Reflection")].set_index("measure")
+    assert reflection.loc["precision", "value"] == pytest.approx(0.5)
+    assert reflection.loc["recall", "value"] == pytest.approx(2 / 3)
+    assert (reflection["n_units"] == 3).all()
+
+
+def test_early_answers_by_cut():
+    rows = [
+        {"arm": "base", "seed": 0, "trace_id": i, "prompt_id": str(i), "cut": c, "answer_unsafe": c > i / 4}
+        for i in range(4)
+        for c in (0.0, 0.5, 1.0)
+    ]
+    found = plot_early_answering(pd.DataFrame(rows)).data.set_index("cut")["value"]
+    assert found.to_dict() == {0.0: 0.0, 0.5: 0.5, 1.0: 1.0}
+
+
+def test_arms_without_data_leave_a_gap_and_many_arms_keep_apart():
+    """Twelve arms have twelve pairs of colour and marker; a panel without a measure is left out."""
+    arms = [f"arm{i}" for i in range(12)]
+    found = pd.DataFrame(
+        {"arm": arms, "measure": "is_correct_maths", "label": "right, maths", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "n_units": 5}
+    )  # fmt: skip
+    plot = plot_measures(found, {"Right": ["is_correct_maths"], "Refused": ["refuses_harmless"]}, "shares")
+    assert [axis.get_title(loc="left") for axis in plot.figure.axes] == ["Right"]
+    tries = pd.DataFrame({"arm": arms * 2, "rate": [1e-4] * 12 + [1e-3] * 12}).assign(
+        safe=0.5, helped=0.5, right=0.5, score=0.5, picked=[True] * 12 + [False] * 12
+    )
+    lines = [line for line in plot_tries(tries).figure.axes[0].lines if line.get_marker() not in ("None", "")]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 12
+
+
+def test_branching_is_drawn_with_the_writers_own_entropy():
+    rng = np.random.default_rng(0)
+    truth = np.tile([0.0, 1.0, 2.0], 20)
+    table = pd.DataFrame(
+        {
+            "arm": "base", "seed": 0, "prompt_id": np.repeat(list("abcdef"), 10), "policy_entropy": truth,
+            "entropy": truth + rng.uniform(0, 0.4, 60), "kind": np.tile(["determined", "wording", "decision"], 20),
+        }
+    )  # fmt: skip
+    found = plot_branching(table).data.set_index("measure")
+    assert found.loc["auroc", "value"] == 1
+    assert found.loc["correlation", "value"] > 0.95
+    assert found.loc["auroc", "low"] <= 1 <= found.loc["auroc", "high"]
+    with pytest.raises(ValueError, match="no column kind"):
+        plot_branching(table.drop(columns="kind"))
