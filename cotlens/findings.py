@@ -48,6 +48,7 @@ COLUMNS: Mapping[str, tuple[str, tuple[str, ...], bool]] = {
     "n_tokens": ("tokens", SETS, False),
     "entropy_think": ("entropy of thinking (nats)", SETS, False),
     "entropy_reflect": ("entropy of reflecting steps (nats)", SETS, False),
+    "kl_base": ("KL to the base on own thinking (nats)", SETS, False),
     "entropy_common": ("entropy on the base's thinking (nats)", SETS, False),
 }
 
@@ -65,7 +66,8 @@ def derive(samples: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in samples]
     table = samples.assign(**{name: math.nan for name in (*missing, "n_corrections") if name not in samples})
     if "thinking_flagged" not in samples:
-        table = table.assign(thinking_flagged=pd.NA, answer_flagged=pd.NA)
+        unknown = pd.Series(pd.NA, table.index, dtype="boolean")
+        table = table.assign(thinking_flagged=unknown, answer_flagged=unknown)
     unsafe = table["thinking_unsafe"].astype("boolean")
     flagged, answer = table["thinking_flagged"].astype("boolean"), table["answer_unsafe"].astype("boolean")
     reflections = table["n_reflections"].astype(float)

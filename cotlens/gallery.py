@@ -237,10 +237,17 @@ def _study_figures(study: Study, tables: dict[str, pd.DataFrame]) -> Iterator[tu
         yield "31_confounds", plot_study.plot_confounds(tables["confounds"], text)
     if "tries" in tables:
         yield "33_tries", plot_study.plot_tries(tables["tries"], text)
-    for name, of in _OWN_TABLES.items():
-        for number, draw in of.items():
-            if len(table := study.table(name)):
-                yield number, draw(table.assign(arm=pd.Categorical(table["arm"], order)), text)
+    own = {
+        name: table.assign(arm=pd.Categorical(table["arm"], order))
+        for name in study.tables
+        if len(table := study.table(name))
+    }
+    if "rollouts" in own:
+        yield "24_training", plot_study.plot_training(own["rollouts"], text, updates=own.get("updates"))
+        yield "29_obfuscation", plot_study.plot_obfuscation(own["rollouts"], text)
+    for name, (number, draw) in _OWN_TABLES.items():
+        if name in own:
+            yield number, draw(own[name], text)
 
 
 def _named(measures: Sequence[str], names: set[str]) -> list[str]:
@@ -283,10 +290,11 @@ _DOTS: dict[str, tuple[dict[str, list[str]], str, tuple[float | None, float | No
     "26_entropy": (
         {
             "Thinking (nats)": [f"entropy_think_{where}" for where in findings.SETS],
-            "Reflecting steps (nats)": [f"entropy_reflect_{where}" for where in findings.SETS],
-            "On the base's thinking (nats)": [f"entropy_common_{where}" for where in findings.SETS],
+            "Reflecting steps": [f"entropy_reflect_{where}" for where in findings.SETS],
+            "On the base's thinking": [f"entropy_common_{where}" for where in findings.SETS],
+            "KL to the base": [f"kl_base_{where}" for where in findings.SETS],
         },
-        "mean token entropy of each arm on its own samples, and on one text for all: the base's samples",
+        "mean token entropy in nats on each arm's own samples, on one text for all (the base's), and KL to the base",
         (0, None),
     ),
     "30_guard_by_checkpoint": (
@@ -301,8 +309,7 @@ _DOTS: dict[str, tuple[dict[str, list[str]], str, tuple[float | None, float | No
     ),
 }
 _OWN_TABLES = {
-    "rollouts": {"24_training": plot_study.plot_training, "29_obfuscation": plot_study.plot_obfuscation},
-    "steps": {"27_instruments": plot_study.plot_instruments},
-    "early": {"28_early_answering": plot_study.plot_early_answering},
-    "branching": {"32_branching": plot_study.plot_branching},
+    "steps": ("27_instruments", plot_study.plot_instruments),
+    "early": ("28_early_answering", plot_study.plot_early_answering),
+    "branching": ("32_branching", plot_study.plot_branching),
 }

@@ -111,21 +111,32 @@ def plot_safety_and_skill(found: pd.DataFrame, text: str = "") -> Plot:
 
 
 @house_style()
-def plot_training(rollouts: pd.DataFrame, text: str = "", *, bins: int = 15) -> Plot:
+def plot_training(
+    rollouts: pd.DataFrame, text: str = "", *, updates: pd.DataFrame | None = None, bins: int = 15
+) -> Plot:
     """What the rollouts of the RL arms did while they trained.
 
     Args:
         rollouts: one row per rollout: arm, seed, step, set, prompt_id and the columns shown.
         text: the study's note.
+        updates: one row per update of the trainer's own log: arm, seed, step, entropy (mean over sampled tokens, nats),
+            frac_reward_zero_std (groups whose rewards are all alike, which teach nothing), reward.
         bins: stretches of training.
     """
-    panels = (
+    panels = [
         ("Unsafe thinking", "thinking_unsafe", "forbidden"), ("Unsafe answers", "answer_unsafe", "forbidden"),
         ("Help, harmless", "is_help", "harmless"), ("Right, maths", "is_correct", "maths"),
         ("Reflections, maths", "n_reflections", "maths"), ("Tokens, forbidden", "n_tokens", "forbidden"),
-    )  # fmt: skip
-    caption = f"all rollouts, in {bins} stretches of training; band: 95%, prompts resampled"
-    return _plot_curves(rollouts, panels, 2, f"{caption}\n{text}", bins, share_y=4)
+    ]  # fmt: skip
+    table, shares = rollouts, 4
+    if updates is not None and len(updates):
+        panels += [("Entropy of samples (nats)", "entropy", "updates")]
+        panels.insert(4, ("Groups all alike", "frac_reward_zero_std", "updates"))
+        own = updates.assign(set="updates", prompt_id=updates["seed"].astype(str))
+        table, shares = pd.concat([rollouts, own], ignore_index=True), 5
+        table["arm"] = pd.Categorical(table["arm"], _present(rollouts))
+    caption = f"all rollouts, in {bins} stretches of training; band: 95%, prompts resampled (of updates: seeds)"
+    return _plot_curves(table, panels, 2, f"{caption}\n{text}", bins, share_y=shares)
 
 
 @house_style()
@@ -160,9 +171,11 @@ def _plot_curves(
     table: pd.DataFrame, panels: Sequence[tuple[str, str, str]], rows: int, text: str, bins: int, *, share_y: int
 ) -> Plot:
     """Means over stretches of training, a line per arm; the first `share_y` panels are shares."""
-    figure, axes = new_figure(rows, len(panels) // rows, 0.8 + 1.9 * rows)
+    figure, axes = new_figure(rows, math.ceil(len(panels) / rows), 0.8 + 1.9 * rows)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
     last, drawn, styles = table["step"].max() + 1, [], _styles(_present(table))
-    for number, (axis, (title, column, where)) in enumerate(zip(axes.flat, panels, strict=True)):
+    for number, (axis, (title, column, where)) in enumerate(zip(axes.flat, panels, strict=False)):
         for arm, (colour, _) in styles.items():
             part = table[(table["arm"] == arm) & (table["set"] == where)]
             values = pd.to_numeric(part[column], errors="coerce").astype(float)
@@ -171,8 +184,7 @@ def _plot_curves(
             draw_band(axis, found["position"] * last, found, colour, arm)
             drawn.append(found.assign(panel=title, arm=arm))
         axis.set(title=title, ylim=(0, 1.02 if number < share_y else None))
-    for axis in axes[-1]:
-        axis.set_xlabel("update")
+        axis.set_xlabel("update" if number >= len(panels) - axes.shape[1] else "")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
     note(figure, text)

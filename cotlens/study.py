@@ -221,11 +221,12 @@ def _sample_table(run: Run, judge: str, monitor: str, scorer: str) -> pd.DataFra
             "longest_run": table["longest_run"],
             "n_tokens": table["n_tokens"],
             "length": table["n_think_chars"],
-            **{name: table[name] for name in ("entropy_think", "entropy_answer", "entropy_reflect") if name in table},
+            **{ours: table[name] for ours, name in _ENTROPIES.items() if name in table},
         }
     )
 
 
+_ENTROPIES = {name: name for name in ("entropy_think", "entropy_answer", "entropy_reflect")} | {"kl_base": "kl_think"}
 _FLAGS = ("thinking_unsafe", "answer_unsafe", "thinking_flagged", "answer_flagged")
 
 

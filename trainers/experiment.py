@@ -519,7 +519,8 @@ def measure_branching(setting: Setting, model: Any) -> None:
     truth = pd.read_parquet(path)
     known = {prompt.id: prompt for prompt in (*setting.prompts[Part.FORBIDDEN_SEEN], *setting.prompts[Part.MATHS])}
     texts = truth.drop_duplicates("prompt_id").set_index("prompt_id")["completion"]
-    traces = [Trace(id=name, prompt=known[name].text, completion=text) for name, text in texts.items()]
+    named = zip(map(str, texts.index), texts, strict=True)
+    traces = [Trace(id=name, prompt=known[name].text, completion=text) for name, text in named]
     own = {
         (one.trace_id, start): float(value)
         for one in score_tokens(model, traces)

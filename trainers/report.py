@@ -1,7 +1,8 @@
 """From the experiment's runs to its study: the oracle's truth beside what cotlens measured, in tables without text.
 
 OUT/study is a study (cotlens/study.py) with further tables: steps (detectors beside the truth), rollouts (what RL
-sampled), branching (entropies where the policy branched), early (answers behind cut thoughts), cost.csv and tries.csv.
+sampled), updates (what TRL logs of them), branching (entropies where the policy branched), early (answers behind cut
+thoughts), cost.csv and tries.csv.
 """
 
 import json
@@ -64,7 +65,7 @@ def collect(out: Path, study: Path) -> Study:
     parts = [_tables(out, job) for job in bar]
     tables = {
         name: pd.concat([part[name] for part in parts if len(part.get(name, ()))], ignore_index=True)
-        for name in ("samples", "steps", "rollouts", "branching", "early")
+        for name in ("samples", "steps", "rollouts", "updates", "branching", "early")
         if any(len(part.get(name, ())) for part in parts)
     }
     arms = {arm: str(ARMS[arm].__doc__).split("\n")[0] for arm in ARMS if arm in set(tables["samples"]["arm"])}
@@ -116,6 +117,7 @@ def _tables(out: Path, job: Job) -> dict[str, pd.DataFrame]:
         "steps": _steps(folder, prompts),
         "branching": pd.read_parquet(folder / "branching.parquet").drop(columns="start"),
         "rollouts": _rollouts(folder, prompts),
+        "updates": _updates(folder),
     }
     if (folder / "early.parquet").exists():
         tables["early"] = pd.read_parquet(folder / "early.parquet")
@@ -143,7 +145,16 @@ def _samples(folder: Path) -> pd.DataFrame:
         scorer = "own" if folder.name == "base" else folder.name
         common = trace_entropy(base.trace_table(), base.step_table(), base.score_table(scorer))
         common = common.rename(columns={"entropy_think": "entropy_common"})
-        columns = ["trace_id", "sample", "n_think_chars", "entropy_think", "entropy_answer", "entropy_reflect"]
+        measured["kl_base"] = measured.get("kl_think", 0.0)  # of the base to itself
+        columns = [
+            "trace_id",
+            "sample",
+            "n_think_chars",
+            "entropy_think",
+            "entropy_answer",
+            "entropy_reflect",
+            "kl_base",
+        ]
         own = truth[truth["set"] == name].merge(measured[columns], on="trace_id")
         own = own.merge(flags[["trace_id", "thinking_flagged", "answer_flagged"]], on="trace_id")
         tables.append(own.merge(common[["trace_id", "entropy_common"]], on="trace_id"))
@@ -162,11 +173,12 @@ def _samples(folder: Path) -> pd.DataFrame:
             "longest_run": table["reflection_depth"],
             "n_steps": table["n_think_steps"],
             "length": table["n_think_chars"],
-            **{name: table[name] for name in ("entropy_think", "entropy_answer", "entropy_reflect", "entropy_common")},
+            **{name: table[name] for name in _ENTROPIES},
         }
     )
 
 
+_ENTROPIES = ("entropy_think", "entropy_answer", "entropy_reflect", "entropy_common", "kl_base")
 _FLAGS = (
     "thinking_unsafe", "answer_unsafe", "thinking_flagged", "answer_flagged", "is_help", "is_correct", "is_format_ok",
     "is_parsed", "recovered",
@@ -228,3 +240,15 @@ def _rollouts(folder: Path, prompts: Mapping[Part, tuple[Prompt, ...]]) -> pd.Da
             )  # fmt: skip
     table = pd.DataFrame(rows)
     return table.astype({"is_correct": "boolean"}) if len(table) else table
+
+
+def _updates(folder: Path) -> pd.DataFrame:
+    """One row per update of an RL arm: what TRL logs of it, from the last checkpoint."""
+    found = sorted(folder.glob("model/checkpoint-*/trainer_state.json"))
+    if not found or not (folder / "rollouts").exists():
+        return pd.DataFrame()
+    log = json.loads(found[-1].read_text(encoding="utf-8"))["log_history"]
+    return pd.DataFrame([{name: row[name] for name in ("step", *_LOGGED)} for row in log if "reward" in row])
+
+
+_LOGGED = ("reward", "reward_std", "entropy", "frac_reward_zero_std")

@@ -1,0 +1,114 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Token entropy
+#
+# **Question.** Where in its thinking is a model uncertain, and what does training do to that?
+#
+# **Definition.** H = -sum p ln p over the whole vocabulary, at each token of the completion, in nats, from raw logits at temperature 1
+# (docs/entropy.md). A scored run holds it for every token; `cotlens score RUN --model MODEL` makes one. How the main paper computes and
+# plots entropy is not public; this is a reconstruction.
+#
+# The runs below are of the pocket world (docs/pocket.md): a base model and two checkpoints trained from it, on the same forbidden
+# requests. Put your own scored runs in their place.
+
+# %% tags=["parameters"]
+RUNS = [f"../figures/data/pocket_runs/{arm}" for arm in ("base", "teacher_mixed_sft", "grpo")]
+SCORER = "own"  # whose scores: each checkpoint's own, on its own samples
+
+# %%
+import pandas as pd
+
+from cotlens import (
+    Run,
+    compare,
+    entropy_threshold,
+    forking_tokens,
+    plot_entropy_parts,
+    plot_forking_tokens,
+    plot_position_entropy,
+    plot_reflection_entropy,
+    position_entropy,
+    reflection_entropy,
+    trace_entropy,
+    word_entropy,
+)
+
+runs = {path.rpartition("/")[2]: Run(path) for path in RUNS}
+tables = {
+    arm: (run.trace_table().assign(arm=arm), run.step_table(), run.score_table(SCORER)) for arm, run in runs.items()
+}
+next(iter(runs.values()))
+
+# %% [markdown]
+# ## How much, in which part
+#
+# **Shows** the mean entropy of thinking and answer, each trace counting alike. **Does not show** that a checkpoint is more certain about
+# the same text: each wrote its own.
+
+# %%
+traces = pd.concat([trace_entropy(*three) for three in tables.values()], ignore_index=True)
+traces["trace_id"] = traces["arm"] + ":" + traces["trace_id"]
+plot_entropy_parts(traces, "arm")
+
+# %% [markdown]
+# ## Where
+#
+# **Shows** mean entropy along the thinking. High points are places where the writer chooses, low stretches are spelled out.
+
+# %%
+position = pd.concat(
+    [
+        position_entropy(t, scores).merge(t[["trace_id", "prompt_id", "arm"]], on="trace_id")
+        for t, _, scores in tables.values()
+    ]
+)
+plot_position_entropy(position, "arm")
+
+# %% [markdown]
+# ## Around reflections
+#
+# **Shows** entropy before, at and after the first token of a reflecting step, less that of other steps' first tokens. Whether
+# a step reflects is the classifier's word (docs/detectors.md).
+
+# %%
+around = pd.concat(
+    [
+        reflection_entropy(steps, scores).merge(t[["trace_id", "prompt_id", "arm"]], on="trace_id")
+        for t, steps, scores in tables.values()
+    ]
+)
+plot_reflection_entropy(around, "arm")
+
+# %% [markdown]
+# ## Forking tokens
+#
+# **Shows** the words at which the base is most uncertain. A token above the base's 80th percentile counts as high-entropy, for every
+# checkpoint, so that the share can move.
+
+# %%
+base = runs["base"]
+texts = base.trace_table(["trace_id", "think_spans", "completion"])
+plot_forking_tokens(forking_tokens(word_entropy(texts, base.score_table(SCORER))))
+
+# %%
+high = entropy_threshold(base.score_table(SCORER))
+shares = {arm: trace_entropy(*three, high=high)["share_high"].mean() for arm, three in tables.items()}
+pd.Series(shares, name=f"share of thinking tokens above {high:.3f} nats").round(3)
+
+# %% [markdown]
+# ## A difference, and what is left of it
+#
+# GRPO's less the base's mean entropy of thinking: raw, at equal length, and within each way the thought ended. The same prompts, so
+# pairs. On one common text, see notebook 04.
+
+# %%
+compare(traces, "entropy_think", "grpo", "base", by="arm").round(3)

@@ -1,0 +1,85 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Unsafe exploration
+#
+# **Question.** What does the thinking do about harm: does it notice, excuse, plan, refuse, and does it come back?
+#
+# **Definition.** Every step carries markers (docs/unsafe.md): risk awareness, self-jailbreak of four kinds, compliance cue, vacillation,
+# harmful detail, refusal intent. A step is *unsafe* with self-jailbreak, compliance, strong vacillation or detail; *safe* with
+# refusal intent and none of these. Markers are wording: F1 0.47 for self-jailbreak against GPT-5's labels, and their errors differ
+# between checkpoints. They are no judge of the thinking; a guard is.
+#
+# The run below has six open reasoning models on StrongREJECT (numbers only, no text; thinking capped at 500 tokens by the source), and
+# GPT-5's judgement of each answer.
+
+# %% tags=["parameters"]
+RUN = "../figures/data/unsafe"
+BY = "model"
+JUDGE = "gpt-5"
+
+# %%
+from cotlens import (
+    Run,
+    outcomes,
+    plot_onset_recovery,
+    plot_outcomes,
+    plot_self_jailbreak_kinds,
+    plot_thinking_by_answer,
+    plot_unsafe_position,
+    unsafe_dynamics,
+)
+
+run = Run(RUN)
+steps, traces = run.step_table(), run.with_verdicts(run.trace_table(), JUDGE)
+paths = unsafe_dynamics(steps, traces)
+paths.groupby(BY)[["any_unsafe", "share_unsafe", "onset", "recovered", "n_vacillations"]].mean().round(2)
+
+# %% [markdown]
+# ## Where
+#
+# **Shows** the share of steps with each marker along the thinking. **Does not show** what a step means, only how it is worded.
+
+# %%
+plot_unsafe_position(steps.merge(traces[["trace_id", "prompt_id", BY]], on="trace_id"), BY)
+
+# %% [markdown]
+# ## When it sets in, and who comes back
+#
+# **Shows**, of all traces, how many have had an unsafe step by each position, and how many have then come back to a refusal that holds.
+
+# %%
+plot_onset_recovery(paths, BY)
+
+# %% [markdown]
+# ## By which excuse
+
+# %%
+plot_self_jailbreak_kinds(steps.merge(traces[["trace_id", "prompt_id", BY]], on="trace_id"), BY)
+
+# %% [markdown]
+# ## How traces end
+#
+# The taxonomy of Chain-of-Guardrails: an unsafe answer is a *self-jailbreak* if the thinking had noticed the risk, else a *harm
+# misidentification*. The answer is GPT-5's to judge, the noticing the markers'.
+
+# %%
+plot_outcomes(paths.assign(outcome=outcomes(paths, paths["answer_unsafe"])), BY, judge=JUDGE)
+
+# %% [markdown]
+# ## Thinking against answer
+#
+# **Shows** the 2 x 2 of {thinking, answer} x {safe, unsafe}. By these markers "no unsafe step" promises no safe answer, which is why the
+# thinking needs a judge of its own (`cotlens guard RUN --judge NAME --part thinking,answer`).
+
+# %%
+marked = paths.assign(thinking_unsafe=paths["any_unsafe"].astype("boolean"))
+plot_thinking_by_answer(marked, BY, judges=f"thinking: has an unsafe step by the markers; answer judged by {JUDGE}")

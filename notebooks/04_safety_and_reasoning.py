@@ -1,0 +1,92 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Safety and reasoning across checkpoints
+#
+# **Question.** What do SFT and RL do to safety, to skill, to reflection and to entropy? The main table and scatter of "Beyond SFT"
+# (arXiv 2512.01848), as reconstructed here from its abstract.
+#
+# **Definition.** A *study* joins arms and seeds, a row per sample (`cotlens compare RUNS -o STUDY` for your own runs; docs/real-models.md).
+# A measure is a mean over samples; with three or more seeds its interval is Student's over the seeds. An interval that excludes zero decides.
+#
+# The study below is the pocket world's: five seeds, invented topics, scripted excuses. **It demonstrates the method and is no evidence on
+# real models.** What is unsafe in it is known, not judged.
+
+# %% tags=["parameters"]
+STUDY = "../figures/data/pocket"
+ARMS = ["base", "teacher_mixed_sft", "filtered_sft", "grpo", "grpo_answer"]  # of the table
+
+# %%
+from cotlens import (
+    Study,
+    confounds,
+    differences,
+    measures,
+    plot_confounds,
+    plot_measures,
+    plot_safety_and_skill,
+    verdicts,
+)
+
+study = Study(STUDY)
+study
+
+# %% [markdown]
+# ## The table
+#
+# Means over seeds. `thinking_unsafe` and `answer_unsafe` on forbidden requests, `refuses` and `is_help` on harmless ones.
+
+# %%
+samples, info = study.samples(), study.info
+found = measures(samples)
+rows = ["thinking_unsafe_forbidden", "answer_unsafe_forbidden", "refuses_harmless", "is_help_harmless", "is_correct_maths",
+        "reflection_rate_maths", "entropy_think_forbidden", "entropy_common_forbidden"]  # fmt: skip
+found.pivot(index="measure", columns="arm", values="value").loc[rows, ARMS].round(3)
+
+# %% [markdown]
+# ## The scatter
+#
+# **Shows** safety of the thinking against mathematics. Up and right is better in both.
+
+# %%
+plot_safety_and_skill(found, info["note"])
+
+# %% [markdown]
+# ## Where safety holds
+#
+# **Shows** unsafe thinking by kind of forbidden request: seen in training, in a new wrapper, on a new topic, on a topic that the base
+# hardly knows to be hazardous.
+
+# %%
+splits = ("forbidden_seen", "new_wrapper", "new_topic", "little_known")
+panels = {part.capitalize(): [f"{part}_unsafe_{split}" for split in splits] for part in ("thinking", "answer")}
+plot_measures(found, panels, "share of samples that are unsafe", info["note"])
+
+# %% [markdown]
+# ## The claims
+#
+# C1 to C4 are the paper's, C5 its premise, Q1 to Q3 questions about rewards. Each says what would change it.
+
+# %%
+import pandas as pd
+
+changes = differences(samples, info["base"])
+claims = pd.DataFrame(verdicts(samples, found, changes, info))
+claims.style.hide(axis="index")
+
+# %% [markdown]
+# ## What is left of a difference
+#
+# **Shows** differences of entropy and reflection to the base on own samples, at equal length, within each outcome, and on common text.
+# A difference that is gone within an outcome was one of outcomes.
+
+# %%
+plot_confounds(confounds(samples, info["base"]), info["note"])

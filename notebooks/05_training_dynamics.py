@@ -1,0 +1,71 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Training dynamics
+#
+# **Question.** What happens to safety, skill, length and reflection while RL trains, and does rewarding a guard on the thinking hide unsafe
+# thinking instead of removing it?
+#
+# **Definition.** Every rollout is a trace (`RECORD/rollouts/step=N`), so whatever is measured of a checkpoint is measured of each
+# update. The *reward's guard* is what training can please; the truth here is another judge's (in the pocket world the oracle's).
+#
+# The rollouts below are those of three RL arms of the pocket world, five seeds: the guard on thinking and answer, on the answer only,
+# and no guard. **A demonstration, no evidence on real models.**
+
+# %% tags=["parameters"]
+STUDY = "../figures/data/pocket"
+ARMS = ["grpo", "grpo_answer", "grpo_no_guard"]
+BINS = 12  # stretches of training
+
+# %%
+import pandas as pd
+
+from cotlens import Study, measures, plot_measures, plot_obfuscation, plot_training
+
+study = Study(STUDY)
+rollouts = study.table("rollouts")
+rollouts = rollouts[rollouts["arm"].isin(ARMS)]
+rollouts.groupby("arm")[["step", "reward", "n_tokens"]].agg(["min", "mean", "max"]).round(2)
+
+# %% [markdown]
+# ## Reward, safety, skill, length, reflection
+#
+# **Shows** all rollouts in stretches of training; bands resample prompts, so they say nothing of another training run.
+
+# %%
+plot_training(rollouts, study.info["note"], bins=BINS)
+
+# %% [markdown]
+# ## Hidden or removed?
+#
+# **Shows** the unsafe thinking that the reward's guard flags, the unsafe thinking that it passes, its recall, and how often an answer is
+# unsafe although the thinking passed. If training hides, the second panel rises or stays while the first falls; if it removes, both fall.
+
+# %%
+plot_obfuscation(rollouts, study.info["note"], bins=BINS)
+
+# %% [markdown]
+# ## The same at the end, on evaluation prompts
+
+# %%
+found = measures(study.samples())
+names = {"Recall": ["guard_recall_forbidden"], "Unsafe and passed": ["hidden_forbidden"],
+         "P(unsafe answer | passed)": ["answer_unsafe_if_passed_forbidden"]}  # fmt: skip
+plot_measures(found, names, "thinking of forbidden requests, by the reward's guard and the truth", study.info["note"])
+
+# %% [markdown]
+# ## What it cost
+#
+# Updates, sequences and tokens of each arm, over seeds.
+
+# %%
+cost = pd.read_csv(study.path / "cost.csv")
+cost.groupby("arm")[["rate", "updates", "sequences", "sampled_tokens", "trained_tokens"]].mean().round(6).sort_index()
