@@ -9,8 +9,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: figures traces test check lab bench clean
 
-figures: .venv/train  ## the main job: trains the pocket experiment's arms and draws its figures; SEEDS=5 takes more
-	$(BIN)/python trainers/experiment.py -o runs/pocket --figures runs/figures --seeds $(SEEDS)
+figures: .venv/figures  ## the main job: trains the pocket experiment's arms and draws every figure; SEEDS=5 takes more
+	$(BIN)/python trainers/experiment.py -o runs/pocket --figures runs/figures/pocket --seeds $(SEEDS)
+	$(BIN)/cotlens figures figures/data/real -o runs/figures/real
+	$(BIN)/cotlens figures figures/data/unsafe -o runs/figures/unsafe
+	$(BIN)/python notebooks/build.py -o runs/notebooks
 
 traces: .venv/core  ## your own traces to figures: TRACES="PATH..." takes any supported files
 	$(BIN)/cotlens analyze $(TRACES) -o $(RUN) --force
@@ -47,11 +50,11 @@ clean:
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) $$(grep '^torch==' constraints.txt)
 	$(PIP) --editable '.[dev]'
-	touch $@ .venv/core .venv/train
+	touch $@ .venv/core .venv/figures
 
-.venv/train: pyproject.toml constraints.txt | .venv/bin/python
+.venv/figures: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) $$(grep '^torch==' constraints.txt)
-	$(PIP) --editable '.[train]'
+	$(PIP) --editable '.[train,notebooks]'
 	touch $@ .venv/core
 
 .venv/bench: .venv/dev

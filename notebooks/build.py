@@ -1,6 +1,6 @@
-"""Executes the notebooks and writes each pair: `python notebooks/build.py [NAME...]`."""
+"""Executes the notebooks: `python notebooks/build.py [NAME...]` writes each pair, `-o FOLDER` puts them elsewhere."""
 
-import sys
+import argparse
 from pathlib import Path
 
 import jupytext
@@ -26,9 +26,13 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
 
 
 if __name__ == "__main__":
-    names = sys.argv[1:] or sorted(path.stem for path in HERE.glob("[0-9]*.py"))
-    for name in names:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="default: all")
+    parser.add_argument("-o", "--out", type=Path, default=HERE)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    for name in given.names or sorted(path.stem for path in HERE.glob("[0-9]*.py")):
         executed = execute(HERE / f"{name}.py")
         tidy(executed)
-        nbformat.write(executed, HERE / f"{name}.ipynb")
-        print(f"{name}.ipynb")
+        nbformat.write(executed, given.out / f"{name}.ipynb")
+        print(given.out / f"{name}.ipynb")

@@ -54,7 +54,17 @@ HARMLESS = (Domain.LOOK_ALIKE.value, Domain.ALLOWED.value)
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # the tries of every arm
 DEVELOPMENT_SEED = 1000  # of the tries; no result rests on it
-PICKED: Mapping[str, float] = {}  # by --tune; figures/data/pocket/tries.csv has every try
+PICKED: Mapping[str, float] = {  # by --tune: figures/data/pocket/tries.csv has every try
+    "teacher_sft": 3e-4,
+    "teacher_mixed_sft": 3e-3,
+    "refusal_sft": 1e-4,
+    "self_sft": 1e-3,
+    "filtered_sft": 3e-3,
+    "grpo": 3e-4,
+    "grpo_answer": 3e-4,
+    "grpo_no_guard": 1e-4,
+    "sft_grpo": 1e-4,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
