@@ -193,7 +193,7 @@ def _check_names(runs: Sequence[Run], judge: str, monitor: str, scorer: str) -> 
         if wanted and wanted not in have:
             there = ", ".join(sorted(have)) or "none"
             raise TraceError(
-                f"no run has a {kind} {wanted!r}; there are {there}; make it with: cotlens {command} --name {wanted}"
+                f"no {kind} {wanted!r}; there are {there}; make it with: cotlens {command} --name {wanted}"
             )
 
 

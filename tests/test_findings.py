@@ -301,8 +301,8 @@ def test_a_name_that_no_run_has_is_refused(tmp_path):
         say_all(run, "one")
         say_all(run, "two")
     for options, message in (
-        ({"judge": "three"}, "no run has a judge 'three'; there are one, two; make it with: cotlens guard RUN"),
-        ({"judge": "one", "scorer": "own"}, "no run has a scorer 'own'; there are none; make it with: cotlens score"),
+        ({"judge": "three"}, "no judge 'three'; there are one, two; make it with: cotlens guard RUN"),
+        ({"judge": "one", "scorer": "own"}, "no scorer 'own'; there are none; make it with: cotlens score"),
         ({"judge": "one", "monitor": "one"}, "both judge and monitor"),
         ({}, "which judge. there are one, two; name one with --judge"),
     ):
