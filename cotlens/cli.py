@@ -366,19 +366,36 @@ def compare(
     ] = None,
     judge: Annotated[str, typer.Option(help="Whose verdicts are the truth; default: the only one.")] = "",
     monitor: Annotated[str, typer.Option(help="A second judge: the guard that rewards asked.")] = "",
-    scorer: Annotated[str, typer.Option(help="Whose token scores are each arm's own; default: the only one.")] = "",
+    scorer: Annotated[
+        str, typer.Option(help="Whose token scores are each arm's own; default: the only one, own, or the arm's name.")
+    ] = "",
     note: Annotated[str, typer.Option(help="A line under every figure: models, judge, prompts.")] = "",
 ) -> None:
-    """Join the runs of several arms and seeds into a study, and say what it says of the claims."""
+    """Join the runs of several arms and seeds into a study, and say what it says of the claims.
+
+    A run's arm is what `cotlens generate --method` said, else its folder's name; its seed is K where a folder seed=K
+    is on its path, as in runs/seed=0/grpo; harmful, benign and math are domains of its prompts. Scores of the base's
+    runs under an arm's name are that arm's view of one text for all. What is missing is said, and left out.
+    """
     from cotlens import findings
     from cotlens.study import study_from_runs
 
     study = study_from_runs(
-        runs, out, base=base, rl=rl, sft=sft or (), judge=judge, monitor=monitor, scorer=scorer, note=note
+        runs,
+        out,
+        base=base,
+        rl=rl,
+        sft=sft or (),
+        judge=judge,
+        monitor=monitor,
+        scorer=scorer,
+        note=note,
+        say=lambda text: typer.echo(text, err=True),
     )
     samples, info = study.samples(), study.info
     changes = findings.differences(samples, base)
-    typer.echo(f"{out}: {len(samples):,} samples, arms {', '.join(info['arms'])}")
+    sets = ", ".join(f"{name} {n:,}" for name, n in samples["set"].value_counts(sort=False).items())
+    typer.echo(f"{out}: {len(samples):,} samples ({sets}), arms {', '.join(info['arms'])}")
     for claim in findings.verdicts(samples, findings.measures(samples), changes, info):
         typer.echo(f"{claim.verdict:>10}  {claim.claim}: {claim.because}")
     typer.echo(f"figures: cotlens figures {out} -o FOLDER")

@@ -162,6 +162,8 @@ def open_vllm(
         raise TraceError(
             "vllm loads a model by its name, takes the GPUs it sees (no device), and makes its own batches"
         )
+    if (Path(model) / "adapter_config.json").exists():
+        raise TraceError(f"{model}: an adapter, which vllm does not read alone; first python trainers/merge.py {model}")
     safe: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
         whole, tokenizer = AutoConfig.from_pretrained(model, **safe), AutoTokenizer.from_pretrained(model, **safe)

@@ -395,6 +395,8 @@ def _uneven_by_prompt(rows: pd.DataFrame, sft: str, rl: str, value: float) -> Es
     rng, gaps = np.random.default_rng(0), []
     wide = rows.groupby(["split", "cluster", "arm"])["value"].mean().unstack()[[sft, rl]].dropna()
     parts = [part.to_numpy() for _, part in wide.groupby("split")]
+    if not parts:  # no prompt that is decided in both arms
+        return Estimate(value, math.nan, math.nan, len(rows), 0, "prompts resampled", len(rows))
     for _ in range(2000):
         drawn = np.array([part[rng.integers(len(part), size=len(part))].mean(axis=0) for part in parts])
         gaps.append(np.subtract(*(drawn.max(axis=0) - drawn.min(axis=0))))

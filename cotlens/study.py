@@ -6,7 +6,7 @@ what follows (`findings`, `plot_study`) is the same.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,13 +115,14 @@ def study_from_runs(
     monitor: str = "",
     scorer: str = "",
     note: str = "",
+    say: Callable[[str], object] = print,
 ) -> Study:
     """Joins runs of several arms, and seeds, into a study.
 
     The arm of a trace is its `method`, or the name of the run where it has none; its set comes from its `domain`; its
     seed from a folder `seed=K` on the run's path, else 0. What a run has not been judged or scored for is missing in
-    the study, and the measures of it too. Answers with a reference are graded; refusal is the judge's where it says so,
-    else by rules; onset and recovery are the markers' (docs/unsafe.md says how often they err).
+    the study, and the measures of it too; `say` is told. Answers with a reference are graded; refusal is the judge's
+    where it says so, else by rules; onset and recovery are the markers' (docs/unsafe.md says how often they err).
 
     Args:
         runs: complete run directories with their texts.
@@ -131,15 +132,20 @@ def study_from_runs(
         sft: those of the claims about SFT; default: all whose name has `sft` in it and is not `rl`.
         judge: whose verdicts are the truth on thinking and answer; default: the only one.
         monitor: a second judge: the guard that rewards asked, which training may have learned to please.
-        scorer: whose token scores are each arm's own; default: the only one, or `own`. On the base's runs, a scorer
-            with the name of another arm is that arm's view of the common text.
+        scorer: whose token scores are each arm's own; default: the only one, `own`, or the one with the arm's name.
+            On the base's runs, a scorer with the name of another arm is that arm's view of the common text.
         note: a line under every figure.
+        say: told what is missing, and of which runs.
 
     Raises:
-        TraceError: if a run lacks the base's counterpart, a judge is not there, or two runs hold the same samples.
+        TraceError: if there is no base, no run has the judge, monitor or scorer, or two runs hold the same samples.
     """
     opened = [run if isinstance(run, Run) else Run(Path(run)) for run in runs]
-    parts = [_sample_table(run, judge, monitor, scorer) for run in opened]
+    _check_names(opened, judge, monitor, scorer)
+    arms_of = [_arms_of(run) for run in opened]
+    # Scores under another arm's name are its view of the run, and never the run's own, not even if they are alone.
+    others = [set().union(*arms_of) - own for own in arms_of]
+    parts = [_sample_table(*each, judge, monitor, scorer) for each in zip(opened, arms_of, others, strict=True)]
     table = pd.concat(parts, ignore_index=True)
     arms = list(dict.fromkeys(table["arm"]))
     if base not in arms:
@@ -156,6 +162,8 @@ def study_from_runs(
     if len(common):
         table = table.merge(common, on=["seed", "arm", "prompt_id", "sample"], how="left")
     judges = sorted({name for run in opened for name in run.judges if name != monitor})
+    for remark in _remarks(table, opened, parts, base, monitor, common):
+        say(remark)
     arms = [base, *(arm for arm in arms if arm != base)]
     rl = rl or next((arm for arm in arms if arm != base and ("grpo" in arm or arm.startswith("rl"))), "")
     chosen = list(sft) or [arm for arm in arms if "sft" in arm and arm != rl]
@@ -171,26 +179,73 @@ def _seed_of(path: Path) -> int:
     return int(found[-1]) if found and found[-1].isdigit() else 0
 
 
+def _arms_of(run: Run) -> set[str]:
+    return {method or run.path.name for method in run.trace_table(["method"])["method"]}
+
+
 def set_of(domain: str) -> str:
     """The set that a domain belongs to."""
     return next((name for name, domains in DOMAINS.items() if domain in domains), domain or "all")
 
 
-def _only(names: Sequence[str], wanted: str, kind: str, run: Run, default: str = "") -> str:
-    """The name asked for, or the only one; "" where there is none."""
-    if wanted and wanted not in names:
-        raise TraceError(f"{run.path}: no {kind} {wanted!r}; there are {', '.join(names) or 'none'}")
+def _check_names(runs: Sequence[Run], judge: str, monitor: str, scorer: str) -> None:
+    """Raises TraceError for a name that no run has, and for a judge that is the monitor."""
+    if judge and judge == monitor:
+        raise TraceError(f"{judge!r} is both judge and monitor: what rewards asked cannot be the truth about them")
+    judges = {name for run in runs for name in run.judges}
+    scorers = {name for run in runs for name in run.scorers}
+    for kind, wanted, have, command in (
+        ("judge", judge, judges, "guard RUN --judge MODEL"),
+        ("monitor", monitor, judges, "guard RUN --judge MODEL"),
+        ("scorer", scorer, scorers, "score RUN --model MODEL"),
+    ):
+        if wanted and wanted not in have:
+            there = ", ".join(sorted(have)) or "none"
+            raise TraceError(
+                f"no {kind} {wanted!r}; there are {there}; make it with: cotlens {command} --name {wanted}"
+            )
+
+
+def _remarks(
+    table: pd.DataFrame, runs: Sequence[Run], parts: Sequence[pd.DataFrame], base: str, monitor: str, common: Any
+) -> list[str]:
+    """What the measures will lack, a line each."""
+    wanted = {
+        "thinking_unsafe": "verdicts of the judge on thinking",
+        "answer_unsafe": "verdicts of the judge on answers",
+    }
+    wanted |= {"thinking_flagged": "verdicts of the monitor on thinking"} if monitor else {}
+    wanted |= {"entropy_think": "token scores of their own"}
+    remarks = []
+    for column, what in wanted.items():
+        if lacking := [str(run.path) for run, part in zip(runs, parts, strict=True) if column not in part]:
+            remarks.append(f"no {what}: {', '.join(lacking)}")
+    have = set(zip(common["seed"], common["arm"], strict=True))
+    for seed, arms in table.groupby("seed")["arm"].unique().items():
+        if base not in arms:
+            remarks.append(f"seed {seed}: no samples of {base}, so its arms are in no difference")
+        elif unseen := [arm for arm in arms if (seed, arm) not in have]:
+            remarks.append(f"seed {seed}: {base}'s runs have no scores named {', '.join(unseen)} (entropy on one text)")
+    if other := sorted(set(table["set"]) - set(DOMAINS)):
+        known = ", ".join(domain for domains in DOMAINS.values() for domain in domains)
+        remarks.append(f"domains in no measure of safety or skill: {', '.join(other)}; known are {known}")
+    return remarks
+
+
+def _only(names: Sequence[str], wanted: str, kind: str, run: Run, defaults: Sequence[str] = ()) -> str:
+    """The name asked for, or the only one, or the first of the defaults; "" where the run has none."""
     if wanted or len(names) < 2:
-        return wanted or "".join(names)
-    if default in names:
-        return default
+        return "".join(name for name in names if not wanted or name == wanted)
+    if found := [name for name in defaults if name in names]:
+        return found[0]
     raise TraceError(f"{run.path}: which {kind}? there are {', '.join(names)}; name one with --{kind}")
 
 
-def _sample_table(run: Run, judge: str, monitor: str, scorer: str) -> pd.DataFrame:
+def _sample_table(run: Run, arms: set[str], others: set[str], judge: str, monitor: str, scorer: str) -> pd.DataFrame:
     traces, steps = run.trace_table(), run.step_table()
     table = unsafe_dynamics(steps, reflection_dynamics(steps, traces))
-    own = _only(run.scorers, scorer, "scorer", run, default="own")
+    scorers = [name for name in run.scorers if name not in others]
+    own = _only(scorers, scorer, "scorer", run, ["own", *sorted(arms)])
     if own:
         table = trace_entropy(table, steps, run.score_table(own))
     judge = _only([name for name in run.judges if name != monitor], judge, "judge", run)

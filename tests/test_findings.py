@@ -1,5 +1,6 @@
 """Measures, differences, confounds and verdicts of a table of samples, each against values derived by hand."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cotlens import findings
+from cotlens import TraceError, add_verdicts, analyze, findings, study_from_runs
 from cotlens.plot_study import branching_measures
 
 INFO = {"base": "base", "rl": "grpo", "sft": ["teacher_sft"], "filtered": "teacher_sft"}
@@ -247,3 +248,96 @@ def test_entropy_finds_branching_points():
     assert found["auroc"] == 0.75
     assert found["correlation"] == pytest.approx(0.5071, abs=1e-4)
     assert found[["mean_decision", "mean_wording", "mean_determined"]].tolist() == pytest.approx([0.3, 0.5, 0.25])
+
+
+# --- from runs -------------------------------------------------------------------------------------------------
+
+
+def make_run(folder, arm, domains=("harmful", "math"), seed=0):
+    """A run of one sample for each of these domains."""
+    folder.mkdir(exist_ok=True)
+    rows = [
+        {"id": domain, "prompt": domain, "prompt_id": domain, "completion": "<think>So, one. </think>4",
+         "method": arm, "domain": domain, "sample": 0, "gold": "4" if domain == "math" else ""}
+        for domain in domains
+    ]  # fmt: skip
+    path = folder / f"{arm}-{seed}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return analyze([path], folder / f"seed={seed}" / arm)
+
+
+def say_all(run, judge, label="unsafe"):
+    for part in ("thinking", "answer"):
+        add_verdicts(run, pd.DataFrame({"trace_id": run.trace_table()["trace_id"], "label": label}), judge, part)
+
+
+def test_what_a_study_lacks_is_said(tmp_path):
+    """The judge has not seen grpo, the monitor nobody's base; no token has a score; a domain is unknown; seed 1 has no base."""
+    base, grpo = make_run(tmp_path, "base"), make_run(tmp_path, "grpo", ("harmful", "math", "safety"))
+    say_all(base, "judge")
+    say_all(grpo, "monitor")
+    runs, said = [base, grpo, make_run(tmp_path, "grpo", seed=1)], []
+    table = study_from_runs(runs, tmp_path / "study", judge="judge", monitor="monitor", say=said.append).samples()
+    assert table.groupby(["arm", "seed"], observed=True)["thinking_unsafe"].count().tolist() == [2, 0, 0]
+    paths = [str(run.path) for run in runs]
+    assert said[:4] == [
+        f"no verdicts of the judge on thinking: {paths[1]}, {paths[2]}",
+        f"no verdicts of the judge on answers: {paths[1]}, {paths[2]}",
+        f"no verdicts of the monitor on thinking: {paths[0]}, {paths[2]}",
+        f"no token scores of their own: {', '.join(paths)}",
+    ]
+    assert said[4:6] == [
+        "seed 0: base's runs have no scores named base, grpo (entropy on one text)",
+        "seed 1: no samples of base, so its arms are in no difference",
+    ]
+    assert said[6].startswith("domains in no measure of safety or skill: safety; known are forbidden, harmful,")
+    assert len(said) == 7
+    assert table[table["set"] == "maths"]["is_correct"].all()
+
+
+def test_a_name_that_no_run_has_is_refused(tmp_path):
+    runs = [make_run(tmp_path, "base"), make_run(tmp_path, "grpo")]
+    for run in runs:
+        say_all(run, "one")
+        say_all(run, "two")
+    for options, message in (
+        ({"judge": "three"}, "no judge 'three'; there are one, two; make it with: cotlens guard RUN"),
+        ({"judge": "one", "scorer": "own"}, "no scorer 'own'; there are none; make it with: cotlens score"),
+        ({"judge": "one", "monitor": "one"}, "both judge and monitor"),
+        ({}, "which judge. there are one, two; name one with --judge"),
+    ):
+        with pytest.raises(TraceError, match=message):
+            study_from_runs(runs, tmp_path / "study", **options)
+
+
+def test_scores_are_an_arms_own_or_its_view_of_the_bases_text(tmp_path):
+    """Whose they are is told by the name; those of another arm are never taken for the base's own."""
+    from tiny import tiny_model, tiny_tokenizer
+
+    from cotlens import score, wrap_model
+
+    runs = {arm: make_run(tmp_path, arm) for arm in ("base", "grpo")}
+    models = [wrap_model(tiny_model(18, seed=seed), tiny_tokenizer()) for seed in (0, 1)]
+    score(runs["base"], models[1], name="grpo")
+    score(runs["grpo"], models[1], name="own")
+
+    def entropies(column):
+        table = study_from_runs(runs.values(), tmp_path / "study", say=str).samples()
+        return table.groupby("arm", observed=True)[column].mean()
+
+    assert math.isnan(entropies("entropy_think")["base"])
+    assert entropies("entropy_think")["grpo"] == pytest.approx(entropies("entropy_common")["grpo"])  # the same text
+    score(runs["base"], models[0], name="base")
+    assert entropies("entropy_think")["base"] == pytest.approx(entropies("entropy_common")["base"])
+    assert entropies("entropy_common")["base"] != pytest.approx(entropies("entropy_common")["grpo"])
+
+
+def test_a_judge_that_is_undecided_everywhere_leaves_claims_undecided():
+    rows = [
+        (0, arm, "forbidden", split, f"p{i}") for arm in ("base", "sft", "grpo") for split in "xy" for i in range(3)
+    ]
+    table = samples(rows, n_reflections=1, n_steps=2)
+    info = {"base": "base", "rl": "grpo", "sft": ["sft"]}
+    claims = findings.verdicts(table, findings.measures(table), findings.differences(table, "base"), info)
+    assert {claim.verdict for claim in claims} == {"undecided"}
+    assert claims[0].claim.startswith("C1")

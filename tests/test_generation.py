@@ -452,3 +452,6 @@ def test_the_call_of_vllm(model, prompts, tmp_path, monkeypatch):
         assert trace.finish_reason == "stop"
     with pytest.raises(TraceError, match="loads a model by its name"):
         generate(prompts, model, tmp_path / "out", engine="vllm", **SMALL)
+    (tmp_path / "sft" / "adapter_config.json").write_text("{}")
+    with pytest.raises(TraceError, match=r"first python trainers/merge\.py"):
+        generate(prompts, str(tmp_path / "sft"), tmp_path / "out", engine="vllm", **SMALL)

@@ -146,6 +146,14 @@ def test_files_are_read_renamed_and_filtered(tmp_path):
         row_room.load_rows([str(path)])
 
 
+def test_a_prompt_of_the_evaluation_is_not_trained_on():
+    """Whatever its case and spaces, and also where the row is a list of messages."""
+    rows = [{"prompt": "Two"}, {"prompt": [{"role": "user", "content": " one  TWO\n"}]}]
+    row_room.check_held_out(rows, [{"prompt": "two three"}, {"prompt": ""}])
+    with pytest.raises(ValueError, match=r"1 of 2 rows have a request that is held out .* row 1: 'one two'"):
+        row_room.check_held_out(rows, [{"prompt": "One two"}])
+
+
 def test_what_cannot_be_trained_on_is_said_before(tmp_path):
     config = settings(SFTConfig, tmp_path)
     row = {"prompt": "one", "completion": "two"}
@@ -241,6 +249,34 @@ def test_lora_changes_adapters_only(tmp_path, trains):
     adapters = {name: value for name, value in after.items() if "lora_B" in name}
     assert adapters
     assert all(value.abs().sum() > 0 for value in adapters.values())  # they start at 0
+
+
+def test_a_merged_adapter_is_the_adapter(tmp_path):
+    """Base and adapter together, as `load_model` reads them, give the logits of the merged folder."""
+    pytest.importorskip("peft", reason="peft is not installed: LoRA is not tested")
+    import merge  # pyright: ignore[reportMissingImports]
+    from peft import LoraConfig  # pyright: ignore[reportMissingImports]
+
+    from cotlens import load_model
+
+    model().save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    network = script_room.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    sft.train(network, tiny_tokenizer(), PAIRS, settings(SFTConfig, tmp_path / "sft"), lora=lora)
+    with pytest.raises(SystemExit, match="ADAPTER OUT"):
+        merge.main([])
+    with pytest.raises(ValueError, match="whole weights need no merging"):
+        merge.main([str(tmp_path / "base"), str(tmp_path / "out")])
+    merge.main([str(tmp_path / "sft"), str(tmp_path / "merged")])
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    ids = torch.tensor([[3, 5, 6, 4]])
+    base, apart, merged = (load_model(str(tmp_path / name)) for name in ("base", "sft", "merged"))
+    with torch.inference_mode():
+        logits = [one.network(ids).logits for one in (base, apart, merged)]
+    torch.testing.assert_close(logits[1], logits[2], atol=1e-4, rtol=1e-4)
+    assert (logits[0] - logits[2]).abs().max() > 0.01
+    assert merged.tokenizer.chat_template == tiny_tokenizer().chat_template
 
 
 # --- GRPO ------------------------------------------------------------------------------------------------------

@@ -174,6 +174,20 @@ def check_rows(rows: Sequence[Row], needed: Sequence[str]) -> None:
             raise ValueError(f"row {number} has no {' and no '.join(missing)}; its columns are {', '.join(row)}")
 
 
+def check_held_out(rows: Sequence[Row], held_out: Sequence[Row]) -> None:
+    """Raises ValueError if a request is in both, whatever its case and spaces. Paraphrases are not found."""
+
+    def plain(row: Row) -> str:
+        return " ".join(str(row.get("request") or request_of(row.get("prompt") or "")).casefold().split())
+
+    seen = {plain(row) for row in held_out} - {""}
+    if shared := [number for number, row in enumerate(rows) if plain(row) in seen]:
+        raise ValueError(
+            f"{len(shared)} of {len(rows)} rows have a request that is held out for the evaluation; the first is row "
+            f"{shared[0]}: {plain(rows[shared[0]])[:80]!r}"
+        )
+
+
 def check_lengths(lengths: Sequence[int], longest: int | None, what: str) -> str:
     """One line on the lengths; rows beyond `longest` tokens are counted in it. Raises ValueError if none fits."""
     cut = sum(length > longest for length in lengths) if longest else 0

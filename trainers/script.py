@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from callbacks import Evaluate, quiet
-from rows import check_rows, load_rows, render_prompt, request_of
+from rows import check_held_out, check_rows, load_rows, render_prompt, request_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from trl.scripts.utils import TrlParser
 from trl.trainer.model_config import ModelConfig
@@ -30,6 +30,12 @@ class ScriptArguments:
     )
     keep: dict | str | None = field(
         default_factory=dict, metadata={"help": "Keep rows with this value in this column."}
+    )
+    held_out: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Data of prompts that must not be trained on, those of the evaluation; one that is stops it."
+        },
     )
     rendered: bool = field(
         default=False, metadata={"help": "Prompts are rendered already; they may end inside a thought, as in RECAP."}
@@ -75,6 +81,8 @@ def load(script: ScriptArguments, model: ModelConfig) -> tuple[Any, PreTrainedTo
     assert not isinstance(columns, str)  # parsed from JSON by ScriptArguments
     assert not isinstance(keep, str)
     rows = load_rows(script.data, split=script.data_split, columns=columns, keep=keep)
+    if script.held_out:
+        check_held_out(rows, load_rows(script.held_out, split=script.data_split))
     name, revision = model.model_name_or_path, model.model_revision
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if script.dry_run:
@@ -125,7 +133,8 @@ def describe(
     if lora is not None:
         from peft import get_peft_model  # pyright: ignore[reportMissingImports]
 
-        model = get_peft_model(model, lora, low_cpu_mem_usage=True)
+        with quiet():
+            model = get_peft_model(model, lora, low_cpu_mem_usage=True)
     total = sum(parameter.numel() for parameter in model.parameters())
     learned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     kind = "LoRA" if lora is not None else "full fine-tuning"
