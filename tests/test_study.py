@@ -86,7 +86,7 @@ def test_from_the_command_line_to_figures(runs, tmp_path):
 
     said = call("compare", *[run.path for run in runs], "-o", tmp_path / "study", "--note", "tiny runs")
     assert said.returncode == 0, said.stderr
-    assert "54 samples, arms base, my_sft, my_grpo" in said.stdout
+    assert "54 samples (forbidden 18, harmless 18, maths 18)" in said.stdout
     assert "C5 RL lowers unsafe thinking" in said.stdout
     said = call("figures", tmp_path / "study", "-o", tmp_path / "figures")
     assert said.returncode == 0, said.stderr
