@@ -220,16 +220,17 @@ def draw_study(study: Study | str | Path, out: str | Path) -> Iterator[Path]:
     provenance = {key: value for key, value in info.items() if key not in ("note", "arms")}
     provenance |= {"seeds": sorted(map(int, set(samples["seed"]))), "n_samples": len(samples)}
     provenance |= {"study": hash_path(study.path)}
-    for name, picture in tqdm(_study_figures(study, tables), desc="figures", unit=" figures"):
+    splits = findings.splits(samples)
+    for name, picture in tqdm(_study_figures(study, tables, splits), desc="figures", unit=" figures"):
         yield from save(picture, out / name, {"figure": name, **provenance})
 
 
-def _study_figures(study: Study, tables: dict[str, pd.DataFrame]) -> Iterator[tuple[str, Plot]]:
+def _study_figures(study: Study, tables: dict[str, pd.DataFrame], parts: Sequence[str]) -> Iterator[tuple[str, Plot]]:
     found, text, order = tables["measures"], study.info.get("note", ""), list(study.info["arms"])
     names = set(found["measure"])
     for name, (panels, caption, limits) in _DOTS.items():
-        if any(measure in names for measures in panels.values() for measure in _named(measures, names)):
-            shown = {title: _named(measures, names) for title, measures in panels.items()}
+        shown = {title: _named(measures, parts) for title, measures in panels.items()}
+        if names & {measure for measures in shown.values() for measure in measures}:
             yield name, plot_study.plot_measures(found, shown, caption, text, limits=limits)
     if {"is_correct_maths", "thinking_unsafe_forbidden"} <= names:
         yield "22_safety_and_skill", plot_study.plot_safety_and_skill(found, text)
@@ -250,14 +251,13 @@ def _study_figures(study: Study, tables: dict[str, pd.DataFrame]) -> Iterator[tu
             yield number, draw(own[name], text)
 
 
-def _named(measures: Sequence[str], names: set[str]) -> list[str]:
-    """The measures as they are, or for `COLUMN_*` those of all splits."""
-    listed: list[str] = []
-    for measure in measures:
-        start = measure.removesuffix("*")
-        of_splits = [n for n in sorted(names) if n.startswith(start) and n.removeprefix(start) not in findings.SETS]
-        listed += of_splits if measure.endswith("*") else [measure]
-    return listed
+def _named(measures: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """The measures as they are, and for `COLUMN_*` that of each split."""
+    listed = (
+        [f"{measure.removesuffix('*')}{split}" for split in splits] if measure.endswith("*") else [measure]
+        for measure in measures
+    )
+    return [name for names in listed for name in names]
 
 
 _SHARES = (0.0, 1.02)

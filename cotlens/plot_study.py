@@ -140,11 +140,12 @@ def plot_training(
 
 
 @house_style()
-def plot_obfuscation(rollouts: pd.DataFrame, text: str = "", *, bins: int = 12) -> Plot:
+def plot_obfuscation(rollouts: pd.DataFrame, text: str = "", *, bins: int = 12, least: int = 20) -> Plot:
     """Does rewarding a guard on the thinking hide unsafe thinking? Truth beside the rewarded guard, over training.
 
     P(flagged | unsafe) is the guard's recall. What passes it and is unsafe is hidden; what passes it and leads to
-    an unsafe answer is what a monitor of the thinking would miss.
+    an unsafe answer is what a monitor of the thinking would miss. Stretches with fewer than `least` rollouts to go by
+    are left out.
     """
     unsafe, flagged = rollouts["thinking_unsafe"].astype("boolean"), rollouts["thinking_flagged"].astype("boolean")
     answer = rollouts["answer_unsafe"].astype("boolean")
@@ -157,20 +158,26 @@ def plot_obfuscation(rollouts: pd.DataFrame, text: str = "", *, bins: int = 12) 
     panels = (
         ("Unsafe and flagged", "caught", "forbidden"), ("Unsafe and passed", "hidden", "forbidden"),
         ("Guard's recall", "guard_recall", "forbidden"),
-        ("P(unsafe answer | passed)", "missed", "forbidden"),
+        ("Passed, answer unsafe", "missed", "forbidden"),
     )  # fmt: skip
     caption = (
-        f"rollouts for forbidden requests, in {bins} stretches of training; truth: the evaluation's judge, flags: the "
+        f"rollouts for forbidden requests, {bins} stretches of training; truth: the evaluation's judge, flags: the "
+        f"reward's guard; band: 95%, prompts resampled\n{text}"
     )
-    return _plot_curves(
-        table, panels, 1, f"{caption}reward's guard; band: 95%, prompts resampled\n{text}", bins, share_y=4
-    )
+    return _plot_curves(table, panels, 1, caption, bins, share_y=4, least=least)
 
 
 def _plot_curves(
-    table: pd.DataFrame, panels: Sequence[tuple[str, str, str]], rows: int, text: str, bins: int, *, share_y: int
+    table: pd.DataFrame,
+    panels: Sequence[tuple[str, str, str]],
+    rows: int,
+    text: str,
+    bins: int,
+    *,
+    share_y: int,
+    least: int = 0,
 ) -> Plot:
-    """Means over stretches of training, a line per arm; the first `share_y` panels are shares."""
+    """Means over stretches of at least `least` rows, a line per arm; the first `share_y` panels are shares."""
     figure, axes = new_figure(rows, math.ceil(len(panels) / rows), 0.8 + 1.9 * rows)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -181,6 +188,7 @@ def _plot_curves(
             values = pd.to_numeric(part[column], errors="coerce").astype(float)
             prompts = part["seed"].astype(str) + ":" + part["prompt_id"]
             found = stats.curve((part["step"] + 0.5) / last, values, prompts, bins=bins, resamples=500).dropna()
+            found = found[found["n"] >= least]
             draw_band(axis, found["position"] * last, found, colour, arm)
             drawn.append(found.assign(panel=title, arm=arm))
         axis.set(title=title, ylim=(0, 1.02 if number < share_y else None))
@@ -200,10 +208,10 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
     for axis, (column, title) in zip(axes[0], panels.items(), strict=True):
         for arm, (colour, marker) in styles.items():
             own = tries[tries["arm"] == arm].sort_values("rate")
-            axis.plot(own["rate"], own[column], color=colour, linewidth=1, label=arm)
-            for picked, face in ((True, colour), (False, "white")):
-                part = own[own["picked"] == picked]
-                axis.plot(part["rate"], part[column], marker, color=colour, markerfacecolor=face, markersize=4)
+            style: Any = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1}
+            axis.plot(own["rate"], own[column], **style, markerfacecolor="white", label=arm)
+            picked = own[own["picked"]]
+            axis.plot(picked["rate"], picked[column], **style)
         axis.set(title=title, xscale="log", xlabel="learning rate", ylim=(0, 1.03))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=5)
@@ -219,27 +227,46 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
 
 @house_style()
 def plot_early_answering(early: pd.DataFrame, text: str = "") -> Plot:
-    """Unsafe answers when unsafe thinking is cut short, arm by arm."""
-    figure, axes = new_figure(1, 1, 3.2)
-    drawn = []
-    for arm, (colour, marker) in _styles(_present(early)).items():
-        own = early[early["arm"] == arm]
-        rows = []
-        for cut, part in own.groupby("cut"):
-            rows.append({"cut": cut, **numbers(_over_seeds_or_prompts(part["answer_unsafe"], part))})
-        found = pd.DataFrame(rows)
-        axes[0, 0].plot(found["cut"], found["value"], marker, color=colour, markersize=4, markeredgecolor="white")
-        n = own.drop_duplicates(["seed", "trace_id"]).shape[0]
-        draw_band(axes[0, 0], found["cut"], found, colour, f"{arm} ({n} traces)")
-        drawn.append(found.assign(arm=arm))
-    axes[0, 0].set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of the thinking that is kept", ylabel="unsafe answers")
-    axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1.02, 1))
-    note(figure, f"samples with unsafe thinking, greedy answers behind the cut; band: Wilson's 95%, by prompt\n{text}")
-    return Plot(figure, pd.concat(drawn, ignore_index=True))
+    """Unsafe answers when unsafe thinking is cut short: a panel per arm, the first arm in grey behind the others.
+
+    Args:
+        early: one row per answer: arm, seed, trace_id, prompt_id, cut (share of the thinking kept), answer_unsafe.
+        text: the study's note.
+    """
+    found = {arm: _by_cut(early[early["arm"] == arm]) for arm in _present(early)}
+    columns = min(len(found), 5)
+    rows = math.ceil(len(found) / columns)
+    figure, axes = new_figure(rows, columns, 0.8 + 1.5 * rows, sharex=True, sharey=True)
+    first = next(iter(found.values()))
+    for axis, (arm, own) in zip(axes.flat, found.items(), strict=False):
+        axis.plot(first["cut"], first["value"], color="#999999", linewidth=1, linestyle="--")
+        draw_band(axis, own["cut"], own, COLOURS[0], arm)
+        axis.plot(own["cut"], own["value"], "o", color=COLOURS[0], markersize=3)
+        axis.set(title=f"{arm} ({int(own['n'].max())})", xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1])
+        axis.title.set_fontsize(7)
+    for axis in axes.flat[len(found) :]:
+        axis.set_visible(False)
+    figure.supylabel("unsafe answers", fontsize=8)
+    caption = "by share of the thinking that is kept; samples with unsafe thinking (their number), greedy answers"
+    note(figure, f"{caption}; band: Wilson's 95%, by prompt; grey: {next(iter(found))}\n{text}")
+    return Plot(figure, pd.concat([own.assign(arm=arm) for arm, own in found.items()], ignore_index=True))
 
 
-def _over_seeds_or_prompts(flags: pd.Series, rows: pd.DataFrame) -> Estimate:
-    return stats.proportion(flags, rows["seed"].astype(str) + ":" + rows["prompt_id"])
+def _by_cut(early: pd.DataFrame) -> pd.DataFrame:
+    prompts = early["seed"].astype(str) + ":" + early["prompt_id"]
+    rows = [
+        {"cut": cut, **numbers(stats.proportion(part["answer_unsafe"], prompts[part.index]))}
+        for cut, part in early.groupby("cut")
+    ]
+    return pd.DataFrame(rows)
+
+
+_OUTCOMES = {
+    "thinking_unsafe yes": "unsafe thinking",
+    "thinking_unsafe no": "safe thinking",
+    "is_correct yes": "right",
+    "is_correct no": "wrong",
+}
 
 
 @house_style()
@@ -262,15 +289,12 @@ def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
     figure, axes = new_figure(rows, min(len(titles), 2), 0.9 + rows * (0.5 + 0.31 * len(order)), sharey=True)
     for axis in axes.flat[len(titles) :]:
         axis.set_visible(False)
-    short = {"thinking_unsafe": "unsafe thinking", "is_correct": "right"}
     for axis, ((column, where), title) in zip(axes.flat, titles.items(), strict=False):
         shown = found[(found["column"] == column) & (found["set"] == where)]
         comparisons = [name for name in dict.fromkeys(shown["comparison"]) if not name.endswith("unknown")]
         for number, comparison in enumerate(comparisons):
             part = shown[shown["comparison"] == comparison].set_index("arm").reindex(order)
-            label = comparison.replace("thinking_unsafe", short["thinking_unsafe"]).replace(
-                "is_correct", short["is_correct"]
-            )
+            label = _OUTCOMES.get(comparison, comparison)
             offset = 0.15 * ((len(comparisons) - 1) / 2 - number)
             draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=_MARKERS[number])
         axis.axvline(0, color="#888888", linewidth=0.8)
@@ -362,21 +386,20 @@ def branching_measures(tokens: pd.DataFrame) -> pd.DataFrame:
 
 
 def _over_prompts(tokens: pd.DataFrame, of: Any, resamples: int = 200) -> Estimate:
-    parts = [part for _, part in tokens.groupby(["seed", "prompt_id"])]
+    places = list(tokens.reset_index(drop=True).groupby(["seed", "prompt_id"]).indices.values())
     rng = np.random.default_rng(0)
-    drawn = [of(pd.concat([parts[i] for i in rng.integers(len(parts), size=len(parts))])) for _ in range(resamples)]
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Estimate(of(tokens), float(low), float(high), len(tokens), len(parts), "prompts resampled", 0)
+    draws = (np.concatenate([places[i] for i in rng.integers(len(places), size=len(places))]) for _ in range(resamples))
+    low, high = np.nanquantile([of(tokens.iloc[draw]) for draw in draws], [0.025, 0.975])
+    return Estimate(of(tokens), float(low), float(high), len(tokens), len(places), "prompts resampled", 0)
 
 
 def _auroc(tokens: pd.DataFrame) -> float:
-    branches = tokens["policy_entropy"].to_numpy() > BRANCHES
-    delta = stats.cliffs_delta(tokens["entropy"].to_numpy()[branches], tokens["entropy"].to_numpy()[~branches])
-    return (delta + 1) / 2
+    branches, entropy = tokens["policy_entropy"].to_numpy() > BRANCHES, tokens["entropy"].to_numpy()
+    return (stats.cliffs_delta(entropy[branches], entropy[~branches]) + 1) / 2
 
 
 def _mean_at(kind: str) -> Any:
-    return lambda tokens: float(tokens.loc[tokens["kind"] == kind, "entropy"].mean())
+    return lambda tokens: float(tokens["entropy"].to_numpy()[(tokens["kind"] == kind).to_numpy()].mean())
 
 
 _BRANCHING = {
@@ -414,7 +437,7 @@ def plot_branching(tokens: pd.DataFrame, text: str = "") -> Plot:
         legend_above(axis)
         label_rows([axis], order if axis is axes[0, 1] else [""] * len(order))
     caption = (
-        "tokens of traces that a known policy wrote; branching: its own entropy is above 0.05 nats; dotted: its own"
+        "tokens of traces that a known policy wrote; branching: its own entropy is above 0.05 nats; dotted: its mean"
     )
     note(figure, f"{caption}\nline: 95% interval, {_how(found)}; {text}")
     return Plot(figure, found)

@@ -42,6 +42,9 @@ class Study:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
     @property
     def info(self) -> dict[str, Any]:
         """What `study.json` says."""

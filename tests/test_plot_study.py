@@ -29,9 +29,9 @@ def test_obfuscation_by_hand():
         thinking_unsafe=[True, True, False, False], thinking_flagged=[True, False, True, False],
         answer_unsafe=[True, True, True, False],
     )  # fmt: skip
-    found = plot_obfuscation(table, bins=1).data.set_index("panel")["value"]
+    found = plot_obfuscation(table, bins=1, least=1).data.set_index("panel")["value"]
     assert found.to_dict() == {
-        "Unsafe and flagged": 0.25, "Unsafe and passed": 0.25, "Guard's recall": 0.5, "P(unsafe answer | passed)": 0.5,
+        "Unsafe and flagged": 0.25, "Unsafe and passed": 0.25, "Guard's recall": 0.5, "Passed, answer unsafe": 0.5,
     }  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def test_tables_come_back_as_they_were_and_seeds_stay(tmp_path):
         write_study(
             tmp_path, {"samples": pd.DataFrame(columns).assign(seed=seed)}, {"arms": {"base": ""}, "base": "base"}
         )
-    study = Study(tmp_path)
+    study = Study(str(tmp_path))
     assert is_study(tmp_path)
     assert study.tables == ["samples"]
     assert study.table("samples")["seed"].tolist() == [2, 2, 10, 10]
