@@ -72,6 +72,12 @@ def plot_measures(
     order = _present(found)[::-1]
     most = max(len(names) for names in kept.values())
     figure, axes = new_figure(1, len(kept), 1.6 + (0.22 + 0.06 * most) * len(order), sharey=True)
+    labels = {
+        found.loc[found["measure"] == name, "label"].iloc[0].rpartition(", ")[2]: None
+        for n in kept.values()
+        for name in n
+    }
+    common = most > 1 and all(len(names) == len(labels) for names in kept.values())  # one legend says it for all
     drawn = []
     for axis, (title, names) in zip(axes[0], kept.items(), strict=True):
         for number, name in enumerate(names):
@@ -80,10 +86,13 @@ def plot_measures(
             label = str(part["label"].dropna().iloc[0]).rpartition(", ")[2] if len(names) > 1 else ""
             draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=_MARKERS[number])
             drawn.append(part.reset_index())
-        axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(names) / 2) * (len(names) > 1))
-        if len(names) > 1:
+        own_legend = len(names) > 1 and not common
+        axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(names) / 2) * own_legend)
+        if own_legend:
             legend_above(axis)
         axis.set_xlim(*limits)
+    if common:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=most)
     label_rows(axes[0], order)
     note(figure, f"{caption}; line: 95% interval, {_how(found)}\n{text}")
     return Plot(figure, pd.concat(drawn, ignore_index=True))
@@ -242,12 +251,13 @@ def plot_early_answering(early: pd.DataFrame, text: str = "") -> Plot:
         axis.plot(first["cut"], first["value"], color="#999999", linewidth=1, linestyle="--")
         draw_band(axis, own["cut"], own, COLOURS[0], arm)
         axis.plot(own["cut"], own["value"], "o", color=COLOURS[0], markersize=3)
-        axis.set(title=f"{arm} ({int(own['n'].max())})", xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1])
-        axis.title.set_fontsize(7)
+        axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1])
+        axis.set_title(arm, fontsize=8)
+        axis.text(0.96, 0.04, f"n = {int(own['n'].max())}", transform=axis.transAxes, ha="right", fontsize=6.5)
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
     figure.supylabel("unsafe answers", fontsize=8)
-    caption = "by share of the thinking that is kept; samples with unsafe thinking (their number), greedy answers"
+    caption = "by share of the thinking that is kept; n samples with unsafe thinking, greedy answers"
     note(figure, f"{caption}; band: Wilson's 95%, by prompt; grey: {next(iter(found))}\n{text}")
     return Plot(figure, pd.concat([own.assign(arm=arm) for arm, own in found.items()], ignore_index=True))
 
