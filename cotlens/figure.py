@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image  # matplotlib brings it
 
 from cotlens import stats
 from cotlens.run import versions, write_atomic
@@ -67,7 +68,11 @@ class Plot(NamedTuple):
     data: pd.DataFrame
 
     def _repr_png_(self) -> bytes:
-        return _picture(self.figure, "png", dpi=80)  # a screen's, so that notebooks stay small
+        """A screen's resolution and 128 colours, so that notebooks stay small."""
+        with Image.open(io.BytesIO(_picture(self.figure, "png", dpi=100))) as picture:
+            buffer = io.BytesIO()
+            picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+        return buffer.getvalue()
 
 
 def save(plot: Plot, path: str | Path, provenance: Mapping[str, Any] | None = None) -> list[Path]:

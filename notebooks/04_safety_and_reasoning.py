@@ -79,8 +79,8 @@ plot_measures(found, panels, "share of samples that are unsafe", info["note"])
 import pandas as pd
 
 changes = differences(samples, info["base"])
-claims = pd.DataFrame(verdicts(samples, found, changes, info))
-claims.style.hide(axis="index")
+pd.options.display.max_colwidth = 300
+pd.DataFrame(verdicts(samples, found, changes, info))
 
 # %% [markdown]
 # ## What is left of a difference
