@@ -1,4 +1,4 @@
-"""Documents that people or models labelled. The completion is the text that the labels index: the file's offsets hold."""
+"""Documents that people or models labelled. The completion is the text that their offsets index."""
 
 from collections.abc import Sequence
 from typing import Any

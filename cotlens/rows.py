@@ -22,6 +22,7 @@ Row = Mapping[str, Any]
 
 _DAMAGED = (EOFError, OSError, zlib.error)  # what a broken gzip file raises
 _UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError)  # what broken or odd tables raise
+_FOREIGN = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 _BATCH_ROWS = 256  # rows of parquet or Arrow in memory at once
 _INSPECT_JSON = re.compile(rb'\{\s*"version":\s*\d+,\s*"status":\s*"\w+",\s*(?:"invalidated":\s*\w+,\s*)?"eval":\s*\{')
 _INSPECT_SAMPLES = 16  # of a log in memory at once
@@ -170,7 +171,7 @@ def _inspect_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
         yield from enumerate(_inspect_samples(inspect_log, str(path), kind), 1)
     except TraceError:
         raise
-    except Exception as error:  # noqa: BLE001 (whatever another package raises at a damaged file)
+    except _FOREIGN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TraceError(f"{path}: Inspect cannot read its log (cut off or damaged?): {reason}") from error
 

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ class Export(NamedTuple):
 
 
 def write_traces(traces: Iterable[Trace], path: str | Path, *, to: str) -> Export:
-    """Writes traces for another tool, whole or not at all, and returns what its format holds only beside its own fields.
+    """Writes traces for another tool, whole or not at all, and returns what its format has no place for.
 
     Args:
         traces: any iterable; a corpus larger than memory is fine.
