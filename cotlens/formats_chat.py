@@ -217,7 +217,7 @@ def restored(trace: Trace, exact: Row) -> Trace:
         fields["labels"] = tuple(Label(*label) for label in fields["labels"])
     kinds = {"origin": Origin, "reasoning": Reasoning}
     fields |= {key: kind(fields[key]) for key, kind in kinds.items() if key in fields}
-    meta = {key: trace.meta[key] for key in exact.get("kept", ())} | exact.get("meta", {})
+    meta = {key: trace.meta[key] for key in exact["kept"]} | exact.get("meta", {}) if "kept" in exact else trace.meta
     return replace(trace, **fields, meta=meta)
 
 
@@ -383,6 +383,8 @@ def content_text(content: Any) -> str:
 
 
 def _part_text(part: Row) -> str:
+    if part.get("redacted"):  # ciphertext stands where the text of others does
+        return content_text(part.get("summary"))
     return next((part[key] for key in (*_BLOCK_TEXT, "refusal") if isinstance(part.get(key), str)), "")
 
 

@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cotlens.formats import find_format
+from cotlens.split import has_delimiters
 from cotlens.table import analyze_traces, arrow_schema
-from cotlens.trace import Origin, Reasoning, Trace, TraceError, dump_json, hash_text
+from cotlens.trace import Origin, Reasoning, Span, Trace, TraceError, dump_json, hash_text
 
 _BATCH = 256  # traces in memory at once
 
@@ -65,7 +66,7 @@ def write_traces(traces: Iterable[Trace], path: str | Path, *, to: str) -> Expor
     shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
     try:
         WRITERS[to](iter(traces), part, counts)
-        n = counts.pop("")
+        n = counts.pop("", 0)
         if not n:
             raise TraceError("there is no trace to write")
         if path.is_dir():
@@ -118,15 +119,11 @@ def _message(trace: Trace) -> dict[str, Any]:
     called = {"tool_calls": calls} if isinstance(calls, list) and not _placed(calls) else {}
     if trace.origin is Origin.TEXT:
         return {"role": "assistant", "content": trace.completion, **called}
-    simple = len(trace.think) == 1 and trace.think[0].start == 0 and trace.answer is not None
-    if (
-        simple
-        and trace.reasoning is Reasoning.VERBATIM
-        and trace.answer.start == trace.think[0].stop
-        and not _parts(trace)
-    ):
-        thought, answer = trace.think[0].of(trace.completion), trace.answer.of(trace.completion)
-        return {"role": "assistant", "reasoning_content": thought, "content": answer, **called}
+    text, cut = trace.completion, trace.think[0].stop if trace.think else 0
+    joined = trace.think == (Span(0, cut),) and trace.answer == Span(cut, len(text))
+    # A text with tags of its own would be taken for one that holds its thought.
+    if joined and trace.reasoning is Reasoning.VERBATIM and not _parts(trace) and not has_delimiters(text):
+        return {"role": "assistant", "reasoning_content": text[:cut], "content": text[cut:], **called}
     return {"role": "assistant", "content": _blocks(trace), **called}
 
 
@@ -187,7 +184,7 @@ def _add_exact(row: dict[str, Any], shape: str, trace: Trace, counts: Counter[st
         key for key, value in trace.meta.items() if key in read.meta and dump_json(value) == dump_json(read.meta[key])
     ]
     other = {key: value for key, value in trace.meta.items() if key not in same}
-    exact |= ({"kept": same} if same else {}) | ({"meta": other} if other else {})
+    exact |= {"kept": same} | ({"meta": other} if other else {})
     counts["meta"] += bool(other)
     if not counts["meta"]:
         del counts["meta"]
@@ -301,8 +298,8 @@ def _inspect_message(message: dict[str, Any]) -> dict[str, Any]:
     if role == "developer":
         role = "system"
     if role not in ("system", "user", "assistant", "tool"):
-        return {"role": "user", "content": content}
-    kept: dict[str, Any] = {"role": role, "content": content}
+        return {"role": "user", "content": content, "source": "input"}
+    kept: dict[str, Any] = {"role": role, "content": content, "source": "input"}
     if role == "assistant":
         thought = message.get("reasoning_content") or message.get("reasoning")
         if isinstance(thought, str) and thought and isinstance(content, str):
