@@ -212,7 +212,7 @@ def _sample_table(run: Run, judge: str, monitor: str, scorer: str) -> pd.DataFra
             "n_steps": table["n_known"],
             "longest_run": table["longest_run"],
             "n_tokens": table["n_tokens"],
-            "length": table["n_think_chars"],
+            "length": table["n_think_chars"].where(table["reasoning"] == Reasoning.VERBATIM.value),
             **{name: table[name] for name in ("entropy_think", "entropy_answer", "entropy_reflect") if name in table},
         }
     )
