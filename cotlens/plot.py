@@ -22,6 +22,7 @@ from cotlens.figure import (
     shorten,
 )
 from cotlens.reflect import N_REFLECTIVE, WORD_LISTS, transitions
+from cotlens.trace import Reasoning
 
 # --- lengths ---------------------------------------------------------------------------------------------------
 
@@ -38,8 +39,7 @@ def length_quantiles(traces: pd.DataFrame, by: str = "model") -> pd.DataFrame:
 
     A trace without thinking counts in the lengths of answers only; one that was cut off inside its thought counts in
     those of thinking (a lower bound) and not in those of answers; one whose thinking is a summary or redacted counts in
-    those of answers. Quantiles interpolate linearly (Hyndman and Fan's
-    type 7, numpy's default).
+    those of answers. Quantiles interpolate linearly (Hyndman and Fan's type 7, numpy's default).
 
     Args:
         traces: a trace table.

@@ -20,7 +20,7 @@ from cotlens.grade import Grade, grade
 from cotlens.reflect import reflection_dynamics
 from cotlens.run import Run, part_text, write_atomic, write_parquet
 from cotlens.split import Status
-from cotlens.trace import TraceError
+from cotlens.trace import Reasoning, TraceError
 from cotlens.unsafe import Refusal, classify_refusal, unsafe_dynamics
 
 DOMAINS = {  # domains of prompts -> the sets that measures speak of; another domain is a set of its own

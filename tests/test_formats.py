@@ -1,7 +1,7 @@
 """Every tool's rows, by hand in the shape that its source has, and the exchange with other tools.
 
-`ROWS` holds a fixture for each format. The shapes of lm-eval, Inspect and verifiers were also checked against what the
-tools themselves write: see the tests that run them.
+`ROWS` holds a fixture for each format, in the shape that the source of the tool has (which version, each reader says). The
+tests that run lm-eval, Inspect or Inspect Scout themselves need them installed, and say so where they are not.
 """
 
 import json
@@ -418,6 +418,17 @@ def test_an_assistant_message_of_no_weight_is_context():
     assert one({"id": "x", "messages": turns}).completion == "b"
 
 
+def test_the_length_of_a_summary_is_no_length_of_thinking():
+    """Of one summarised and one verbatim thought of 5 characters only the latter counts; both answers do."""
+    from cotlens import trace_table
+    from cotlens.plot import length_quantiles
+
+    verbatim = Trace(id="a", completion="<think>I add</think>b", model="gpt-5")
+    rows = length_quantiles(trace_table([one(RESPONSE), verbatim])).set_index("measure")
+    assert rows["n"].to_dict() == {"n_think_chars": 1, "n_answer_chars": 2, "n_steps": 1}
+    assert rows.loc["n_think_chars", "median"] == 5
+
+
 def test_steps_of_a_summary_are_not_classified():
     from cotlens import step_table
 
@@ -558,7 +569,7 @@ def _inspect_log(folder, kind):
 @pytest.mark.filterwarnings("default")  # other people's deprecations
 @pytest.mark.parametrize("kind", ["eval", "json"])
 def test_a_real_inspect_log_can_be_read(tmp_path, kind):
-    """Inspect itself runs a mock model and writes the log; `INSPECT` above has the shape that it had."""
+    """Inspect itself runs a mock model and writes the log."""
     path = _inspect_log(tmp_path, kind)
     traces = list(read_traces(path))
     assert len(traces) == 4

@@ -50,7 +50,20 @@ APART = {
         "generation",
     }
     | _READING,
-    "stats": {"entropy", "scores", "model", "guard", "trace", "split", "steps", "reflect", "unsafe", "table", "run"}
+    "stats": {
+        "entropy",
+        "scores",
+        "model",
+        "guard",
+        "trace",
+        "split",
+        "steps",
+        "reflect",
+        "unsafe",
+        "table",
+        "run",
+        "write",
+    }
     | {"prompts", "engines", "generation"}
     | _READING,
 }
