@@ -6,6 +6,7 @@ tests that run lm-eval, Inspect or Inspect Scout themselves need them installed,
 
 import json
 import zipfile
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +19,7 @@ from cotlens import (
     Span,
     Trace,
     TraceError,
+    detect_format,
     read_records,
     read_traces,
     split_trace,
@@ -224,6 +226,23 @@ def test_verifiers_graphs_become_one_trace_a_turn():
     assert last.meta["entropies"] == [0.5, 0.6]
     assert [message["role"] for message in last.meta["prompt_messages"]] == ["user", "assistant", "tool"]
     assert [trace.id for trace in read_records([VERIFIERS_TRACE])] == ["t/turn-0", "t/turn-1"]
+
+
+def test_a_file_that_verifiers_wrote():
+    """tests/data/verifiers_traces.jsonl is an episode that verifiers 0.4.0 itself wrote (`v1/utils/trace_store.py`) of a
+    graph of two turns, built with its own `prepare_turn` and `commit`; the tokens were made up."""
+    path = Path(__file__).parent / "data" / "verifiers_traces.jsonl"
+    first, last = read_traces(path)
+    assert detect_format(path).name == "verifiers"
+    assert parts(first) == ([" I can ask\r\nthe tool. \n"], "")
+    assert parts(last) == (["It says 4.\n"], "\n\n**4** \U0001f40d ")
+    assert (first.token_ids, first.prompt_token_ids, first.logprobs) == (
+        (10, 11, 12),
+        (1, 2, 3, 9),
+        (-0.1235, -0.5, -0.25),
+    )
+    assert (last.token_ids, last.prompt_token_ids) == ((30, 31), (1, 2, 3, 9, 10, 11, 12, 20, 21, 9))
+    assert (last.id, last.reward, last.gold, last.model, last.finish_reason) == ("t0/turn-1", 1.25, "4", "tiny", "stop")
 
 
 def test_verifiers_results_before_0_4():
