@@ -162,7 +162,8 @@ def _inspect_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
         ) from None
     if kind == "eval":
         try:
-            names = zipfile.ZipFile(path).namelist()
+            with zipfile.ZipFile(path) as file:
+                names = file.namelist()
         except (zipfile.BadZipFile, OSError) as error:
             raise TraceError(f"{path}: the zip file is cut off or damaged: {error}") from None
         if not any(name in names for name in ("header.json", "_journal/start.json")):

@@ -5,8 +5,10 @@ tests that run lm-eval, Inspect or Inspect Scout themselves need them installed,
 """
 
 import json
+import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow as pa
@@ -531,11 +533,55 @@ def test_a_results_file_of_another_tool_is_named(tmp_path):
 
 
 def test_an_inspect_log_needs_inspect(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "inspect_ai", None)
+    monkeypatch.setitem(sys.modules, "inspect_ai", None)
     with zipfile.ZipFile(tmp_path / "log.eval", "w") as file:
         file.writestr("header.json", "{}")
     with pytest.raises(TraceError, match=r"log\.eval: an Inspect log .*cotlens\[inspect\]"):
         list(read_traces(tmp_path / "log.eval"))
+
+
+def test_samples_of_a_log_are_asked_for_a_few_at_a_time(tmp_path, monkeypatch):
+    """A stand-in for the four functions of Inspect that are called, with their signatures as of 0.3.285: 20 samples are
+    read in two goes, attachments resolved, events left aside; what it raises at a damaged file names the file."""
+
+    class Model(SimpleNamespace):
+        def model_dump(self, *, mode, exclude_none, exclude=frozenset()):
+            assert (mode, exclude_none) == ("json", True)
+            return {key: value for key, value in vars(self).items() if key not in exclude}
+
+    asked = []
+
+    def by_id(log_file, samples, *, concurrency=8, resolve_attachments=False, format="auto", exclude_fields=None):
+        asked.append(len(samples))
+        assert resolve_attachments
+        assert {"events", "store"} <= exclude_fields <= {"events", "events_data", "timelines", "store"}
+        if len(asked) > 2:
+            raise KeyError("samples/3.json")
+        return [Model(**INSPECT["sample"] | {"id": number, "epoch": epoch, "events": []}) for number, epoch in samples]
+
+    log = SimpleNamespace(
+        read_eval_log=lambda log_file, header_only=False, resolve_attachments=False, format="auto": SimpleNamespace(
+            eval=Model(task="sums", model="m", dataset="left out"), status="success"
+        ),
+        read_eval_log_sample_summaries=lambda log_file, format="auto": [Model(id=i, epoch=1) for i in range(20)],
+        read_eval_log_samples_by_id=by_id,
+    )
+    monkeypatch.setitem(sys.modules, "inspect_ai", SimpleNamespace(log=log))
+    path = tmp_path / "log.eval"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("header.json", "{}")
+    traces = list(read_traces(path))
+    assert (len(traces), asked, traces[-1].id) == (40, [16, 4], "log:19/1/turn-1")
+    assert traces[-1].meta["eval"] == {"task": "sums", "model": "m"}
+    with pytest.raises(TraceError, match=r"log\.eval: Inspect cannot read its log .*samples/3\.json"):
+        list(read_traces(path))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(TraceError, match=r"log\.eval: the zip file is cut off or damaged"):
+        list(read_traces(path))
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("notes.txt", "hi")
+    with pytest.raises(TraceError, match=r"a zip file, but no Inspect log; it holds notes\.txt"):
+        list(read_traces(path))
 
 
 def _inspect_log(folder, kind):
@@ -607,14 +653,6 @@ def test_a_real_inspect_log_can_be_read(tmp_path, kind):
         path.write_bytes(path.read_bytes()[:-200])
         with pytest.raises(TraceError, match="cut off or damaged"):
             list(read_traces(path))
-
-
-def test_a_zip_that_is_no_log_is_named(tmp_path):
-    pytest.importorskip("inspect_ai", reason="Inspect's logs are read by inspect-ai, which is not installed")
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
-        file.writestr("notes.txt", "hi")
-    with pytest.raises(TraceError, match=r"a zip file, but no Inspect log; it holds notes\.txt"):
-        list(read_traces(tmp_path / "a.zip"))
 
 
 # --- lm-eval itself --------------------------------------------------------------------------------------------
