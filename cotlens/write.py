@@ -63,7 +63,7 @@ def write_traces(traces: Iterable[Trace], path: str | Path, *, to: str) -> Expor
         and not (path.is_dir() and ((path / "state.json").exists() or not os.listdir(path)))
     ):
         raise TraceError(f"{path}: is there already and is no Hugging Face dataset; name another folder")
-    shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+    _remove(part)
     try:
         WRITERS[to](iter(traces), part, counts)
         n = counts.pop("", 0)
@@ -73,8 +73,15 @@ def write_traces(traces: Iterable[Trace], path: str | Path, *, to: str) -> Expor
             shutil.rmtree(path)
         part.replace(path)
     finally:
-        shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+        _remove(part)
     return Export(n, dict(counts))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 # --- chat messages ---------------------------------------------------------------------------------------------
@@ -168,7 +175,8 @@ def _blocks(trace: Trace) -> list[dict[str, Any]]:
 
 def _add_exact(row: dict[str, Any], shape: str, trace: Trace, counts: Counter[str]) -> None:
     """Puts beside the row's own fields what reading them does not give back; counts what that is."""
-    row["cotlens"] = exact = {"of": hash_text(trace.completion)}
+    exact: dict[str, Any] = {"of": hash_text(trace.completion)}
+    row["cotlens"] = exact
     packed = json.dumps(exact) if shape == "scout" else exact
     (read,) = find_format(shape).parse({**row, "cotlens": packed}, trace.id)
     if read.completion != trace.completion:
