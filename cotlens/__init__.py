@@ -41,6 +41,7 @@ _MODULES = {
     "guard_endpoint": ("EndpointGuard", "StrongRejectGuard"),
     "table": ("SCHEMA", "step_table", "trace_table"),
     "run": ("Run", "add_verdicts", "analyze", "judge_run", "score"),
+    "write": ("Export", "write_traces"),
     "generation": ("generate",),
     "entropy": (
         "entropy_bounds",

@@ -145,6 +145,9 @@ def analyze(
     ] = OnError.STOP,
     max_line_mb: Annotated[int, typer.Option(min=1, help="Longest line of a JSONL file that is believed.")] = 32,
     light: Annotated[bool, typer.Option("--light", help="Leave out the texts: a run small enough to commit.")] = False,
+    tokenizer: Annotated[
+        str, typer.Option(help="Folder or Hub repository of the tokenizer, for rows of token ids without text.")
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Make the run anew, whatever it was made from.")] = False,
 ) -> None:
     """Read, split and segment traces into a run directory: RUN/traces and RUN/steps, one row per trace and per step."""
@@ -168,6 +171,7 @@ def analyze(
             on_error=on_error.value,
             max_line_bytes=max_line_mb * 2**20,
             light=light,
+            tokenizer=tokenizer,
             force=force,
             progress=advance,
         )
@@ -405,10 +409,11 @@ def compare(
 def info(
     path: Annotated[Path, typer.Argument(help="A file or folder of traces, or a run directory.")],
     format: Annotated[str | None, typer.Option(help="Format of the rows; default: detected from the content.")] = None,
+    tokenizer: Annotated[str, typer.Option(help="Of rows that hold token ids without text, as for analyze.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Say what is in a file or a run: rows, models, statuses, lengths, and what could not be known."""
-    report = _report(path, format)
+    report = _report(path, format, tokenizer)
     if as_json:
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
         return
@@ -422,11 +427,13 @@ def info(
         typer.echo(f"{key.replace('_', ' '):<13} {value}")
 
 
-def _report(path: Path, format: str | None) -> dict[str, object]:
+def _report(path: Path, format: str | None, tokenizer: str) -> dict[str, object]:
     from cotlens.formats import find_format
+    from cotlens.formats_chat import may_summarise
     from cotlens.read import detect_format, read_traces
-    from cotlens.run import Run
+    from cotlens.run import Run, load_tokenizer
     from cotlens.split import split_trace
+    from cotlens.trace import Origin
 
     if (path / "run.json").exists():
         return _run_report(Run(path))
@@ -434,12 +441,16 @@ def _report(path: Path, format: str | None) -> dict[str, object]:
     rejects: list = []
     counts = {name: Counter() for name in ("models", "statuses", "reasoning")}
     has, other, think_lengths, answer_lengths, rows = Counter(), Counter(), [], [], 0
-    for trace in tqdm(read_traces(path, format=shape.name, on_reject=rejects.append), unit=" traces", desc="info"):
+    summaries, ids_to_text = set(), load_tokenizer(tokenizer) if tokenizer else None
+    traces = read_traces(path, format=shape.name, on_reject=rejects.append, tokenizer=ids_to_text)
+    for trace in tqdm(traces, unit=" traces", desc="info"):
         rows += 1
         split = split_trace(trace)
         counts["models"][trace.model] += 1
         counts["statuses"][f"{split.status} ({split.opened_by})" if split.opened_by else split.status.value] += 1
         counts["reasoning"][trace.reasoning.value] += 1
+        apart = trace.origin is Origin.FIELDS and split.think and trace.reasoning == "verbatim"
+        summaries |= {trace.model} if apart and may_summarise(trace.model) else set()
         has.update(name for name in _FIELDS if getattr(trace, name) not in (None, "", -1))
         other.update(trace.meta.keys())
         think_lengths.append(sum(span.length for span in split.think))
@@ -458,7 +469,13 @@ def _report(path: Path, format: str | None) -> dict[str, object]:
         "has": {name: has[name] for name in _FIELDS if has[name]},
         "other_fields": dict(other.most_common(12)),
         "missing": [name for name in _FIELDS if not has[name]],
-        "cannot_know": list(shape.lacks),
+        "cannot_know": [
+            *shape.lacks,
+            *(
+                f"whether the thinking of {model} is a summary (its provider gives those)"
+                for model in sorted(summaries)
+            ),
+        ],
     }
 
 
@@ -504,6 +521,36 @@ def _run_report(run) -> dict[str, object]:
         "answer": _length_summary(traces["n_answer_chars"].tolist()),
         "cannot_know": sorted({lack for made_from in made["inputs"] for lack in made_from["lacks"]}),
     }
+
+
+class ExportTo(StrEnum):
+    """What reads the file."""
+
+    OPENAI = "openai"
+    SCOUT = "scout"
+    HF = "hf"
+
+
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or files of traces in any format.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to make; with hf, the folder.")],
+    to: Annotated[
+        ExportTo,
+        typer.Option(help="openai: chat messages, JSONL; scout: Inspect Scout's parquet; hf: a Hugging Face dataset."),
+    ],
+    format: Annotated[str | None, typer.Option(help="Format of the rows; default: detected from the content.")] = None,
+) -> None:
+    """Write traces for another tool. What its format cannot say stands beside in a field `cotlens`."""
+    from cotlens.read import read_traces
+    from cotlens.write import write_traces
+
+    traces = tqdm(read_traces(path, format=format), unit=" traces", desc="export", smoothing=0.1)
+    made = write_traces(traces, out, to=to.value)
+    typer.echo(f"{out}: {made.n_traces:,} traces")
+    if made.beside:
+        named = ", ".join(f"{name} {n:,}" for name, n in sorted(made.beside.items()))
+        typer.echo(f"no place of their own in this format, kept in its field cotlens: {named}", err=True)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from cotlens.figure import (
     shorten,
 )
 from cotlens.reflect import N_REFLECTIVE, WORD_LISTS, transitions
+from cotlens.trace import Reasoning
 
 # --- lengths ---------------------------------------------------------------------------------------------------
 
@@ -37,8 +38,8 @@ def length_quantiles(traces: pd.DataFrame, by: str = "model") -> pd.DataFrame:
     """Quantiles of the length of thinking, of the answer, and of the number of steps, by group.
 
     A trace without thinking counts in the lengths of answers only; one that was cut off inside its thought counts in
-    those of thinking (a lower bound) and not in those of answers. Quantiles interpolate linearly (Hyndman and Fan's
-    type 7, numpy's default).
+    those of thinking (a lower bound) and not in those of answers; one whose thinking is a summary or redacted counts in
+    those of answers. Quantiles interpolate linearly (Hyndman and Fan's type 7, numpy's default).
 
     Args:
         traces: a trace table.
@@ -59,7 +60,10 @@ def length_quantiles(traces: pd.DataFrame, by: str = "model") -> pd.DataFrame:
         }
         for measure in _LENGTHS:
             without = "open" if measure == "n_answer_chars" else "absent"
-            values = part.loc[part["status"] != without, measure].to_numpy(float)
+            counts = part["status"] != without
+            if measure != "n_answer_chars" and "reasoning" in part:
+                counts &= part["reasoning"] == Reasoning.VERBATIM.value
+            values = part.loc[counts, measure].to_numpy(float)
             quantiles = {name: np.quantile(values, q) if len(values) else np.nan for name, q in _QUANTILES.items()}
             rows.append(
                 {"group": str(group) or "(unnamed)", "measure": measure, **shares, "n": len(values), **quantiles}

@@ -8,9 +8,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cotlens.formats import Format, describe_mismatch, detect_row, find_format
+from cotlens.formats_training import decode_rollout, parse_open_instruct
 from cotlens.rows import BadRow, Row, read_rows
 from cotlens.trace import Trace, TraceError, dump_json
 
@@ -32,6 +33,7 @@ def read_traces(
     format: str | None = None,
     on_reject: Callable[[Reject], None] | None = None,
     max_line_bytes: int = MAX_LINE_BYTES,
+    tokenizer: Any = None,
 ) -> Iterator[Trace]:
     """The traces of one or more files or folders, in order, read as they are asked for.
 
@@ -40,6 +42,7 @@ def read_traces(
         format: name of a `Format`; default: for each file the first whose shape its first row has.
         on_reject: called with every row that cannot be read; without it the first one raises.
         max_line_bytes: a longer line is an error, so that a damaged file cannot fill the memory.
+        tokenizer: of transformers, for rows that hold token ids and no text (open-instruct).
 
     Raises:
         TraceError: names the file, the line and the fault. An id that occurs twice is a fault.
@@ -48,10 +51,10 @@ def read_traces(
     shape = find_format(format) if format else None
     files = input_files(paths)
     for path, name in zip(files, _names(files), strict=True):
-        yield from _read_file(path, name, shape, on_reject, max_line_bytes, seen)
+        yield from _read_file(path, name, shape, on_reject, max_line_bytes, seen, tokenizer)
 
 
-def read_records(records: Iterable[Row], *, format: str | None = None) -> Iterator[Trace]:
+def read_records(records: Iterable[Row], *, format: str | None = None, tokenizer: Any = None) -> Iterator[Trace]:
     """The traces of rows that are in memory already: dictionaries, or a Hugging Face dataset.
 
     Raises:
@@ -61,7 +64,7 @@ def read_records(records: Iterable[Row], *, format: str | None = None) -> Iterat
     for number, row in enumerate(records, 1):
         try:
             shape = shape or detect_row(row)
-            yield from _parse_row(row, shape, f"row:{number}", seen)
+            yield from _parse_row(row, shape, f"row:{number}", seen, tokenizer)
         except TraceError as error:
             raise TraceError(f"row {number}: {error}") from error.__cause__
 
@@ -76,8 +79,8 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     return files
 
 
-_ENDINGS = (".jsonl", ".json", ".ndjson", ".parquet")
-_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
+_ENDINGS = (".jsonl", ".json", ".ndjson", ".parquet", ".eval")
+_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".eval")
 
 
 def _names(files: Sequence[Path]) -> list[str]:
@@ -96,13 +99,17 @@ def _read_file(
     on_reject: Callable[[Reject], None] | None,
     max_line_bytes: int,
     seen: set[int],
+    tokenizer: Any,
 ) -> Iterator[Trace]:
+    beside: Row | None = None
     for number, row in read_rows(path, max_line_bytes):
         try:
             if isinstance(row, BadRow):
                 raise TraceError(row.reason)
             shape = shape or detect_row(row)
-            traces = _parse_row(row, shape, f"{name}:{number}", seen)
+            if beside is None:
+                beside = shape.beside(path) if shape.beside else {}
+            traces = _parse_row({**row, **beside} if beside else row, shape, f"{name}:{number}", seen, tokenizer)
         except TraceError as error:
             if on_reject is None:
                 raise TraceError(f"{path}:{number}: {error}") from error.__cause__
@@ -111,19 +118,23 @@ def _read_file(
             yield from traces
 
 
-def _parse_row(row: Row, shape: Format, name: str, seen: set[int]) -> list[Trace]:
+def _parse_row(row: Row, shape: Format, name: str, seen: set[int], tokenizer: Any) -> list[Trace]:
     """The traces of one row; whatever is wrong with it becomes a TraceError."""
     if not shape.matches(row):
         raise TraceError(describe_mismatch(row, shape))
     try:
+        if tokenizer is not None and shape.parse is parse_open_instruct:
+            row = decode_rollout(row, tokenizer)
         traces = shape.parse(row, name)
-    except (TypeError, KeyError, AttributeError, IndexError, OverflowError, ValueError) as error:
+    except (TypeError, KeyError, AttributeError, IndexError, OverflowError, ValueError, RecursionError) as error:
         if isinstance(error, TraceError):
             raise
         raise TraceError(f"not a row of format {shape.name}: {type(error).__name__}: {error}") from error
     if not traces:
         raise TraceError("the row holds no completion (an empty list of choices, outputs or samples)")
     traces = [_with_json_meta(trace) for trace in traces]
+    if shape.repeats:
+        traces = [trace for trace in traces if hash(trace.id) not in seen]
     for trace in traces:
         key = hash(trace.id)
         if key in seen:

@@ -1,4 +1,4 @@
-"""Rows of any container: JSON lines, a JSON array, parquet, a Hugging Face dataset on disk; gzip is seen through.
+"""Rows of any container: JSON lines or array (gzip is seen through), parquet, Hugging Face dataset, Inspect log.
 
 What the rows mean is for `formats` to say. A line that is no row comes out as a `BadRow`, so that reading can go on
 behind it; a file that cannot be opened at all raises.
@@ -6,6 +6,8 @@ behind it; a file that cannot be opened at all raises.
 
 import gzip
 import json
+import re
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +22,11 @@ Row = Mapping[str, Any]
 
 _DAMAGED = (EOFError, OSError, zlib.error)  # what a broken gzip file raises
 _UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError)  # what broken or odd tables raise
+_FOREIGN = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 _BATCH_ROWS = 256  # rows of parquet or Arrow in memory at once
+_INSPECT_JSON = re.compile(rb'\{\s*"version":\s*\d+,\s*"status":\s*"\w+",\s*(?:"invalidated":\s*\w+,\s*)?"eval":\s*\{')
+_INSPECT_SAMPLES = 16  # of a log in memory at once
+_INSPECT_LEFT = {"events", "events_data", "timelines", "store", "attachments"}  # not needed for the conversation
 
 
 class BadRow(NamedTuple):
@@ -47,13 +53,21 @@ def read_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadR
     if magic == b"PAR1":
         yield from _parquet_rows([path])
         return
+    if magic == b"PK\x03\x04":
+        yield from _inspect_rows(path, "eval")
+        return
     with gzip.open(path, "rb") if magic[:2] == b"\x1f\x8b" else path.open("rb") as file:
         stream: Any = file  # gzip's file and a plain one share readline, read and peek, but no type
         try:
-            is_array = stream.peek(4096)[:4096].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+            head = stream.peek(4096)[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
         except _DAMAGED as error:
             raise TraceError(f"{path}: the compressed file is cut off or damaged: {error}") from None
-        yield from _array_rows(path, stream) if is_array else _line_rows(path, stream, max_line_bytes)
+        if _INSPECT_JSON.match(head):
+            yield from _inspect_rows(path, "json")
+        elif head.startswith(b"["):
+            yield from _array_rows(path, stream)
+        else:
+            yield from _line_rows(path, stream, max_line_bytes)
 
 
 def _line_rows(path: Path, file: IO[bytes], limit: int) -> Iterator[tuple[int, Row | BadRow]]:
@@ -131,6 +145,64 @@ def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
         f"{path}: a folder must be a cotlens run (traces/*.parquet), a Hugging Face dataset (state.json), or hold "
         f"parquet or JSONL files; it holds {found}"
     )
+
+
+def _inspect_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
+    """The samples of an Inspect log (`.eval`, or JSON) as its own reader gives them, each with the head of the log.
+
+    Texts that Inspect stores once for several places come back in their places. Samples that a log names and does not
+    hold, because it was stopped, are left out.
+    """
+    try:
+        from inspect_ai import log as inspect_log
+    except ImportError:
+        raise TraceError(
+            f"{path}: an Inspect log (or another zip file), which Inspect's own reader reads; "
+            "`pip install inspect-ai`, or `cotlens[inspect]`"
+        ) from None
+    if kind == "eval":
+        try:
+            with zipfile.ZipFile(path) as file:
+                names = file.namelist()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise TraceError(f"{path}: the zip file is cut off or damaged: {error}") from None
+        if not any(name in names for name in ("header.json", "_journal/start.json")):
+            raise TraceError(f"{path}: a zip file, but no Inspect log; it holds {', '.join(names[:8])}")
+    try:
+        yield from enumerate(_inspect_samples(inspect_log, str(path), kind), 1)
+    except TraceError:
+        raise
+    except _FOREIGN as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TraceError(f"{path}: Inspect cannot read its log (cut off or damaged?): {reason}") from error
+
+
+def _inspect_samples(inspect_log: Any, path: str, kind: str) -> Iterator[Row]:
+    header = inspect_log.read_eval_log(path, header_only=True, format=kind)
+    about = header.eval.model_dump(mode="json", exclude_none=True)
+    about = {name: about[name] for name in ("task", "model", "created", "run_id", "task_args") if about.get(name)}
+    if kind == "json":
+        samples = inspect_log.read_eval_log(path, resolve_attachments=True, format=kind).samples or []
+        parts: Any = ([sample] for sample in samples)
+    else:
+        listed = [(one.id, one.epoch) for one in inspect_log.read_eval_log_sample_summaries(path, format=kind)]
+        parts = (
+            inspect_log.read_eval_log_samples_by_id(
+                path,
+                listed[start : start + _INSPECT_SAMPLES],
+                resolve_attachments=True,
+                format=kind,
+                exclude_fields=_INSPECT_LEFT - {"attachments"},
+            )
+            for start in range(0, len(listed), _INSPECT_SAMPLES)
+        )
+    number = 0
+    for samples in parts:
+        for sample in samples:
+            number += 1
+            yield {"eval": about, "sample": sample.model_dump(mode="json", exclude_none=True, exclude=_INSPECT_LEFT)}
+    if not number:
+        raise TraceError(f"{path}: the log has no samples (status {header.status})")
 
 
 def _read_list(path: Path, key: str) -> list[Any]:

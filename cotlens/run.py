@@ -209,6 +209,7 @@ def analyze(
     on_error: Literal["stop", "skip"] = "stop",
     max_line_bytes: int = MAX_LINE_BYTES,
     light: bool = False,
+    tokenizer: str = "",
     force: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Run:
@@ -226,6 +227,7 @@ def analyze(
         on_error: `stop` raises at the first row that cannot be read; `skip` writes it to `rejects.jsonl`.
         max_line_bytes: as in `read_traces`.
         light: leave out texts and token lists: the figures can still be drawn, from a run small enough to commit.
+        tokenizer: folder or Hub repository of the tokenizer of rows that hold token ids and no text.
         force: make the run anew, whatever it was made from.
         progress: called with the number of traces done since the last call.
 
@@ -237,6 +239,7 @@ def analyze(
         raise TraceError("nothing to analyze: no input file was given")
     run = Run(Path(out))
     settings = {"model": model, "method": method, "tags": tags, "light": light, "max_line_bytes": max_line_bytes}
+    settings |= {"tokenizer": tokenizer} if tokenizer else {}
     made_by = _provenance(files, format) | {"settings": settings}
     with only_one(run.path):
         if _prepare(run, made_by, files, force):
@@ -247,6 +250,7 @@ def analyze(
                 format=format,
                 on_reject=rejects.write if on_error == "skip" else None,
                 max_line_bytes=max_line_bytes,
+                tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
             )
             named = (_named(trace, model, method) for trace in traces)
             counts = dict.fromkeys(_COUNTS, 0)
@@ -740,6 +744,18 @@ def _provenance(paths: Sequence[Path], format: str | None) -> dict[str, Any]:
         shape = find_format(format) if format else detect_format(path)
         inputs.append({"path": str(path), "format": shape.name, "lacks": list(shape.lacks), "sha256": hash_path(path)})
     return {"inputs": inputs, "versions": versions()}
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer of transformers, without its model."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise TraceError("a tokenizer needs transformers; `pip install cotlens[model]`") from None
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{name}: no tokenizer can be loaded: {str(error).splitlines()[0]}") from None
 
 
 def versions() -> dict[str, str]:

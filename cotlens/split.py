@@ -228,6 +228,11 @@ def _prompt_opens(prompt: str, family: Tags) -> bool:
     return bool(turns) and not prompt[turns[-1] : at].strip()
 
 
+def opens_thought(prompt: str) -> bool:
+    """Whether a rendered prompt ends inside a thought of any known family."""
+    return any(_prompt_opens(prompt, family) for family in FAMILIES)
+
+
 def _echo_end(text: str, prompt: str) -> int:
     """Where the completion's own text begins, if it repeats the prompt first; else 0.
 

@@ -20,7 +20,7 @@ from cotlens.grade import Grade, grade
 from cotlens.reflect import reflection_dynamics
 from cotlens.run import Run, part_text, write_atomic, write_parquet
 from cotlens.split import Status
-from cotlens.trace import TraceError, facts_html
+from cotlens.trace import Reasoning, TraceError, facts_html
 from cotlens.unsafe import Refusal, classify_refusal, unsafe_dynamics
 
 DOMAINS = {  # domains of prompts -> the sets that measures speak of; another domain is a set of its own
@@ -278,7 +278,7 @@ def _sample_table(run: Run, arms: set[str], others: set[str], judge: str, monito
             "n_steps": table["n_known"],
             "longest_run": table["longest_run"],
             "n_tokens": table["n_tokens"],
-            "length": table["n_think_chars"],
+            "length": table["n_think_chars"].where(table["reasoning"] == Reasoning.VERBATIM.value),
             **{ours: table[name] for ours, name in _ENTROPIES.items() if name in table},
         }
     )

@@ -10,13 +10,16 @@ from conftest import ROOT
 
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
 ORDER = [
-    "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "guard_models", "guard_endpoint", "table", "run", "prompts", "engines", "generation", "entropy", "stats",
+    "trace", "split", "rows", "formats_chat", "formats_servers", "formats_training", "formats_evaluation", "formats_labelled", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "guard_models", "guard_endpoint", "table", "run", "write", "prompts", "engines", "generation", "entropy", "stats",
     "findings", "study", "figure", "plot", "plot_entropy", "plot_unsafe", "plot_guard", "plot_study", "gallery", "cli",
 ]  # fmt: skip
 # Modules beside each other, of which neither may import the other although one stands first.
-_READING = {"rows", "formats", "read"}
+_FORMATS = {
+    "formats_chat", "formats_servers", "formats_training", "formats_evaluation", "formats_labelled", "formats",
+}  # fmt: skip
+_READING = {"rows", "read"} | _FORMATS
 APART = {
-    "grade": {"trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model"},
+    "grade": {"trace", "split", "steps", "reflect", "unsafe", "scores", "model"} | _READING,
     "rows": {"split"},
     "steps": _READING,
     "reflect": _READING,
@@ -27,7 +30,8 @@ APART = {
     "guard_models": {"split", "steps", "reflect", "unsafe", "scores"} | _READING,
     "guard_endpoint": {"split", "steps", "reflect", "unsafe", "scores", "model", "guard_models"} | _READING,
     "table": _READING | {"scores"},
-    "prompts": {"split", "formats", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "table", "run"},
+    "prompts": {"split", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "table", "run", "write"}
+    | _FORMATS,
     "entropy": {
         "trace",
         "split",
@@ -46,7 +50,20 @@ APART = {
         "generation",
     }
     | _READING,
-    "stats": {"entropy", "scores", "model", "guard", "trace", "split", "steps", "reflect", "unsafe", "table", "run"}
+    "stats": {
+        "entropy",
+        "scores",
+        "model",
+        "guard",
+        "trace",
+        "split",
+        "steps",
+        "reflect",
+        "unsafe",
+        "table",
+        "run",
+        "write",
+    }
     | {"prompts", "engines", "generation"}
     | _READING,
 }
