@@ -306,8 +306,10 @@ def blocks_of(content: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     text, think, after, used, kinds = "", [], 0, 0, [Reasoning.VERBATIM]
     placed: dict[str, list[Any]] = {"tool_calls": [], "other_parts": []}
-    for block in content:
-        kind, at = ("text", len(text)) if isinstance(block, str) else (block.get("type"), len(text))
+    for part_of_message in content:
+        said_plainly = isinstance(part_of_message, str)
+        block: Row = {"type": "text", "text": part_of_message} if said_plainly else part_of_message
+        kind, at = block.get("type"), len(text)
         if kind in _THOUGHT_BLOCKS:
             part, reasoning, rest = _thought(block)
             kinds.append(reasoning)

@@ -41,7 +41,8 @@ def beside_lm_eval(path: Path) -> Row:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TraceError(f"{results}: not a results file of lm-eval ({error!r}); move it away to go on") from None
     if isinstance(arguments, str):
-        arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
+        pairs = (part.partition("=") for part in arguments.split(","))
+        arguments = {name: value for name, _, value in pairs}
     return {"lm_eval": {"model": text_or_empty(said.get("model_name")), "cut_at": arguments.get("think_end_token")}}
 
 
@@ -203,7 +204,7 @@ def parse_inspect(row: Row, name: str) -> list[Trace]:
         fields |= {"id": last.id if not number else f"{last.id}/choice-{number}"}
         fields["model"] = text_or_empty(choice["message"].get("model")) or fields["model"]
         message = _inspect_message(choice["message"])
-        trace = trace_of_message(message, last.prompt, fields, dict(meta) | _context_of(last))
+        trace = trace_of_message(message, last.prompt, fields, {**meta, **_context_of(last)})
         traces.append(with_openai_logprobs(trace, (choice.get("logprobs") or {}).get("content")))
     return traces
 

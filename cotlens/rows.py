@@ -154,7 +154,7 @@ def _inspect_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
     hold, because it was stopped, are left out.
     """
     try:
-        from inspect_ai import log as inspect_log
+        from inspect_ai import log as inspect_log  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise TraceError(
             f"{path}: an Inspect log (or another zip file), which Inspect's own reader reads; "
