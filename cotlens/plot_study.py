@@ -304,7 +304,7 @@ def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
         comparisons = [name for name in dict.fromkeys(shown["comparison"]) if not name.endswith("unknown")]
         for number, comparison in enumerate(comparisons):
             part = shown[shown["comparison"] == comparison].set_index("arm").reindex(order)
-            label = _OUTCOMES.get(comparison, comparison)
+            label = _OUTCOMES.get(str(comparison), str(comparison))
             offset = 0.15 * ((len(comparisons) - 1) / 2 - number)
             draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=_MARKERS[number])
         axis.axvline(0, color="#888888", linewidth=0.8)

@@ -25,7 +25,7 @@ def merge(adapter: str | Path, out: str | Path) -> None:
 
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise ValueError(f"{adapter}: no adapter_config.json: whole weights need no merging")
-    base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    base = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
     dtype = AutoConfig.from_pretrained(base).dtype or torch.float32
     with quiet():
         network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
