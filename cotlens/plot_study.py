@@ -141,9 +141,11 @@ def plot_training(
     if updates is not None and len(updates):
         panels += [("Entropy of samples (nats)", "entropy", "updates")]
         panels.insert(4, ("Groups all alike", "frac_reward_zero_std", "updates"))
-        own = updates.assign(set="updates", prompt_id=updates["seed"].astype(str))
-        table, shares = pd.concat([rollouts, own], ignore_index=True), 5
-        table["arm"] = pd.Categorical(table["arm"], _present(rollouts))
+        arms = _present(rollouts)
+        own = updates[updates["arm"].isin(arms)].assign(set="updates", prompt_id=updates["seed"].astype(str))
+        both = [part.assign(arm=part["arm"].astype(str)) for part in (rollouts, own)]
+        table, shares = pd.concat(both, ignore_index=True), 5
+        table["arm"] = pd.Categorical(table["arm"], arms)
     caption = f"all rollouts, in {bins} stretches of training; band: 95%, prompts resampled (of updates: seeds)"
     return _plot_curves(table, panels, 2, f"{caption}\n{text}", bins, share_y=shares)
 
