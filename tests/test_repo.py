@@ -11,7 +11,7 @@ from conftest import ROOT
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
 ORDER = [
     "trace", "split", "rows", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "guard_models", "guard_endpoint", "table", "run", "prompts", "engines", "generation", "entropy", "stats",
-    "findings", "study", "figure", "plot", "plot_entropy", "plot_unsafe", "plot_guard", "plot_study", "gallery", "cli",
+    "findings", "study", "figure", "plot", "plot_entropy", "plot_unsafe", "plot_guard", "plot_study", "gallery", "view", "cli",
 ]  # fmt: skip
 # Modules beside each other, of which neither may import the other although one stands first.
 _READING = {"rows", "formats", "read"}
@@ -46,6 +46,19 @@ APART = {
         "generation",
     }
     | _READING,
+    "view": {
+        "entropy",
+        "stats",
+        "findings",
+        "study",
+        "figure",
+        "plot",
+        "plot_entropy",
+        "plot_unsafe",
+        "plot_guard",
+        "plot_study",
+        "gallery",
+    },
     "stats": {"entropy", "scores", "model", "guard", "trace", "split", "steps", "reflect", "unsafe", "table", "run"}
     | {"prompts", "engines", "generation"}
     | _READING,
