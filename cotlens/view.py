@@ -352,8 +352,9 @@ def _words(items: Iterable[_Item]) -> dict[int, str]:
 
 
 def _has(scores: Mapping[str, Any], name: str) -> bool:
-    column = scores.get(name)
-    return column is not None and not (isinstance(column, float) and np.isnan(column)) and len(column) > 0
+    return (
+        np.size(scores.get(name)) > 0 and np.ndim(scores.get(name)) > 0
+    )  # pandas has None or NaN where there are none
 
 
 def _nats(values: ArrayLike) -> NDArray[np.uint16]:
