@@ -34,6 +34,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/entropy.py
 	$(BIN)/python benchmarks/guard.py
+	$(BIN)/python benchmarks/view.py
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

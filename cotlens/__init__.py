@@ -117,6 +117,7 @@ _MODULES = {
         "plot_tries",
     ),
     "gallery": ("draw_figures", "draw_study"),
+    "view": ("Page", "show", "view_run"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

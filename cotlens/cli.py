@@ -360,6 +360,28 @@ def figures(
 
 
 @app.command()
+def view(
+    run: Annotated[Path, typer.Argument(help="A run directory of `cotlens analyze`, with its texts.")],
+    traces: Annotated[list[str] | None, typer.Argument(help="Ids of traces; default: the first of the run.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("page.html"),
+    beside: Annotated[Path | None, typer.Option(help="The run of another checkpoint on the same prompts.")] = None,
+    scorer: Annotated[str, typer.Option(help="Whose token scores to show, where several models scored a run.")] = "",
+    judge: Annotated[str, typer.Option(help="Whose verdicts to show; default: the first by name.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Most traces in the page, where none are named.")] = 200,
+) -> None:
+    """Write one offline HTML page to read traces in: text, steps, markers, entropy, verdicts, side by side."""
+    from cotlens.run import Run
+    from cotlens.view import view_run
+
+    opened = Run(run)
+    page = view_run(opened, traces or (), beside=beside, scorer=scorer, judge=judge, limit=limit)
+    page.save(out)
+    total, some = opened.info.get("n_traces", 0), len(traces or ()) or limit
+    left = f", {some:,} of {total:,} traces (--limit, or name them)" if not traces and total > limit else ""
+    typer.echo(f"{out}: {len(page.html) / 1e6:.1f} MB{left}")
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run directories of all arms: their texts, scores and verdicts.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the study.")],

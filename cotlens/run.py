@@ -306,7 +306,7 @@ def score(
     from cotlens.model import score_tokens
 
     run = run if isinstance(run, Run) else Run(Path(run))
-    shards = _text_shards(run)
+    shards = text_shards(run)
     folder = run.path / "scores" / _folder_name(name, model.name)
     # What decides the numbers; how faults are met does not, so a job that stopped at one goes on with another answer.
     settings = {"temperature": temperature, "top_k": top_k, "retokenize": retokenize}
@@ -375,7 +375,7 @@ def judge_run(
     with only_one(folder):
         earlier = _earlier_parts(folder, info)
         cache = Cache(run.path / "guard" / "cache.sqlite")
-        for shard in _text_shards(run):
+        for shard in text_shards(run):
             traces, source = list(read_traces(shard, format="cotlens")), hash_path(shard)
             for part in wanted:
                 items = [Item(request_of(trace), part_text(trace, part, tags), part) for trace in traces]
@@ -489,7 +489,7 @@ def part_text(trace: Trace, part: str, tags: Tags | None = None) -> str:
     return "\n\n".join(span.of(trace.completion) for span in split.think)
 
 
-def _text_shards(run: Run) -> list[Path]:
+def text_shards(run: Run) -> list[Path]:
     """The shards of a complete run that holds its texts."""
     shards = run.shards("traces")
     if not shards or not run.info.get("complete"):

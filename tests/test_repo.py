@@ -11,7 +11,7 @@ from conftest import ROOT
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
 ORDER = [
     "trace", "split", "rows", "formats_chat", "formats_servers", "formats_training", "formats_evaluation", "formats_labelled", "formats", "read", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "guard_models", "guard_endpoint", "table", "run", "write", "prompts", "engines", "generation", "entropy", "stats",
-    "findings", "study", "figure", "plot", "plot_entropy", "plot_unsafe", "plot_guard", "plot_study", "gallery", "cli",
+    "findings", "study", "figure", "plot", "plot_entropy", "plot_unsafe", "plot_guard", "plot_study", "gallery", "view", "cli",
 ]  # fmt: skip
 # Modules beside each other, of which neither may import the other although one stands first.
 _FORMATS = {
@@ -50,6 +50,19 @@ APART = {
         "generation",
     }
     | _READING,
+    "view": {
+        "entropy",
+        "stats",
+        "findings",
+        "study",
+        "figure",
+        "plot",
+        "plot_entropy",
+        "plot_unsafe",
+        "plot_guard",
+        "plot_study",
+        "gallery",
+    },
     "stats": {
         "entropy",
         "scores",
