@@ -411,12 +411,21 @@ def _auroc(tokens: pd.DataFrame) -> float:
 
 
 def _mean_at(kind: str) -> Any:
-    return lambda tokens: float(tokens["entropy"].to_numpy()[(tokens["kind"] == kind).to_numpy()].mean())
+    def mean(tokens: pd.DataFrame) -> float:
+        own = tokens["entropy"].to_numpy()[(tokens["kind"] == kind).to_numpy()]
+        return float(own.mean()) if len(own) else math.nan
+
+    return mean
+
+
+def _correlation(tokens: pd.DataFrame) -> float:
+    x, y = tokens["policy_entropy"].to_numpy(), tokens["entropy"].to_numpy()
+    return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else math.nan
 
 
 _BRANCHING = {
     "auroc": _auroc,
-    "correlation": lambda tokens: float(np.corrcoef(tokens["policy_entropy"], tokens["entropy"])[0, 1]),
+    "correlation": _correlation,
     **{f"mean_{kind}": _mean_at(kind) for kind in ("decision", "wording", "determined")},
 }
 
