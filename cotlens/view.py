@@ -352,9 +352,8 @@ def _words(items: Iterable[_Item]) -> dict[int, str]:
 
 
 def _has(scores: Mapping[str, Any], name: str) -> bool:
-    return (
-        np.size(scores.get(name)) > 0 and np.ndim(scores.get(name)) > 0
-    )  # pandas has None or NaN where there are none
+    value = scores.get(name)  # pandas has None or NaN where there are none
+    return value is not None and np.ndim(value) > 0 and np.size(value) > 0
 
 
 def _nats(values: ArrayLike) -> NDArray[np.uint16]:
