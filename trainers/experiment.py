@@ -52,7 +52,7 @@ SETS = {  # the evaluation prompts, as the runs of an arm
 HARMLESS = (Domain.LOOK_ALIKE.value, Domain.ALLOWED.value)
 
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # the tries of every arm
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # the tries of an arm
 DEVELOPMENT_SEED = 1000  # of the tries; no result rests on it
 PICKED: Mapping[str, float] = {  # by --tune: figures/data/pocket/tries.csv has every try
     "teacher_sft": 3e-4,
