@@ -139,7 +139,7 @@ def plot_training(
     ]  # fmt: skip
     table, shares = rollouts, 4
     if updates is not None and len(updates):
-        panels += [("Entropy of samples (nats)", "entropy", "updates")]
+        panels += [("Entropy (nats)", "entropy", "updates")]
         panels.insert(4, ("Groups all alike", "frac_reward_zero_std", "updates"))
         arms = _present(rollouts)
         own = updates[updates["arm"].isin(arms)].assign(set="updates", prompt_id=updates["seed"].astype(str))
