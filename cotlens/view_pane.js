@@ -302,6 +302,7 @@ class Pane {
     this.el.querySelector(".now")?.classList.remove("now");
     this.revealUnit(Math.min(this.trace.tokens.starts[token], this.trace.text.length - 1));
     requestAnimationFrame(() => requestAnimationFrame(() => {
+      if (this.token !== token) return undefined; // another was asked for meanwhile
       const [own] = strongest(this.trace, token);
       const node = this.el.querySelector(`[data-token="${own}"]`) ?? this.el.querySelector(`[data-token="${token}"]`);
       if (!node || node.closest(".veiled")) return hideTip();

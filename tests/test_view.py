@@ -338,6 +338,7 @@ def test_a_token_shows_its_numbers_and_the_likeliest_words(look):
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("h")
     assert "high-entropy token" in tab.locator("#said").text_content()
+    tab.locator(".tok.now").wait_for(timeout=5000)  # drawn with the next frames, and only the last one asked for
     assert tab.locator(".tok.now").count() == 1
 
 
