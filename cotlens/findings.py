@@ -209,13 +209,13 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
                 e = _joined(one, several)
                 name = _COMPARISONS.get(str(comparison)) or str(comparison).replace("outcome =", outcome)
                 rows.append({"arm": arm, "column": column, "set": where, "comparison": name, **e})
-    table = pd.DataFrame(rows, columns=["arm", "column", "set", "comparison", "value", "low", "high", "n_units"])
-    common = differences(samples, base)
     for where in ("forbidden", "maths"):
-        kept = common[common["measure"] == f"entropy_common_{where}"]
-        kept = kept.assign(column="entropy_think", set=where, comparison="common text")[list(table)]
-        table = pd.concat([table, kept], ignore_index=True) if len(kept) else table
-    return table
+        parts = dict(iter(_select(samples, "entropy_common", where).groupby("arm", observed=True)))
+        for arm in [arm for arm in parts if arm != base and base in parts]:
+            e = numbers(difference(parts[arm], parts[base]))
+            del e["n"]
+            rows.append({"arm": arm, "column": "entropy_think", "set": where, "comparison": "common text", **e})
+    return pd.DataFrame(rows, columns=["arm", "column", "set", "comparison", "value", "low", "high", "n_units"])
 
 
 _COMPARISONS = {"raw": "own samples", "length-matched": "length-matched"}

@@ -423,10 +423,11 @@ def _correlation(tokens: pd.DataFrame) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else math.nan
 
 
+_KINDS = ("decision", "wording", "determined")
 _BRANCHING = {
     "auroc": _auroc,
     "correlation": _correlation,
-    **{f"mean_{kind}": _mean_at(kind) for kind in ("decision", "wording", "determined")},
+    **{f"mean_{kind}": _mean_at(kind) for kind in _KINDS},
 }
 
 
@@ -462,6 +463,3 @@ def plot_branching(tokens: pd.DataFrame, text: str = "") -> Plot:
     )
     note(figure, f"{caption}\nline: 95% interval, {_how(found)}; {text}")
     return Plot(figure, found)
-
-
-_KINDS = ("decision", "wording", "determined")

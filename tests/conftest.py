@@ -26,3 +26,14 @@ def read_rows(path: Path) -> list[dict]:
     """The rows of a gzipped JSONL file, as the source wrote them."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+@pytest.fixture
+def one_thread():
+    """Models this small are slower on more threads, many times so where the cores are busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

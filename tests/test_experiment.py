@@ -9,7 +9,6 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from conftest import ROOT
 
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
@@ -34,12 +33,7 @@ def job(arm, seed=0):
     return experiment.Job(seed, arm)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- the exact judge -------------------------------------------------------------------------------------------

@@ -28,12 +28,7 @@ SMALL = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 1.0, "n": 2}
 GREEDY = {"max_new_tokens": 12, "temperature": 0, "n": 1}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_model(template=TEMPLATE, **options):

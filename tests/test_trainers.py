@@ -31,13 +31,7 @@ OPENING = (
 ROWS = [{"prompt": f"{a} {b}", "domain": "math"} for a in WORDS[:4] for b in WORDS[:2]]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small are slower on more threads, many times so where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def settings(kind, path, **options):

@@ -313,6 +313,7 @@ def _pool(setting: Setting) -> list[Trace]:
 
 def _fine_tune(setting: Setting, rows: Sequence[dict[str, str]]) -> None:
     """SFT of the base for the plan's updates, however many epochs of the rows these are."""
+    from grpo import CPU
     from sft import train
     from trl.trainer.sft_config import SFTConfig
 
@@ -338,7 +339,7 @@ def _fine_tune(setting: Setting, rows: Sequence[dict[str, str]]) -> None:
 
 def train_grpo(setting: Setting, *, part: str = "min", start: str = "base") -> None:
     """GRPO on TRL's trainer, from the base, the guard on thinking and answer both."""
-    from grpo import train
+    from grpo import CPU, train
     from trl.trainer.grpo_config import GRPOConfig
 
     plan = setting.plan
@@ -387,16 +388,6 @@ def train_sft_grpo(setting: Setting) -> None:
     start = STARTS_FROM[setting.arm]
     is_try = "@" in setting.name
     train_grpo(setting, start=f"{start}@{pick_rates(setting.folder)[start]:g}" if is_try else start)
-
-
-CPU = {
-    "use_cpu": True,
-    "bf16": False,
-    "report_to": "none",
-    "save_strategy": "no",
-    "dataloader_pin_memory": False,
-    "activation_checkpointing": False,
-}
 
 
 def _note(setting: Setting, facts: dict[str, Any]) -> None:
