@@ -61,7 +61,7 @@ def measure(browser: Browser, path: Path, name: str, scroller: str) -> str:
     tab.add_init_script("new PerformanceObserver((l) => { window.painted = l.getEntries()[0].startTime })"
                         ".observe({ type: 'paint', buffered: true })")  # fmt: skip
     tab.goto(path.as_uri())
-    tab.wait_for_function("window.painted && (document.documentElement.dataset.ready || window.naive)")
+    tab.wait_for_function("() => window.painted && (document.documentElement.dataset.ready || window.naive)")
     navigation = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
     ready = tab.evaluate(navigation)  # the script runs before this event
     metrics = {one["name"]: one["value"] for one in client.send("Performance.getMetrics")["metrics"]}
