@@ -590,7 +590,14 @@ def _inspect_log(folder, kind):
         "inspect_ai", reason="Inspect's logs are read by inspect-ai, which is not installed"
     )
     from inspect_ai.dataset import Sample
-    from inspect_ai.model import ChatMessageAssistant, ContentReasoning, ContentText, ModelOutput, get_model
+    from inspect_ai.model import (
+        ChatMessageAssistant,
+        ContentReasoning,
+        ContentText,
+        ModelOutput,
+        ModelUsage,
+        get_model,
+    )
     from inspect_ai.scorer import includes
     from inspect_ai.solver import generate, use_tools
     from inspect_ai.tool import tool
@@ -609,6 +616,11 @@ def _inspect_log(folder, kind):
         return execute
 
     def outputs(messages, tools, choice, config):
+        made = output(messages)
+        made.usage = ModelUsage()  # else Inspect counts with a tokenizer that it downloads
+        return made
+
+    def output(messages):
         if messages[-1].role == "user":
             made = ModelOutput.for_tool_call("mockllm/model", "add", {"a": 2, "b": 2}, content=" I call.")
             made.message.content = [ContentReasoning(reasoning=" I ask.\r\n"), ContentText(text="Wait.")]
@@ -626,7 +638,7 @@ def _inspect_log(folder, kind):
     (log,) = inspect_ai.eval(
         task, model=model, epochs=2, log_dir=str(folder), log_format=kind, display="none", log_realtime=False
     )
-    assert log.status == "success"
+    assert log.status == "success", log.error
     (path,) = folder.glob(f"*.{kind}")
     return path
 
