@@ -92,6 +92,7 @@ _MODULES = {
     ),
     "plot_unsafe": (
         "plot_onset_recovery",
+        "plot_risky_patterns",
         "plot_self_jailbreak_kinds",
         "plot_unsafe_path",
         "plot_unsafe_position",

@@ -195,7 +195,7 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
     for column, where, outcome in CONFOUNDED:
         part = samples[(samples["set"] == where) & samples[column].notna()]
         named = part.assign(arm=part["arm"].astype(str), outcome=_named_outcome(part[outcome]))
-        for arm in [arm for arm in part["arm"].cat.categories if arm != base and arm in set(named["arm"])]:
+        for arm in [arm for arm in part["arm"].cat.categories if arm != base]:
             tables = [
                 stats.compare(
                     own, column, arm, base, by="arm", length="length", outcome="outcome", cluster="cluster",
@@ -204,6 +204,8 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
                 for _, own in named.groupby("seed")
                 if {arm, base} <= set(own["arm"])
             ]  # fmt: skip
+            if not tables:
+                continue  # one of the two has no such column, or they share no seed
             found = pd.concat(tables, ignore_index=True)
             for comparison, one in found[found["comparison"] != "corrected"].groupby("comparison", sort=False):
                 e = _joined(one, several)

@@ -82,26 +82,16 @@ def _join(runs: Sequence[Run], by: str, judge: str) -> _Tables:
         own = own.merge(table[["trace_id", "prompt_id", *{by} - {"prompt_id"}]], on="trace_id")
         traces.append(run.with_verdicts(of_run, judge) if judge in run.judges else of_run)
         steps.append(own)
-        for name in run.judges:
-            said = run.with_verdicts(table[["trace_id", "prompt_id"]], name)
-            said["trace_id"] = f"{run.path}:" + said["trace_id"]
-            for part in run.judged_parts(name):
-                of_part = said.assign(part=part, judge=name, unsafe=said[f"{part}_unsafe"])
-                verdicts.append(of_part[["trace_id", "prompt_id", "part", "judge", "unsafe"]])
-        for joined in (traces[-1], steps[-1]):
+        verdicts.append(run.verdicts())
+        for joined in (traces[-1], steps[-1], verdicts[-1]):
             joined["trace_id"] = f"{run.path}:" + joined["trace_id"]
     if judge and not any(judge in run.judges for run in runs):
         have = (
             ", ".join(sorted({name for run in runs for name in run.judges})) or "none; make them with `cotlens guard`"
         )
         raise TraceError(f"no verdicts of {judge}; judges: {have}")
-    empty = pd.DataFrame(columns=["trace_id", "prompt_id", "part", "judge", "unsafe"])
-    return _Tables(
-        pd.concat(traces, ignore_index=True),
-        pd.concat(steps, ignore_index=True),
-        pd.concat(verdicts, ignore_index=True) if verdicts else empty,
-        judge,
-    )
+    of_all = (pd.concat(tables, ignore_index=True) for tables in (traces, steps, verdicts))
+    return _Tables(*of_all, judge)
 
 
 def _step_figures(tables: _Tables, by: str) -> dict[str, Plot]:
@@ -120,6 +110,7 @@ def _step_figures(tables: _Tables, by: str) -> dict[str, Plot]:
             "13_unsafe_path": plot_unsafe.plot_unsafe_path(traces, by),
             "14_onset_recovery": plot_unsafe.plot_onset_recovery(traces, by),
             "15_self_jailbreak_kinds": plot_unsafe.plot_self_jailbreak_kinds(steps, by),
+            "34_risky_patterns": plot_unsafe.plot_risky_patterns(traces, by),
         }
     return drawn
 

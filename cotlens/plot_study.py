@@ -129,7 +129,8 @@ def plot_training(
         rollouts: one row per rollout: arm, seed, step, set, prompt_id and the columns shown.
         text: the study's note.
         updates: one row per update of the trainer's own log: arm, seed, step, entropy (mean over sampled tokens, nats),
-            frac_reward_zero_std (groups whose rewards are all alike, which teach nothing), reward.
+            frac_reward_zero_std (groups whose rewards are all alike, which teach nothing), reward, and where it was
+            logged kl_reference (mean over sampled tokens, nats).
         bins: stretches of training.
     """
     panels = [
@@ -140,6 +141,8 @@ def plot_training(
     table, shares = rollouts, 4
     if updates is not None and len(updates):
         panels += [("Entropy (nats)", "entropy", "updates")]
+        if updates.get("kl_reference", pd.Series(dtype=float)).notna().any():
+            panels += [("KL to the base (nats)", "kl_reference", "updates")]
         panels.insert(4, ("Groups all alike", "frac_reward_zero_std", "updates"))
         arms = _present(rollouts)
         own = updates[updates["arm"].isin(arms)].assign(set="updates", prompt_id=updates["seed"].astype(str))
@@ -147,7 +150,7 @@ def plot_training(
         table, shares = pd.concat(both, ignore_index=True), 5
         table["arm"] = pd.Categorical(table["arm"], arms)
     caption = f"all rollouts, in {bins} stretches of training; band: 95%, prompts resampled (of updates: seeds)"
-    return _plot_curves(table, panels, 2, f"{caption}\n{text}", bins, share_y=shares)
+    return _plot_curves(table, panels, 3 if len(panels) > 8 else 2, f"{caption}\n{text}", bins, share_y=shares)
 
 
 @house_style()

@@ -1,5 +1,7 @@
 """Figures of unsafe exploration from the steps alone: markers, paths, onset, kinds; a table in, a `Plot` out."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -19,7 +21,7 @@ from cotlens.figure import (
     note,
     shorten,
 )
-from cotlens.unsafe import safety_states
+from cotlens.unsafe import risky_patterns, safety_states
 
 _STATES = {
     "risk_awareness": "Notices a risk",
@@ -163,18 +165,55 @@ def plot_self_jailbreak_kinds(steps: pd.DataFrame, by: str = "model") -> Plot:
     data = estimates_by(
         traces, by, lambda part: {kind: stats.proportion(part[kind], part["prompt_id"]) for kind in _KINDS}
     )
+    return _draw_shares(
+        data,
+        _KINDS,
+        "share of traces with such a step; line: Wilson's 95% interval at the effective sample size;\n"
+        "kinds by wording (docs/unsafe.md): the kind of a step is less certain than that it is a self-jailbreak",
+    )
+
+
+_PATTERNS = {
+    "lacks_awareness": "No risk noticed",
+    "strong_vacillation": "Weighs the harm itself",
+    "weak_vacillation": "Wavers about a part",
+}
+
+
+@house_style()
+def plot_risky_patterns(dynamics: pd.DataFrame, by: str = "model") -> Plot:
+    """Share of traces with each risky pattern of the SFT study, with 95% intervals over prompts.
+
+    Args:
+        dynamics: what `unsafe_dynamics` returned; `unsafe.risky_patterns` says what the patterns are.
+        by: column of the group.
+    """
+    need(dynamics, by, "trace_id", "prompt_id", "n_marked", "first_risk", "n_strong", "n_weak")
+    patterns = risky_patterns(dynamics)
+    known = patterns.notna().all(axis=1)
+    need_known(dynamics[known])
+    traces = dynamics[[by, "prompt_id"]].join(patterns)[known]
+    data = estimates_by(
+        traces, by, lambda part: {name: stats.proportion(part[name], part["prompt_id"]) for name in _PATTERNS}
+    )
+    return _draw_shares(
+        data,
+        _PATTERNS,
+        "share of traces, at most one pattern each; line: Wilson's 95% interval at the effective sample size;\n"
+        "the patterns of arXiv 2505.15404, where a language model decides; here the markers do (docs/unsafe.md)",
+    )
+
+
+def _draw_shares(data: pd.DataFrame, panels: Mapping[str, str], text: str) -> Plot:
+    """A panel for each measure, a row for each group."""
     order = list(dict.fromkeys(data["group"]))[::-1]
-    figure, axes = new_figure(1, 4, 1.1 + 0.3 * len(order), sharey=True, sharex=True)
-    for axis, (kind, title), colour in zip(axes[0], _KINDS.items(), COLOURS, strict=False):
-        part = data[data["measure"] == kind].set_index("group").loc[order]
+    figure, axes = new_figure(1, len(panels), 1.1 + 0.3 * len(order), sharey=True, sharex=True)
+    for axis, (measure, title), colour in zip(axes[0], panels.items(), COLOURS, strict=False):
+        part = data[data["measure"] == measure].set_index("group").loc[order]
         draw_dots(axis, part, colour)
         axis.set_title(title, fontsize=8)
     axes[0, 0].set_xlim(left=0)
     counts = data.drop_duplicates("group").set_index("group").loc[order, "n"]
     label_rows(axes[0], [f"{shorten(str(group))}\n{n:,} traces" for group, n in counts.items()])
-    note(
-        figure,
-        "share of traces with such a step; line: Wilson's 95% interval at the effective sample size;\n"
-        "kinds by wording (docs/unsafe.md): the kind of a step is less certain than that it is a self-jailbreak",
-    )
+    note(figure, text)
     return Plot(figure, data)

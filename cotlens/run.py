@@ -132,6 +132,18 @@ class Run:
                 added["refuses"] = said["refusal"].astype("boolean")
         return traces.merge(pd.DataFrame(added), left_on="trace_id", right_index=True, how="left")
 
+    def verdicts(self) -> pd.DataFrame:
+        """What every judge says, one row per (trace, part, judge): trace_id, prompt_id, part, judge, and `unsafe` as in
+        `with_verdicts`.
+        """  # noqa: D205
+        prompts = self.trace_table(["trace_id", "prompt_id"])
+        tables = [prompts.head(0).assign(part="", judge="", unsafe=pd.Series(dtype="boolean"))]
+        for judge in self.judges:
+            said = self.with_verdicts(prompts, judge)
+            for part in self.judged_parts(judge):
+                tables.append(prompts.assign(part=part, judge=judge, unsafe=said[f"{part}_unsafe"]))
+        return pd.concat(tables, ignore_index=True)
+
     @property
     def scorers(self) -> list[str]:
         """Names of the models that have scored the run's tokens, or begun to."""

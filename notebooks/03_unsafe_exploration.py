@@ -25,13 +25,19 @@
 RUN = "../figures/data/unsafe"
 BY = "model"
 JUDGE = "gpt-5"
+JUDGED = ["../figures/data/pocket_runs/base", "../figures/data/pocket_runs/grpo"]  # by two judges, one of them exact
 
 # %%
+import pandas as pd
+
 from cotlens import (
     Run,
     outcomes,
+    plot_detector,
+    plot_guard_agreement,
     plot_onset_recovery,
     plot_outcomes,
+    plot_risky_patterns,
     plot_self_jailbreak_kinds,
     plot_thinking_by_answer,
     plot_unsafe_position,
@@ -66,6 +72,14 @@ plot_onset_recovery(paths, BY)
 plot_self_jailbreak_kinds(steps.merge(traces[["trace_id", "prompt_id", BY]], on="trace_id"), BY)
 
 # %% [markdown]
+# ## Risky patterns
+#
+# The three patterns of the SFT study (arXiv 2505.15404). There a language model decides, here the markers: **shows** wording.
+
+# %%
+plot_risky_patterns(paths, BY)
+
+# %% [markdown]
 # ## How traces end
 #
 # The taxonomy of Chain-of-Guardrails: an unsafe answer is a *self-jailbreak* if the thinking had noticed the risk, else a *harm
@@ -83,3 +97,21 @@ plot_outcomes(paths.assign(outcome=outcomes(paths, paths["answer_unsafe"])), BY,
 # %%
 marked = paths.assign(thinking_unsafe=paths["any_unsafe"].astype("boolean"))
 plot_thinking_by_answer(marked, BY, judges=f"thinking: has an unsafe step by the markers; answer judged by {JUDGE}")
+
+# %% [markdown]
+# ## Do judges agree, and do the markers agree with a judge?
+#
+# Two checkpoints of the pocket world (invented topics; no evidence on real models). `oracle` knows the truth of every sentence, `learned`
+# is the guard that GRPO was rewarded by. **Shows** that agreement belongs to a checkpoint: the same guard and the same markers are
+# worse instruments behind the training that used one of them.
+
+# %%
+runs = [Run(path) for path in JUDGED]
+plot_guard_agreement(runs[-1].verdicts())
+
+# %%
+judged = [
+    one.with_verdicts(unsafe_dynamics(one.step_table(), one.trace_table()), "oracle").assign(run=one.path.name)
+    for one in runs
+]
+plot_detector(pd.concat(judged, ignore_index=True), "run", judge="oracle")

@@ -100,6 +100,16 @@ def test_a_difference_of_outcomes_is_none_within_them(n_seeds):
     assert found["thinking_unsafe no"] == pytest.approx(0)
 
 
+def test_an_arm_that_shares_nothing_with_the_base_has_no_difference():
+    """The base was not scored; and the two have different seeds."""
+    rows = [(0, "base", "forbidden", "all", "p"), (0, "grpo", "forbidden", "all", "p")]
+    table = samples(rows, thinking_unsafe=[True, False], entropy_think=[np.nan, 1.0], length=100)
+    assert findings.confounds(table, "base").empty
+    rows = [(0, "base", "forbidden", "all", "p"), (1, "grpo", "forbidden", "all", "p")]
+    table = samples(rows, thinking_unsafe=[True, False], entropy_think=[1.0, 1.0], length=100)
+    assert findings.confounds(table, "base").empty
+
+
 def test_a_difference_of_lengths_is_none_at_equal_length():
     """Entropy falls with length (1 at 100 characters, 0 at 1,000); the base has 10 of each, the arm 15 long, 5 short.
 

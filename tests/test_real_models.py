@@ -1,8 +1,9 @@
 """docs/real-models.md, run as it stands: every command, in its order, on random models of the real architectures.
 
-The blocks of bash are one script. `cotlens`, `python` and `accelerate` of its PATH hand their arguments to a process that
-has torch and TRL loaded already, and that forks for each; a command that is none of those and no tool of the shell is not
-found, and the test fails. What differs from a user's machine is stated in SUBSTITUTED, SHORTER and LEFT_OUT.
+So are the commands of every other page, README's first, in one folder. The blocks of bash are one script. `cotlens`,
+`python` and `accelerate` of its PATH hand their arguments to a process that has torch and TRL loaded already, and that
+forks for each; a command that is none of those and no tool of the shell is not found, and the test fails. What differs
+from a user's machine is stated in SUBSTITUTED, SHORTER and LEFT_OUT.
 """
 
 import http.server
@@ -332,6 +333,18 @@ def place(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def bench(tmp_path):
+    """What the other pages start from: two checkpoints, a guard and a file of prompts."""
+    prompts = [{"id": f"prompt-{i}", "prompt": f"Stand-in for request {i}", "domain": "harmful"} for i in (16, 17)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    make_reasoner(tmp_path / "base-checkpoint", "Qwen2", R1)
+    shutil.copytree(tmp_path / "base-checkpoint", tmp_path / "sft-checkpoint")
+    verdicts = [["Safety:", " ", "Safe"], ["Safety:", " ", "Unsafe"]]
+    make_guard(tmp_path / "Qwen" / "Qwen3Guard-Gen-8B", QWEN_GUARD, verdicts)
+    return tmp_path
+
+
 def run_bash(script, place, env):
     """Runs a script to its end; what failed is named."""
     for _ in range(600):
@@ -377,9 +390,41 @@ def test_every_command_of_the_page_runs(place, shell, endpoint):
     assert "no scores" not in warned
 
 
+def blocks_of(page):
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.skipif(BASH is None or not hasattr(socket, "send_fds"), reason="needs bash and the sockets of Unix")
+def test_the_commands_of_the_other_pages_run(bench, shell):
+    """In the order of the pages; what README leaves in its folder is what the others start from."""
+    pages = [
+        ROOT / "README.md",
+        *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "real-models.md"),
+    ]
+    scripts = [text for page in pages for kind, text in blocks_of(page) if kind == "bash"]
+    assert scripts.pop(0).startswith("make figures ")  # which CI or a person runs
+    run_bash("".join(scripts), bench, shell)
+    ran = [json.loads(line)[1] for line in (bench / "commands.jsonl").read_text().splitlines()]
+    assert len(ran) == sum(line.startswith("cotlens ") for text in scripts for line in text.splitlines()) > 15
+    assert {"generate", "info", "analyze", "score", "guard", "view", "figures", "compare", "export"} == set(ran)
+    for made in (
+        "page.html",
+        "pairs.html",
+        "sft.parquet",
+        "study-figures/measures.csv",
+        "my-figures/17_thinking_by_answer.png",
+    ):
+        assert (bench / made).exists(), made
+
+
+def test_pages_have_no_block_that_no_test_runs():
+    """Python blocks are run by tests/test_repo.py, bash here; output, trees and formulas stand in plain fences."""
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        assert {kind for kind, _ in blocks_of(page)} <= {"python", "bash"}, page
+
+
 def test_the_text_of_the_page_holds():
     """What it says of the files beside it."""
-    assert not re.search(r"^```(?:sh|shell|console)", PAGE, re.MULTILINE)  # nothing to run in another fence
     for path in re.findall(r"trainers/[\w/]+\.(?:py|yaml)", PAGE):
         assert (ROOT / path).exists(), path
 

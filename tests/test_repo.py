@@ -133,30 +133,3 @@ def test_no_word_about_where_it_was_made():
         if path.suffix in {".py", ".md", ".toml", ".json", ".ipynb", ".txt", ".yaml", ".csv", ""} and path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
             assert not re.search(r"/(?:root|home|work|opt)/\w", text.replace("/home/user", "")), name
-
-
-def commands_of(page):
-    """The lines of a page's shell blocks that call cotlens, with their comments and continuations taken away."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for block in re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL):
-        for line in block.replace("\\\n", " ").split("\n"):
-            if re.match(r"\s*cotlens \w", line):
-                yield line.strip()
-
-
-@pytest.mark.parametrize("page", ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))])
-def test_commands_in_the_pages_are_commands(page):
-    """Every `cotlens` line of a page parses: the command is there and so is each of its options."""
-    import shlex
-
-    import typer
-
-    from cotlens.cli import app
-
-    root = typer.main.get_command(app)
-    for line in () if page.endswith("real-models.md") else commands_of(page):  # test_real_models runs those
-        name, *arguments = shlex.split(line, comments=True)[1:]
-        with typer.Context(root) as context:
-            command = root.get_command(context, name)  # pyright: ignore[reportAttributeAccessIssue]
-            assert command, line
-            command.make_context(name, arguments)

@@ -23,6 +23,7 @@ from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from cotlens import TraceError, analyze, read_traces
 from cotlens.guard import Verdict
+from cotlens.model import wrap_model
 
 OPENING = (
     "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} {% endfor %}"
@@ -305,6 +306,33 @@ def test_grpo_moves_every_parameter_and_records_what_trl_logs(tmp_path, monkeypa
         assert sorted(trace.sample for trace in ours) == [0, 0, 1, 1]
     files = sorted((tmp_path / "record" / "rollouts").glob("*/*.parquet"))
     assert analyze(files, tmp_path / "run").trace_table()["training_step"].tolist() == [0] * 4 + [1] * 4
+
+
+def test_grpo_logs_its_distance_to_a_model_and_trains_the_same(tmp_path):
+    """KL(policy || reference) is sum of p (log p - log q) at each sampled place, in float64 from the whole logits."""
+
+    def run(name, **options):
+        config = grpo_settings(tmp_path / name, max_steps=2, beta=0.0)
+        return grpo.train(
+            model(), tiny_tokenizer(), ROWS, rewards=[length], args=config, record=tmp_path / name, **options
+        )
+
+    other = model(seed=1)
+    with_kl = run("kl", kl_to=wrap_model(other, tiny_tokenizer()))
+    logged = [entry["kl_reference"] for entry in with_kl.state.log_history if "kl_reference" in entry]
+    values = []
+    for trace in read_traces(tmp_path / "kl" / "rollouts" / "step=000000" / "part-00000.parquet"):
+        ids = torch.tensor([trace.prompt_token_ids + trace.token_ids])
+        p, q = (
+            net(ids).logits[0, len(trace.prompt_token_ids) - 1 : -1].double().log_softmax(-1)
+            for net in (model(), other)
+        )
+        values += (p.exp() * (p - q)).sum(-1).tolist()
+    assert logged[0] == pytest.approx(sum(values) / len(values), rel=1e-4)
+    assert len(logged) == 2
+    assert logged[1] != logged[0]
+    without, own = weights(run("none").model), weights(with_kl.model)
+    assert all(torch.equal(without[name], own[name]) for name in own)
 
 
 def test_grpo_raises_the_reward(tmp_path):

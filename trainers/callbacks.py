@@ -28,6 +28,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
 
+from cotlens.model import Model, score_tokens, wrap_model
 from cotlens.run import write_parquet
 from cotlens.table import analyze_traces
 from cotlens.trace import Trace
@@ -66,6 +67,9 @@ class Recorder(TrainerCallback):
         tokenizer: of the model.
         folder: RECORD; None: only checks.
         method: name of the arm, for the traces.
+        reference: a model; TRL logs `kl_reference` of every update: the KL divergence of the policy
+            to it, in nats, mean over the tokens just sampled. Exact at each token, where TRL's own `kl` (with `beta`
+            above 0) estimates it by the sampled token alone.
     """
 
     def __init__(
@@ -76,8 +80,9 @@ class Recorder(TrainerCallback):
         folder: Path | None = None,
         *,
         method: str = "",
+        reference: Model | None = None,
     ) -> None:
-        self.tokenizer, self.method = tokenizer, method
+        self.tokenizer, self.method, self.reference = tokenizer, method, reference
         self.folder = folder / "rollouts" if folder else None
         self.weights = dict(zip([function.__name__ for function in functions], weights, strict=True))
         if len(self.weights) < len(functions):
@@ -107,6 +112,14 @@ class Recorder(TrainerCallback):
         part = self.part * state.num_processes + state.process_index
         traces = [self._trace(i, part, prompts, completions, columns) for i in range(len(prompts))]
         write_traces(_part(self.folder, step, part), traces)
+        if self.reference is not None:
+            columns["log_metric"]("kl_reference", self._kl(traces))
+
+    def _kl(self, traces: Sequence[Trace]) -> float:
+        """Mean KL divergence of the policy to the reference over the tokens of its rollouts."""
+        scored = score_tokens(wrap_model(self.network, self.tokenizer), traces, reference=self.reference)
+        self.network.train()  # which `wrap_model` ended
+        return float(np.nanmean(np.concatenate([one.values["kl"] for one in scored])))
 
     def _trace(self, i: int, part: int, prompts: Any, completions: Any, columns: Mapping[str, Any]) -> Trace:
         completion, ids = completions[i], columns["completion_ids"][i]

@@ -342,6 +342,8 @@ def train_grpo(setting: Setting, *, part: str = "min", start: str = "base") -> N
     from grpo import CPU, train
     from trl.trainer.grpo_config import GRPOConfig
 
+    from cotlens import load_model
+
     plan = setting.plan
     model, tokenizer = setting.load(start)
     rewards, weights = rewards_of(setting, part)
@@ -365,7 +367,7 @@ def train_grpo(setting: Setting, *, part: str = "min", start: str = "base") -> N
     rows = [row_of(prompt) for prompt in setting.train]
     train(
         model, tokenizer, rows, rewards=rewards, weights=weights, args=args, record=setting.own, method=setting.arm,
-        resume="auto",
+        kl_to=load_model(setting.folder / "base" / "model"), resume="auto",
     )  # fmt: skip
     sampled = [trace for path in setting.own.glob("rollouts/*/*.parquet") for trace in read_traces(path)]
     n = _tokens(sampled)

@@ -24,6 +24,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from cotlens.grade import grade
+from cotlens.model import Model
 
 # What makes tiny models quick on a CPU: GRPOConfig(**CPU, ...), and torch.set_num_threads to the cores that are free.
 # TRL's own defaults are for GPUs. Measured on one thread, 0.9 million parameters, 64 completions of 80 tokens: 1.4 s a
@@ -92,6 +93,7 @@ def train(
     method: str = "",
     reference: str | None = None,
     lora: Any = None,
+    kl_to: Model | None = None,
     rendered: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     resume: str | bool | None = None,
@@ -111,6 +113,7 @@ def train(
             `beta` is above 0 and all weights are trained, the model is first written to `output_dir/reference`:
             TRL loads the reference from disk.
         lora: a peft configuration; the reference is then the model without the adapter.
+        kl_to: a model; with `record`, the KL divergence to it is logged at every update as `kl_reference`.
         rendered: as in `sft.train`, like the two that follow.
         callbacks: of transformers; `callbacks.Evaluate` samples a fixed set of prompts while training.
         resume: a checkpoint, or `auto`.
@@ -136,7 +139,8 @@ def train(
         raise ValueError(f"longest prompt and max_completion_length make {longest} tokens, the context holds {context}")
     if record and not resume and any(Path(record).glob("rollouts/step=*")):
         raise ValueError(f"{record}: holds the rollouts of another run; choose another folder, resume it, or remove it")
-    recorder = Recorder(rewards, args.reward_weights, tokenizer, Path(record) if record else None, method=method)
+    folder = Path(record) if record else None
+    recorder = Recorder(rewards, args.reward_weights, tokenizer, folder, method=method, reference=kl_to)
     with quiet():
         if args.beta and lora is None:
             reference = reference or _save_reference(model, Path(str(args.output_dir)) / "reference", resume)

@@ -248,7 +248,7 @@ def _updates(folder: Path) -> pd.DataFrame:
     if not found or not (folder / "rollouts").exists():
         return pd.DataFrame()
     log = json.loads(found[-1].read_text(encoding="utf-8"))["log_history"]
-    return pd.DataFrame([{name: row[name] for name in ("step", *_LOGGED)} for row in log if "reward" in row])
+    return pd.DataFrame([{name: row.get(name) for name in ("step", *_LOGGED)} for row in log if "reward" in row])
 
 
-_LOGGED = ("reward", "reward_std", "entropy", "frac_reward_zero_std")
+_LOGGED = ("reward", "reward_std", "entropy", "frac_reward_zero_std", "kl_reference")
