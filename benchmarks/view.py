@@ -1,8 +1,9 @@
 """How fast the viewer opens and scrolls, and how large its pages are: part of `make bench`.
 
 1. A trace of 32,000 tokens with entropies: from navigation to the page being ready and to the first painted frame,
-   elements in the page, and the time between frames while it scrolls, beside a naive page with one span per token, in
-   the same browser. The machine's load is in the numbers of both, so the ratios are what counts.
+   elements in the page, the time between frames while it scrolls, and the longest wait from a key (next step, next
+   reflection, other shading, blur) to the second frame after it; beside a naive page with one span per token, in the
+   same browser. The machine's load is in the numbers of both, so the ratios are what counts.
 2. The page of 200 traces of 2,000 tokens: bytes, with entropy, log-prob and rank, and with KL and the likeliest words.
 
 Texts and scores are random. Needs Chromium and the [dev] extra.
@@ -32,6 +33,16 @@ SCROLL = """async (selector) => {
   }
   return gaps;
 }"""
+KEYS = """async (keys) => {
+  const waits = [];
+  for (const key of keys) {
+    const pressed = performance.now();
+    dispatchEvent(new KeyboardEvent("keydown", { key }));
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    waits.push(performance.now() - pressed);
+  }
+  return waits;
+}"""
 
 
 def main() -> None:
@@ -39,7 +50,7 @@ def main() -> None:
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     trace, scores = random_trace(32_000, seed=0)
     pages = {"cotlens": (show(trace, scores), ".scroller"), "one span per token": (naive(trace, scores), "body")}
-    columns = ("MB", "ready s", "painted s", "script s", "layout s", "elements", "frame ms", "95th", "worst")
+    columns = ("MB", "ready s", "painted s", "script s", "layout s", "elements", "frame ms", "95th", "worst", "key ms")
     print(f"{'32,000 tokens':<20}" + "".join(f"{name:>11}" for name in columns))
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -70,6 +81,7 @@ def measure(browser: Browser, path: Path, name: str, scroller: str) -> str:
     painted, elements = tab.evaluate("[window.painted, document.querySelectorAll('*').length]")
     numbers = (path.stat().st_size / 1e6, ready / 1e3, painted / 1e3, metrics["ScriptDuration"], layout, elements)
     frames = (statistics.median(gaps), gaps[int(0.95 * len(gaps))], gaps[-1])
+    frames += (max(tab.evaluate(KEYS, [*"jjrruuhhssbb"])),) if name == "cotlens" else ()
     tab.close()
     return f"{name:<20}" + "".join(f"{number:>11,.2f}" for number in (*numbers, *frames))
 

@@ -110,6 +110,16 @@ class Trace:
         facts["tokens"] = "unknown" if self.token_ids is None else f"{len(self.token_ids):,}"
         return facts_html(facts, {"prompt": self.prompt, "completion": self.completion})
 
+    def show(self, scores: Any = None) -> Any:
+        """The trace as a page to read it in, `cotlens.view.show`: the last line of a notebook's cell shows it.
+
+        Args:
+            scores: what `score_tokens` returned for it, if anything.
+        """
+        import cotlens  # the viewer stands at the other end of the flow; its name is looked up when it is asked for
+
+        return cotlens.show(self, scores)
+
     def _check_text(self, name: str, value: Any) -> None:
         if not isinstance(value, str):
             raise TraceError(f"trace {self.id!r}: {name} must be text, got {type(value).__name__}")

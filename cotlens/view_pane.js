@@ -275,7 +275,7 @@ class Pane {
     if (at < 0) return say(targets.length ? `no ${name} ${direction > 0 ? "below" : "above"}, of ${targets.length}` : `no ${name} in this trace`);
     this.reveal(targets[at]);
     const { step } = rows[targets[at]];
-    return say(`${name} ${at + 1} of ${targets.length} · ${describe(step, steps[step])}`);
+    return say(`${describe(step, steps[step])} · ${at + 1} of ${count(targets.length, name)}`);
   }
 
   jumpToken(targets, direction, name) {
@@ -285,7 +285,7 @@ class Pane {
     const at = direction > 0 ? targets.findIndex(after) : targets.findLastIndex((i) => (now ? i < this.token : tokens.starts[i] < hereUnit));
     if (at < 0) return say(targets.length ? `no ${name} ${direction > 0 ? "below" : "above"}` : `no ${name} in this trace`);
     this.showToken(targets[at]);
-    return say(`${name} ${at + 1} of ${targets.length} · ${tokenLine(this.trace, targets[at])}`);
+    return say(`${tokenLine(this.trace, targets[at])} · ${at + 1} of ${count(targets.length, name)}`);
   }
 
   /** Moves by one token, for the eyes and the keyboard alike. */
