@@ -1,9 +1,10 @@
 """Every tool's rows, by hand in the shape that its source has, and the exchange with other tools.
 
 `ROWS` holds a fixture for each format, in the shape that the source of the tool has (which version, each reader says). The
-tests that run lm-eval, Inspect or Inspect Scout themselves need them installed, and say so where they are not.
+tests run lm-eval, Inspect and Inspect Scout themselves, and say so where these are not installed.
 """
 
+import asyncio
 import json
 import sys
 import zipfile
@@ -120,11 +121,12 @@ SCOUT = {
 }  # fmt: skip
 RESPONSE = {
     "id": "resp_1", "object": "response", "model": "gpt-5", "status": "completed", "incomplete_details": None,
+    "created_at": 0, "parallel_tool_calls": True, "tool_choice": "auto", "tools": [],
     "output": [
         {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "I add."}],
          "encrypted_content": "gAAA"},
-        {"type": "web_search_call", "id": "ws", "status": "completed"},
-        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": TEXT, "annotations": []}]},
+        {"type": "web_search_call", "id": "ws", "status": "completed", "action": {"type": "search", "query": "2+2"}},
+        {"type": "message", "id": "m", "status": "completed", "role": "assistant", "content": [{"type": "output_text", "text": TEXT, "annotations": []}]},
     ],
 }  # fmt: skip
 
@@ -245,6 +247,28 @@ def test_a_file_that_verifiers_wrote():
     )
     assert (last.token_ids, last.prompt_token_ids) == ((30, 31), (1, 2, 3, 9, 10, 11, 12, 20, 21, 9))
     assert (last.id, last.reward, last.gold, last.model, last.finish_reason) == ("t0/turn-1", 1.25, "4", "tiny", "stop")
+
+
+WRITTEN = {  # tests/data: by the tool's own code, of a model that answers with THOUGHT; and what stands beside it
+    "verl_rollouts.jsonl": ("verl", "", "<|user|>2+2?<|assistant|><think>\n"),  # verl 0.9.1, `_dump_generations`
+    "verifiers_results.jsonl": ("verifiers-results", "<think>", "system: Add.\n\nuser: 2+2?"),  # 0.1.8, `evaluate`
+    "lm_eval_samples.jsonl": ("lm-eval", "<think>", "Q: 2+2? A:"),  # 0.4.13, `save_results_samples`; one row a filter
+    "lighteval_details.parquet": ("lighteval", "<think>", "Q: 3+3?"),  # 0.13.0, `Pipeline` on a task of two sums
+}
+THOUGHT = "\r\n a é </think>\n\n4 "
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_file_that_the_tool_itself_wrote(name):
+    format_name, opening, prompt = WRITTEN[name]
+    path = Path(__file__).parent / "data" / name
+    assert detect_format(path).name == format_name
+    first = next(iter(read_traces(path)))
+    thought = THOUGHT.replace("4 ", "#### 4 ") if format_name == "lm-eval" else THOUGHT
+    assert (first.completion, first.prompt) == (opening + thought, prompt)
+    assert first.gold in ("4", "6")
+    split = split_trace(first)
+    assert (split.status, split.answer.of(first.completion)) == ("closed", thought.partition("</think>")[2])
 
 
 def test_verifiers_results_before_0_4():
@@ -379,6 +403,15 @@ def test_scout_transcripts():
 
 
 # --- summaries, redaction, tools -------------------------------------------------------------------------------
+
+
+def test_the_client_of_openai_takes_the_fixture_for_a_response():
+    """And what it gives back reads alike: with every field it knows of, or with those that were set."""
+    responses = pytest.importorskip("openai.types.responses", reason="the openai client is not installed")
+    response = responses.Response.model_validate(RESPONSE)
+    for row in (response.model_dump(), response.to_dict()):
+        trace = one(row)
+        assert (trace.completion, trace.think, trace.reasoning) == ("I add." + TEXT, (Span(0, 6),), Reasoning.SUMMARY)
 
 
 def test_openai_responses_show_summaries():
@@ -855,10 +888,46 @@ def test_the_dataset_loads_in_datasets(tmp_path):
     assert (data[0]["completion"], data[0]["token_ids"]) == (TEXT, [1, 2])
 
 
-def test_scout_accepts_the_transcripts(tmp_path):
-    schema = pytest.importorskip("inspect_scout._transcript.database.schema", reason="inspect-scout is not installed")
-    write_traces(traces_to_write(), tmp_path / "t.parquet", to="scout")
-    assert schema.validate_transcript_schema(tmp_path / "t.parquet") == []
+@pytest.mark.filterwarnings("default")  # other people's deprecations
+def test_scout_reads_what_we_write(tmp_path):
+    """Its own check of the schema, and its own reader: every text and thought, as messages of its types."""
+    scout = pytest.importorskip("inspect_scout", reason="inspect-scout is not installed")
+    from inspect_scout._transcript.database.schema import validate_transcript_schema
+
+    traces = traces_to_write()
+    write_traces(traces, tmp_path / "t.parquet", to="scout")
+    assert validate_transcript_schema(tmp_path / "t.parquet") == []
+
+    async def read():
+        async with scout.transcripts_from(str(tmp_path)).reader() as reader:
+            found = [info async for info in reader.index()]
+            return [await reader.read(info, scout.TranscriptContent("all")) for info in found]
+
+    read_back = asyncio.run(read())
+    assert [one.transcript_id for one in read_back] == [trace.id for trace in traces]
+    for one, trace in zip(read_back, traces, strict=True):
+        content = one.messages[-1].content
+        blocks = [content] if isinstance(content, str) else [getattr(b, "reasoning", "") or b.text for b in content]
+        if trace.reasoning is Reasoning.VERBATIM:  # else ciphertext stands in a block of its own
+            assert "".join(blocks) == trace.completion
+
+
+@pytest.mark.filterwarnings("default")  # other people's deprecations
+def test_transcripts_that_scout_made_of_a_log_can_be_read(tmp_path):
+    scout = pytest.importorskip("inspect_scout", reason="inspect-scout is not installed")
+    (tmp_path / "logs").mkdir()
+    _inspect_log(tmp_path / "logs", "eval")
+
+    async def convert():
+        async with scout.transcripts_db(str(tmp_path / "db")) as database:
+            await database.insert(scout.transcripts_from(str(tmp_path / "logs")))
+
+    asyncio.run(convert())
+    (path,) = (tmp_path / "db").glob("*.parquet")
+    traces = list(read_traces(path))
+    assert len(traces) == 4
+    assert parts(traces[0]) == ([" I ask.\r\n"], "Wait.")
+    assert parts(traces[1]) == (["It is 4.\n"], TEXT)
 
 
 def test_export_on_the_command_line(tmp_path):
