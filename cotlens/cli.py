@@ -451,11 +451,9 @@ def info(
 
 def _report(path: Path, format: str | None, tokenizer: str) -> dict[str, object]:
     from cotlens.formats import find_format
-    from cotlens.formats_chat import may_summarise
     from cotlens.read import detect_format, read_traces
     from cotlens.run import Run, load_tokenizer
     from cotlens.split import split_trace
-    from cotlens.trace import Origin
 
     if (path / "run.json").exists():
         return _run_report(Run(path))
@@ -471,8 +469,7 @@ def _report(path: Path, format: str | None, tokenizer: str) -> dict[str, object]
         counts["models"][trace.model] += 1
         counts["statuses"][f"{split.status} ({split.opened_by})" if split.opened_by else split.status.value] += 1
         counts["reasoning"][trace.reasoning.value] += 1
-        apart = trace.origin is Origin.FIELDS and split.think and trace.reasoning == "verbatim"
-        summaries |= {trace.model} if apart and may_summarise(trace.model) else set()
+        summaries |= {trace.model} if trace.reasoning == "summary" else set()
         has.update(name for name in _FIELDS if getattr(trace, name) not in (None, "", -1))
         other.update(trace.meta.keys())
         think_lengths.append(sum(span.length for span in split.think))
@@ -493,10 +490,7 @@ def _report(path: Path, format: str | None, tokenizer: str) -> dict[str, object]
         "missing": [name for name in _FIELDS if not has[name]],
         "cannot_know": [
             *shape.lacks,
-            *(
-                f"whether the thinking of {model} is a summary (its provider gives those)"
-                for model in sorted(summaries)
-            ),
+            *(f"what {model or 'the model'} thought: what is shown of it is a summary" for model in sorted(summaries)),
         ],
     }
 

@@ -332,6 +332,10 @@ def _scored(scores: pd.DataFrame, column: str = "entropy", need_starts: bool = T
 
 
 def _by_trace(traces: pd.DataFrame, *columns: str) -> dict[str, tuple[Any, ...]]:
+    """Trace id -> its values. A summary of hidden thinking, in traces that say what theirs is, is no thinking here."""
+    if "think_spans" in columns and "reasoning" in traces:
+        spans = zip(traces["think_spans"], traces["reasoning"] == "verbatim", strict=True)
+        traces = traces.assign(think_spans=[of_trace if own else () for of_trace, own in spans])
     rows = zip(*(traces[name] for name in columns), strict=True)
     return dict(zip(traces["trace_id"], rows, strict=True))
 

@@ -354,11 +354,12 @@ def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
     return "", Reasoning.REDACTED if hidden else Reasoning.VERBATIM, rest
 
 
-# Models whose providers show summaries of the thinking only: what stands in a field of its own is none of theirs.
+# Models whose providers show summaries of the thinking only, as they document: OpenAI's reasoning models, Gemini from
+# 2.5, Claude from 4. What stands in a field of its own is no thinking of theirs.
 _SUMMARISES = re.compile(r"(?:^|[/.])(?:gpt-5|o[134](?:-|$)|gemini-(?:2\.5|[3-9])|claude-[a-z]+-\d)", re.IGNORECASE)
 
 
-def may_summarise(model: str) -> bool:
+def gives_summaries(model: str) -> bool:
     """Whether the provider of the model is known to give a summary where the thinking is asked for."""
     return _SUMMARISES.search(model) is not None
 

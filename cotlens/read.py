@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cotlens.formats import Format, describe_mismatch, detect_row, find_format
+from cotlens.formats_chat import gives_summaries
 from cotlens.formats_training import decode_rollout, parse_open_instruct
 from cotlens.rows import BadRow, Row, read_rows
-from cotlens.trace import Trace, TraceError, dump_json
+from cotlens.trace import Origin, Reasoning, Trace, TraceError, dump_json
 
 MAX_LINE_BYTES = 32 * 2**20  # a 32,000-token trace with 20 log-probs a token takes half of this
 
@@ -75,6 +76,11 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     for path in [Path(paths)] if isinstance(paths, str | Path) else map(Path, paths):
         known = ("traces", "state.json", "dataset_dict.json")
         inside = sorted(child for child in path.glob("*") if child.name.endswith(_SUFFIXES)) if path.is_dir() else []
+        if inside and (made := path / "generate.json").exists() and b'"complete": false' in made.read_bytes():
+            raise TraceError(
+                f"{path}: not all of its traces are made yet; call `cotlens generate` again with the same arguments to "
+                "finish them, or name the files inside to read what is there"
+            )
         files += inside if inside and not any((path / name).exists() for name in known) else [path]
     return files
 
@@ -133,6 +139,8 @@ def _parse_row(row: Row, shape: Format, name: str, seen: set[int], tokenizer: An
     if not traces:
         raise TraceError("the row holds no completion (an empty list of choices, outputs or samples)")
     traces = [_with_json_meta(trace) for trace in traces]
+    if shape.name != "cotlens" and not row.get("cotlens"):  # which say themselves what the thinking is
+        traces = [_flag_summary(trace) for trace in traces]
     if shape.repeats:
         traces = [trace for trace in traces if hash(trace.id) not in seen]
     for trace in traces:
@@ -158,6 +166,17 @@ def detect_format(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> 
         except TraceError as error:
             first_fault = f"line {number}: {error}" if number == 1 else first_fault
     raise TraceError(f"{path}: no row can be read ({first_fault}); expected JSON lines, a JSON array or parquet")
+
+
+def _flag_summary(trace: Trace) -> Trace:
+    """Thinking in a field of its own, of a model whose provider gives summaries only, is a summary of the thinking.
+
+    Labelled documents are taken as the labellers saw them. `dataclasses.replace(trace, reasoning=...)` overrules.
+    """
+    own = trace.origin is Origin.FIELDS and trace.think and not trace.labels
+    if own and trace.reasoning is Reasoning.VERBATIM and gives_summaries(trace.model):
+        return replace(trace, reasoning=Reasoning.SUMMARY)
+    return trace
 
 
 def _with_json_meta(trace: Trace) -> Trace:

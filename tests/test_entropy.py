@@ -141,6 +141,17 @@ def test_position_entropy_by_hand(tables):
     assert position_entropy(traces, scores, column="kl")["value"].tolist() == [0.5] * 11
 
 
+def test_a_summary_is_no_thinking(tables):
+    """Its tokens have entropies, which say nothing of the thinking that is hidden; those of the answer count."""
+    traces, steps, scores = tables
+    hidden = traces.assign(reasoning="summary")
+    assert position_entropy(hidden, scores).empty
+    assert word_entropy(hidden, scores).empty
+    found, known = (trace_entropy(table, steps, scores).iloc[0] for table in (hidden, traces))
+    assert np.isnan(found["entropy_think"])
+    assert found["entropy_answer"] == known["entropy_answer"]
+
+
 def test_reflection_entropy_by_hand(tables):
     """The only onset is token 5; the third step follows a reflecting one, so nothing is there to compare with."""
     _, steps, scores = tables

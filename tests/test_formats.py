@@ -8,6 +8,7 @@ import asyncio
 import json
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ from cotlens import (
     write_traces,
 )
 from cotlens.formats import FORMATS, detect_row
-from cotlens.formats_chat import may_summarise
+from cotlens.formats_chat import gives_summaries
 
 # Everything that stripping, rejoining or a wrong encoding would change.
 TEXT = "\r\n <think>\r\n a\u00e9 \U0001f40d\t</think>\n\n b\u2028 \r\n"
@@ -498,8 +499,16 @@ def test_steps_of_a_summary_are_not_classified():
      ("gemini-2.5-pro", True), ("claude-3-7-sonnet", False), ("gpt-oss-120b", False), ("o3-like", True),
      ("DeepSeek-R1", False), ("foo3", False)],
 )  # fmt: skip
-def test_models_whose_thinking_may_be_a_summary(model, known):
-    assert may_summarise(model) is known
+def test_models_whose_thinking_is_shown_as_a_summary(tmp_path, model, known):
+    """In a field of its own; in tags it is the model's text. What was overruled stays so when it is written and read."""
+    assert gives_summaries(model) is known
+    told = one({"id": "a", "model": model, "thinking": "I add", "answer": "4"})
+    assert told.reasoning is (Reasoning.SUMMARY if known else Reasoning.VERBATIM)
+    assert one({"id": "a", "model": model, "completion": "<think>I add</think>4"}).reasoning is Reasoning.VERBATIM
+    own = replace(told, reasoning=Reasoning.VERBATIM)
+    for to in ("openai", "scout", "hf"):
+        write_traces([own], tmp_path / to, to=to)
+        assert next(iter(read_traces(tmp_path / to))).reasoning is Reasoning.VERBATIM
 
 
 # --- bad input -------------------------------------------------------------------------------------------------
@@ -956,7 +965,10 @@ def test_info_names_the_format_and_what_it_lacks(tmp_path):
     assert "finish reason" in report
     hosted = {"id": "a", "messages": [USER, {"role": "assistant", "content": "b", "reasoning_content": "a"}]}
     path.write_text(json.dumps(hosted | {"model": "claude-opus-4-5"}) + "\n")
-    assert "whether the thinking of claude-opus-4-5 is a summary" in CliRunner().invoke(app, ["info", str(path)]).output
+    assert (
+        "what claude-opus-4-5 thought: what is shown of it is a summary"
+        in CliRunner().invoke(app, ["info", str(path)]).output
+    )
 
 
 def test_a_table_of_traces_is_the_same_after_the_exchange(tmp_path):

@@ -317,6 +317,9 @@ def test_a_killed_job_goes_on_to_the_same_bytes(model, prompts, tmp_path, monkey
         generate(prompts, model, tmp_path / "part", progress=kill, **SMALL)
     (tmp_path / "part" / ".part-00001.parquet.1.partial").write_bytes(b"x")
     assert not json.loads((tmp_path / "part" / "generate.json").read_text())["complete"]
+    with pytest.raises(TraceError, match="not all of its traces are made yet"):
+        list(read_traces(tmp_path / "part"))
+    assert len(list(read_traces(tmp_path / "part" / "part-00000.parquet"))) == 2
     first = (tmp_path / "part" / "part-00000.parquet").stat()
     done.clear()
     assert generate(prompts, model, tmp_path / "part", progress=done.append, **SMALL) == whole
