@@ -46,23 +46,27 @@ def length_quantiles(traces: pd.DataFrame, by: str = "model") -> pd.DataFrame:
         by: the column that names the group; an empty name reads "(unnamed)".
 
     Returns:
-        One row per (group, measure): n_traces, n_prompts, share_open and share_absent of all traces of the group;
-        n, p5, p25, median, p75, p95 of those that count. n = 0 gives NaN.
+        One row per (group, measure): n_traces, n_prompts, share_open, share_absent and share_hidden (summarised or
+        redacted thinking) of all traces of the group; n, p5, p25, median, p75, p95 of those that count; NaN for none.
     """
     need(traces, by, "prompt_id", "status", *_LENGTHS)
     rows = []
     for group, part in traces.groupby(by, sort=True, dropna=False):
+        verbatim = part["status"].notna()
+        if "reasoning" in part:
+            verbatim &= part["reasoning"] == Reasoning.VERBATIM.value
         shares = {
             "n_traces": len(part),
             "n_prompts": part["prompt_id"].nunique(),
             "share_open": (part["status"] == "open").mean(),
             "share_absent": (part["status"] == "absent").mean(),
+            "share_hidden": 1 - verbatim.mean(),
         }
         for measure in _LENGTHS:
             without = "open" if measure == "n_answer_chars" else "absent"
             counts = part["status"] != without
-            if measure != "n_answer_chars" and "reasoning" in part:
-                counts &= part["reasoning"] == Reasoning.VERBATIM.value
+            if measure != "n_answer_chars":
+                counts &= verbatim
             values = part.loc[counts, measure].to_numpy(float)
             quantiles = {name: np.quantile(values, q) if len(values) else np.nan for name, q in _QUANTILES.items()}
             rows.append(
@@ -87,12 +91,13 @@ def plot_lengths(traces: pd.DataFrame, by: str = "model") -> Plot:
         _draw_ranges(axis, part, colour)
         axis.set_title(title)
     summary = data.drop_duplicates("group").set_index("group").loc[order]
-    labels = [_group_label(*row) for row in summary[["n_traces", "share_open", "share_absent"]].itertuples()]
+    labels = [_group_label(*row) for row in summary[["n_traces", *_SHARES]].itertuples()]
     label_rows(axes[0], labels)
     note(
         figure,
-        "dot: median, bar: quartiles, line: 5th to 95th percentile, logarithmic scale; open: cut off or without an\n"
-        "answer, not counted under answers; absent: no thought, counted under answers only",
+        "dot: median, bar: quartiles, line: 5th to 95th percentile, logarithmic scale; open: cut off or without an "
+        "answer, not\ncounted under answers; absent: no thought, and hidden: only a summary of it, counted under "
+        "answers only",
     )
     return Plot(figure, data)
 
@@ -124,9 +129,12 @@ def _short_number(number: float, _: object) -> str:
     return f"{number:g}"
 
 
-def _group_label(name: str, n_traces: int, share_open: float, share_absent: float) -> str:
-    shares = {"open": share_open, "absent": share_absent}
-    return f"{shorten(name)}\nn = {n_traces:,}" + "".join(f", {100 * s:.0f}% {k}" for k, s in shares.items() if s)
+_SHARES = ("share_open", "share_absent", "share_hidden")
+
+
+def _group_label(name: str, n_traces: int, *shares: float) -> str:
+    words = (f", {100 * s:.0f}% {key.removeprefix('share_')}" for key, s in zip(_SHARES, shares, strict=True) if s)
+    return f"{shorten(name)}\nn = {n_traces:,}" + "".join(words)
 
 
 # --- reflection ------------------------------------------------------------------------------------------------
