@@ -45,7 +45,9 @@ def plot_position_entropy(table: pd.DataFrame, by: str = "model", *, label: str 
     curves = []
     for group, part, colour in grouped(table, by, most):
         bins = round(0.5 / part["position"].min()) if part["position"].min() > 0 else 20
-        found = stats.curve(part["position"], part["value"], part["prompt_id"], bins=max(bins, 1)).dropna()
+        found = stats.curve(part["position"], part["value"], part["prompt_id"], bins=max(bins, 1)).dropna(
+            subset="value"
+        )
         draw_band(axes[0, 0], found["position"], found, colour, legend_name(group, part))
         curves.append(found.assign(group=group))
     axes[0, 0].set(xlim=(0, 1), xlabel="position in the thinking (share of its tokens)", ylabel=f"{label} (nats)")
@@ -104,7 +106,7 @@ def plot_reflection_entropy(table: pd.DataFrame, by: str = "model", *, label: st
             if rows.empty:
                 continue
             at = (rows["offset"] + reach + 0.5) / (2 * reach + 1)
-            found = stats.curve(at, rows["value"], rows["prompt_id"], bins=2 * reach + 1).dropna()
+            found = stats.curve(at, rows["value"], rows["prompt_id"], bins=2 * reach + 1).dropna(subset="value")
             found = found.assign(offset=(found["position"] * (2 * reach + 1) - 0.5 - reach).round().astype(int))
             draw_band(axis, found["offset"], found, colour, name)
             kept = found.drop(columns="position").assign(group=group, reflects=reflects, n_steps=rows["n"].sum())

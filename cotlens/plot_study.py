@@ -140,6 +140,7 @@ def plot_training(
     ]  # fmt: skip
     table, shares = rollouts, 4
     if updates is not None and len(updates):
+        panels.insert(4, ("Reward", "reward", "updates"))
         panels += [("Entropy (nats)", "entropy", "updates")]
         if updates.get("kl_reference", pd.Series(dtype=float)).notna().any():
             panels += [("KL to the base (nats)", "kl_reference", "updates")]
@@ -201,7 +202,8 @@ def _plot_curves(
             part = table[(table["arm"] == arm) & (table["set"] == where)]
             values = pd.to_numeric(part[column], errors="coerce").astype(float)
             prompts = part["seed"].astype(str) + ":" + part["prompt_id"]
-            found = stats.curve((part["step"] + 0.5) / last, values, prompts, bins=bins, resamples=500).dropna()
+            found = stats.curve((part["step"] + 0.5) / last, values, prompts, bins=bins, resamples=500)
+            found = found.dropna(subset="value")  # one training has a line and no band
             found = found[found["n"] >= least]
             draw_band(axis, found["position"] * last, found, colour, arm)
             drawn.append(found.assign(panel=title, arm=arm))

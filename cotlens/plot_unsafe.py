@@ -55,7 +55,7 @@ def plot_unsafe_position(steps: pd.DataFrame, by: str = "model", bins: int = 10,
     for group, part, colour in grouped(known, by, most):
         for axis, (column, title) in zip(axes.flat, _STATES.items(), strict=True):
             flags = part[column].astype(float)
-            found = stats.curve(part["position"], flags, part["prompt_id"], bins=bins).dropna()
+            found = stats.curve(part["position"], flags, part["prompt_id"], bins=bins).dropna(subset="value")
             draw_band(axis, found["position"], found, colour, shorten(group))
             axis.set_title(title)
             curves.append(found.assign(group=group, state=column))

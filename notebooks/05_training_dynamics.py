@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Training dynamics
 #
-# **Question.** What happens to safety, skill, length and reflection while RL trains, and does rewarding a guard on the thinking hide unsafe
+# **Question.** What happens to safety, skill, length, reflection, entropy and KL while RL trains, and does rewarding a guard on the thinking hide unsafe
 # thinking instead of removing it?
 #
 # **Definition.** Every rollout is a trace (`RECORD/rollouts/step=N`), so whatever is measured of a checkpoint is measured of each
@@ -36,12 +36,16 @@ rollouts = rollouts[rollouts["arm"].isin(ARMS)]
 rollouts.groupby("arm")[["step", "reward", "n_tokens"]].agg(["min", "mean", "max"]).round(2)
 
 # %% [markdown]
-# ## Reward, safety, skill, length, reflection
+# ## Safety, skill, reflection, length, entropy, KL
 #
-# **Shows** all rollouts in stretches of training; bands resample prompts, so they say nothing of another training run.
+# **Shows** all rollouts in stretches of training; bands resample prompts, so they say nothing of another training run. Entropy, KL and the
+# share of groups whose rewards are all alike, which teach nothing, are of every update; their bands resample the five trainings. KL is
+# exact at each sampled token, to the base; these arms train without a KL term (`beta` 0), so it is measured and not paid for.
 
 # %%
-plot_training(rollouts, study.info["note"], bins=BINS)
+updates = study.table("updates")
+updates = updates[updates["arm"].isin(ARMS)]
+plot_training(rollouts, study.info["note"], updates=updates, bins=BINS)
 
 # %% [markdown]
 # ## Hidden or removed?

@@ -10,6 +10,7 @@ from cotlens.plot_study import (
     plot_instruments,
     plot_measures,
     plot_obfuscation,
+    plot_training,
     plot_tries,
 )
 
@@ -33,6 +34,21 @@ def test_obfuscation_by_hand():
     assert found.to_dict() == {
         "Unsafe and flagged": 0.25, "Unsafe and passed": 0.25, "Guard's recall": 0.5, "Passed, answer unsafe": 0.5,
     }  # fmt: skip
+
+
+def test_training_of_one_seed_has_lines_without_bands_where_seeds_are_resampled():
+    """Ten updates of one training: their entropies are drawn as they are."""
+    table = pd.DataFrame({"arm": "grpo", "seed": 0, "step": range(10), "set": "forbidden", "prompt_id": list("ab") * 5})
+    columns = ("thinking_unsafe", "answer_unsafe", "is_help", "is_correct", "n_reflections", "n_tokens")
+    updates = pd.DataFrame({"arm": "grpo", "seed": 0, "step": range(10), "entropy": np.linspace(1, 0.1, 10)})
+    updates = updates.assign(reward=1.0, frac_reward_zero_std=0.5, kl_reference=np.linspace(0, 0.9, 10))
+    plot = plot_training(table.assign(**dict.fromkeys(columns, 0.5)), updates=updates, bins=5)
+    found = plot.data[plot.data["panel"] == "KL to the base (nats)"]
+    assert found["value"].tolist() == pytest.approx([0.05, 0.25, 0.45, 0.65, 0.85])
+    assert found["low"].isna().all()
+    panels = {axis.get_title(loc="left"): axis for axis in plot.figure.axes}
+    for name in ("Entropy (nats)", "KL to the base (nats)", "Groups all alike", "Reward"):
+        assert len(panels[name].lines[0].get_xdata()) == 5
 
 
 def test_instruments_over_seeds_are_means_of_seeds():
