@@ -162,11 +162,9 @@ def plot_self_jailbreak_kinds(steps: pd.DataFrame, by: str = "model") -> Plot:
     traces = flags.groupby("trace_id", sort=False).agg(
         {by: "first", "prompt_id": "first"} | dict.fromkeys(_KINDS, "max")
     )
-    data = estimates_by(
-        traces, by, lambda part: {kind: stats.proportion(part[kind], part["prompt_id"]) for kind in _KINDS}
-    )
     return _draw_shares(
-        data,
+        traces,
+        by,
         _KINDS,
         "share of traces with such a step; line: Wilson's 95% interval at the effective sample size;\n"
         "kinds by wording (docs/unsafe.md): the kind of a step is less certain than that it is a self-jailbreak",
@@ -193,19 +191,20 @@ def plot_risky_patterns(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     known = patterns.notna().all(axis=1)
     need_known(dynamics[known])
     traces = dynamics[[by, "prompt_id"]].join(patterns)[known]
-    data = estimates_by(
-        traces, by, lambda part: {name: stats.proportion(part[name], part["prompt_id"]) for name in _PATTERNS}
-    )
     return _draw_shares(
-        data,
+        traces,
+        by,
         _PATTERNS,
         "share of traces, at most one pattern each; line: Wilson's 95% interval at the effective sample size;\n"
         "the patterns of arXiv 2505.15404, where a language model decides; here the markers do (docs/unsafe.md)",
     )
 
 
-def _draw_shares(data: pd.DataFrame, panels: Mapping[str, str], text: str) -> Plot:
-    """A panel for each measure, a row for each group."""
+def _draw_shares(traces: pd.DataFrame, by: str, panels: Mapping[str, str], text: str) -> Plot:
+    """The share of traces that are flagged: a panel for each flag, a row for each group."""
+    data = estimates_by(
+        traces, by, lambda part: {flag: stats.proportion(part[flag], part["prompt_id"]) for flag in panels}
+    )
     order = list(dict.fromkeys(data["group"]))[::-1]
     figure, axes = new_figure(1, len(panels), 1.1 + 0.3 * len(order), sharey=True, sharex=True)
     for axis, (measure, title), colour in zip(axes[0], panels.items(), COLOURS, strict=False):
