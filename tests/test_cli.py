@@ -22,7 +22,13 @@ def test_from_file_to_figure(tmp_path):
     cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
     paths = cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures").stdout.split()
     names = ["01_lengths", "02_reflection", "03_reflection_position", "04_marker_agreement", "05_transitions"]
-    names += ["12_unsafe_position", "13_unsafe_path", "14_onset_recovery", "15_self_jailbreak_kinds"]
+    names += [
+        "12_unsafe_position",
+        "13_unsafe_path",
+        "14_onset_recovery",
+        "15_self_jailbreak_kinds",
+        "34_risky_patterns",
+    ]
     assert paths == [
         str(tmp_path / "figures" / f"{name}.{kind}") for name in names for kind in ("pdf", "png", "csv", "json")
     ]

@@ -14,6 +14,7 @@ from cotlens import (
     classify_refusal,
     mark,
     outcomes,
+    plot_risky_patterns,
     risky_patterns,
     step_table,
     thinking_by_answer,
@@ -290,8 +291,13 @@ def test_risky_patterns_exclude_each_other():
     steps = pd.concat([make_steps(s, trace_id=i) for i, s in enumerate(["..", "A.", "A.", "A."])])
     steps.loc[(steps["trace_id"] >= 2) & (steps["step"] == 1), "weak_vacillation"] = True
     steps.loc[(steps["trace_id"] == 3) & (steps["step"] == 1), "strong_vacillation"] = True
-    found = risky_patterns(unsafe_dynamics(steps, pd.DataFrame({"trace_id": range(4)})))
+    traces = pd.DataFrame({"trace_id": range(4), "prompt_id": range(4), "model": ["m", "m", "m", "n"]})
+    dynamics = unsafe_dynamics(steps, traces)
+    found = risky_patterns(dynamics)
     assert found.astype(int).values.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0]]
+    shares = plot_risky_patterns(dynamics).data.set_index(["group", "measure"])["value"].round(4)
+    assert shares["m"].tolist() == [0.3333, 0, 0.3333]
+    assert shares["n"].tolist() == [0, 1, 0]
 
 
 def test_exploration_is_everything_but_awareness_refusal_and_weak_wavering():
