@@ -15,14 +15,18 @@ function search(query) {
     const { text } = state.panes[state.active].trace;
     found.all = [...text.matchAll(pattern)].map(({ 0: match, index }) => [index, index + match.length]);
   }
-  if (!state.panes.length) filterRows(query);
+  if (!state.panes.length) {
+    table.query = query;
+    filterRows();
+  }
   sayFound();
   paintFound();
 }
 
 function sayFound() {
-  const { all, at } = found, n = all.length.toLocaleString("en");
-  document.getElementById("found").textContent = !state.query || !state.panes.length ? "" : at < 0 ? n + " found" : `${at + 1} of ${n}`;
+  const { all, at } = found, n = all.length.toLocaleString("en"), rows = page.rows.length.toLocaleString("en");
+  const words = !state.panes.length ? `${table.order.length.toLocaleString("en")} of ${rows} traces` : at < 0 ? n + " found" : `${at + 1} of ${n}`;
+  document.getElementById("found").textContent = state.query ? words : "";
 }
 
 function nextFound(direction) {
@@ -40,7 +44,9 @@ function nextFound(direction) {
 
 /** Marks what was found in the sections that are built; the browser paints ranges without touching the text. */
 function paintFound() {
-  if (!window.Highlight || !state.panes.length || (!found.all.length && !CSS.highlights.get("found")?.size)) return;
+  if (!window.Highlight) return;
+  if (!state.panes.length) return CSS.highlights.clear();
+  if (!found.all.length && !CSS.highlights.get("found")?.size && !CSS.highlights.get("found-now")?.size) return;
   const marks = new Highlight(), now = new Highlight(), { trace, near } = state.panes[state.active], starts = foundStarts();
   for (const section of near) {
     for (const row of section.rows) {
@@ -79,6 +85,9 @@ const COLUMNS = [
 const BESIDE = ["strip", "steps", "reflect", "unsafe", "entropy", "thinking", "answer"];  // two runs leave less room
 const cellOf = (row, key) => row?.[key] ?? row?.verdicts[key] ?? null;
 
+// What the table shows, kept while one reads a trace: [ and ] go by it.
+const table = { sorted: "", up: true, query: "", order: page.rows.map((_, i) => i), scroll: 0 };
+
 function overview() {
   const rows = page.rows.map((row, i) => ({ row, other: page.beside[i], i }));
   const used = (list) => ([key]) => list.some((row) => cellOf(row, key) !== null);
@@ -87,17 +96,24 @@ function overview() {
   const second = COLUMNS.filter(([key]) => BESIDE.includes(key)).filter(used(page.beside));
   columns.push(...second.map((column) => ({ column, of: (r) => r.other, side: 1 })));
   const body = el("tbody"), heads = columns.map((column) => headCell(column, () => sortBy(column)));
-  const node = el("div", { class: page.names[1] ? "overview pairs" : "overview", tabindex: 0 }, el("p", {}, aboutRows()), el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body));
-  const fill = () => body.replaceChildren(...rows.map((r) => traceRow(r, columns)));
-  let sorted = null, up = true;
+  const caption = el("caption", { class: "sr" }, `traces of ${page.names.filter(Boolean).map(visible).join(" and ")}`);
+  const whole = el("table", {}, caption, el("thead", {}, el("tr", {}, ...heads)), body);
+  const classes = page.names[1] ? "overview pairs" : "overview";
+  const node = el("div", { class: classes, tabindex: 0, role: "region", "aria-label": "table of traces" }, el("p", {}, aboutRows()), whole);
+  const nameOf = ({ column, side }) => `${column[0]} ${side}`;
   function sortBy(column) {
-    up = sorted === column ? !up : column.column[2] !== "number";
-    sorted = column;
-    const key = column.column[0], value = (r) => key === "strip" ? (column.of(r)?.unsafe ?? 0) : cellOf(column.of(r), key);
-    rows.sort((a, b) => compare(value(a), value(b), up) || a.i - b.i);
-    heads.forEach((head, i) => head.setAttribute("aria-sort", columns[i] === column ? (up ? "ascending" : "descending") : "none"));
+    table.up = table.sorted === nameOf(column) ? !table.up : column.column[2] !== "number";
+    table.sorted = nameOf(column);
     fill();
     drawStrips();
+  }
+  function fill() {
+    const by = columns.find((column) => nameOf(column) === table.sorted);
+    const value = (r) => by.column[0] === "strip" ? by.of(r)?.unsafe ?? null : cellOf(by.of(r), by.column[0]);
+    if (by) rows.sort((a, b) => compare(value(a), value(b), table.up) || a.i - b.i);
+    heads.forEach((head, i) => head.setAttribute("aria-sort", columns[i] !== by ? "none" : table.up ? "ascending" : "descending"));
+    body.replaceChildren(...rows.map((r) => traceRow(r, columns)));
+    filterRows(body);
   }
   fill();
   return node;
@@ -113,7 +129,8 @@ function compare(a, b, up) {
 function headCell({ column: [, name, kind, title], side }, onclick) {
   const classes = [kind, side && "beside"].filter(Boolean).join(" ");
   const label = side ? `${name}: ${visible(page.names[1])}` : name;
-  return el("th", { class: classes, scope: "col", "aria-sort": "none" }, el("button", { onclick, title: [label, title].filter(Boolean).join(", ") }, name));
+  const button = el("button", { onclick, title: [label, title].filter(Boolean).join(", "), "aria-label": label }, name);
+  return el("th", { class: classes, scope: "col", "aria-sort": "none" }, button);
 }
 
 function traceRow(r, columns) {
@@ -150,11 +167,14 @@ function drawStrips() {
   }
 }
 
-function filterRows(query) {
-  const wanted = query.toLowerCase();
-  for (const row of document.querySelectorAll("tbody [data-trace]")) {
+/** Hides the rows that the search does not find. */
+function filterRows(body = document.querySelector(".overview tbody")) {
+  const wanted = table.query.toLowerCase();
+  table.order = [];
+  for (const row of body?.rows ?? []) {
     const { id, prompt } = page.rows[row.dataset.trace];
     row.hidden = !`${id} ${prompt}`.toLowerCase().includes(wanted);
+    if (!row.hidden) table.order.push(Number(row.dataset.trace));
   }
 }
 
@@ -164,7 +184,7 @@ const KEYS = [
   ["j  k", "next, previous step"], ["r  R", "next, previous reflecting step"], ["u  U", "next, previous unsafe step"],
   ["h  H", "next, previous high-entropy token"], ["→  ←", "next, previous token, with its numbers"],
   ["/", "search; Enter and Shift+Enter go on"], ["n  N", "next, previous match"], ["v", "show or hide the unsafe text of the current step"],
-  ["b", "blur all unsafe text, or none"], ["s", "shade tokens by the next quantity"], ["[  ]", "previous, next trace"],
+  ["b", "blur all unsafe text, or none"], ["s", "shade tokens by the next quantity"], ["[  ] or ,  .", "previous, next trace, in the order of the table"],
   ["x", "the other pane"], ["o", "all traces"], ["t", "theme: system, light, dark"], ["?", "this help"],
 ];
 
@@ -179,6 +199,8 @@ function legend() {
       line(el("span", { class: "mark good" }, "refusal intent"), "it decides not to help"),
       line(el("span", { class: "mark note" }, "marker"), "it notices a risk, or wavers"),
       line("map", "left: the quantity; middle: reflection; right: unsafe (wide) and refusal (narrow)"),
+      line("shade", "of a token: the quantity chosen above, by the bounds below the text"),
+      line("curves", "solid: the quantity, mean of each line; dashed: the self-jailbreak score of each step"),
       line(el("span", { class: "glyph" }, "RLO"), "a character that cannot be seen, or that reorders text")),
     el("h2", {}, "Kinds, and their codes on narrow screens"), el("p", {}, ...kinds.flatMap((kind) => [kind, " · "]).slice(0, -1)));
 }
@@ -192,10 +214,10 @@ function bar() {
       event.stopPropagation();
     } });
   const button = (id, text, onclick, title) => el("button", { id, onclick, title }, text);
-  const shades = el("select", { id: "shade", "aria-label": "shade tokens by", onchange: () => setShade(shades.value) });
+  const shades = el("select", { id: "shade", "aria-label": "shade tokens by", onchange: () => { setShade(shades.value); toText(); } });
   return el("header", { class: "bar" }, el("h1", { id: "title" }),
-    button("all", "All traces", () => go(-1), "o"), button("previous", "‹", () => go(state.index - 1), "previous trace, ["),
-    button("next", "›", () => go(state.index + 1), "next trace, ]"), el("span", { class: "find" }, field, el("output", { id: "found" })),
+    button("all", "All traces", () => go(-1), "o"), button("previous", "‹", () => goBy(-1), "previous trace, ["),
+    button("next", "›", () => goBy(1), "next trace, ]"), el("span", { class: "find" }, field, el("output", { id: "found" })),
     shades, button("veil", "Blur unsafe", toggleVeil, "b"), button("theme", "Theme", nextTheme, "t"), button("keys", "?", openHelp, "keys and signs"));
 }
 
@@ -206,21 +228,44 @@ function build() {
     el("footer", { class: "foot" }, el("output", { id: "said", "aria-live": "polite" }), el("span", { id: "scale", class: "scale" })),
     legend(), el("div", { id: "tip", class: "tip", role: "tooltip", hidden: true }));
   addEventListener("hashchange", route);
+  document.addEventListener("click", followLink);
   addEventListener("keydown", onKey);
   addEventListener("resize", () => { hideTip(); drawStrips(); });
-  addEventListener("beforeprint", () => state.panes.forEach((pane) => pane.trace.sections.forEach((section) => { section.el && pane.construct(section); })));
+  addEventListener("beforeprint", () => printing(true));
+  addEventListener("afterprint", () => printing(false));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
   route();
   document.documentElement.dataset.ready = "true";
 }
 
-/** The hash says what is shown: nothing is the table, `#3` the fourth trace, `#3s12` its step 12. */
+/** A link within the page: the page of a frame in a notebook has no address of its own to resolve it by. */
+function followLink(event) {
+  const link = event.target.closest?.("a[href^='#']");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  location.hash = link.getAttribute("href");
+}
+
+/** Paper is light, and shows every section. */
+function printing(on) {
+  const { dataset } = document.documentElement;
+  state.printing = on;
+  if (on) state.theme = dataset.theme ?? "";
+  dataset.theme = on ? "light" : state.theme;
+  repaint();
+  for (const pane of state.panes) {
+    if (on) pane.trace.sections.forEach((section) => pane.construct(section));
+    else pane.rebuild();
+  }
+}
+
+/** The hash says what is shown: nothing is the table, `#3` the fourth trace, `#3s12` its step 12, `#3s12b` of its neighbour. */
 function route() {
-  const [, index, step] = location.hash.match(/^#(\d+)(?:s(\d+))?$/) ?? [null, page.rows.length === 1 ? "0" : null];
+  const [, index, step, beside] = location.hash.match(/^#(\d+)(?:s(\d+)(b?))?$/) ?? [null, page.rows.length === 1 ? "0" : null];
   const number = index === null || !page.rows[index] ? -1 : Number(index);
   if (number !== state.index || !state.panes.length) openTrace(number);
   if (step && state.panes.length) {
-    const pane = state.panes[0], row = pane.trace.rows.findIndex((r) => r.step === Number(step));
+    const pane = state.panes[beside ? state.panes.length - 1 : 0], row = pane.trace.rows.findIndex((r) => r.step === Number(step));
     if (row >= 0) pane.reveal(row);
   }
 }
@@ -230,7 +275,21 @@ function go(index) {
   if (page.rows.length > 1) location.hash = index < 0 ? "" : `#${index}`;
 }
 
+/** The next or previous trace in the order of the table. */
+function goBy(direction) {
+  const at = table.order.indexOf(state.index), next = table.order[at + direction];
+  if (state.index >= 0 && next !== undefined) go(next);
+}
+
+/** Puts the focus where keys scroll and read. */
+function toText() {
+  const pane = state.panes[state.active];
+  (pane?.rowElement(pane.current) ?? pane?.scroller ?? document.querySelector(".overview"))?.focus({ preventScroll: true });
+}
+
 function openTrace(index) {
+  const before = state.index, old = document.querySelector(".overview");
+  if (old) table.scroll = old.scrollTop;
   state.panes.forEach((pane) => pane.close());
   state.index = index;
   state.active = 0;
@@ -242,20 +301,29 @@ function openTrace(index) {
   if (index < 0) main.replaceChildren(overview());
   else main.replaceChildren(el("div", { class: two ? "reader two" : "reader" }, ...state.panes.map((pane) => pane.el), ...(missing ? [missing] : [])));
   document.getElementById("title").replaceChildren(visible(page.title), el("small", {}, index < 0 ? "" : `trace ${index + 1} of ${page.rows.length}`));
-  for (const [id, off] of [["all", page.rows.length === 1 || index < 0], ["previous", index < 1], ["next", index < 0 || index + 1 >= page.rows.length]]) {
+  const [name, single] = [index < 0 ? "" : page.rows[index].id, page.rows.length === 1];
+  document.title = [...new Set([name, page.title])].filter(Boolean).map(visible).join(" · ") + " · cotlens";
+  const at = table.order.indexOf(index);
+  for (const [id, off] of [["all", single || index < 0], ["previous", at < 1], ["next", at < 0 || at + 1 >= table.order.length]]) {
     document.getElementById(id).hidden = off;
   }
   document.getElementById("veil").hidden = index < 0;
-  document.getElementById("query").value = "";
-  search("");
+  document.getElementById("query").value = index < 0 ? table.query : "";
+  search(document.getElementById("query").value);
   say("press ? for keys and signs");
   hideTip();
   repaint();
   activate(0);
+  if (before === index || !document.documentElement.dataset.ready) return;  // the page was opened just now
+  toText();
+  if (index >= 0) return;
+  document.querySelector(".overview").scrollTop = table.scroll;
+  document.querySelector(`[data-trace="${before}"] a`)?.focus({ preventScroll: true });
 }
 
 function activate(number) {
   const changed = state.active !== number;
+  if (changed) hideTip();
   state.active = number;
   state.panes.forEach((pane, i) => pane.el.classList.toggle("active", i === number));
   if (changed && state.query) search(state.query);
@@ -298,7 +366,8 @@ function toggleVeil() {
 }
 
 function nextTheme() {
-  const themes = ["", "light", "dark"], { dataset } = document.documentElement;
+  const isDark = matchMedia("(prefers-color-scheme: dark)").matches, { dataset } = document.documentElement;
+  const themes = ["", ...(isDark ? ["light", "dark"] : ["dark", "light"])];  // the first step is one that is seen
   dataset.theme = themes[(themes.indexOf(dataset.theme ?? "") + 1) % 3];
   repaint();
   say(`theme: ${dataset.theme || "as the system"}`);
@@ -320,16 +389,20 @@ const ACTIONS = {
   ArrowRight: inPane((pane) => pane.stepToken(1)), ArrowLeft: inPane((pane) => pane.stepToken(-1)),
   n: () => nextFound(1), N: () => nextFound(-1), v: inPane((pane) => pane.lift()),
   b: toggleVeil, s: nextShade, t: nextTheme, o: () => go(-1), "?": openHelp,
-  "[": () => state.index > 0 && go(state.index - 1), "]": () => state.index >= 0 && go(state.index + 1),
+  "[": () => goBy(-1), "]": () => goBy(1), ",": () => goBy(-1), ".": () => goBy(1),
   x: () => { if (state.panes.length > 1) { activate(1 - state.active); state.panes[state.active].scroller.focus(); } },
   "/": () => document.getElementById("query").focus(), Escape: hideTip,
 };
 
+const SCROLLS = new Set(["PageDown", "PageUp", "Home", "End", " ", "ArrowUp", "ArrowDown"]);
+
 function onKey(event) {
-  if (event.ctrlKey || event.altKey || event.metaKey || document.getElementById("help").open) return;
+  const third = event.getModifierState?.("AltGraph") || (event.altKey && "[]".includes(event.key));  // as brackets are typed
+  if ((!third && (event.ctrlKey || event.altKey)) || event.metaKey || document.getElementById("help").open) return;
   if (event.target.matches?.("input, select, textarea")) return;
-  const act = ACTIONS[event.key];
-  if (!act) return;
+  const act = ACTIONS[event.key], isArrow = event.key.startsWith("Arrow");
+  if (!act) return SCROLLS.has(event.key) && hideTip();
+  if (isArrow && (event.shiftKey || !state.panes.length)) return;
   event.preventDefault();
   act();
 }

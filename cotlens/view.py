@@ -100,14 +100,15 @@ def view_run(
         run: a run directory that holds its texts.
         ids: the traces to show; default: the first `limit`.
         beside: a run of another checkpoint. The k-th trace of a prompt stands beside the k-th of the same prompt there.
-        scorer: whose scores to show; default: the only scorer's, if the run is scored.
-        judge: whose verdicts to show; default: the first by name, as in the figures.
+        scorer: whose scores to show; default: each run's only scorer's, if it is scored.
+        judge: whose verdicts to show; default: the first by name, as in the figures. Beside, only the same judge's.
         limit: most traces in the page, where none are named.
 
     Raises:
         TraceError: if the run holds no text, a trace is not in it, or no prompt is in both runs.
     """
     run = run if isinstance(run, Run) else Run(Path(run))
+    judge = judge or next(iter(run.judges), "")
     items = _read(run, list(ids) or None, limit, scorer, judge)
     others: list[_Item | None] = []
     names = (run.path.resolve().name, "")
@@ -129,6 +130,8 @@ class _Item(NamedTuple):
     scores: Mapping[str, Any] | None  # columns of `table.SCORE_COLUMNS`
     verdicts: dict[str, str]  # part -> what the judge says of it
     tags: Tags | None
+    scorer: str = ""
+    judge: str = ""
 
 
 def _own_scores(trace: Trace) -> Mapping[str, Any] | None:
@@ -143,7 +146,6 @@ def _read(run: Run, ids: Sequence[str] | None, limit: int, scorer: str, judge: s
     if scorer or run.scorers:
         run.score_table(scorer, ["trace_id"])  # says so where scores are missing, many, or older than the traces
         scorer = scorer or run.scorers[0]
-    judge = judge or next(iter(run.judges), "")
     verdicts = _verdicts(run, judge)
     found: dict[str, _Item] = {}
     asked = set(ids or ())
@@ -158,8 +160,11 @@ def _read(run: Run, ids: Sequence[str] | None, limit: int, scorer: str, judge: s
         scores = _score_rows(run.path / "scores" / scorer / shard.name, only) if scorer else {}
         traces = {trace.id: trace for trace in read_traces(shard, format="cotlens")}
         for key in chosen:
-            columns = scores.get(key) or _own_scores(traces[key])
-            found[key] = _Item(traces[key], parts.get(key, empty), columns, verdicts.get(key, {}), run.tags)
+            own, said = scores.get(key), verdicts.get(key, {})
+            names = (scorer if own else "", judge if said else "")
+            found[key] = _Item(
+                traces[key], parts.get(key, empty), own or _own_scores(traces[key]), said, run.tags, *names
+            )
     if missing := [key for key in ids or () if key not in found]:
         raise TraceError(f"{run.path}: no trace {missing[0]!r}; it has {run.info['n_traces']:,} traces")
     return [found[key] for key in (found if ids is None else dict.fromkeys(ids))]
@@ -188,8 +193,9 @@ def _partners(run: Run, beside: Run, items: Sequence[_Item], scorer: str, judge:
     chosen = [key for key in wanted if key is not None]
     if not chosen:
         raise TraceError(f"{beside.path}: has no trace on any of the prompts shown from {run.path}")
-    given = scorer if scorer in beside.scorers else ""
-    read = _read(beside, chosen, len(chosen), given, judge if judge in beside.judges else "")
+    if scorer and scorer not in beside.scorers:
+        raise TraceError(f"{beside.path}: not scored by {scorer}; its scorers: {', '.join(beside.scorers) or 'none'}")
+    read = _read(beside, chosen, len(chosen), scorer, judge if judge in beside.judges else "")
     found = {item.trace.id: item for item in read}
     return [found.get(key) if key is not None else None for key in wanted]
 
@@ -244,10 +250,17 @@ def _all_data(items: Sequence[_Item | None], high: int) -> list[dict[str, Any] |
 def _trace_data(item: _Item, words: Mapping[int, str], high: int) -> dict[str, Any]:
     trace, split = item.trace, split_trace(item.trace, tags=item.tags)
     known = [
-        ("model", trace.model), ("checkpoint", trace.method), ("domain", trace.domain), ("split", trace.split),
-        ("finish reason", trace.finish_reason), ("reward", "" if trace.reward is None else f"{trace.reward:g}"),
-        ("gold answer", trace.gold), ("reasoning", "" if trace.reasoning == "verbatim" else trace.reasoning.value),
-    ]  # fmt: skip
+        ("model", trace.model),
+        ("checkpoint", trace.method),
+        ("domain", trace.domain),
+        ("split", trace.split),
+        ("finish reason", trace.finish_reason),
+        ("reward", "" if trace.reward is None else f"{trace.reward:g}"),
+        ("gold answer", trace.gold),
+        ("reasoning", "" if trace.reasoning == "verbatim" else trace.reasoning.value),
+        ("scored by", item.scorer),
+        ("judged by", item.judge),
+    ]
     tokens = None if item.scores is None else _tokens(item.scores, words)
     return {
         "id": trace.id,
@@ -341,12 +354,12 @@ def _alternatives(scores: Mapping[str, Any], words: Mapping[int, str]) -> dict[s
 def _words(items: Iterable[_Item]) -> dict[int, str]:
     """The text of every token id that stands in one of the traces: names for alternatives, without a tokenizer."""
     words: dict[int, str] = {}
-    for trace, _, scores, _, _ in items:
+    for trace, _, scores, *_ in items:
         if scores is None or scores["token_starts"] is None or not _has(scores, "top_ids"):
             continue
-        starts = [*scores["token_starts"], len(trace.completion)]
-        for word, start, stop in zip(scores["token_ids"], starts, starts[1:], strict=False):
-            if stop > start:
+        starts = [-1, *scores["token_starts"], len(trace.completion)]
+        for word, before, start, stop in zip(scores["token_ids"], starts, starts[1:], starts[2:], strict=False):
+            if before < start < stop:  # else it is some bytes of a character
                 words.setdefault(int(word), trace.completion[start:stop])
     return words
 
@@ -371,7 +384,7 @@ def _pack(values: ArrayLike) -> str:
 
 
 def _rounded(value: Any) -> float | None:
-    return None if pd.isna(value) else round(float(value), 3)
+    return round(float(value), 3) if np.isfinite(float(value)) else None
 
 
 # --- the page --------------------------------------------------------------------------------------------------

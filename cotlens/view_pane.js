@@ -20,9 +20,9 @@ class Pane {
     this.scroller = el("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": `text of ${visible(id)}` });
     this.curve = el("canvas", { class: "curve", "aria-hidden": "true" });
     this.axis = el("div", { class: "axis", "aria-hidden": "true" });
-    this.mapCanvas = el("canvas", { role: "img", "aria-label": "minimap: entropy, reflection, unsafe steps from top to bottom" });
+    this.mapCanvas = el("canvas", { role: "img" });
     this.window = el("div", { class: "window" });
-    this.map = el("div", { class: "map", title: "the whole trace: entropy | reflection | unsafe; click to go there" });
+    this.map = el("div", { class: "map" });
     this.map.append(this.mapCanvas, this.window);
     const heads = { prompt: "Prompt", think: `Thinking · ${status}`, answer: "Answer" }, seen = new Set();
     trace.sections.forEach((section, i) => {
@@ -53,8 +53,9 @@ class Pane {
     if (tokens?.high.length) say(`, ${count(tokens.high.length, "high-entropy token")}`);
     say(` · thought ${data.status}`);
     for (const [part, words] of Object.entries(data.verdicts).sort().reverse()) {
-      say(` · ${part} `);
-      say(visible(words), /^safe/.test(words) ? "good" : /^(unsafe|contr)/.test(words) ? "bad" : null);
+      const kind = /^safe/.test(words) ? "good" : /^(unsafe|contr)/.test(words) ? "bad" : null;
+      say(" · ");
+      sum.append(el("span", { class: "whole" }, `${part} `, el("span", { class: kind }, visible(words))));
     }
     const facts = data.facts.map(([name, value]) => `${name} ${visible(value)}`).join(" · ");
     const title = el("h2", {}, (this.name ? visible(this.name) + " · " : "") + visible(data.id));
@@ -65,11 +66,12 @@ class Pane {
     this.observer = new IntersectionObserver((entries) => this.onNear(entries), { root: this.scroller, rootMargin: "120% 0px" });
     for (const { el: node } of this.trace.sections) this.observer.observe(node);
     this.scroller.addEventListener("scroll", () => this.draw(), { passive: true });
+    for (const kind of ["wheel", "touchmove"]) this.scroller.addEventListener(kind, hideTip, { passive: true });
     this.el.addEventListener("pointerdown", () => activate(this.number));
     this.el.addEventListener("focusin", () => activate(this.number));
     this.scroller.addEventListener("click", (event) => this.onClick(event));
     this.scroller.addEventListener("pointerover", (event) => this.onHover(event));
-    this.scroller.addEventListener("pointerleave", hideTip);
+    this.scroller.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hideTip());
     const go = (event) => {
       if (event.buttons || event.type === "pointerdown") this.goTo(event.offsetY / this.map.clientHeight);
     };
@@ -90,8 +92,9 @@ class Pane {
     section.built = false;
     section.rows = [];
     section.el.classList.remove("built");
-    section.el.classList.toggle("veiled", rows.slice(section.first, section.stop).some((row) => this.isVeiled(row)));
-    section.el.textContent = visible(text.slice(first.start, last.stop));
+    const own = rows.slice(section.first, section.stop), show = (row) => visible(text.slice(row.start, row.stop));
+    if (!own.some((row) => this.isVeiled(row))) section.el.textContent = visible(text.slice(first.start, last.stop));
+    else section.el.replaceChildren(...own.map((row) => this.isVeiled(row) ? el("span", { class: "hid", "aria-hidden": "true" }, show(row)) : show(row)));
     const wide = Math.max(20, (this.lineUnits ?? 90));
     let lines = 0;
     for (let i = section.first; i < section.stop; i += 1) lines += Math.ceil((rows[i].stop - rows[i].start) / wide);
@@ -103,12 +106,11 @@ class Pane {
     section.built = true;
     section.lines = null;
     section.el.classList.add("built");
-    section.el.classList.remove("veiled");
     section.rows = [];
     for (let i = section.first; i < section.stop; i += 1) section.rows.push(this.rowOf(i));
     section.el.replaceChildren(...section.rows.map((row) => row.el));
     this.built.push(section);
-    while (this.built.length > KEPT) {
+    while (this.built.length > KEPT && !state.printing) {
       const old = this.built.shift();
       if (this.near.has(old)) this.built.push(old);
       else this.flatten(old);
@@ -117,6 +119,8 @@ class Pane {
   }
 
   rebuild() {
+    const held = this.el.contains(document.activeElement) && document.activeElement.closest("[data-row]");
+    hideTip();
     for (const section of this.built.splice(0)) {
       if (this.near.has(section)) {
         section.built = false;
@@ -124,6 +128,7 @@ class Pane {
       } else this.flatten(section);
     }
     for (const section of this.trace.sections) if (!section.built) this.flatten(section);
+    if (held) this.rowElement(Number(held.dataset.row))?.focus({ preventScroll: true });
     this.drawMap();
     this.draw();
   }
@@ -163,7 +168,7 @@ class Pane {
     if (step && row.first) {
       const kind = el("span", { class: step.reflects ? "kind turn" : "kind", title: `${step.kind || "language unknown"}` });
       kind.append(el("span", { class: "long" }, step.kind), el("span", { class: "short" }, CODES[step.kind] ?? ""));
-      rail.append(kind, el("a", { href: `#${state.index}s${row.step}`, tabindex: -1 }, String(row.step)));
+      rail.append(kind, el("a", { href: `#${state.index}s${row.step}${this.number ? "b" : ""}`, tabindex: -1 }, String(row.step)));
       for (const name of step.markers) {
         const kindOf = page.unsafe[page.markers.indexOf(name)] ? "bad" : name === "refusal_intent" ? "good" : "note";
         rail.append(el("span", { class: `mark ${kindOf}`, title: plain(name) }, el("span", { class: "long" }, plain(name))));
@@ -185,10 +190,11 @@ class Pane {
   }
 
   onClick(event) {
-    const node = event.target.closest("[data-row]");
-    if (!node || !getSelection().isCollapsed) return;
+    const node = event.target.closest("[data-row]"), veiled = node?.classList.contains("veiled");
+    if (!node || (!veiled && !getSelection().isCollapsed)) return;
     this.setCurrent(Number(node.dataset.row));
-    if (node.classList.contains("veiled")) this.lift();
+    if (veiled) this.lift();
+    else this.onHover(event);  // a finger does not hover
   }
 
   onHover(event) {
@@ -224,23 +230,54 @@ class Pane {
     this.rowElement(index)?.classList.add("current");
   }
 
-  reveal(index) {
+  reveal(index, unit = -1) {
+    if (!this.trace.rows.length) return;
+    hideTip();
     this.construct(this.sectionOf(index));
     this.setCurrent(index);
     const node = this.rowElement(index);
-    const show = () => node.scrollIntoView({ block: node.clientHeight > this.scroller.clientHeight ? "start" : "center" });
+    const show = () => {
+      if (!node.isConnected) return;
+      node.scrollIntoView({ block: node.clientHeight > this.scroller.clientHeight ? "start" : "center" });
+      if (unit >= 0) this.bringIntoView(index, unit);
+    };
     show();
     requestAnimationFrame(show);  // the sections around it have their true height only now
     node.focus({ preventScroll: true });
   }
 
   revealUnit(unit) {
-    this.reveal(lastUpTo(this.trace.rowStarts, unit));
+    this.reveal(lastUpTo(this.trace.rowStarts, unit), unit);
+  }
+
+  /** Scrolls on where the character lies outside the window, as it may in a row of many lines. */
+  bringIntoView(index, unit) {
+    const section = this.sectionOf(index), pieces = section.rows[index - section.first]?.pieces ?? [];
+    const piece = pieces.find(([start, stop]) => start <= unit && unit < stop);
+    if (!piece) return;
+    const range = new Range();
+    range.selectNode(piece[2]);
+    if (piece[2].nodeType === Node.TEXT_NODE) {
+      range.setStart(piece[2], unit - piece[0]);
+      range.setEnd(piece[2], unit - piece[0] + 1);
+    }
+    const place = range.getBoundingClientRect(), box = this.scroller.getBoundingClientRect();
+    if (place.top < box.top || place.bottom > box.bottom) this.scroller.scrollTop += place.top - (box.top + box.height / 3);
+  }
+
+  isHiddenToken(token) {
+    const { rows, rowStarts, tokens, text } = this.trace;
+    return this.isVeiled(rows[lastUpTo(rowStarts, Math.min(tokens.starts[token], text.length - 1))]);
+  }
+
+  sayToken(token, more = "") {
+    return say((this.isHiddenToken(token) ? `token ${token}, hidden: v shows it` : tokenLine(this.trace, token)) + more);
   }
 
   goTo(part) {
     const { rowStarts, text } = this.trace, unit = Math.min(0.9999, Math.max(0, part)) * text.length;
     const index = lastUpTo(rowStarts, unit);
+    if (index < 0) return;
     this.construct(this.sectionOf(index));
     this.rowElement(index).scrollIntoView({ block: "center" });
   }
@@ -267,6 +304,7 @@ class Pane {
 
   jump(what, direction) {
     const { rows, steps, tokens } = this.trace, here = this.here();
+    if (!rows.length) return say("this trace is empty");
     if (what === "high") return this.jumpToken(tokens?.high ?? [], direction, "high-entropy token");
     const test = { step: () => true, reflect: (s) => s.reflects, unsafe: (s) => s.state > 0 }[what];
     const targets = rows.flatMap((row, i) => (row.step >= 0 && row.first && test(steps[row.step]) ? [i] : []));
@@ -285,16 +323,16 @@ class Pane {
     const at = direction > 0 ? targets.findIndex(after) : targets.findLastIndex((i) => (now ? i < this.token : tokens.starts[i] < hereUnit));
     if (at < 0) return say(targets.length ? `no ${name} ${direction > 0 ? "below" : "above"}` : `no ${name} in this trace`);
     this.showToken(targets[at]);
-    return say(`${tokenLine(this.trace, targets[at])} · ${at + 1} of ${count(targets.length, name)}`);
+    return this.sayToken(targets[at], ` · ${at + 1} of ${count(targets.length, name)}`);
   }
 
   /** Moves by one token, for the eyes and the keyboard alike. */
   stepToken(direction) {
     const { tokens, rows } = this.trace;
-    if (!tokens) return say("this trace has no scored tokens");
+    if (!tokens || !rows.length) return say("this trace has no scored tokens");
     const from = this.token >= 0 ? this.token + direction : lastUpTo(tokens.starts, rows[this.here()].start);
     this.showToken(Math.max(0, Math.min(tokens.starts.length - 1, from)));
-    return say(tokenLine(this.trace, this.token));
+    return this.sayToken(this.token);
   }
 
   showToken(token) {
@@ -302,7 +340,7 @@ class Pane {
     this.el.querySelector(".now")?.classList.remove("now");
     this.revealUnit(Math.min(this.trace.tokens.starts[token], this.trace.text.length - 1));
     requestAnimationFrame(() => requestAnimationFrame(() => {
-      if (this.token !== token) return undefined; // another was asked for meanwhile
+      if (this.token !== token || !this.el.isConnected) return undefined;  // another was asked for meanwhile
       const [own] = strongest(this.trace, token);
       const node = this.el.querySelector(`[data-token="${own}"]`) ?? this.el.querySelector(`[data-token="${token}"]`);
       if (!node || node.closest(".veiled")) return hideTip();
@@ -313,7 +351,10 @@ class Pane {
 
   // --- curves and minimap ---
 
+  /** A new width moves everything: the current row is kept in sight. */
   resized() {
+    const box = this.scroller.getBoundingClientRect(), own = this.inSight && this.rowElement(this.current);
+    if (own && (own.getBoundingClientRect().top > box.bottom || own.getBoundingClientRect().bottom < box.top)) own.scrollIntoView({ block: "center" });
     const text = this.scroller.clientWidth - parseFloat(getComputedStyle(this.scroller).paddingRight) - 130;
     this.lineUnits = Math.min(100, text / 7.4);
     for (const section of this.trace.sections) section.lines = null;
@@ -325,6 +366,9 @@ class Pane {
   axisText() {
     const { name, unit, bounds } = SHADES[state.shade], most = bounds.at(-1).toLocaleString("en");
     const first = this.trace.tokens ? `${name}, mean of a line, to ${most} ${unit}` : "probability of reflection, to 1";
+    const quantity = this.trace.tokens ? name : "no scores";
+    this.map.title = `the whole trace: ${quantity} | reflection | unsafe; click to go there`;
+    this.mapCanvas.setAttribute("aria-label", `minimap from top to bottom: ${quantity}, reflection, unsafe steps`);
     return [el("i", {}, first), el("i", { class: "u" }, "self-jailbreak score, to 1")];
   }
 
@@ -370,6 +414,8 @@ class Pane {
       }
       if (top < height && top + section.el.clientHeight > 0) seen = this.widen(seen, section, top, height);
     }
+    const current = this.rowElement(this.current)?.getBoundingClientRect();
+    this.inSight = Boolean(current && current.bottom > box.top && current.top < box.bottom);
     pen.fillStyle = colour("line");
     pen.fillRect(x(0), 0, 1, height);
     pen.fillRect(x(1), 0, 1, height);
@@ -452,16 +498,20 @@ function describe(number, step) {
 // --- details of a token ------------------------------------------------------------------------------------------
 
 function tokenText(trace, token) {
-  const { starts } = trace.tokens, text = trace.text.slice(starts[token], starts[token + 1] ?? trace.text.length);
+  const { starts } = trace.tokens, text = trace.text.slice(starts[token], starts[group(trace, token)[1]] ?? trace.text.length);
   return visible(text.slice(0, 60)).replaceAll("\n", "↵") + (text.length > 60 ? "…" : "");
 }
 
 function tokenLine(trace, token) {
   const values = Object.keys(SHADES).filter((name) => trace.tokens.values[name]);
-  return `token ${token} “${tokenText(trace, token)}”: ` + values.map((name) => `${SHADES[name].name} ${shown(trace, name, token)}`).join(", ");
+  const words = alternatives(trace, token).map(([word, chance]) => `${word} ${chance}`).join(", ");
+  const numbers = values.map((name) => `${SHADES[name].name} ${shown(trace, name, token)}`).join(", ");
+  return `token ${token} “${tokenText(trace, token)}”: ${numbers}${words && `; likeliest: ${words}`}`;
 }
 
 function showTip(trace, token, node) {
+  const box = node.getClientRects()[0];
+  if (!box) return;
   const tip = document.getElementById("tip"), [, n] = strongest(trace, token), table = el("table");
   for (const name of Object.keys(SHADES)) {
     if (trace.tokens.values[name]) table.append(el("tr", {}, el("th", { scope: "row" }, SHADES[name].name), el("td", {}, shown(trace, name, token))));
@@ -473,7 +523,7 @@ function showTip(trace, token, node) {
   const same = n > 1 ? el("div", {}, `one of ${n} tokens that make up this character`) : null;
   tip.replaceChildren(el("div", {}, el("code", {}, tokenText(trace, token)), ` · token ${token}`), ...(same ? [same] : []), table);
   tip.hidden = false;
-  const box = node.getClientRects()[0], { offsetWidth: width, offsetHeight: height } = tip;
+  const { offsetWidth: width, offsetHeight: height } = tip;
   const below = box.bottom + 8 + height < innerHeight;
   tip.style.left = `${Math.max(8, Math.min(box.left, innerWidth - width - 8))}px`;
   tip.style.top = `${below ? box.bottom + 8 : Math.max(8, box.top - height - 8)}px`;

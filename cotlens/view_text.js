@@ -17,7 +17,7 @@ const SHADES = {
   rank: { name: "rank", unit: "", bounds: [2, 3, 5, 10, 30, 100, 1000] },
   kl: { name: "KL to the reference", unit: "nats", bounds: [0.01, 0.03, 0.1, 0.3, 1, 3, 10] },
 };
-const state = { shade: "entropy", veil: true, panes: [], active: 0, index: -1, query: "", hit: -1 };
+const state = { shade: "entropy", veil: true, panes: [], active: 0, index: -1, query: "", printing: false };
 
 // --- small tools -------------------------------------------------------------------------------------------------
 
@@ -82,9 +82,12 @@ function say(text) {
 
 // --- text: nothing that could act, hide or reorder stays unseen --------------------------------------------------
 
+// Joiners and variation selectors are seen in what they join; elsewhere they are a way to hide things.
 const HIDDEN = new RegExp(
-  "[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180e\\u200b\\u200e\\u200f"
-  + "\\u2028-\\u202e\\u2060-\\u206f\\u3164\\ufeff\\uffa0\\ufff0-\\ufffb\\ufffe\\uffff\\u{e0000}-\\u{e007f}]|\\p{Cs}", "gu");
+  "(?!\\r\\n)[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b\\u200e"
+  + "\\u200f\\u2028-\\u202e\\u2060-\\u206f\\u2800\\u3164\\ufdd0-\\ufdef\\ufe00-\\ufe0d\\ufeff\\uffa0\\ufff0-\\ufffb\\u{1bca0}-\\u{1bca3}"
+  + "\\u{1d173}-\\u{1d17a}\\u{e0000}-\\u{e0fff}]|\\p{Cs}|\\p{Noncharacter_Code_Point}|(?<=[\\u0000-\\u024f])[\\u200c\\u200d]"
+  + "|(?<![\\p{Extended_Pictographic}0-9#*])[\\ufe0e\\ufe0f]", "gu");
 const GLYPHS = {
   ...["NUL", "SOH", "STX", "ETX", "EOT", "ENQ", "ACK", "BEL", "BS", "TAB", "LF", "VT", "FF", "CR", "SO", "SI", "DLE", "DC1", "DC2",
     "DC3", "DC4", "NAK", "SYN", "ETB", "CAN", "EM", "SUB", "ESC", "FS", "GS", "RS", "US"],
@@ -235,14 +238,23 @@ function shown(trace, name, token) {
   return name === "rank" ? most + value.toLocaleString("en") : `${most}${value.toFixed(3)} nats`;
 }
 
-/** Tokens that begin at the same character (the bytes of one) are shown as the one with the highest value. */
-function strongest(trace, token) {
+/** Tokens that begin at the same character (the bytes of one): the first, and the one behind the last. */
+function group(trace, token) {
   const { starts } = trace.tokens;
-  let best = token, n = 1;
-  for (let i = token - 1; i >= 0 && starts[i] === starts[token]; i -= 1, n += 1) {
+  let first = token, stop = token + 1;
+  while (first > 0 && starts[first - 1] === starts[token]) first -= 1;
+  while (stop < starts.length && starts[stop] === starts[token]) stop += 1;
+  return [first, stop];
+}
+
+/** Of such tokens the one with the highest value, as which they are shown, and how many they are. */
+function strongest(trace, token) {
+  const [first, stop] = group(trace, token);
+  let best = first;
+  for (let i = first + 1; i < stop; i += 1) {
     if (!(valueOf(trace, state.shade, i) <= valueOf(trace, state.shade, best))) best = i;
   }
-  return [best, n];
+  return [best, stop - first];
 }
 
 function level(value) {
