@@ -335,7 +335,8 @@ def _by_trace(traces: pd.DataFrame, *columns: str) -> dict[str, tuple[Any, ...]]
     """Trace id -> its values. A summary of hidden thinking, in traces that say what theirs is, is no thinking here."""
     if "think_spans" in columns and "reasoning" in traces:
         spans = zip(traces["think_spans"], traces["reasoning"] == "verbatim", strict=True)
-        traces = traces.assign(think_spans=[of_trace if own else () for of_trace, own in spans])
+        own = pd.Series([of_trace if is_own else () for of_trace, is_own in spans], index=traces.index, dtype=object)
+        traces = traces.assign(think_spans=own)
     rows = zip(*(traces[name] for name in columns), strict=True)
     return dict(zip(traces["trace_id"], rows, strict=True))
 

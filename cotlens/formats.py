@@ -91,12 +91,20 @@ def _has(*names: str) -> Callable[[Row], bool]:
     return lambda row: all(name in row for name in names)
 
 
-def _has_list(name: str, *alternatives: str) -> Callable[[Row], bool]:
-    """A list of objects under one of the names, in a row that has no prompt and completion of its own beside it."""
+def _has_list(name: str, *alternatives: str, of: tuple[str, ...] = ()) -> Callable[[Row], bool]:
+    """A list of objects under one of the names, in a row that has no completion of its own beside it.
+
+    Args:
+        name: of the list.
+        alternatives: other names of it.
+        of: every object has one of these keys: the options of a question are choices too.
+    """
 
     def matches(row: Row) -> bool:
         lists = [row[key] for key in (name, *alternatives) if isinstance(row.get(key), list)]
-        return bool(lists) and len(dicts(lists[0])) == len(lists[0]) and not {"prompt", "completion"} <= set(row)
+        if not lists or len(dicts(lists[0])) != len(lists[0]) or {"prompt", "completion"} <= set(row):
+            return False
+        return not of or all(any(key in one for key in of) for one in lists[0])
 
     return matches
 
@@ -105,6 +113,8 @@ def _is_plain(row: Row) -> bool:
     return any(name in row for name in (*TEXT, *THINK))
 
 
+_OUTPUT = ("token_ids", "finish_reason", "index")
+_CHOICE = ("message", "finish_reason", "index")
 _NO_TOKENS = ("token ids", "log-probs")
 _LABELLED = (*_NO_TOKENS, "finish reason")
 _STRIPPED = "special tokens (decoded without them)"
@@ -119,7 +129,7 @@ FORMATS = (
     Format("thought-anchors", _has("solution", "chunks"), parse_anchors, _LABELLED),
     Format("trl", _has("step", "completion", "advantage"), parse_trl,
            (*_NO_TOKENS, "finish reason", "model", "prompt id", _STRIPPED)),
-    Format("verl", _has("input", "output", "score", "step"), parse_verl,
+    Format("verl", lambda row: _has("input", "output", "score", "step")(row) and "instruction" not in row, parse_verl,
            (*_NO_TOKENS, "finish reason", "model", "prompt id", _STRIPPED, "which text is a tool's (one string)")),
     Format("open-instruct", _has("prompt_tokens", "response_tokens", "finish_reason"), parse_open_instruct,
            ("text (give --tokenizer)", "where tools wrote (one list of tokens)")),
@@ -132,12 +142,12 @@ FORMATS = (
             "thinking, where the harness was told its end token"),
            beside=beside_lm_eval, repeats=True),
     Format("lighteval", is_lighteval, parse_lighteval, ("finish reason", "model")),
-    Format("inspect", _has("sample", "eval"), parse_inspect,
+    Format("inspect", lambda row: all(isinstance(row.get(key), dict) for key in ("sample", "eval")), parse_inspect,
            ("token ids", "log-probs and finish reasons of all turns but the last")),
     Format("scout", _has("transcript_id", "messages"), parse_scout, (*_NO_TOKENS, "finish reason")),
     Format("responses", is_response, parse_responses, (*_NO_TOKENS, "thinking (summaries at most, of hosted models)")),
-    Format("vllm", _has_list("outputs"), parse_vllm, ("model",)),
-    Format("openai", _has_list("choices"), parse_openai, ("token ids (unless the server returns them)",)),
+    Format("vllm", _has_list("outputs", of=_OUTPUT), parse_vllm, ("model",)),
+    Format("openai", _has_list("choices", of=_CHOICE), parse_openai, ("token ids (unless the server returns them)",)),
     Format("messages", _has_list("messages", "conversation", "conversations"), parse_messages, _NO_TOKENS),
     Format("plain", _is_plain, parse_plain, ()),
 )  # fmt: skip

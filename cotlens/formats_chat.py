@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from cotlens.rows import Row
-from cotlens.split import has_delimiters
+from cotlens.split import has_delimiters, split_think
 from cotlens.trace import Label, Origin, Reasoning, Span, Trace, TraceError, dump_json, hash_text
 
 # --- plain rows ------------------------------------------------------------------------------------------------
@@ -29,7 +29,8 @@ class Taker:
 
     def take(self, *names: str) -> Any:
         for name in names:
-            if self.rest.get(name) is not None:
+            value = self.rest.get(name)
+            if value is not None and value == value:  # a table with gaps has NaN in them
                 return self.rest.pop(name)
         return None
 
@@ -49,8 +50,10 @@ def common_fields(taker: Taker, name: str) -> dict[str, Any]:
     reward, step = taker.take("reward"), taker.take("training_step")
     if isinstance(row_id, list | dict | bytes | bool):
         raise TraceError(f"an id must be text or a number, got {type(row_id).__name__}")
-    sample = taker.take("sample", "sample_index", "sample_idx", "sample_id")
+    sample = taker.take("sample", "sample_index", "sample_idx")
     logprobs = taker.take("logprobs")
+    if logprobs is not None and not isinstance(logprobs, list | tuple):
+        raise TraceError(f"logprobs must be a list of numbers, got {type(logprobs).__name__}")
     return {
         "id": name if row_id is None else str(row_id),
         "prompt_id": taker.text("prompt_id"),
@@ -81,8 +84,8 @@ def parse_plain(row: Row, name: str) -> list[Trace]:
     """`{prompt, completion}` or `{prompt, thinking, answer}` under the names that people use.
 
     `answer` is the model's answer beside `thinking`, and the gold answer beside a completion. Beside `thinking`, a
-    completion is the answer, unless it holds the thinking itself or has delimiters of its own: then it is the whole
-    text. A prompt or completion that is a list is a conversation, typed blocks, or several samples.
+    completion is the answer, unless it holds the thinking itself or begins with a thought of its own: then it is the
+    whole text. A prompt or completion that is a list is a conversation, typed blocks, or several samples.
     """
     taker = Taker(row)
     prompt = _take_prompt(taker)
@@ -108,7 +111,7 @@ def parse_plain(row: Row, name: str) -> list[Trace]:
             raise TraceError(f"the answer must be text, got {type(answer).__name__}")
         return [Trace(prompt=prompt, **fields_of(thinking or "", answer or ""), **common, meta=taker.rest)]
     common["gold"] = common["gold"] or ("" if thinking else taker.text("answer"))
-    if not thinking or has_delimiters(text):
+    if thinking is None or _is_whole(text, thinking):
         taker.rest |= {"thinking": thinking} if thinking else {}
         return [Trace(prompt=prompt, completion=text, **common, meta=taker.rest)]
     place = _place_of_thinking(thinking, text)
@@ -116,6 +119,18 @@ def parse_plain(row: Row, name: str) -> list[Trace]:
         return [Trace(prompt=prompt, **fields_of(thinking, text), **common, meta=taker.rest)]
     spans = {"think": (place,), "answer": Span(place.stop, len(text))}
     return [Trace(prompt=prompt, completion=text, origin=Origin.FIELDS, **spans, **common, meta=taker.rest)]
+
+
+def _is_whole(text: str, thinking: str) -> bool:
+    """Whether a text beside thinking holds the thought as well: it begins with one, or has the same between tags.
+
+    An answer may speak of tags without being a completion.
+    """
+    if not has_delimiters(text):
+        return False
+    think = split_think(text).think
+    begins = bool(think) and not re.search(r"\s", text[: think[0].start].strip())
+    return begins or not thinking or thinking.strip() in text
 
 
 _SURELY_QUOTED = 40  # characters: a shorter thought may begin the answer by chance ("No.")
@@ -143,10 +158,13 @@ def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str)
         raise TraceError("the completion is an empty list")
     if isinstance(text, list) and all(isinstance(part, str) for part in text):
         thoughts = thinking if isinstance(thinking, list) and len(thinking) == len(text) else [thinking] * len(text)
+        given = taker.rest.get("finish_reason")
         common = common_fields(taker, name)
         common["gold"] = common["gold"] or taker.text("answer")
         common["prompt_id"] = common["prompt_id"] or ("" if before else common["id"])
         samples = [common | {"id": f"{common['id']}/{i}", "sample": i} for i in range(len(text))]
+        if isinstance(given, list) and len(given) == len(text):
+            samples = [one | {"finish_reason": text_or_empty(end)} for one, end in zip(samples, given, strict=True)]
         return [
             trace_of_message(
                 without_nulls({"content": part, "thinking": thought}), prompt_text(before), fields, taker.rest
@@ -182,7 +200,10 @@ def parse_messages(row: Row, name: str) -> list[Trace]:
     """`{"messages": [...]}`: one trace per assistant turn, the turns before it are its prompt."""
     taker = Taker(row)
     messages = taker.take("messages", "conversation", "conversations")
-    if not any(role_of(message) == "assistant" for message in messages[-1:]) and any(row.get(key) for key in TEXT):
+    own = next((row[key] for key in ("completion", "response") if isinstance(row.get(key), str)), None)
+    ends_in_turn = any(role_of(message) == "assistant" for message in messages[-1:])
+    said = content_text(messages[-1].get("content")) if ends_in_turn and own is not None else None
+    if (not ends_in_turn and any(row.get(key) for key in (*TEXT, *THINK))) or said != own:
         return parse_plain({**taker.rest, "prompt": messages}, name)  # the messages are the prompt
     exact = taker.rest.pop("cotlens", None)
     common = common_fields(taker, name)
@@ -230,7 +251,14 @@ def traces_of_turns(before: list[Any], messages: list[Any], common: dict[str, An
     traces = []
     for number, i in enumerate(turns):
         earlier = [without_nulls(message) for message in before] + messages[:i]
-        fields = common if number == len(turns) - 1 else common | {"token_ids": None, "logprobs": None, "reward": None}
+        # What the row says of tokens, reward and end is said of its last turn; the others went on.
+        fields = common if number == len(turns) - 1 else common | _OF_LAST
+        if (
+            fields is not common
+            and not messages[i].get("tool_calls")
+            and not any(map(_is_call, dicts(messages[i].get("content"))))
+        ):
+            fields = fields | {"finish_reason": "stop"}
         fields = fields | ({"id": f"{common['id']}/turn-{number}"} if len(turns) > 1 else {})
         # Once for the whole conversation: every turn's own copy of what came before would grow with its square.
         kept = dict(meta) | ({"prompt_messages": earlier} if earlier and number == len(turns) - 1 else {})
@@ -241,34 +269,110 @@ def traces_of_turns(before: list[Any], messages: list[Any], common: dict[str, An
 
 
 def trace_of_message(message: Row, prompt: str, fields: dict[str, Any], meta: dict[str, Any]) -> Trace:
-    content = message.get("content")
-    tools = message.get("tool_calls") or [part for part in dicts(content) if _is_call(part)]
+    content, tools = message.get("content"), dicts(message.get("tool_calls"))
+    parts: list[Any] = [typed(part) for part in content] if isinstance(content, list) else []
+    tools = tools or [part for part in dicts(parts) if _is_call(part)]
     if tools:  # the turn went on with a call: its thought is not cut off
         meta, fields = meta | {"tool_calls": tools}, fields | {"finish_reason": fields["finish_reason"] or "tool_calls"}
-    used = ("role", "content", "tool_calls", "reasoning_details", *THINK)
-    if isinstance(content, list):
-        if _has_blocks(content):
-            parts, placed = blocks_of(content)
-            called = [*placed.get("tool_calls", ()), *(message.get("tool_calls") or ())]
-            meta = meta | placed | ({"tool_calls": called} if called else {}) | left_over(message, "message", *used)
-            return Trace(prompt=prompt, **parts, **fields, meta=meta)
-        content = content_text(content)
+    thinking, reasoning, used = _thinking_beside(message)
+    used |= {"role", "content", *(("tool_calls",) if isinstance(message.get("tool_calls"), list) else ())}
+    if content is None and isinstance(message.get("refusal"), str):
+        content, used = message["refusal"], used | {"refusal"}
     meta = meta | left_over(message, "message", *used)
-    thinking = next((content_text(message[key]) for key in THINK if isinstance(message.get(key), str | list)), "")
-    reasoning = Reasoning.VERBATIM
-    if isinstance(details := message.get("reasoning_details"), list):
-        thinking = thinking or "".join(part.get("text") or part.get("summary") or "" for part in details)
-        kinds = {str(part.get("type", "")).removeprefix("reasoning.") for part in details}
-        reasoning = _worst({"summary": Reasoning.SUMMARY, "encrypted": Reasoning.REDACTED}.get(kind) for kind in kinds)
-        if "encrypted" in kinds:
-            meta = meta | {"reasoning_details": details}
+    if parts and _has_blocks(parts):
+        if thinking and not any(part.get("type") in _THOUGHT_BLOCKS for part in dicts(parts)):
+            parts = [{"type": "thinking", "thinking": thinking}, *parts]
+        elif thinking:
+            meta = meta | {"thinking": thinking}
+        text, placed = blocks_of(parts)
+        text["reasoning"] = _worst([text["reasoning"], reasoning])
+        called = [*placed.get("tool_calls", ()), *dicts(message.get("tool_calls"))]
+        return Trace(prompt=prompt, **text, **fields, meta=meta | placed | ({"tool_calls": called} if called else {}))
+    if isinstance(content, list):
+        content, placed = _one_text(parts)
+        meta = meta | placed
     if content is None and not thinking and not tools:
         raise TraceError("the completion is null (the assistant message has neither content nor reasoning)")
-    if isinstance(content, str) and thinking and thinking.strip() in content and has_delimiters(content):
+    if not isinstance(content, str | None):
+        raise TraceError(f"the content of a message must be text or a list of parts, got {type(content).__name__}")
+    text = content or ""
+    if text and thinking and thinking.strip() in text and has_delimiters(text):
         meta, thinking = meta | {"thinking": thinking}, ""  # the server left the thought in the content as well
-    if not thinking and reasoning is Reasoning.VERBATIM:
-        return Trace(completion=content or "", prompt=prompt, **fields, meta=meta)
-    return Trace(prompt=prompt, **fields_of(thinking, content or ""), reasoning=reasoning, **fields, meta=meta)
+    # A source that has a place for the thought, and nothing in it, says that there is none.
+    told = "refusal" in used or any(isinstance(message.get(key), str) for key in THINK)
+    if not thinking and reasoning is Reasoning.VERBATIM and (has_delimiters(text) or not told):
+        return Trace(completion=text, prompt=prompt, **fields, meta=meta)
+    return Trace(prompt=prompt, **fields_of(thinking, text), reasoning=reasoning, **fields, meta=meta)
+
+
+def _thinking_beside(message: Row) -> tuple[str, Reasoning, set[str]]:
+    """Thinking in a field of its own, what it is, and the fields that say no more than that.
+
+    The first field that is not empty wins; the same text under two names (vLLM) is one thought.
+    """
+    found = {key: content_text(message[key]) for key in THINK if isinstance(message.get(key), str | list)}
+    thinking = next(filter(None, found.values()), "")
+    used = {key for key, text in found.items() if text in ("", thinking)}
+    details = dicts(message.get("reasoning_details"))
+    if not details:
+        return thinking, Reasoning.VERBATIM, used
+    thinking = thinking or "".join(part.get("text") or part.get("summary") or "" for part in details)
+    kinds = {str(part.get("type", "")).removeprefix("reasoning.") for part in details}
+    reasoning = _worst({"summary": Reasoning.SUMMARY, "encrypted": Reasoning.REDACTED}.get(kind) for kind in kinds)
+    signed = any(part.get("signature") for part in details)
+    if not thinking and signed:
+        reasoning = Reasoning.REDACTED
+    used |= set() if signed or "encrypted" in kinds else {"reasoning_details"}
+    return thinking, reasoning, used
+
+
+def typed(part: Any) -> Any:
+    """A part with a `type`: Bedrock says by a key what others say by it, and some say of a text nothing at all."""
+    if not isinstance(part, dict) or part.get("type"):
+        return part
+    if isinstance(inner := part.get("reasoningContent"), dict):
+        said = inner.get("reasoningText") or {}
+        return {
+            "type": "thinking",
+            "thinking": "",
+            **{_BEDROCK.get(key, key): said[key] for key in said},
+            **{key: value for key, value in inner.items() if key != "reasoningText"},
+        }
+    for name, kind in (("toolUse", "tool_use"), ("toolResult", "tool_result")):
+        if isinstance(part.get(name), dict):
+            return {"type": kind, **part[name]}
+    return {"type": "text", **part} if isinstance(part.get("text"), str) else part
+
+
+_BEDROCK = {"text": "thinking"}
+_OF_LAST = dict.fromkeys(("token_ids", "logprobs", "reward", "prompt_token_ids", "token_starts")) | {
+    "finish_reason": ""
+}
+
+
+def _one_text(parts: Sequence[Any]) -> tuple[str, dict[str, Any]]:
+    """One text of parts that do not say what is thought; and what of them is no text, with its place."""
+    text, placed = "", dict[str, list[Any]]()
+    for part in parts:
+        if isinstance(part, str):
+            text += part
+            continue
+        said = "" if _is_tool(part) else _part_text(part)
+        rest = part if not said else _beside_text(part)
+        if rest:
+            placed.setdefault("tool_calls" if _is_call(part) else "other_parts", []).append({"at": len(text), **rest})
+        text += said
+    return text, placed
+
+
+def _beside_text(part: Row) -> Row:
+    """What a block of text says beside its text: citations, log-probs, a cache mark."""
+    rest = {
+        key: value
+        for key, value in part.items()
+        if key not in ("type", *_BLOCK_TEXT, "refusal") and value not in (None, "", [])
+    }
+    return {"type": part.get("type"), **rest} if rest else {}
 
 
 _BLOCK_TEXT = ("thinking", "reasoning", "text", "content")
@@ -282,11 +386,11 @@ def dicts(content: Any) -> list[Row]:
 
 def _is_call(block: Row) -> bool:
     """Whether a block calls a tool: `tool_use`, `server_tool_use`, `function_call`, `web_search_call`, ..."""
-    return str(block.get("type", "")).endswith(("tool_use", "_call"))
+    return str(block.get("type", "")).endswith(("tool_use", "_call", "-call"))
 
 
 def _is_tool(block: Row) -> bool:
-    return _is_call(block) or str(block.get("type", "")).endswith(("tool_result", "_output"))
+    return _is_call(block) or str(block.get("type", "")).endswith(("tool_result", "_output", "-result"))
 
 
 def _has_blocks(content: list[Any]) -> bool:
@@ -315,13 +419,16 @@ def blocks_of(content: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             kinds.append(reasoning)
             think.append(Span(at, at + len(part)))
             text += part
-            after = len(text)
+            after, used = (len(text), used) if part else (after, at)
             if rest:
                 placed["other_parts"].append({"at": at, "type": kind, **rest})
-        elif kind in _TEXT_BLOCKS:
+        elif kind in (*_TEXT_BLOCKS, "commentary"):
             said = content_text([block])
             after = max(after, used) if said else after
             text += said
+            used = len(text) if kind == "commentary" else used
+            if rest := _beside_text(block):
+                placed["other_parts"].append({"at": at, **rest})
         else:
             placed["tool_calls" if _is_call(block) else "other_parts"].append({"at": at, **block})
             used = at if _is_tool(block) else used
@@ -356,12 +463,29 @@ def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
 
 # Models whose providers show summaries of the thinking only, as they document: OpenAI's reasoning models, Gemini from
 # 2.5, Claude from 4. What stands in a field of its own is no thinking of theirs.
-_SUMMARISES = re.compile(r"(?:^|[/.])(?:gpt-5|o[134](?:-|$)|gemini-(?:2\.5|[3-9])|claude-[a-z]+-\d)", re.IGNORECASE)
+_SUMMARISES = re.compile(
+    r"(?:gpt-5|o[134]|codex-mini)(?:$|[-@.].*)|gemini-(?:2[.-]5|[3-9]|(?:pro|flash|flash-lite)-latest).*"
+    r"|claude-(?:[4-9]|(?:opus|sonnet|haiku)-[4-9]).*"
+)
+_PROVIDER = re.compile(
+    r"(?:azure|openai|anthropic|google|vertex|gemini|bedrock|openrouter|databricks|amazon|aws|litellm|github|models|us|eu|apac"
+    r"|global)\w*"
+)
+_OPEN_WEIGHTS = re.compile(r"distill|qwen|llama|mistral|\d+b(?:\b|-)|checkpoint|lora")
 
 
 def gives_summaries(model: str) -> bool:
-    """Whether the provider of the model is known to give a summary where the thinking is asked for."""
-    return _SUMMARISES.search(model) is not None
+    """Whether a hosted model is one whose provider is known to give a summary where the thinking is asked for.
+
+    The name may stand behind its provider's (`openrouter/anthropic/claude-sonnet-4`, `openai:o3`, `databricks-gpt-5`)
+    and before a variant (`:thinking`); another folder or organisation before it is somebody's own model.
+    """
+    *before, last = re.sub(
+        r"^(?:(?:us|eu|apac|global)\.)?(\w+)(?:--|\.|-)(?=claude|gpt-5|gemini)", r"\1/", model.lower()
+    ).split("/")
+    providers, _, name = last.partition(":") if _PROVIDER.fullmatch(last.partition(":")[0]) else ("", "", last)
+    known = all(_PROVIDER.fullmatch(one) for one in [*before, providers] if one)
+    return known and bool(_SUMMARISES.fullmatch(name.partition(":")[0])) and not _OPEN_WEIGHTS.search(name)
 
 
 def _worst(kinds: Any) -> Reasoning:

@@ -51,9 +51,9 @@ def parse_lm_eval(row: Row, name: str) -> list[Trace]:
 
     Shape: lm-eval 0.4.13, `loggers/evaluation_tracker.py` (`save_results_samples`) and `evaluator.py`; before 0.4.3
     the arguments were a list. A task with several filters writes every response once a filter. With `think_end_token`
-    the harness keeps only what follows it: such a text is an answer whose thinking is gone. Where no results file says
-    whether that was so, a text without any delimiter behind a prompt that opened a thought is either, and is taken for
-    one whose thinking is gone: it may be a thought that was cut off.
+    the harness keeps only what follows it, and all of a text in which it never came. So a text without any delimiter,
+    where the token was given or, with no results file to say so, behind a prompt that opened a thought, is an answer
+    whose thinking is gone, or a thought that was cut off: it is taken for the former and flagged.
     """
     taker = Taker(row)
     prompt, settings = _generation(taker.rest.pop("arguments"))
@@ -72,9 +72,9 @@ def parse_lm_eval(row: Row, name: str) -> list[Trace]:
         if not isinstance(text, str):
             raise TraceError(f"a response must be text, got {type(text).__name__}")
         fields: dict[str, Any] = {"completion": text}
-        cut = opens_thought(prompt) if beside is None else beside["cut_at"] is not None
+        cut = opens_thought(prompt) if beside is None else bool(beside["cut_at"])
         if cut and not has_delimiters(text):
-            why = "not known: cut by lm-eval, or never closed" if beside is None else "cut by lm-eval"
+            why = "cut by lm-eval, or never closed"
             fields |= {"origin": Origin.FIELDS, "answer": Span(0, len(text)), "reasoning": Reasoning.REDACTED}
             meta = meta | {"thinking_cut": why}
         traces.append(
@@ -132,9 +132,13 @@ def parse_lighteval(row: Row, name: str) -> list[Trace]:
     tokens, thoughts = response.get("output_tokens") or [], response.get("reasonings") or []
     meta = {key: value for key, value in doc.items() if key not in ("query", "task_name") and value not in (None, [])}
     meta = {"doc": meta, "metric": _of_lighteval(row, "metric")} | ({"prompt_messages": messages} if messages else {})
+    taken = ("text", "text_post_processed", "input", "input_tokens", "output_tokens", "reasonings", "logprobs")
+    meta |= {"response": rest} if (rest := {k: v for k, v in response.items() if k not in taken and v}) else {}
+    if len(tokens) not in (0, len(texts)):
+        raise TraceError(f"model_response has {len(texts)} texts and {len(tokens)} lists of output_tokens")
     traces = []
     for sample, text in enumerate(texts):
-        ids = optional_ids(tokens[sample]) if len(tokens) == len(texts) else None
+        ids = optional_ids(tokens[sample]) if tokens else None
         logprobs = response.get("logprobs") or []
         fields = {
             "id": name if len(texts) == 1 else f"{name}/{sample}",
@@ -148,6 +152,7 @@ def parse_lighteval(row: Row, name: str) -> list[Trace]:
             "logprobs": tuple(map(float, logprobs)) if ids and not sample and len(logprobs) == len(ids) else None,
         }
         own = {"text_post_processed": post[sample]} if sample < len(post) else {}
+        own |= {"logprobs": logprobs} if logprobs and not sample and fields["logprobs"] is None else {}
         thought = thoughts[sample] if sample < len(thoughts) else None
         message = without_nulls({"content": text, "reasoning_content": thought})
         prompt = prompt_text(messages) if messages else before

@@ -41,13 +41,31 @@ def parse_openai(row: Row, name: str) -> list[Trace]:
         meta |= left_over(choice, "choice", "index", "finish_reason", "token_ids", "message", "text")
         message = choice.get("message") or {"content": choice.get("text")}
         trace = trace_of_message(without_nulls(message), prompt_text(before), fields, meta)
-        traces.append(with_openai_logprobs(trace, (choice.get("logprobs") or {}).get("content")))
+        traces.append(with_openai_logprobs(trace, _token_logprobs(choice.get("logprobs") or {})))
     return traces
 
 
+def _token_logprobs(logprobs: Row) -> list[Row] | None:
+    """A log-prob a token, of a chat completion or, in the older shape, of a text completion."""
+    if isinstance(tokens := logprobs.get("tokens"), list):
+        values = logprobs.get("token_logprobs") or []
+        if len(tokens) != len(values):
+            raise TraceError(f"logprobs: {len(tokens)} tokens and {len(values)} token_logprobs")
+        return [{"token": token, "logprob": value} for token, value in zip(tokens, values, strict=True)]
+    return logprobs.get("content")
+
+
+_ITEMS = ("reasoning", "message")
+
+
 def is_response(row: Row) -> bool:
+    """A response object, or a row whose `output` is a list of its items."""
     items = row.get("output")
-    return row.get("object") == "response" and isinstance(items, list) and len(dicts(items)) == len(items)
+    if not isinstance(items, list) or len(dicts(items)) != len(items):
+        return False
+    kinds = [str(item.get("type", "")) for item in items]
+    typed = all(kind in _ITEMS or kind.endswith(("_call", "_output")) for kind in kinds)
+    return row.get("object") == "response" or (typed and any(kind in _ITEMS for kind in kinds))
 
 
 def parse_responses(row: Row, name: str) -> list[Trace]:
@@ -57,13 +75,13 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
     is open, its `content`; `encrypted_content` is no text. Items keep their order.
     """
     taker = Taker(row)
-    items, before = dicts(taker.take("output")), taker.take("input", "instructions") or []
+    items, before = dicts(taker.take("output")), taker.take("input", "prompt", "instructions") or []
     before = [{"role": "user", "content": before}] if isinstance(before, str) else dicts(before)
     incomplete = taker.rest.pop("incomplete_details", None) or {}
     finish = incomplete.get("reason") or taker.text("status")
     blocks: list[Row] = []
     for item in items:
-        blocks += dicts(item.get("content")) if item.get("type") == "message" else [item]
+        blocks += _message_blocks(item) if item.get("type") == "message" else [item]
     common = common_fields(taker, name)
     fields, placed = blocks_of([without_nulls(block) for block in blocks])
     if not items:
@@ -73,6 +91,16 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
     meta = taker.rest | placed | ({"prompt_messages": before} if before else {})
     common["finish_reason"] = {"completed": "stop"}.get(finish, finish)
     return [Trace(prompt=prompt_text(before), **fields, **common, meta=meta)]
+
+
+def _message_blocks(item: Row) -> list[Row]:
+    """The blocks of a message item; what it says before it has answered (`phase`) is commentary."""
+    around = {key: item[key] for key in item if key not in ("content", "id", "role", "status")}
+    said = [
+        {**part, "type": "commentary"} if item.get("phase") == "commentary" else part
+        for part in dicts(item.get("content"))
+    ]
+    return [*([around] if len(around) > 1 else []), *said]
 
 
 def with_openai_logprobs(trace: Trace, content: Sequence[Row] | None) -> Trace:
@@ -89,7 +117,7 @@ def with_openai_logprobs(trace: Trace, content: Sequence[Row] | None) -> Trace:
         return trace
     pieces = [bytes(token["bytes"]) if token.get("bytes") is not None else token["token"].encode() for token in content]
     starts = starts_of_bytes(pieces, trace.completion)
-    logprobs = tuple(float(token["logprob"]) for token in content)
+    logprobs = tuple(float("nan") if token["logprob"] is None else float(token["logprob"]) for token in content)
     return replace(trace, logprobs=logprobs, token_starts=None if starts is None else tuple(starts))
 
 
@@ -140,8 +168,10 @@ def parse_vllm(row: Row, name: str) -> list[Trace]:
 
 def _vllm_logprobs(entries: Any, token_ids: tuple[int, ...] | None, text: str) -> tuple[Any, Any]:
     """Log-prob of each chosen token, and offsets where the decoded tokens spell the text."""
-    if not entries or token_ids is None or len(entries) != len(token_ids):
+    if not entries or token_ids is None:
         return None, None
+    if len(entries) != len(token_ids):
+        raise TraceError(f"a vLLM output has {len(token_ids)} token_ids and {len(entries)} entries of logprobs")
     if any(entry is not None and not isinstance(entry, dict) for entry in entries):
         raise TraceError("logprobs of a vLLM output must be one dict of token id to log-prob a token")
     chosen = [(entry or {}).get(str(token)) for entry, token in zip(entries, token_ids, strict=True)]

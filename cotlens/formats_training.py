@@ -42,6 +42,8 @@ def parse_trl(row: Row, name: str) -> list[Trace]:
         "training_step",
     }
     rewards = {k: v for k, v in taker.rest.items() if k not in known and _is_number_or_none(v)}
+    if taker.rest.get("reward") is not None:  # it says which number is the reward; the others are a log's
+        rewards = {"reward": taker.rest["reward"]}
     for key in rewards:
         taker.rest.pop(key)
     taker.rest |= {"rewards": rewards, "advantage": advantage}
@@ -210,7 +212,7 @@ def _node_tokens(nodes: Sequence[Row], path: Sequence[int]) -> tuple[Any, Any, A
     node = nodes[path[-1]]
     ids, mask = node.get("token_ids") or [], node.get("mask") or []
     if not ids:
-        return None, None, None, {}
+        return None, None, None, {key: node[key] for key in ("logprobs",) if node.get(key)}
     if len(ids) != len(mask):
         raise TraceError(f"node {path[-1]} has {len(ids)} token_ids and {len(mask)} entries of mask")
     own = [token for token, sampled in zip(ids, mask, strict=True) if sampled]

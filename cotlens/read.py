@@ -48,7 +48,7 @@ def read_traces(
     Raises:
         TraceError: names the file, the line and the fault. An id that occurs twice is a fault.
     """
-    seen: set[int] = set()  # hashes of ids, so that a million traces cost tens of megabytes, not their text
+    seen: dict[int, int] = {}  # hashes of ids, so that a million traces cost tens of megabytes, not their text
     shape = find_format(format) if format else None
     files = input_files(paths)
     for path, name in zip(files, _names(files), strict=True):
@@ -61,11 +61,11 @@ def read_records(records: Iterable[Row], *, format: str | None = None, tokenizer
     Raises:
         TraceError: names the number of the row, from 1.
     """
-    shape, seen = find_format(format) if format else None, set()
+    shape, seen = find_format(format) if format else None, dict[int, int]()
     for number, row in enumerate(records, 1):
         try:
             shape = shape or detect_row(row)
-            yield from _parse_row(row, shape, f"row:{number}", seen, tokenizer)
+            yield from _parse_row(row, shape, f"row:{number}", seen, tokenizer, bool(format))
         except TraceError as error:
             raise TraceError(f"row {number}: {error}") from error.__cause__
 
@@ -75,7 +75,9 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     files = []
     for path in [Path(paths)] if isinstance(paths, str | Path) else map(Path, paths):
         known = ("traces", "state.json", "dataset_dict.json")
-        inside = sorted(child for child in path.glob("*") if child.name.endswith(_SUFFIXES)) if path.is_dir() else []
+        inside = _inside(path, _SUFFIXES) or _inside(
+            path, (".json", ".json.gz")
+        )  # beside others, .json tells about them
         if inside and (made := path / "generate.json").exists() and b'"complete": false' in made.read_bytes():
             raise TraceError(
                 f"{path}: not all of its traces are made yet; call `cotlens generate` again with the same arguments to "
@@ -85,17 +87,25 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     return files
 
 
+def _inside(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(child for child in path.glob("*") if child.name.endswith(suffixes)) if path.is_dir() else []
+
+
 _ENDINGS = (".jsonl", ".json", ".ndjson", ".parquet", ".eval")
-_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".eval")
+_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".eval")
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """A name for each file to build ids from: its stem, with its folder's where stems repeat."""
-    stems = [_stem(file) for file in files]
-    return [
-        stem if stems.count(stem) == 1 else f"{file.parent.name}/{stem}"
-        for file, stem in zip(files, stems, strict=True)
-    ]
+    """A name for each file to build ids from: its stem, with as many folders before it as make it the only one."""
+    names = [_stem(file) for file in files]
+    for depth in range(1, max((len(file.parts) for file in files), default=1)):
+        if len(set(names)) == len(names):
+            break
+        names = [
+            name if names.count(name) == 1 else "/".join([*file.parts[:-1][-depth:], _stem(file)])
+            for file, name in zip(files, names, strict=True)
+        ]
+    return names
 
 
 def _read_file(
@@ -104,10 +114,11 @@ def _read_file(
     shape: Format | None,
     on_reject: Callable[[Reject], None] | None,
     max_line_bytes: int,
-    seen: set[int],
+    seen: dict[int, int],
     tokenizer: Any,
 ) -> Iterator[Trace]:
     beside: Row | None = None
+    is_given = shape is not None
     for number, row in read_rows(path, max_line_bytes):
         try:
             if isinstance(row, BadRow):
@@ -115,7 +126,8 @@ def _read_file(
             shape = shape or detect_row(row)
             if beside is None:
                 beside = shape.beside(path) if shape.beside else {}
-            traces = _parse_row({**row, **beside} if beside else row, shape, f"{name}:{number}", seen, tokenizer)
+            whole = {**row, **beside} if beside else row
+            traces = _parse_row(whole, shape, f"{name}:{number}", seen, tokenizer, is_given)
         except TraceError as error:
             if on_reject is None:
                 raise TraceError(f"{path}:{number}: {error}") from error.__cause__
@@ -124,25 +136,28 @@ def _read_file(
             yield from traces
 
 
-def _parse_row(row: Row, shape: Format, name: str, seen: set[int], tokenizer: Any) -> list[Trace]:
+def _parse_row(row: Row, shape: Format, name: str, seen: dict[int, int], tokenizer: Any, is_given: bool) -> list[Trace]:
     """The traces of one row; whatever is wrong with it becomes a TraceError."""
-    if not shape.matches(row):
+    if not shape.matches(row) or (not is_given and detect_row(row) is not shape):
         raise TraceError(describe_mismatch(row, shape))
     try:
         if tokenizer is not None and shape.parse is parse_open_instruct:
             row = decode_rollout(row, tokenizer)
-        traces = shape.parse(row, name)
+        traces = [_with_json_meta(trace) for trace in shape.parse(row, name)]
     except (TypeError, KeyError, AttributeError, IndexError, OverflowError, ValueError, RecursionError) as error:
         if isinstance(error, TraceError):
             raise
         raise TraceError(f"not a row of format {shape.name}: {type(error).__name__}: {error}") from error
     if not traces:
         raise TraceError("the row holds no completion (an empty list of choices, outputs or samples)")
-    traces = [_with_json_meta(trace) for trace in traces]
-    if shape.name != "cotlens" and not row.get("cotlens"):  # which say themselves what the thinking is
-        traces = [_flag_summary(trace) for trace in traces]
+    exact = row.get("cotlens")  # which says itself what the thinking is
+    if not (
+        shape.name == "cotlens" or (isinstance(exact, dict) and "of" in exact) or (shape.name == "scout" and exact)
+    ):
+        traces = [flag_summary(trace) for trace in traces]
+    contents = {hash(trace.id): hash((trace.prompt, trace.completion)) for trace in traces}
     if shape.repeats:
-        traces = [trace for trace in traces if hash(trace.id) not in seen]
+        traces = [trace for trace in traces if seen.get(hash(trace.id)) != contents[hash(trace.id)]]
     for trace in traces:
         key = hash(trace.id)
         if key in seen:
@@ -150,7 +165,7 @@ def _parse_row(row: Row, shape: Format, name: str, seen: set[int], tokenizer: An
                 f"the id {trace.id!r} occurs twice; ids must be unique within a run (give samples of one question "
                 "ids of their own, and the question's as prompt_id)"
             )
-        seen.add(key)
+        seen[key] = contents[key] if shape.repeats else 0
     return traces
 
 
@@ -168,7 +183,7 @@ def detect_format(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> 
     raise TraceError(f"{path}: no row can be read ({first_fault}); expected JSON lines, a JSON array or parquet")
 
 
-def _flag_summary(trace: Trace) -> Trace:
+def flag_summary(trace: Trace) -> Trace:
     """Thinking in a field of its own, of a model whose provider gives summaries only, is a summary of the thinking.
 
     Labelled documents are taken as the labellers saw them. `dataclasses.replace(trace, reasoning=...)` overrules.
@@ -189,7 +204,11 @@ def _with_json_meta(trace: Trace) -> Trace:
             f"trace {trace.id!r}: a lone surrogate in its metadata: {text[error.start - 20 :][:20]!r}"
         ) from None
     meta = json.loads(text)
-    return trace if meta == trace.meta else replace(trace, meta=meta)
+    try:
+        same = bool(meta == trace.meta)
+    except ValueError:  # arrays of a table do not compare
+        same = False
+    return trace if same else replace(trace, meta=meta)
 
 
 def _stem(path: Path) -> str:

@@ -130,7 +130,7 @@ def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
     if (path / "dataset_dict.json").exists():
         splits = _read_list(path / "dataset_dict.json", "splits")
         number = 0
-        for split in splits:
+        for split in map(_plain_name, splits):
             if not (path / split / "state.json").exists():
                 raise TraceError(f"{path}: the dataset's split {split!r} has no state.json")
             for _, row in _folder_rows(path / split):
@@ -138,13 +138,21 @@ def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 yield number, {"split": split, **row}
         return
     if (path / "state.json").exists():
-        yield from _arrow_rows([path / data["filename"] for data in _read_list(path / "state.json", "_data_files")])
+        files = [data.get("filename") for data in _read_list(path / "state.json", "_data_files")]
+        yield from _arrow_rows([path / _plain_name(name) for name in files])
         return
     found = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
     raise TraceError(
         f"{path}: a folder must be a cotlens run (traces/*.parquet), a Hugging Face dataset (state.json), or hold "
         f"parquet or JSONL files; it holds {found}"
     )
+
+
+def _plain_name(name: Any) -> str:
+    """The name of a file or folder inside a dataset: nothing outside it is read."""
+    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+        raise TraceError(f"a Hugging Face dataset names {name!r}, which is no file or folder in it")
+    return name
 
 
 def _inspect_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
@@ -185,7 +193,10 @@ def _inspect_samples(inspect_log: Any, path: str, kind: str) -> Iterator[Row]:
         samples = inspect_log.read_eval_log(path, resolve_attachments=True, format=kind).samples or []
         parts: Any = ([sample] for sample in samples)
     else:
-        listed = [(one.id, one.epoch) for one in inspect_log.read_eval_log_sample_summaries(path, format=kind)]
+        with zipfile.ZipFile(path) as file:
+            held = {name for name in file.namelist() if name.startswith("samples/")}
+        named = [(one.id, one.epoch) for one in inspect_log.read_eval_log_sample_summaries(path, format=kind)]
+        listed = [(key, epoch) for key, epoch in named if f"samples/{key}_epoch_{epoch}.json" in held] or named
         parts = (
             inspect_log.read_eval_log_samples_by_id(
                 path,

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cotlens.formats import find_format
-from cotlens.read import MAX_LINE_BYTES, Reject, detect_format, input_files, read_traces
+from cotlens.read import MAX_LINE_BYTES, Reject, detect_format, flag_summary, input_files, read_traces
 from cotlens.split import Tags, split_trace
 from cotlens.table import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, analyze_traces, guard_rows, score_rows
 from cotlens.trace import Trace, TraceError, facts_html
@@ -654,7 +654,7 @@ class _Rejects:
 def _named(trace: Trace, model: str, method: str) -> Trace:
     if (trace.model or not model) and (trace.method or not method):
         return trace
-    return replace(trace, model=trace.model or model, method=trace.method or method)
+    return flag_summary(replace(trace, model=trace.model or model, method=trace.method or method))
 
 
 def _prepare(run: Run, made_by: dict[str, Any], files: Sequence[Path], force: bool) -> bool:

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cotlens.formats import find_format
+from cotlens.formats_chat import dicts
 from cotlens.split import has_delimiters
 from cotlens.table import analyze_traces, arrow_schema
 from cotlens.trace import Origin, Reasoning, Span, Trace, TraceError, dump_json, hash_text
@@ -53,28 +54,42 @@ def write_traces(traces: Iterable[Trace], path: str | Path, *, to: str) -> Expor
     """
     if to not in WRITERS:
         raise ValueError(f"unknown format {to!r}; expected one of {', '.join(WRITERS)}")
-    path, counts = Path(path), Counter()
-    part = path.with_name(f"{path.name}.part")
+    path, counts = Path(path).resolve(), Counter()
     if to != "hf" and path.is_dir():
         raise TraceError(f"{path}: is a folder; name a file")
-    if (
-        to == "hf"
-        and path.exists()
-        and not (path.is_dir() and ((path / "state.json").exists() or not os.listdir(path)))
-    ):
-        raise TraceError(f"{path}: is there already and is no Hugging Face dataset; name another folder")
-    _remove(part)
+    if to == "hf" and path.exists() and not _is_dataset(path):
+        raise TraceError(f"{path}: is there already and is no Hugging Face dataset alone; name another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("partial", "replaced"))
     try:
         WRITERS[to](iter(traces), part, counts)
         n = counts.pop("", 0)
         if not n:
             raise TraceError("there is no trace to write")
         if path.is_dir():
-            shutil.rmtree(path)
-        part.replace(path)
+            path.replace(old)
+        try:
+            part.replace(path)
+        except BaseException:
+            if old.exists():
+                old.replace(path)
+            raise
     finally:
         _remove(part)
+        if path.exists():
+            _remove(old)
     return Export(n, dict(counts))
+
+
+def _is_dataset(path: Path) -> bool:
+    """Whether a folder is empty, or a Hugging Face dataset on disk and holds nothing else."""
+    names = set(os.listdir(path)) if path.is_dir() else {""}
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        files = {str(one["filename"]) for one in state["_data_files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return not names
+    return names <= {"state.json", "dataset_info.json", *files}
 
 
 def _remove(path: Path) -> None:
@@ -140,7 +155,7 @@ def _placed(calls: Sequence[Any]) -> bool:
 
 def _parts(trace: Trace) -> list[dict[str, Any]]:
     """Blocks of a message that are no text, with the place of each, in order."""
-    found = [*(trace.meta.get("tool_calls") or ()), *(trace.meta.get("other_parts") or ())]
+    found = [*dicts(trace.meta.get("tool_calls")), *dicts(trace.meta.get("other_parts"))]
     return sorted((part for part in found if isinstance(part, dict) and _placed([part])), key=lambda part: part["at"])
 
 
@@ -168,7 +183,7 @@ def _blocks(trace: Trace) -> list[dict[str, Any]]:
         else:
             own = {key: value for key, value in extra.get(start, {}).items() if key not in ("at", "type")}
             blocks.append({"type": "thinking", "thinking": text, **(own if start in thoughts else {})})
-    if hidden and not any(block["type"] == "redacted_thinking" for block in blocks):
+    if hidden and not any(block.get("type") == "redacted_thinking" for block in blocks):
         blocks.insert(0, {"type": "redacted_thinking"})
     return blocks
 
@@ -256,9 +271,7 @@ def _scout_row(trace: Trace) -> dict[str, Any]:
 
 
 def _inspect_assistant(trace: Trace) -> dict[str, Any]:
-    calls = [
-        _inspect_call(call, i) for i, call in enumerate(trace.meta.get("tool_calls") or ()) if isinstance(call, dict)
-    ]
+    calls = [_inspect_call(call, i) for i, call in enumerate(dicts(trace.meta.get("tool_calls")))]
     content: Any = trace.completion
     if trace.origin is Origin.FIELDS:
         content = [block for block in map(_inspect_block, _blocks(trace)) if block]
@@ -267,21 +280,21 @@ def _inspect_assistant(trace: Trace) -> dict[str, Any]:
 
 def _inspect_block(block: dict[str, Any]) -> dict[str, Any] | None:
     """A block as Inspect names it; calls stand in `tool_calls`, and other blocks have no place."""
-    match block["type"]:
+    match block.get("type"):
         case "text" | "output_text":
-            return {"type": "text", "text": block["text"]}
-        case "thinking":
+            return {"type": "text", "text": block["text"]} if isinstance(block.get("text"), str) else None
+        case "thinking" if isinstance(block.get("thinking"), str):
             signed = {"signature": block["signature"]} if isinstance(block.get("signature"), str) else {}
             return {"type": "reasoning", "reasoning": block["thinking"], **signed}
         case "reasoning":
-            summary = "".join(part["text"] for part in block.get("summary", ()))
+            summary = "".join(str(part.get("text") or "") for part in dicts(block.get("summary")))
             return {"type": "reasoning", "reasoning": "", "summary": summary} if summary else None
         case "redacted_thinking":
             return {"type": "reasoning", "reasoning": str(block.get("data", "")), "redacted": True}
     return None
 
 
-def _inspect_call(call: dict[str, Any], number: int) -> dict[str, Any]:
+def _inspect_call(call: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A tool call of OpenAI, Anthropic, verifiers or Inspect as Inspect writes it: arguments are an object."""
     function = call["function"] if isinstance(call.get("function"), dict) else call
     name = function.get("name") or call.get("function") or "unknown"

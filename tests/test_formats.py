@@ -497,7 +497,12 @@ def test_steps_of_a_summary_are_not_classified():
     ("model", "known"),
     [("gpt-5-mini", True), ("openai/o3", True), ("claude-sonnet-4-5", True), ("anthropic/claude-opus-4", True),
      ("gemini-2.5-pro", True), ("claude-3-7-sonnet", False), ("gpt-oss-120b", False), ("o3-like", True),
-     ("DeepSeek-R1", False), ("foo3", False)],
+     ("DeepSeek-R1", False), ("foo3", False), ("openai:o3", True), ("google_genai:gemini-2.5-pro", True),
+     ("anthropic/claude-4-sonnet-20250522", True), ("anthropic--claude-4-sonnet", True), ("databricks-gpt-5", True),
+     ("us.anthropic.claude-sonnet-4-20250514-v1:0", True), ("openrouter/anthropic/claude-sonnet-4:thinking", True),
+     ("gemini-flash-latest", True), ("o3@high", True), ("my-org/o3-distill", False), ("runs/o1-grpo/checkpoint-5", False),
+     ("O1-OPEN/OpenO1-Qwen-7B-v0.1", False), ("TeichAI/gemini-2.5-flash-distill", False), ("gemini-3-12b", False),
+     ("claude-instant-1.2", False), ("/ckpt/o3-seed/step_100", False)],
 )  # fmt: skip
 def test_models_whose_thinking_is_shown_as_a_summary(tmp_path, model, known):
     """In a field of its own; in tags it is the model's text. What was overruled stays so when it is written and read."""
@@ -509,6 +514,198 @@ def test_models_whose_thinking_is_shown_as_a_summary(tmp_path, model, known):
     for to in ("openai", "scout", "hf"):
         write_traces([own], tmp_path / to, to=to)
         assert next(iter(read_traces(tmp_path / to))).reasoning is Reasoning.VERBATIM
+
+
+# --- what fresh eyes broke -------------------------------------------------------------------------------------
+
+CALLED = [{"type": "text", "text": "say"}, {"type": "tool_use", "id": "1", "name": "f", "input": {}}]
+
+
+@pytest.mark.parametrize(
+    ("message", "thoughts", "answer"),
+    [
+        # a thought beside blocks with a call, and in the second of two fields
+        ({"reasoning_content": "THOUGHT", "content": CALLED}, ["THOUGHT"], "say"),
+        ({"reasoning_content": "", "reasoning": "REAL", "content": "b"}, ["REAL"], "b"),
+        # a tool's result is no answer, even where the text has tags
+        ({"content": [{"type": "text", "text": "<think>T</think>I call "}, CALLED[1],
+                      {"type": "tool_result", "content": "r"}, {"type": "text", "text": "final"}]}, ["T"], "I call final"),
+        # Bedrock's blocks, a text that says no type, another library's call
+        ({"content": [{"reasoningContent": {"reasoningText": {"text": "T", "signature": "s"}}}, {"text": "ans"}]}, ["T"], "ans"),
+        ({"content": [{"type": "thinking", "thinking": "T"}, {"text": "ans"}]}, ["T"], "ans"),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "tool-call", "toolName": "f"}, {"type": "text", "text": "b"}]}, [], "b"),
+        # ciphertext behind an answer ends no thought
+        ({"content": [{"type": "thinking", "thinking": "T"}, {"type": "text", "text": "A"}, {"type": "redacted_thinking", "data": "x"}]}, ["T"], "A"),
+        # an empty place for the thought: there is none, and the text is the answer
+        ({"reasoning_content": "", "content": "b"}, [], "b"),
+        ({"content": None, "refusal": "I cannot"}, [], "I cannot"),
+    ],
+)  # fmt: skip
+def test_messages_of_many_kinds(message, thoughts, answer):
+    trace = one({"id": "a", "model": "DeepSeek-R1", "messages": [USER, {"role": "assistant", **message}]})
+    assert parts(trace) == (thoughts, answer)
+
+
+def test_nothing_that_a_message_says_is_lost():
+    """What is no text is in the metadata: a second thought, citations, parts of other kinds, with their places."""
+    content = [
+        {"type": "text", "text": "ab", "citations": [1]},
+        {"type": "image_url", "url": "u"},
+        {"type": "text", "text": "c"},
+    ]
+    trace = one(
+        {
+            "id": "a",
+            "messages": [USER, {"role": "assistant", "reasoning_content": "T", "reasoning": "U", "content": content}],
+        }
+    )
+    assert parts(trace) == (["T"], "abc")
+    assert trace.meta["other_parts"] == [
+        {"at": 0, "type": "text", "citations": [1]},
+        {"at": 2, "type": "image_url", "url": "u"},
+    ]
+    assert trace.meta["message"] == {"reasoning": "U"}
+    hidden = [{"type": "reasoning.encrypted", "data": "x"}]
+    trace = one({"id": "a", "messages": [USER, {"role": "assistant", "reasoning_details": hidden, "content": CALLED}]})
+    assert (trace.reasoning, trace.meta["message"]) == (Reasoning.REDACTED, {"reasoning_details": hidden})
+    signed = [{"type": "reasoning.text", "text": None, "signature": "s"}]
+    assert (
+        one(
+            {"id": "a", "messages": [USER, {"role": "assistant", "reasoning_details": signed, "content": "b"}]}
+        ).reasoning
+        is Reasoning.REDACTED
+    )
+
+
+def test_what_a_row_says_of_its_end_is_said_of_its_last_turn():
+    turns = [USER, {"role": "assistant", "content": "first"}, USER, {"role": "assistant", "content": "<think>x"}]
+    row = {"id": "a", "model": "DeepSeek-R1", "messages": turns, "finish_reason": "length", "prompt_token_ids": [1]}
+    first, last = read_records([row])
+    assert (first.finish_reason, first.prompt_token_ids, last.finish_reason) == ("stop", None, "length")
+    assert split_trace(first).status == "absent"
+
+
+def test_an_answer_may_speak_of_tags():
+    row = {"id": "a", "thinking": "Real long thought", "response": "Use <think>like this</think> in it."}
+    assert parts(one(row)) == (["Real long thought"], row["response"])
+    assert one(row | {"response": "<think>\nReal, long thought</think>b"}).origin == "text"
+
+
+def test_the_options_of_a_question_are_no_completions():
+    row = {"id": "a", "question": "q", "choices": [{"label": "A", "text": "Paris"}], "response": "<think>t</think>A"}
+    assert (detect_row(row).name, one(row).completion) == ("plain", row["response"])
+    row = {"id": "a", "question": "q", "outputs": [{"text": "stdout"}], "response": "b"}
+    assert one(row).completion == "b"
+    shots = {"id": "a", "conversation": [USER, {"role": "assistant", "content": "shot"}], "response": "b"}
+    assert (one(shots).completion, one(shots).prompt) == ("b", "user: q\n\nassistant: shot")
+    judged = {"instruction": "i", "input": "x", "output": "b", "score": 1, "step": 2}
+    assert (detect_row(judged).name, one(judged).prompt) == ("plain", "i\n\nx")
+
+
+def test_items_of_a_response_without_its_head():
+    items = [RESPONSE["output"][0], RESPONSE["output"][2]]
+    trace = one({"id": "a", "prompt": "q", "output": items})
+    assert (trace.prompt, trace.reasoning, parts(trace)) == ("q", Reasoning.SUMMARY, (["I add."], TEXT))
+    said = {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "I look."}],
+        "phase": "commentary",
+    }
+    trace = one(RESPONSE | {"output": [said, items[1]]})
+    assert parts(trace) == ([], TEXT)
+    assert trace.meta["other_parts"] == [{"at": 0, "type": "message", "phase": "commentary"}]
+
+
+def test_a_repeated_id_with_another_text_is_no_repeat(tmp_path):
+    """Two tasks' samples in one file; a filter's copy has the same text. Two files of one name are told apart."""
+    rows = [LM_EVAL, LM_EVAL | {"filter": "loose"}]
+    assert len(list(read_records(rows))) == 1
+    with pytest.raises(TraceError, match="occurs twice"):
+        list(read_records([*rows, LM_EVAL | {"resps": [["another"]]}]))
+    for folder in ("a/m", "b/m"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "samples.jsonl").write_text(json.dumps(LM_EVAL) + "\n")
+    files = [tmp_path / folder / "samples.jsonl" for folder in ("a/m", "b/m")]
+    assert [trace.id for trace in read_traces(files)] == ["a/m/samples:0", "b/m/samples:0"]
+
+
+def test_a_later_row_of_another_shape_is_an_error():
+    plain = {"id": "a", "completion": "a"}
+    with pytest.raises(TraceError, match=r"row 2: the file is read as plain, but this row looks like trl"):
+        list(read_records([plain, ROWS["trl"]]))
+    assert len(list(read_records([plain, ROWS["trl"]], format="plain"))) == 2
+
+
+def test_gaps_of_a_table_are_no_text():
+    nan = float("nan")
+    trace = one({"id": nan, "prompt": nan, "completion": "b", "model": nan, "gold": nan, "reward": nan})
+    assert (trace.prompt, trace.model, trace.gold, trace.reward) == ("", "", "", None)
+    assert one({"id": "a", "completion": "b", "sample_id": "gsm-1"}).meta["sample_id"] == "gsm-1"
+
+
+def test_token_numbers_that_do_not_fit_are_an_error():
+    output = {"index": 0, "text": "b", "token_ids": [1, 2], "logprobs": [{"1": -0.1}]}
+    with pytest.raises(TraceError, match="2 token_ids and 1 entries of logprobs"):
+        one({"request_id": "r", "outputs": [output]})
+    with pytest.raises(TraceError, match="logprobs must be a list"):
+        one({"id": "a", "completion": "b", "logprobs": "12"})
+    older = {"tokens": ["a", "b"], "token_logprobs": [None, -1.0], "text_offset": [0, 1]}
+    trace = one({"id": "a", "choices": [{"index": 0, "text": "ab", "logprobs": older}]})
+    assert (trace.token_starts, trace.logprobs[1]) == ((0, 1), -1.0)
+
+
+def test_a_folder_of_other_endings(tmp_path):
+    (tmp_path / "a.ndjson").write_text('{"id": "a", "completion": "a"}\n')
+    assert [trace.id for trace in read_traces(tmp_path)] == ["a"]
+    (tmp_path / "a.ndjson").rename(tmp_path / "a.json")
+    assert [trace.id for trace in read_traces(tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize("state", ['{"mine": 1}', '{"_data_files": [{"filename": "a.arrow"}]}'])
+def test_a_folder_that_is_no_dataset_alone_is_never_replaced(tmp_path, state):
+    (tmp_path / "state.json").write_text(state)
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(TraceError, match="no Hugging Face dataset alone"):
+        write_traces([Trace(id="a", completion="x")], tmp_path, to="hf")
+    assert (tmp_path / "thesis.txt").read_text() == "years"
+
+
+def test_an_interrupted_replacement_leaves_the_old_dataset(tmp_path, monkeypatch):
+    path, replace_path = tmp_path / "d", Path.replace
+    write_traces([Trace(id="old", completion="x")], path, to="hf")
+
+    def stop(self, target):
+        if self.name.endswith("partial"):
+            raise KeyboardInterrupt
+        return replace_path(self, target)
+
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_traces([Trace(id="new", completion="x")], path, to="hf")
+    assert [trace.id for trace in read_traces(path)] == ["old"]
+    assert [child.name for child in tmp_path.iterdir()] == ["d"]
+
+
+@pytest.mark.parametrize("name", ["../secret.arrow", "", ".", 1])
+def test_a_dataset_names_nothing_outside_itself(tmp_path, name):
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    with pytest.raises(TraceError, match="which is no file or folder in it"):
+        list(read_traces(tmp_path))
+    (tmp_path / "state.json").unlink()
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["."]}')
+    with pytest.raises(TraceError, match="which is no file or folder in it"):
+        list(read_traces(tmp_path))
+
+
+def test_the_name_given_on_the_command_line_counts_for_summaries(tmp_path):
+    from cotlens import Run, analyze
+
+    (tmp_path / "a.jsonl").write_text(
+        '{"id": "a", "prompt": "q", "thinking": "Wait.", "answer": "4", "cotlens": "v1"}\n'
+    )
+    analyze(tmp_path / "a.jsonl", tmp_path / "run", model="gpt-5")
+    assert Run(tmp_path / "run").trace_table()["reasoning"].tolist() == ["summary"]
 
 
 # --- bad input -------------------------------------------------------------------------------------------------
