@@ -251,14 +251,9 @@ def traces_of_turns(before: list[Any], messages: list[Any], common: dict[str, An
     traces = []
     for number, i in enumerate(turns):
         earlier = [without_nulls(message) for message in before] + messages[:i]
-        # What the row says of tokens, reward and end is said of its last turn; the others went on.
-        fields = common if number == len(turns) - 1 else common | _OF_LAST
-        if (
-            fields is not common
-            and not messages[i].get("tool_calls")
-            and not any(map(_is_call, dicts(messages[i].get("content"))))
-        ):
-            fields = fields | {"finish_reason": "stop"}
+        # What the row says of tokens, reward and end is said of its last turn; the others ended, or called a tool.
+        ended = {"finish_reason": "tool_calls" if _calls(messages[i]) else "stop"}
+        fields = common if number == len(turns) - 1 else common | _OF_LAST | ended
         fields = fields | ({"id": f"{common['id']}/turn-{number}"} if len(turns) > 1 else {})
         # Once for the whole conversation: every turn's own copy of what came before would grow with its square.
         kept = dict(meta) | ({"prompt_messages": earlier} if earlier and number == len(turns) - 1 else {})
@@ -269,9 +264,8 @@ def traces_of_turns(before: list[Any], messages: list[Any], common: dict[str, An
 
 
 def trace_of_message(message: Row, prompt: str, fields: dict[str, Any], meta: dict[str, Any]) -> Trace:
-    content, tools = message.get("content"), dicts(message.get("tool_calls"))
-    parts: list[Any] = [typed(part) for part in content] if isinstance(content, list) else []
-    tools = tools or [part for part in dicts(parts) if _is_call(part)]
+    content, tools = message.get("content"), _calls(message)
+    parts = _parts(content)
     if tools:  # the turn went on with a call: its thought is not cut off
         meta, fields = meta | {"tool_calls": tools}, fields | {"finish_reason": fields["finish_reason"] or "tool_calls"}
     thinking, reasoning, used = _thinking_beside(message)
@@ -286,11 +280,10 @@ def trace_of_message(message: Row, prompt: str, fields: dict[str, Any], meta: di
             meta = meta | {"thinking": thinking}
         text, placed = blocks_of(parts)
         text["reasoning"] = _worst([text["reasoning"], reasoning])
-        called = [*placed.get("tool_calls", ()), *dicts(message.get("tool_calls"))]
-        return Trace(prompt=prompt, **text, **fields, meta=meta | placed | ({"tool_calls": called} if called else {}))
+        return Trace(prompt=prompt, **text, **fields, meta=meta | _with_calls(placed, message))
     if isinstance(content, list):
         content, placed = _one_text(parts)
-        meta = meta | placed
+        meta = meta | _with_calls(placed, message)
     if content is None and not thinking and not tools:
         raise TraceError("the completion is null (the assistant message has neither content nor reasoning)")
     if not isinstance(content, str | None):
@@ -303,6 +296,22 @@ def trace_of_message(message: Row, prompt: str, fields: dict[str, Any], meta: di
     if not thinking and reasoning is Reasoning.VERBATIM and (has_delimiters(text) or not told):
         return Trace(completion=text, prompt=prompt, **fields, meta=meta)
     return Trace(prompt=prompt, **fields_of(thinking, text), reasoning=reasoning, **fields, meta=meta)
+
+
+def _parts(content: Any) -> list[Any]:
+    return [_typed(part) for part in content] if isinstance(content, list) else []
+
+
+def _calls(message: Row) -> list[Row]:
+    """The calls of tools in a message, in their field or among its blocks."""
+    blocks = [part for part in dicts(_parts(message.get("content"))) if _is_call(part)]
+    return dicts(message.get("tool_calls")) or blocks
+
+
+def _with_calls(placed: dict[str, Any], message: Row) -> dict[str, Any]:
+    """What was found among the blocks, with the calls that stand in the field."""
+    called = [*placed.get("tool_calls", ()), *dicts(message.get("tool_calls"))]
+    return placed | ({"tool_calls": called} if called else {})
 
 
 def _thinking_beside(message: Row) -> tuple[str, Reasoning, set[str]]:
@@ -326,28 +335,21 @@ def _thinking_beside(message: Row) -> tuple[str, Reasoning, set[str]]:
     return thinking, reasoning, used
 
 
-def typed(part: Any) -> Any:
+def _typed(part: Any) -> Any:
     """A part with a `type`: Bedrock says by a key what others say by it, and some say of a text nothing at all."""
     if not isinstance(part, dict) or part.get("type"):
         return part
     if isinstance(inner := part.get("reasoningContent"), dict):
         said = inner.get("reasoningText") or {}
-        return {
-            "type": "thinking",
-            "thinking": "",
-            **{_BEDROCK.get(key, key): said[key] for key in said},
-            **{key: value for key, value in inner.items() if key != "reasoningText"},
-        }
+        beside = {key: value for key, value in (*said.items(), *inner.items()) if key not in ("text", "reasoningText")}
+        return {"type": "thinking", "thinking": said.get("text") or "", **beside}
     for name, kind in (("toolUse", "tool_use"), ("toolResult", "tool_result")):
         if isinstance(part.get(name), dict):
             return {"type": kind, **part[name]}
     return {"type": "text", **part} if isinstance(part.get("text"), str) else part
 
 
-_BEDROCK = {"text": "thinking"}
-_OF_LAST = dict.fromkeys(("token_ids", "logprobs", "reward", "prompt_token_ids", "token_starts")) | {
-    "finish_reason": ""
-}
+_OF_LAST = dict.fromkeys(("token_ids", "logprobs", "reward", "prompt_token_ids", "token_starts"))
 
 
 def _one_text(parts: Sequence[Any]) -> tuple[str, dict[str, Any]]:
