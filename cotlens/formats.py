@@ -174,7 +174,9 @@ def detect_row(row: Row) -> Format:
 def describe_mismatch(row: Row, shape: Format) -> str:
     other = next((f.name for f in FORMATS if f.matches(row)), None)
     looks = f"looks like {other}" if other else "has no known shape"
-    return f"the file is read as {shape.name}, but this row {looks}: its fields are {_fields(row)}"
+    return (
+        f"the file is read as {shape.name}, but this row {looks}: its fields are {_fields(row)}; a file has one shape"
+    )
 
 
 def _fields(row: Row) -> str:

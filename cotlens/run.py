@@ -59,7 +59,9 @@ class Run:
         try:
             info = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise TraceError(f"{self.path}: not a cotlens run (run.json cannot be read: {error})") from None
+            raise TraceError(
+                f"{self.path}: not a cotlens run (run.json cannot be read: {error}); `cotlens analyze` makes one"
+            ) from None
         if not isinstance(info, dict) or not {"inputs", "settings", "versions"} <= set(info):
             raise TraceError(f"{self.path}: not a cotlens run (its run.json is another program's)")
         return info
@@ -121,9 +123,15 @@ class Run:
 
         True for unsafe and controversial, false for safe, missing where the judge is undecided. `refuses` is what the
         judge says of the answer, missing where it does not say.
+
+        Raises:
+            TraceError: if there is no such judge.
         """
         from cotlens.guard import LABELS
 
+        if judge not in self.judges:
+            have = ", ".join(self.judges) or "none; make them with `cotlens guard`"
+            raise TraceError(f"{self.path}: no verdicts of {judge}; judges: {have}")
         added = {}
         for part in self.judged_parts(judge):
             said = self.guard_table(judge, part).set_index("trace_id")

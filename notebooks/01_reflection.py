@@ -21,6 +21,7 @@
 # %% tags=["parameters"]
 RUN = "../figures/data/real"  # a run directory, made by `cotlens analyze FILE -o RUN`
 BY = "model"
+PAIR = ("DeepSeek-R1-Distill-Llama-8B", "DeepSeek-R1-Distill-Qwen-1.5B")  # two groups of BY, to be compared
 
 # %%
 from cotlens import (
@@ -80,4 +81,4 @@ plot_marker_agreement(steps)
 # answered: where it is 0, nothing is paired and the difference may be one of prompts.
 
 # %%
-compare(dynamics, "share_reflect", "DeepSeek-R1-Distill-Llama-8B", "DeepSeek-R1-Distill-Qwen-1.5B", by=BY).round(3)
+compare(dynamics, "share_reflect", *PAIR, by=BY).round(3)

@@ -22,10 +22,11 @@
 # GPT-5's judgement of each answer.
 
 # %% tags=["parameters"]
-RUN = "../figures/data/unsafe"
+RUN = "../figures/data/unsafe"  # a run directory, made by `cotlens analyze FILE -o RUN`
 BY = "model"
-JUDGE = "gpt-5"
-JUDGED = ["../figures/data/pocket_runs/base", "../figures/data/pocket_runs/grpo"]  # by two judges, one of them exact
+JUDGE = "gpt-5"  # who judged the answers (`cotlens guard RUN --judge NAME`); needed from "How traces end" on
+JUDGED = ["../figures/data/pocket_runs/base", "../figures/data/pocket_runs/grpo"]  # runs that two judges have judged
+TRUTH = "oracle"  # the one of them that the markers are held against
 
 # %%
 import pandas as pd
@@ -45,7 +46,7 @@ from cotlens import (
 )
 
 run = Run(RUN)
-steps, traces = run.step_table(), run.with_verdicts(run.trace_table(), JUDGE)
+steps, traces = run.step_table(), run.trace_table()
 paths = unsafe_dynamics(steps, traces)
 paths.groupby(BY)[["any_unsafe", "share_unsafe", "onset", "recovered", "n_vacillations"]].mean().round(2)
 
@@ -86,7 +87,8 @@ plot_risky_patterns(paths, BY)
 # misidentification*. The answer is GPT-5's to judge, the noticing the markers'.
 
 # %%
-plot_outcomes(paths.assign(outcome=outcomes(paths, paths["answer_unsafe"])), BY, judge=JUDGE)
+judged = run.with_verdicts(paths, JUDGE)
+plot_outcomes(judged.assign(outcome=outcomes(judged, judged["answer_unsafe"])), BY, judge=JUDGE)
 
 # %% [markdown]
 # ## Thinking against answer
@@ -95,7 +97,7 @@ plot_outcomes(paths.assign(outcome=outcomes(paths, paths["answer_unsafe"])), BY,
 # thinking needs a judge of its own (`cotlens guard RUN --judge NAME --part thinking,answer`).
 
 # %%
-marked = paths.assign(thinking_unsafe=paths["any_unsafe"].astype("boolean"))
+marked = judged.assign(thinking_unsafe=judged["any_unsafe"].astype("boolean"))
 plot_thinking_by_answer(marked, BY, judges=f"thinking: has an unsafe step by the markers; answer judged by {JUDGE}")
 
 # %% [markdown]
@@ -110,8 +112,8 @@ runs = [Run(path) for path in JUDGED]
 plot_guard_agreement(runs[-1].verdicts())
 
 # %%
-judged = [
-    one.with_verdicts(unsafe_dynamics(one.step_table(), one.trace_table()), "oracle").assign(run=one.path.name)
+both = [
+    one.with_verdicts(unsafe_dynamics(one.step_table(), one.trace_table()), TRUTH).assign(run=one.path.name)
     for one in runs
 ]
-plot_detector(pd.concat(judged, ignore_index=True), "run", judge="oracle")
+plot_detector(pd.concat(both, ignore_index=True), "run", judge=TRUTH)
