@@ -142,7 +142,7 @@ def difference(a: pd.DataFrame, b: pd.DataFrame) -> Estimate:
 
 
 def measures(samples: pd.DataFrame) -> pd.DataFrame:
-    """One row per (arm, measure): value, low, high, n, and n_units: seeds, or prompts with fewer than three seeds."""
+    """One row per (arm, measure): value, low, high, n, n_units, units (seeds; prompts if fewer than 3 have data)."""
     rows = []
     for measure in list_measures(samples):
         of = _select(samples, measure.column, measure.where)
@@ -161,12 +161,13 @@ def differences(samples: pd.DataFrame, base: str) -> pd.DataFrame:
             if arm != base and base in parts:
                 e = difference(own, parts[base])
                 rows.append({"arm": arm, "measure": measure.name, "label": measure.label, **numbers(e)})
-    return pd.DataFrame(rows, columns=["arm", "measure", "label", "value", "low", "high", "n", "n_units"])
+    return pd.DataFrame(rows, columns=["arm", "measure", "label", "value", "low", "high", "n", "n_units", "units"])
 
 
-def numbers(e: Estimate) -> dict[str, float]:
-    """An estimate as the columns of a table."""
-    return {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "n_units": e.n_clusters}
+def numbers(e: Estimate) -> dict[str, Any]:
+    """An estimate as the columns of a table; `units` says what was resampled: seeds (Student's interval) or prompts."""
+    units = "seeds" if e.method == "t" else "prompts"
+    return {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "n_units": e.n_clusters, "units": units}
 
 
 # --- confounds -------------------------------------------------------------------------------------------------
@@ -187,8 +188,8 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
     within an outcome or at equal length is one of those. See `stats.compare` for the matching.
 
     Returns:
-        One row per (arm, column, set, comparison): value, low, high, n_units. Comparisons: own samples, length-matched,
-        OUTCOME yes, OUTCOME no, and for entropy common text.
+        One row per (arm, column, set, comparison): value, low, high, n_units, units. Comparisons: own samples,
+        length-matched, OUTCOME yes, OUTCOME no, and for entropy common text.
     """
     rows = []
     several = samples["seed"].nunique() >= LEAST_SEEDS
@@ -217,7 +218,9 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
             e = numbers(difference(parts[arm], parts[base]))
             del e["n"]
             rows.append({"arm": arm, "column": "entropy_think", "set": where, "comparison": "common text", **e})
-    return pd.DataFrame(rows, columns=["arm", "column", "set", "comparison", "value", "low", "high", "n_units"])
+    return pd.DataFrame(
+        rows, columns=["arm", "column", "set", "comparison", "value", "low", "high", "n_units", "units"]
+    )
 
 
 _COMPARISONS = {"raw": "own samples", "length-matched": "length-matched"}
@@ -227,16 +230,15 @@ def _named_outcome(flags: pd.Series) -> pd.Series:
     return flags.astype("boolean").map({True: "yes", False: "no"}).astype("object").fillna("unknown")
 
 
-def _joined(found: pd.DataFrame, several: bool) -> dict[str, float]:
+def _joined(found: pd.DataFrame, several: bool) -> dict[str, Any]:
     """The comparison over seeds, or that of the seeds there are where they are fewer than three."""
     if several:
         values = found["value"].dropna()
         if len(values) < LEAST_SEEDS:
-            return {"value": math.nan, "low": math.nan, "high": math.nan, "n_units": len(values)}
-        e = over_seeds(values.tolist(), 0)
-        return {"value": e.value, "low": e.low, "high": e.high, "n_units": e.n_clusters}
+            return {"value": math.nan, "low": math.nan, "high": math.nan, "n_units": len(values), "units": "seeds"}
+        return numbers(over_seeds(values.tolist(), 0))
     first = found.iloc[0]
-    return {"value": first["value"], "low": first["low"], "high": first["high"], "n_units": first["n_shared"]}
+    return {name: first[name] for name in ("value", "low", "high")} | {"n_units": first["n_shared"], "units": "prompts"}
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------
@@ -255,7 +257,7 @@ class Claim(NamedTuple):
     would_change: str
 
 
-_NOTHING = pd.Series({"value": math.nan, "low": math.nan, "high": math.nan, "n_units": 0})
+_NOTHING = pd.Series({"value": math.nan, "low": math.nan, "high": math.nan, "n_units": 0, "units": "seeds"})
 
 
 def verdicts(samples: pd.DataFrame, found: pd.DataFrame, changes: pd.DataFrame, info: Mapping[str, Any]) -> list[Claim]:
@@ -314,7 +316,7 @@ def _row(e: Estimate) -> Any:
 
 
 def _sign_would_change(row: Any, margin: float = 0.0) -> str:
-    """How far the interval is from the other side, in shift or in seeds."""
+    """How far the interval is from the other side, in shift or in seeds (prompts, of fewer than three seeds)."""
     value, low, high = abs(row.value), row.low, row.high
     if math.isnan(low):
         return "data for both arms"
@@ -327,7 +329,7 @@ def _sign_would_change(row: Any, margin: float = 0.0) -> str:
     wanted = next(
         (k for k in range(n + 1, 1000) if distributions.t.ppf(0.975, k - 1) * deviation / math.sqrt(k) < value), 0
     )
-    more = f"about {wanted} seeds if mean and spread stay" if wanted else "more seeds than are practical"
+    more = f"about {wanted} {row.units} if mean and spread stay" if wanted else f"more {row.units} than are practical"
     return f"an interval that excludes zero: {more}"
 
 
@@ -356,6 +358,8 @@ def _state(row: Any, margin: float) -> str:
 
 
 def _lowers_and_keeps(claim: str, sft: Any, rl: Any, margin: float) -> Claim:
+    if any(map(math.isnan, (sft.low, rl.low, margin))):
+        return Claim(claim, "undecided", f"SFT {_shown(sft)}, RL {_shown(rl)}", "data for the base and both arms")
     first, second = _state(sft, margin), _state(rl, margin)
     if first == "lost" and second in ("kept", "raised"):
         verdict = "seen" if second == "kept" else "seen (RL raises it)"
@@ -407,4 +411,4 @@ def _uneven_by_prompt(rows: pd.DataFrame, sft: str, rl: str, value: float) -> Es
 
 
 def _shown(row: Any) -> str:
-    return f"{row.value:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+    return "no data" if math.isnan(row.value) else f"{row.value:+.3f} ({row.low:+.3f} to {row.high:+.3f})"

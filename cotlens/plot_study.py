@@ -42,9 +42,14 @@ def _styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {arm: (COLOURS[i % len(COLOURS)], _MARKERS[i // len(COLOURS)]) for i, arm in enumerate(arms)}
 
 
-def _how(table: pd.DataFrame) -> str:
-    units = int(table["n_units"].dropna().max()) if len(table) else 0
-    return f"Student's over {units} seeds" if 0 < units < 50 else "prompts resampled"
+def _how(drawn: pd.DataFrame) -> str:
+    """How the intervals of the drawn rows were made; arms of which fewer than three seeds have data are by prompt."""
+    known = drawn.dropna(subset="low")
+    seeds = known[known["units"] == "seeds"]
+    if seeds.empty:
+        return "over prompts (Wilson's of shares, else prompts resampled)"
+    exception = "" if len(seeds) == len(known) else "; over prompts where fewer than three seeds have data"
+    return f"Student's over {int(seeds['n_units'].max())} seeds{exception}"
 
 
 @house_style()
@@ -94,8 +99,9 @@ def plot_measures(
     if common:
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=most)
     label_rows(axes[0], order)
-    note(figure, f"{caption}; line: 95% interval, {_how(found)}\n{text}")
-    return Plot(figure, pd.concat(drawn, ignore_index=True))
+    shown = pd.concat(drawn, ignore_index=True)
+    note(figure, f"{caption}; line: 95% interval, {_how(shown)}\n{text}")
+    return Plot(figure, shown)
 
 
 @house_style()
@@ -112,7 +118,8 @@ def plot_safety_and_skill(found: pd.DataFrame, text: str = "") -> Plot:
         drawn.append({"arm": arm, "correct": x["value"], "safe_thinking": 1 - y["value"]})
     axis.set(ylim=(0, 1.02), xlabel="right answers, mathematics", ylabel="forbidden requests with safe thinking")
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
-    note(figure, f"lines: 95% intervals, {_how(found)}\n{text}")
+    both = found[found["measure"].isin(["is_correct_maths", "thinking_unsafe_forbidden"])]
+    note(figure, f"lines: 95% intervals, {_how(both)}\n{text}")
     return Plot(figure, pd.DataFrame(drawn))
 
 

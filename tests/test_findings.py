@@ -78,6 +78,26 @@ def test_one_seed_speaks_of_prompts_and_several_of_trainings():
     assert (found.value, found.n) == (0.25, 8)
 
 
+def test_prompts_are_never_called_seeds():
+    """One seed with few prompts: the caption and what would change a verdict speak of prompts."""
+    rows = [(0, arm, "forbidden", "seen", f"p{i}") for arm in ("base", "grpo") for i in range(20)]
+    flags = [i % 2 == 0 for i in range(20)] + [i % 2 == 0 or i == 1 for i in range(20)]
+    table = samples(rows, thinking_unsafe=flags)
+    found, changes = findings.measures(table), findings.differences(table, "base")
+    assert set(found["units"]) == set(changes["units"]) == {"prompts"}
+    assert "seeds" not in findings._sign_would_change(changes.iloc[0])
+    from cotlens.plot_study import plot_measures
+
+    plot = plot_measures(found, {"Unsafe": list(found["measure"])}, "shares")
+    assert not any("seeds" in text.get_text() for text in plot.figure.texts)
+
+
+def test_a_claim_without_data_says_so():
+    nothing = findings._NOTHING
+    claim = findings._lowers_and_keeps("C", nothing, row(0.0), 0.05)
+    assert (claim.verdict, claim.because) == ("undecided", "SFT no data, RL +0.000 (-0.010 to +0.010)")
+
+
 # --- confounds -------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +148,7 @@ def test_a_difference_of_lengths_is_none_at_equal_length():
 
 
 def row(value, half=0.01, n_units=5):
-    return SimpleNamespace(value=value, low=value - half, high=value + half, n_units=n_units)
+    return SimpleNamespace(value=value, low=value - half, high=value + half, n_units=n_units, units="seeds")
 
 
 @pytest.mark.parametrize(

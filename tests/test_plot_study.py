@@ -79,7 +79,7 @@ def test_arms_without_data_leave_a_gap_and_many_arms_keep_apart():
     """Twelve arms have twelve pairs of colour and marker; a panel without a measure is left out."""
     arms = [f"arm{i}" for i in range(12)]
     found = pd.DataFrame(
-        {"arm": arms, "measure": "is_correct_maths", "label": "right, maths", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "n_units": 5}
+        {"arm": arms, "measure": "is_correct_maths", "label": "right, maths", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "n_units": 5, "units": "seeds"}
     )  # fmt: skip
     plot = plot_measures(found, {"Right": ["is_correct_maths"], "Refused": ["refuses_harmless"]}, "shares")
     assert [axis.get_title(loc="left") for axis in plot.figure.axes] == ["Right"]
