@@ -36,8 +36,8 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python benchmarks/view.py
 
-clean:
-	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean:  ## runs of your own stay
+	rm -rf .venv runs/pocket runs/figures runs/notebooks build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

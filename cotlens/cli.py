@@ -373,6 +373,8 @@ def view(
     from cotlens.run import Run
     from cotlens.view import view_run
 
+    if out.is_dir() or (out.is_file() and out.read_bytes()[:64].lstrip()[:9].lower() not in (b"", b"<!doctype")):
+        raise TraceError(f"{out}: is there already and is no page; name another file")
     opened = Run(run)
     page = view_run(opened, traces or (), beside=beside, scorer=scorer, judge=judge, limit=limit)
     page.save(out)
@@ -556,11 +558,16 @@ def export(
         typer.Option(help="openai: chat messages, JSONL; scout: Inspect Scout's parquet; hf: a Hugging Face dataset."),
     ],
     format: Annotated[str | None, typer.Option(help="Format of the rows; default: detected from the content.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there already.")] = False,
 ) -> None:
     """Write traces for another tool. What its format cannot say stands beside in a field `cotlens`."""
     from cotlens.read import read_traces
     from cotlens.write import write_traces
 
+    if out.resolve() in (path.resolve(), *path.resolve().parents) or path.resolve() in out.resolve().parents:
+        raise TraceError(f"{out}: is what would be read, or lies in it; name another place")
+    if out.exists() and not force and not (out.is_dir() and not any(out.iterdir())):
+        raise TraceError(f"{out}: is there already; replace it with --force, or name another place")
     traces = tqdm(read_traces(path, format=format), unit=" traces", desc="export", smoothing=0.1)
     made = write_traces(traces, out, to=to.value)
     typer.echo(f"{out}: {made.n_traces:,} traces")

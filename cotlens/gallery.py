@@ -143,6 +143,12 @@ def _verdict_figures(tables: _Tables, by: str) -> dict[str, Plot]:
 def _entropy_figures(runs: Sequence[Run], by: str, scorer: str, say: Callable[[str], object]) -> dict[str, Plot]:
     """The figures of token scores, for the runs that a model has scored; read a shard at a time."""
     scored = [run for run in runs if run.scorers]
+    if scorer and not any(scorer in run.scorers for run in scored):
+        have = (
+            ", ".join(sorted({name for run in scored for name in run.scorers}))
+            or "none; make them with `cotlens score`"
+        )
+        raise TraceError(f"no scores of {scorer}; scorers: {have}")
     for run in [run for run in scored if not scorer and len(run.scorers) == 1 and not run.is_scored(run.scorers[0])]:
         say(f"{run.path}: scoring by {run.scorers[0]} is not complete; no figures of entropy")
         scored.remove(run)

@@ -6,7 +6,7 @@ what follows (`findings`, `plot_study`) is the same.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,18 +90,31 @@ def write_study(path: str | Path, tables: Mapping[str, pd.DataFrame], info: Mapp
 
     Raises:
         ValueError: if the samples have no `arm`, `seed`, `set`, `split` or `prompt_id`, or an unknown arm.
+        TraceError: if something else is there already.
     """
     path, samples = Path(path), tables["samples"]
     if missing := {"arm", "seed", "set", "split", "prompt_id"} - set(samples):
         raise ValueError(f"samples: no column {', '.join(sorted(missing))}; there are {', '.join(map(str, samples))}")
     if unknown := set(samples["arm"]) - set(info["arms"]):
         raise ValueError(f"samples of arms that the study does not name: {', '.join(sorted(map(str, unknown)))}")
+    check_room(path, tables)
     for name, table in tables.items():
         for seed, part in table.groupby("seed", sort=True):
             kept = part.drop(columns="seed").reset_index(drop=True)
             write_parquet(path / name / f"seed={seed}.parquet", pa.Table.from_pandas(kept, preserve_index=False))
     write_atomic(path / "study.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
     return Study(path)
+
+
+def check_room(path: Path, tables: Iterable[str] = ("samples",)) -> None:
+    """Raises TraceError if a study would be written into a folder of something else, or over a file."""
+    if path.is_dir() and not (path / "study.json").exists():
+        own = {*tables, "study.json"}
+        foreign = [child.name for child in path.iterdir() if child.name not in own and child.suffix != ".csv"]
+        if foreign:
+            raise TraceError(f"{path}: is there already and is no study: it holds {min(foreign)}; name another folder")
+    elif path.exists() and not path.is_dir():
+        raise TraceError(f"{path}: is a file; a study is a folder")
 
 
 # --- from runs -------------------------------------------------------------------------------------------------
@@ -143,6 +156,7 @@ def study_from_runs(
     Raises:
         TraceError: if there is no base, no run has the judge, monitor or scorer, or two runs hold the same samples.
     """
+    check_room(Path(out))
     opened = [run if isinstance(run, Run) else Run(Path(run)) for run in runs]
     _check_names(opened, judge, monitor, scorer)
     arms_of = [_arms_of(run) for run in opened]

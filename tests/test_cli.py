@@ -108,3 +108,26 @@ def test_a_killed_command_is_finished_by_the_next(tmp_path):
         process.send_signal(signal.SIGKILL)
     assert not json.loads((tmp_path / "run" / "run.json").read_text())["complete"]
     assert "8,000 traces" in cotlens(*command[3:]).stdout
+
+
+def test_nothing_of_the_users_is_overwritten(tmp_path):
+    """A study in a run's folder, an export over its source or another file, a page over a file of traces."""
+    source = tmp_path / "own.jsonl"
+    source.write_bytes(SAMPLES.read_bytes())
+    cotlens("analyze", source, "-o", tmp_path / "base")
+    before = sorted(path.name for path in (tmp_path / "base").iterdir())
+    assert "is no study" in cotlens("compare", tmp_path / "base", "-o", tmp_path / "base", code=1).stderr
+    assert "is a file" in cotlens("compare", tmp_path / "base", "-o", source, code=1).stderr
+    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == before
+    for given in (source, tmp_path / "base"):
+        refused = cotlens("export", given, "-o", source, "--to", "openai", code=1).stderr
+        assert ("what would be read" if given == source else "--force") in refused
+    assert "is no page" in cotlens("view", tmp_path / "base", "-o", source, code=1).stderr
+    assert "is no page" in cotlens("view", tmp_path / "base", "-o", tmp_path / "base", code=1).stderr
+    assert source.read_bytes() == SAMPLES.read_bytes()
+    for _ in range(2):
+        cotlens("view", tmp_path / "base", "-o", tmp_path / "page.html")
+    cotlens("export", tmp_path / "base", "-o", tmp_path / "e.jsonl", "--to", "openai")
+    cotlens("export", tmp_path / "base", "-o", tmp_path / "e.jsonl", "--to", "openai", "--force")
+    for option, asked in (("--scorer", "figures"), ("--judge", "figures"), ("--judge", "view")):
+        assert "typo" in cotlens(asked, tmp_path / "base", option, "typo", "-o", tmp_path / "out", code=1).stderr
