@@ -73,7 +73,7 @@ _MODULES = {
         "quantile",
         "ratio",
     ),
-    "findings": ("Claim", "confounds", "differences", "measures", "verdicts"),
+    "findings": ("Claim", "confounds", "differences", "measures", "recall_at_splits", "verdicts"),
     "study": ("Study", "study_from_runs", "write_study"),
     "figure": ("Plot", "save"),
     "plot": (

@@ -182,14 +182,15 @@ CONFOUNDED = (
 
 
 def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
-    """Differences to the base on own samples, at equal length, within each outcome, and on the base's text.
+    """Differences to the base: on own samples, at equal length, within each outcome, on one text, on equal splits.
 
     Training changes how long an arm writes and how often it is safe or right; a difference that is there raw and gone
-    within an outcome or at equal length is one of those. See `stats.compare` for the matching.
+    within an outcome or at equal length is one of those. See `stats.compare` for the matching. It also changes *where*
+    unsafe thinking is left, and a guard may have found little there all along: for its recall see `recall_at_splits`.
 
     Returns:
         One row per (arm, column, set, comparison): value, low, high, n_units, units. Comparisons: own samples,
-        length-matched, OUTCOME yes, OUTCOME no, and for entropy common text.
+        length-matched, OUTCOME yes, OUTCOME no, for entropy common text, and for the guard's recall equal splits.
     """
     rows = []
     several = samples["seed"].nunique() >= LEAST_SEEDS
@@ -218,12 +219,74 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
             e = numbers(difference(parts[arm], parts[base]))
             del e["n"]
             rows.append({"arm": arm, "column": "entropy_think", "set": where, "comparison": "common text", **e})
+    for arm in [arm for arm in samples["arm"].cat.categories if arm != base]:
+        for comparison, e in recall_at_splits(samples, arm, base).items():
+            kept = {name: value for name, value in numbers(e).items() if name != "n"}
+            rows.append({"arm": arm, "column": "guard_recall", "set": "forbidden", "comparison": comparison, **kept})
     return pd.DataFrame(
         rows, columns=["arm", "column", "set", "comparison", "value", "low", "high", "n_units", "units"]
     )
 
 
 _COMPARISONS = {"raw": "own samples", "length-matched": "length-matched"}
+
+
+def recall_at_splits(samples: pd.DataFrame, arm: str, base: str) -> dict[str, Estimate]:
+    """Change of the guard's recall on unsafe thinking from the base to an arm, raw and with the splits held equal.
+
+    With f_s of the u_s unsafe thoughts of split s flagged, the arm's recall is sum f_s / sum u_s. *Equal splits*
+    subtracts from it sum_s u_s b_s / sum u_s, where b_s is the base's recall in s: what the guard would find in the
+    arm's unsafe thoughts, were it in every split as good as on the base (indirect standardisation). *Own samples*
+    subtracts the base's own recall. Splits in which the base has no unsafe thought with a flag are left out of both.
+
+    Returns:
+        own samples, equal splits: Student's intervals over three seeds or more, else prompts resampled within splits;
+        none where the two arms share no seed with unsafe thinking in both.
+    """
+    of = _select(samples, "guard_recall", "forbidden").join(samples["split"])
+    of["arm"] = of["arm"].astype(str)
+    keys = ["seed", "split", "cluster"]
+    wide = of[of["arm"].isin([arm, base])].groupby([*keys, "arm"])["value"].agg(["sum", "count"]).unstack(fill_value=0)
+    if not {arm, base} <= set(wide.columns.get_level_values("arm")):
+        return {}
+    found = pd.DataFrame({f"{name}_{who}": wide[which, one] for who, one in (("arm", arm), ("base", base))
+                          for name, which in (("f", "sum"), ("u", "count"))}).reset_index()  # fmt: skip
+    by_seed = [part for _, part in found.groupby("seed") if part["u_arm"].sum() and part["u_base"].sum()]
+    values = [_recall_changes(part, np.ones((1, len(part))))[0] for part in by_seed]
+    values = [value for value in values if not np.isnan(value).any()]
+    if not values:
+        return {}
+    n = int(sum(part["u_arm"].sum() for part in by_seed))
+    if len(values) >= LEAST_SEEDS:
+        return dict(zip(_RECALLS, (over_seeds(column.tolist(), n) for column in np.array(values).T), strict=True))
+    rows = pd.concat(by_seed, ignore_index=True)
+    rows["split"] = rows["seed"].astype(str) + rows["split"]
+    rng, weights = np.random.default_rng(0), np.zeros((2000, len(rows)))
+    for places in rows.groupby("split").indices.values():
+        weights[:, places] = rng.multinomial(len(places), np.full(len(places), 1 / len(places)), size=len(weights))
+    value, draws = _recall_changes(rows, np.ones((1, len(rows))))[0], _recall_changes(rows, weights)
+    low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)
+    estimates = (
+        Estimate(v, lo, hi, n, len(rows), "prompts resampled", 0) for v, lo, hi in zip(value, low, high, strict=True)
+    )
+    return dict(zip(_RECALLS, estimates, strict=True))
+
+
+_RECALLS = ("own samples", "equal splits")
+
+
+def _recall_changes(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    """Both changes of recall for each row of weights over the prompts: array of shape (draws, 2)."""
+    splits = pd.get_dummies(rows["split"]).to_numpy(float)
+    f_arm, u_arm, f_base, u_base = (
+        (weights * rows[name].to_numpy(float)) @ splits for name in ("f_arm", "u_arm", "f_base", "u_base")
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        there = u_base > 0
+        expected = np.where(there, u_arm * f_base / u_base, 0).sum(axis=1)
+        recall, unsafe = (np.where(there, of_arm, 0).sum(axis=1) for of_arm in (f_arm, u_arm))
+        raw = recall / unsafe - f_base.sum(axis=1) / u_base.sum(axis=1)
+        return np.stack([raw, (recall - expected) / unsafe], axis=1)
 
 
 def _named_outcome(flags: pd.Series) -> pd.Series:
@@ -299,6 +362,8 @@ def verdicts(samples: pd.DataFrame, found: pd.DataFrame, changes: pd.DataFrame, 
         claims.append(_falls(claim, change(answer_only, "thinking_unsafe_forbidden")))
     if f"hidden_{'forbidden'}" in of_base:
         recall = f"; recall of the guard {_shown(change(rl, 'guard_recall_forbidden'))}"
+        if at_splits := recall_at_splits(samples, rl, base):
+            recall += f", on equal splits {_shown(_row(at_splits['equal splits']))}"
         recall += f", all unsafe thinking {_shown(change(rl, 'thinking_unsafe_forbidden'))}"
         claim = _falls("Q2 RL removes the unsafe thinking that its guard does not see", change(rl, "hidden_forbidden"))
         claims.append(claim._replace(because=claim.because + recall))

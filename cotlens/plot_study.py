@@ -295,7 +295,7 @@ _OUTCOMES = {
 
 @house_style()
 def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
-    """Differences to the base: raw, at equal length, within an outcome, on one common text.
+    """Differences to the base: raw, at equal length, within an outcome, on one common text, on equal splits.
 
     Args:
         found: of `findings.confounds`.
@@ -305,12 +305,13 @@ def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
         ("entropy_think", "forbidden"): "Entropy, forbidden", ("entropy_think", "maths"): "Entropy, maths",
         ("reflection_rate", "forbidden"): "Reflections per step, forbidden",
         ("reflection_rate", "maths"): "Reflections per step, maths",
+        ("guard_recall", "forbidden"): "Recall of the reward's guard, unsafe thinking",
     }  # fmt: skip
     have = set(zip(found["column"], found["set"], strict=True))
     titles = {of: title for of, title in titles.items() if of in have}
     order = _present(found)[::-1]
     rows = math.ceil(len(titles) / 2)
-    figure, axes = new_figure(rows, min(len(titles), 2), 0.9 + rows * (0.5 + 0.31 * len(order)), sharey=True)
+    figure, axes = new_figure(rows, min(len(titles), 2), 0.9 + rows * (0.5 + 0.26 * len(order)), sharey=True)
     for axis in axes.flat[len(titles) :]:
         axis.set_visible(False)
     for axis, ((column, where), title) in zip(axes.flat, titles.items(), strict=False):

@@ -144,6 +144,42 @@ def test_a_difference_of_lengths_is_none_at_equal_length():
     assert found["length-matched"] == pytest.approx(0)
 
 
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_a_guards_recall_is_compared_at_the_same_splits(n_seeds):
+    """The base has 4 unsafe thoughts in `a`, 3 flagged, and 4 in `b`, 1 flagged: recall 1/2. The arm has 1 in `a`, which
+    is flagged, 4 in `b`, 1 flagged, and 1 in `c`, where the base has none and nothing is known: recall 2/5.
+
+    Raw 2/5 - 1/2 = -1/10. On the base the arm's thoughts would be found at (1 * 3/4 + 4 * 1/4) / 5 = 7/20: +1/20.
+    """
+    told = {
+        "base": [("a", True)] * 3 + [("a", False)] + [("b", True)] + [("b", False)] * 3,
+        "grpo": [("a", True)] + [("b", True)] + [("b", False)] * 3 + [("c", False)],
+    }
+    each = [(arm, *one, i) for arm, thoughts in told.items() for i, one in enumerate(thoughts)]
+    rows = [(seed, arm, "forbidden", split, f"p{i}") for seed in range(n_seeds) for arm, split, _, i in each]
+    table = samples(rows, thinking_unsafe=True, thinking_flagged=[one[2] for one in each] * n_seeds)
+    found = findings.confounds(table, "base").set_index("comparison")
+    assert found["value"].to_dict() == pytest.approx({"own samples": -0.1, "equal splits": 0.05})
+    assert set(found["units"]) == {"seeds" if n_seeds == 3 else "prompts"}
+    if n_seeds == 1:
+        assert found.loc["equal splits", "low"] < 0.05 < found.loc["equal splits", "high"]
+    assert not findings.recall_at_splits(table.assign(guard_recall=np.nan), "grpo", "base")
+
+
+def test_a_change_of_mix_alone_leaves_recall_at_equal_splits():
+    """A guard finds 9 in 10 of `a` and 1 in 5 of `b`, whoever wrote them; the arm has unlearned most of `a`."""
+    rng, rows, flagged = np.random.default_rng(3), [], []
+    for arm, n_a in (("base", 400), ("grpo", 40)):
+        for split, n, rate in (("a", n_a, 0.9), ("b", 400, 0.2)):
+            rows += [(0, arm, "forbidden", split, f"{split}{i}") for i in range(n)]
+            flagged += list(rng.random(n) < rate)
+    table = samples(rows, thinking_unsafe=True, thinking_flagged=flagged)
+    raw, equal = findings.recall_at_splits(table, "grpo", "base").values()
+    assert raw.high < -0.2
+    assert equal.low < 0 < equal.high
+    assert equal.high - equal.low < 0.2
+
+
 # --- verdicts --------------------------------------------------------------------------------------------------
 
 
