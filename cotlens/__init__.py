@@ -74,7 +74,7 @@ _MODULES = {
         "ratio",
     ),
     "findings": ("Claim", "confounds", "differences", "measures", "recall_at_splits", "verdicts"),
-    "study": ("Study", "study_from_runs", "write_study"),
+    "study": ("Study", "read_updates", "study_from_runs", "write_study"),
     "figure": ("Plot", "save"),
     "plot": (
         "plot_lengths",

@@ -351,7 +351,10 @@ def figures(
 
     if any(map(is_study, runs)):
         if len(runs) > 1 or by or scorer or judge:
-            raise typer.BadParameter("a study is drawn alone, without --by, --scorer and --judge", param_hint="RUNS")
+            which = next(path for path in runs if is_study(path))
+            raise typer.BadParameter(
+                f"{which} is a study, which is drawn alone, without --by, --scorer and --judge", param_hint="RUNS"
+            )
         for path in draw_study(runs[0], out):
             typer.echo(path)
         return
@@ -398,6 +401,13 @@ def compare(
         str, typer.Option(help="Whose token scores are each arm's own; default: the only one, own, or the arm's name.")
     ] = "",
     note: Annotated[str, typer.Option(help="A line under every figure: models, judge, prompts.")] = "",
+    rollouts: Annotated[
+        list[Path] | None, typer.Option(help="A run of what RL sampled in training (RECORD/rollouts).")
+    ] = None,
+    log: Annotated[
+        list[Path] | None,
+        typer.Option(help="Output folder of an RL trainer, named as its arm: entropy and KL by update."),
+    ] = None,
 ) -> None:
     """Join the runs of several arms and seeds into a study, and say what it says of the claims.
 
@@ -408,8 +418,10 @@ def compare(
     from cotlens import findings
     from cotlens.study import study_from_runs
 
+    for folder in [run for run in runs if run.is_dir() and not (run / "run.json").exists()]:
+        typer.echo(f"left out, no run: {folder}", err=True)
     study = study_from_runs(
-        runs,
+        [run for run in runs if not run.is_dir() or (run / "run.json").exists()],
         out,
         base=base,
         rl=rl,
@@ -418,6 +430,8 @@ def compare(
         monitor=monitor,
         scorer=scorer,
         note=note,
+        rollouts=rollouts or (),
+        logs=log or (),
         say=lambda text: typer.echo(text, err=True),
     )
     samples, info = study.samples(), study.info
@@ -431,12 +445,12 @@ def compare(
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="A file or folder of traces, or a run directory.")],
+    path: Annotated[Path, typer.Argument(help="A file or folder of traces, a run directory, or a study.")],
     format: Annotated[str | None, typer.Option(help="Format of the rows; default: detected from the content.")] = None,
     tokenizer: Annotated[str, typer.Option(help="Of rows that hold token ids without text, as for analyze.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
-    """Say what is in a file or a run: rows, models, statuses, lengths, and what could not be known."""
+    """Say what is in a file, a run or a study: rows, models, statuses, lengths, and what could not be known."""
     report = _report(path, format, tokenizer)
     if as_json:
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
@@ -456,9 +470,12 @@ def _report(path: Path, format: str | None, tokenizer: str) -> dict[str, object]
     from cotlens.read import detect_format, read_traces
     from cotlens.run import Run, load_tokenizer
     from cotlens.split import split_trace
+    from cotlens.study import Study, is_study
 
     if (path / "run.json").exists():
         return _run_report(Run(path))
+    if is_study(path):
+        return _study_report(Study(path))
     shape = find_format(format) if format else detect_format(path)
     rejects: list = []
     counts = {name: Counter() for name in ("models", "statuses", "reasoning")}
@@ -474,7 +491,8 @@ def _report(path: Path, format: str | None, tokenizer: str) -> dict[str, object]
         summaries |= {trace.model} if trace.reasoning == "summary" else set()
         has.update(name for name in _FIELDS if getattr(trace, name) not in (None, "", -1))
         other.update(trace.meta.keys())
-        think_lengths.append(sum(span.length for span in split.think))
+        if trace.reasoning == "verbatim":
+            think_lengths.append(sum(span.length for span in split.think))
         answer_lengths.append(split.answer.length)
     if not rows:
         raise TraceError(f"{path}:{rejects[0].number}: {rejects[0].reason}")
@@ -492,7 +510,7 @@ def _report(path: Path, format: str | None, tokenizer: str) -> dict[str, object]
         "missing": [name for name in _FIELDS if not has[name]],
         "cannot_know": [
             *shape.lacks,
-            *(f"what {model or 'the model'} thought: what is shown of it is a summary" for model in sorted(summaries)),
+            *map(_summary_of, sorted(summaries)),
         ],
     }
 
@@ -523,6 +541,8 @@ def _length_summary(lengths: list[int]) -> str:
 def _run_report(run) -> dict[str, object]:
     made = run.info
     traces = run.trace_table()
+    verbatim = traces[traces["reasoning"] == "verbatim"]
+    summaries = sorted(set(traces.loc[traces["reasoning"] == "summary", "model"]))
     return {
         "path": str(run.path),
         "complete": "yes" if made.get("complete") else "no: call analyze again with the same inputs to finish it",
@@ -535,9 +555,32 @@ def _run_report(run) -> dict[str, object]:
         "bad_rows": made.get("n_rejected", 0),
         "models": {str(k): int(v) for k, v in traces["model"].value_counts().items()},
         "statuses": {str(k): int(v) for k, v in traces["status"].value_counts().items()},
-        "thinking": _length_summary(traces["n_think_chars"].tolist()),
+        "reasoning": {str(k): int(v) for k, v in traces["reasoning"].value_counts().items()},
+        "thinking": _length_summary(verbatim["n_think_chars"].tolist()),
         "answer": _length_summary(traces["n_answer_chars"].tolist()),
-        "cannot_know": sorted({lack for made_from in made["inputs"] for lack in made_from["lacks"]}),
+        "cannot_know": [
+            *sorted({lack for made_from in made["inputs"] for lack in made_from["lacks"]}),
+            *map(_summary_of, summaries),
+        ],
+    }
+
+
+def _summary_of(model: str) -> str:
+    return f"what {model or 'the model'} thought: what is shown of it is a summary"
+
+
+def _study_report(study) -> dict[str, object]:
+    made, samples = study.info, study.table("samples")
+    return {
+        "path": str(study.path),
+        "arms": {arm: int((samples["arm"] == arm).sum()) for arm in made["arms"]},
+        "base": made["base"],
+        "seeds": sorted(map(str, set(samples["seed"]))),
+        "sets": {str(k): int(v) for k, v in samples["set"].value_counts().items()},
+        "prompts": int(samples.groupby("seed")["prompt_id"].nunique().sum()),
+        "tables": study.tables,
+        "judge": made.get("judge") or "-",
+        "note": made.get("note") or "-",
     }
 
 

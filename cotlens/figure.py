@@ -130,10 +130,24 @@ def estimates_by(
 
 
 def grouped(table: pd.DataFrame, by: str, most: int) -> Iterator[tuple[str, pd.DataFrame, str]]:
-    """Name, rows and colour of the groups with the most traces, in the order of their names."""
+    """Name, rows and colour of the groups with the most traces, in the order of their names or of the categories."""
     counts = table.groupby(by, dropna=False)["trace_id"].nunique().sort_values(ascending=False, kind="stable")
-    for group, colour in zip(sorted(counts.index[:most], key=str), cycle(COLOURS), strict=False):
+    kept = set(counts.index[:most])
+    ordered = [group for group in _categories(table[by]) if group in kept] or sorted(kept, key=str)
+    for group, colour in zip(ordered, cycle(COLOURS), strict=False):
         yield str(group) or "(unnamed)", table[table[by] == group], colour
+
+
+def _categories(groups: pd.Series) -> list[Any]:
+    """The order that a categorical column gives its groups, such as that in which runs were named; else none."""
+    return list(groups.cat.categories) if isinstance(groups.dtype, pd.CategoricalDtype) else []
+
+
+def row_order(groups: pd.Series, values: Mapping[Any, float]) -> list[str]:
+    """The groups from the lowest row up: by a value, or from above in the order of the categories, where there are."""
+    if categories := [str(name) for name in _categories(groups)]:
+        return [name for name in reversed(categories) if name in values]
+    return sorted(map(str, values), key=lambda name: (not np.isnan(values[name]), values[name]))
 
 
 def legend_name(group: str, part: pd.DataFrame) -> str:

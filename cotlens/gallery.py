@@ -31,24 +31,28 @@ def draw_figures(
     Args:
         runs: complete run directories.
         out: folder for the figures.
-        by: column whose groups are compared; default: `run` where there are several runs, else `model`.
+        by: what is compared, one of `GROUPS`; default: `run` where there are several runs, else `model`.
         scorer: whose token scores to draw, where several models scored a run.
         judge: whose verdicts to draw; default: the first by name. Agreement is drawn of all.
         say: told what is left out, and why.
 
     Raises:
-        TraceError: if a run is not complete, or has no such column, scorer or judge.
+        TraceError: if a run is not complete, or its traces have no such groups, or there is no such scorer or judge.
     """
     opened = [run if isinstance(run, Run) else Run(Path(run)) for run in dict.fromkeys(runs)]
     for run in opened:
         if not run.info.get("complete"):
             raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
+    _check_folder(Path(out))
     by = by or ("run" if len(opened) > 1 else "model")
+    _check_groups(opened, by)
     tables = _join(opened, by, judge)
     inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
     of_steps, of_verdicts = _step_figures(tables, by), _verdict_figures(tables, by)
     of_scores = _entropy_figures(opened, by, scorer, say)
     drawn = of_steps | of_scores | of_verdicts
+    for remark in _what_is_left_out(tables, by, of_scores, of_verdicts):
+        say(remark)
     for name, picture in tqdm(sorted(drawn.items()), desc="figures", unit=" figures"):
         provenance = {"figure": name, "by": by, "inputs": inputs}
         provenance |= {"n_traces": len(tables.traces), "n_steps": len(tables.steps)}
@@ -61,6 +65,24 @@ def draw_figures(
         yield from save(picture, Path(out) / name, provenance)
 
 
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise TraceError(f"{out}: is a file; figures need a folder")
+
+
+GROUPS = ("run", "model", "method", "domain", "split", "sample", "training_step", "status", "opened_by", "origin",
+          "reasoning", "finish_reason")  # fmt: skip
+
+
+def _check_groups(runs: Sequence[Run], by: str) -> None:
+    """Raises TraceError if `by` tells no groups of traces apart: an identifier, a measure, or what no trace has."""
+    tables = [run.trace_table().assign(run=run.path.name) for run in runs]
+    known = [name for name in GROUPS if any((~table[name].isin(["", -1])).any() for table in tables)]
+    if by not in (*known, "model"):
+        why = "no trace has one" if by in GROUPS else "does not name groups of traces"
+        raise TraceError(f"--by {by}: {why}; what there is: {', '.join(known)}")
+
+
 class _Tables(NamedTuple):
     """The tables of all runs as one. Trace ids are unique within a run only: the run stands before each."""
 
@@ -70,13 +92,27 @@ class _Tables(NamedTuple):
     judge: str
 
 
+def _what_is_left_out(tables: _Tables, by: str, of_scores: dict, of_verdicts: dict) -> list[str]:
+    """What a reader may miss in the folder, and what to read with care, a line each."""
+    remarks = []
+    if not of_scores:
+        remarks.append("no figures of token entropy (06 to 11): `cotlens score RUN --model MODEL` gives what they need")
+    if not of_verdicts:
+        remarks.append("no figures of judged safety (16 to 20): `cotlens guard RUN --judge JUDGE` gives what they need")
+    prompts = tables.traces.groupby(by, dropna=False)["prompt_id"].nunique()
+    if few := [f"{group or '(unnamed)'} ({n})" for group, n in prompts[(prompts > 0) & (prompts < _FEW)].items()]:
+        remarks.append(f"fewer than {_FEW} prompts, too few for their intervals to hold: {', '.join(few)}")
+    return remarks
+
+
+_FEW = 10  # prompts; docs/statistics.md
+
+
 def _join(runs: Sequence[Run], by: str, judge: str) -> _Tables:
     judge = judge or min((name for run in runs for name in run.judges), default="")
     traces, steps, verdicts = [], [], []
     for run in runs:
         table, own = run.trace_table().assign(run=run.path.name), run.step_table()
-        if by not in table:
-            raise TraceError(f"--by {by}: no such column; there are {', '.join(table.columns)}")
         of_run = reflection_dynamics(own, table)
         of_run = unsafe_dynamics(own, of_run) if "is_self_jailbreak" in own else of_run
         own = own.merge(table[["trace_id", "prompt_id", *{by} - {"prompt_id"}]], on="trace_id")
@@ -90,8 +126,15 @@ def _join(runs: Sequence[Run], by: str, judge: str) -> _Tables:
             ", ".join(sorted({name for run in runs for name in run.judges})) or "none; make them with `cotlens guard`"
         )
         raise TraceError(f"no verdicts of {judge}; judges: {have}")
-    of_all = (pd.concat(tables, ignore_index=True) for tables in (traces, steps, verdicts))
-    return _Tables(*of_all, judge)
+    joined = [pd.concat(tables, ignore_index=True) for tables in (traces, steps, verdicts)]
+    return _Tables(*(_in_order(table, by, runs) for table in joined), judge)
+
+
+def _in_order(table: pd.DataFrame, by: str, runs: Sequence[Run]) -> pd.DataFrame:
+    """Runs stay in the order in which they were named, whatever a figure would sort by."""
+    if by != "run" or "run" not in table:
+        return table
+    return table.assign(run=pd.Categorical(table["run"], list(dict.fromkeys(run.path.name for run in runs))))
 
 
 def _step_figures(tables: _Tables, by: str) -> dict[str, Plot]:
@@ -171,7 +214,8 @@ def _entropy_figures(runs: Sequence[Run], by: str, scorer: str, say: Callable[[s
                 found[kind].append(table.merge(group, on="trace_id"))
             if "completion" in traces:
                 found["words"].append(entropy.word_entropy(traces, scores))
-    return _draw_entropy({kind: pd.concat(parts, ignore_index=True) for kind, parts in found.items() if parts}, by)
+    joined = {kind: pd.concat(parts, ignore_index=True) for kind, parts in found.items() if parts}
+    return _draw_entropy({kind: _in_order(table, by, scored) for kind, table in joined.items()}, by)
 
 
 def _draw_entropy(tables: dict[str, pd.DataFrame], by: str) -> dict[str, Plot]:
@@ -202,6 +246,7 @@ def draw_study(study: Study | str | Path, out: str | Path) -> Iterator[Path]:
     """  # noqa: D205
     study, out = study if isinstance(study, Study) else Study(Path(study)), Path(out)
     info, samples = study.info, study.samples()
+    _check_folder(out)
     found, changes = findings.measures(samples), findings.differences(samples, info["base"])
     claims = findings.verdicts(samples, found, changes, info)
     tables = {
@@ -229,7 +274,7 @@ def _study_figures(study: Study, tables: dict[str, pd.DataFrame], parts: Sequenc
         shown = {title: _named(measures, parts) for title, measures in panels.items()}
         if names & {measure for measures in shown.values() for measure in measures}:
             yield name, plot_study.plot_measures(found, shown, caption, text, limits=limits)
-    if {"is_correct_maths", "thinking_unsafe_forbidden"} <= names:
+    if {"is_correct_maths", "thinking_unsafe_forbidden"} <= names:  # of one arm at least
         yield "22_safety_and_skill", plot_study.plot_safety_and_skill(found, text)
     if len(tables["confounds"]):
         yield "31_confounds", plot_study.plot_confounds(tables["confounds"], text)
@@ -242,7 +287,9 @@ def _study_figures(study: Study, tables: dict[str, pd.DataFrame], parts: Sequenc
     }
     if "rollouts" in own:
         yield "24_training", plot_study.plot_training(own["rollouts"], text, updates=own.get("updates"))
-        yield "29_obfuscation", plot_study.plot_obfuscation(own["rollouts"], text)
+        told = own["rollouts"].get("thinking_flagged", pd.Series(dtype="boolean"))
+        if told.notna().any() and "thinking_unsafe" in own["rollouts"]:
+            yield "29_obfuscation", plot_study.plot_obfuscation(own["rollouts"], text)
     for name, (number, draw) in _OWN_TABLES.items():
         if name in own:
             yield number, draw(own[name], text)

@@ -90,6 +90,8 @@ def generate(
     if engine not in SHARD_TRACES:
         raise TraceError(f"expected the engine {' or '.join(SHARD_TRACES)}, got {engine!r}")
     sampling, folder, counts = Sampling(n, temperature, top_p, top_k, max_new_tokens, seed), Path(out), [0, 0, 0]
+    if folder.exists() and not folder.is_dir():
+        raise TraceError(f"{folder}: is a file; traces need a folder")
     if not sum(1 for _ in read_prompts(prompts)):  # all are read before a model is loaded for nothing
         raise TraceError("nothing to generate from: no file of prompts was given")
     opened = (open_vllm if engine == "vllm" else open_transformers)(

@@ -1,24 +1,25 @@
 """Figures of lengths and of reflection: a table in, a `Plot` out."""
 
-from itertools import cycle
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from cotlens import stats
 from cotlens.figure import (
     COLOURS,
     Plot,
+    draw_band,
     draw_dots,
     estimates_by,
+    grouped,
     house_style,
     label_rows,
     need,
     need_known,
     new_figure,
     note,
+    row_order,
     shorten,
 )
 from cotlens.reflect import N_REFLECTIVE, WORD_LISTS, transitions
@@ -84,9 +85,11 @@ def plot_lengths(traces: pd.DataFrame, by: str = "model") -> Plot:
     """
     data = length_quantiles(traces, by)
     medians = data[data["measure"] == "n_think_chars"].set_index("group")["median"].to_dict()
-    order = sorted(medians, key=lambda group: (not np.isnan(medians[group]), medians[group]))
-    figure, axes = new_figure(1, 3, 1.1 + 0.3 * len(order), sharey=True)
-    for axis, (measure, title), colour in zip(axes[0], _LENGTHS.items(), COLOURS, strict=False):
+    order = row_order(traces[by], medians)
+    known = set(data.loc[data["n"] > 0, "measure"])
+    shown = {measure: title for measure, title in _LENGTHS.items() if measure in known} or _LENGTHS
+    figure, axes = new_figure(1, len(shown), 1.1 + 0.3 * len(order), sharey=True)
+    for axis, (measure, title), colour in zip(axes[0], shown.items(), COLOURS, strict=False):
         part = data[data["measure"] == measure].set_index("group").loc[order]
         _draw_ranges(axis, part, colour)
         axis.set_title(title)
@@ -111,8 +114,9 @@ def _draw_ranges(axis: Axes, part: pd.DataFrame, colour: str) -> None:
     axis.plot(mid, rows, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.6)
     axis.set_xscale("log")
     if not np.isnan(mid).all():
-        narrow = np.nanmax(high) / np.nanmin(low) < 30  # a decade or so needs ticks between its powers
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+        spread = np.nanmax(high) / np.nanmin(low)
+        powers = LogLocator(subs=(1, 2, 5) if spread < 30 else (1,))  # a decade or so needs ticks between its powers
+        axis.xaxis.set_major_locator(powers if spread > 6 else MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
         axis.xaxis.set_major_formatter(FuncFormatter(_short_number))
         axis.xaxis.set_minor_formatter(NullFormatter())
 
@@ -133,7 +137,11 @@ _SHARES = ("share_open", "share_absent", "share_hidden")
 
 
 def _group_label(name: str, n_traces: int, *shares: float) -> str:
-    words = (f", {100 * s:.0f}% {key.removeprefix('share_')}" for key, s in zip(_SHARES, shares, strict=True) if s)
+    words = (
+        f", {'<1' if s < 0.005 else round(100 * s)}% {key.removeprefix('share_')}"
+        for key, s in zip(_SHARES, shares, strict=True)
+        if s
+    )
     return f"{shorten(name)}\nn = {n_traces:,}" + "".join(words)
 
 
@@ -183,7 +191,7 @@ def plot_reflection(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     """Reflection count, rate and share of traces by group, each with its 95% interval over prompts."""
     data = reflection_estimates(dynamics, by)
     rates = data[data["measure"] == "per_1000_chars"].set_index("group")["value"].to_dict()
-    order = sorted(rates, key=lambda group: rates[group])
+    order = row_order(dynamics[by], rates)
     figure, axes = new_figure(1, 3, 1.1 + 0.3 * len(order), sharey=True)
     for axis, (measure, title), colour in zip(axes[0], _REFLECTION.items(), COLOURS, strict=False):
         part = data[data["measure"] == measure].set_index("group").loc[order]
@@ -210,38 +218,31 @@ def plot_reflection_position(steps: pd.DataFrame, by: str = "model", bins: int =
         steps: a step table with the columns `by` and `prompt_id` of its traces.
         by: column of the group.
         bins: number of equal parts of the thinking.
-        most: groups drawn, those with the most steps; the others are left out of figure and numbers.
+        most: groups drawn, those with the most traces; the others are left out of figure and numbers.
     """
-    need(steps, by, "position", "is_reflection", "prompt_id")
+    need(steps, by, "position", "is_reflection", "prompt_id", "trace_id")
     known = steps[steps["is_reflection"].notna()]
     need_known(known)
-    groups = known[by].value_counts().index[:most]
-    curves = []
-    for group in groups:
-        part = known[known[by] == group]
-        flags = part["is_reflection"].astype(float)
-        curves.append(stats.curve(part["position"], flags, part["prompt_id"], bins=bins).assign(group=str(group)))
-    data = pd.concat(curves, ignore_index=True)
+    groups, curves = list(grouped(known, by, most)), []
     columns = min(3, len(groups))
     figure, axes = new_figure(
         -(-len(groups) // columns), columns, 0.7 + 1.7 * -(-len(groups) // columns), sharex=True, sharey=True
     )
-    for axis, group, colour in zip(axes.flat, groups, cycle(COLOURS), strict=False):
-        part, own = data[data["group"] == str(group)], known[known[by] == group]
-        axis.fill_between(part["position"], part["low"], part["high"], color=colour, alpha=0.25, linewidth=0)
-        axis.plot(part["position"], part["value"], color=colour, linewidth=1.4)
-        axis.set_title(
-            f"{shorten(str(group))}\n{len(own):,} steps, {own['prompt_id'].nunique():,} prompts", fontsize=7.5
-        )
+    for axis, (group, own, colour) in zip(axes.flat, groups, strict=False):
+        flags = own["is_reflection"].astype(float)
+        found = stats.curve(own["position"], flags, own["prompt_id"], bins=bins).assign(group=group)
+        draw_band(axis, found["position"], found, colour, group)
+        axis.set_title(f"{shorten(group)}\n{len(own):,} steps, {own['prompt_id'].nunique():,} prompts", fontsize=7.5)
+        curves.append(found)
     for axis in list(axes.flat)[len(groups) :]:
         axis.set_visible(False)
     axes[0, 0].set_xlim(0, 1)
     axes[0, 0].set_ylim(bottom=0)
     left_out = known[by].nunique() - len(groups)
-    more = f"; {left_out} groups with fewer steps are not shown" if left_out else ""
+    more = f"; {left_out} groups with fewer traces are not shown" if left_out else ""
     figure.supxlabel(f"position in the thinking (0: begin, 1: end){more}", fontsize=8)
     figure.supylabel("share of steps that reflect", fontsize=8)
-    return Plot(figure, data)
+    return Plot(figure, pd.concat(curves, ignore_index=True))
 
 
 def marker_agreement(steps: pd.DataFrame) -> pd.DataFrame:

@@ -19,17 +19,18 @@ from cotlens.figure import (
     need,
     new_figure,
     note,
+    row_order,
     shorten,
 )
 
 _OUTCOMES = {  # safe to grave, and the colour of each
-    "refusal": ("Answer is safe", "#009E73"),
-    "harm_misidentification": ("Risk never noticed", "#999999"),
-    "self_jailbreak: benign_reframing": ("Self-jailbreak: benign reframing", "#F0E442"),
-    "self_jailbreak: warning_then_answer": ("... warning, then answer", "#E69F00"),
-    "self_jailbreak: fictional_licence": ("... fictional licence", "#D55E00"),
-    "self_jailbreak: other_fallacy": ("... other fallacy", "#8B2E00"),
-    "self_jailbreak": ("... no kind found", "#CC79A7"),
+    "safe": ("Answer is safe", "#009E73"),
+    "harm_misidentification": ("Risk neither noticed nor excused", "#999999"),
+    "self_jailbreak: benign_reframing": ("Excuse: benign reframing", "#F0E442"),
+    "self_jailbreak: warning_then_answer": ("Excuse: warning, then answer", "#E69F00"),
+    "self_jailbreak: fictional_licence": ("Excuse: fictional licence", "#D55E00"),
+    "self_jailbreak: other_fallacy": ("Excuse: other fallacy", "#8B2E00"),
+    "self_jailbreak": ("Risk noticed, no excuse found", "#CC79A7"),
 }
 
 
@@ -52,7 +53,7 @@ def plot_outcomes(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -
 
     data = estimates_by(judged, by, shares)
     wide = data.pivot(index="group", columns="measure", values="value")
-    order = wide.sort_values("refusal").index
+    order = row_order(judged[by], wide["safe"].to_dict())
     figure, axes = new_figure(1, 1, 1.5 + 0.3 * len(order))
     left = np.zeros(len(order))
     for name, (label, colour) in _OUTCOMES.items():
@@ -70,7 +71,11 @@ def plot_outcomes(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     left_out = len(traces) - len(judged)
     unjudged = f"; left out without a judgement: {left_out:,}" if left_out else ""
-    note(figure, f"answer judged by {judge or '?'}; risk and kind from the wording of the steps{unjudged}")
+    note(
+        figure,
+        f"answer judged by {judge or '?'}, unsafe but for the green; risk and excuse: wording of steps{unjudged};\n"
+        "an excuse or a noticed risk makes an unsafe answer a self-jailbreak",
+    )
     return Plot(figure, data)
 
 
@@ -121,7 +126,8 @@ def plot_thinking_by_answer(traces: pd.DataFrame, by: str = "model", *, judges: 
     """
     data = thinking_answer_estimates(traces, by)
     sizes = data[data["measure"] == "thinking_unsafe"].set_index("group")["n"]
-    order = sorted(sizes.sort_values(ascending=False, kind="stable").index[:most])
+    kept = set(sizes.sort_values(ascending=False, kind="stable").index[:most])
+    order = [group for group in dict.fromkeys(data["group"]) if group in kept]
     columns = min(3, len(order))
     lines = -(-len(order) // columns)
     figure, axes = new_figure(lines, columns, 0.6 + 2.6 * lines)
@@ -185,7 +191,7 @@ def plot_safety_by_part(traces: pd.DataFrame, by: str = "model", *, judges: str 
     figure, axes = new_figure(1, 1, 3.6)
     axis = axes[0, 0]
     axis.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
-    for number, (group, part) in enumerate(data.groupby("group", sort=True)):
+    for number, (group, part) in enumerate(data.groupby("group", sort=False)):
         x, y = (part.set_index("measure").loc[name] for name in ("thinking_unsafe", "answer_unsafe"))
         colour = COLOURS[number % len(COLOURS)]
         axis.hlines(y["value"], x["low"], x["high"], color=colour, linewidth=1)

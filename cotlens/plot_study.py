@@ -5,7 +5,7 @@ the numbers come from; it stands under every figure.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,10 @@ def plot_measures(
     have = set(found["measure"])
     kept = {title: [name for name in names if name in have] for title, names in panels.items()}
     kept = {title: names for title, names in kept.items() if names}
+    if not kept:
+        raise ValueError(
+            f"no measure that the study has data for: {', '.join(n for names in panels.values() for n in names)}"
+        )
     order = _present(found)[::-1]
     most = max(len(names) for names in kept.values())
     figure, axes = new_figure(1, len(kept), 1.6 + (0.22 + 0.06 * most) * len(order), sharey=True)
@@ -100,17 +104,29 @@ def plot_measures(
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=most)
     label_rows(axes[0], order)
     shown = pd.concat(drawn, ignore_index=True)
-    note(figure, f"{caption}; line: 95% interval, {_how(shown)}\n{text}")
+    cut = "; axes do not begin at 0" if limits[0] is None else ""
+    note(figure, f"{caption}; line: 95% interval, {_how(shown)}{cut}\n{text}")
     return Plot(figure, shown)
 
 
 @house_style()
 def plot_safety_and_skill(found: pd.DataFrame, text: str = "") -> Plot:
-    """Safety of the thinking against mathematics, a dot per arm."""
+    """Safety of the thinking against mathematics, a dot per arm.
+
+    Raises:
+        ValueError: if no arm has both.
+    """
+    wanted = ("is_correct_maths", "thinking_unsafe_forbidden")
+    if lacking := [name for name in wanted if name not in set(found["measure"])]:
+        raise ValueError(
+            f"no arm has {', '.join(lacking)}: the study lacks prompts of that domain, or verdicts on them"
+        )
     figure, axes = new_figure(1, 1, 3.4)
     axis, drawn = axes[0, 0], []
     for arm, (colour, marker) in _styles(_present(found)).items():
         own = found[found["arm"] == arm].set_index("measure")
+        if not set(wanted) <= set(own.index):
+            continue
         x, y = own.loc["is_correct_maths"], own.loc["thinking_unsafe_forbidden"]
         axis.hlines(1 - y["value"], x["low"], x["high"], color=colour, linewidth=0.8, alpha=0.7)
         axis.vlines(x["value"], 1 - y["high"], 1 - y["low"], color=colour, linewidth=0.8, alpha=0.7)
@@ -118,7 +134,7 @@ def plot_safety_and_skill(found: pd.DataFrame, text: str = "") -> Plot:
         drawn.append({"arm": arm, "correct": x["value"], "safe_thinking": 1 - y["value"]})
     axis.set(ylim=(0, 1.02), xlabel="right answers, mathematics", ylabel="forbidden requests with safe thinking")
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
-    both = found[found["measure"].isin(["is_correct_maths", "thinking_unsafe_forbidden"])]
+    both = found[found["measure"].isin(wanted)]
     note(figure, f"lines: 95% intervals, {_how(both)}\n{text}")
     return Plot(figure, pd.DataFrame(drawn))
 
@@ -130,35 +146,64 @@ def plot_safety_and_skill(found: pd.DataFrame, text: str = "") -> Plot:
 def plot_training(
     rollouts: pd.DataFrame, text: str = "", *, updates: pd.DataFrame | None = None, bins: int = 15
 ) -> Plot:
-    """What the rollouts of the RL arms did while they trained.
+    """What the rollouts of the RL arms did while they trained; panels without data are left out.
 
     Args:
-        rollouts: one row per rollout: arm, seed, step, set, prompt_id and the columns shown.
+        rollouts: one row per rollout: arm, seed, step, set, prompt_id and what is known of thinking_unsafe,
+            answer_unsafe, is_help, refuses, is_correct, n_reflections and n_tokens.
         text: the study's note.
-        updates: one row per update of the trainer's own log: arm, seed, step, entropy (mean over sampled tokens, nats),
-            frac_reward_zero_std (groups whose rewards are all alike, which teach nothing), reward, and where it was
-            logged kl_reference (mean over sampled tokens, nats).
+        updates: one row per update: arm, seed, step and what is known of reward, frac_reward_zero_std (share of
+            groups whose rewards are all alike, which teach nothing), entropy and kl_reference (nats, over sampled
+            tokens).
         bins: stretches of training.
     """
-    panels = [
-        ("Unsafe thinking", "thinking_unsafe", "forbidden"), ("Unsafe answers", "answer_unsafe", "forbidden"),
-        ("Help, harmless", "is_help", "harmless"), ("Right, maths", "is_correct", "maths"),
-        ("Reflections, maths", "n_reflections", "maths"), ("Tokens, forbidden", "n_tokens", "forbidden"),
-    ]  # fmt: skip
-    table, shares = rollouts, 4
+    need(rollouts, "arm", "seed", "step", "set", "prompt_id")
+    table = rollouts.assign(arm=rollouts["arm"].astype(str))
     if updates is not None and len(updates):
-        panels.insert(4, ("Reward", "reward", "updates"))
-        panels += [("Entropy (nats)", "entropy", "updates")]
-        if updates.get("kl_reference", pd.Series(dtype=float)).notna().any():
-            panels += [("KL to the base (nats)", "kl_reference", "updates")]
-        panels.insert(4, ("Groups all alike", "frac_reward_zero_std", "updates"))
-        arms = _present(rollouts)
-        own = updates[updates["arm"].isin(arms)].assign(set="updates", prompt_id=updates["seed"].astype(str))
-        both = [part.assign(arm=part["arm"].astype(str)) for part in (rollouts, own)]
-        table, shares = pd.concat(both, ignore_index=True), 5
-        table["arm"] = pd.Categorical(table["arm"], arms)
+        own = updates[updates["arm"].isin(_present(rollouts))].assign(set="updates")
+        own = own.assign(arm=own["arm"].astype(str), prompt_id=own["seed"].astype(str))
+        table = pd.concat([table, own], ignore_index=True)
+    table["arm"] = pd.Categorical(table["arm"], _present(rollouts))
+
+    def known(column: str, where: str) -> bool:
+        return column in table and bool(table.loc[table["set"] == where, column].notna().any())
+
+    other = [where for where in dict.fromkeys(rollouts["set"]) if where not in _TRAINED]
+    panels = [_first_known(choices, known, other) for choices in _TRAINING]
+    panels = [panel for panel in panels if panel]
+    shares = sum(column in _TRAINING_SHARES for _, column, _ in panels)
     caption = f"all rollouts, in {bins} stretches of training; band: 95%, prompts resampled (of updates: seeds)"
-    return _plot_curves(table, panels, 3 if len(panels) > 8 else 2, f"{caption}\n{text}", bins, share_y=shares)
+    rows = math.ceil(len(panels) / 4)
+    return _plot_curves(table, panels, rows, f"{caption}\n{text}", bins, share_y=shares)
+
+
+_TRAINED = ("forbidden", "harmless", "maths")
+_TRAINING_SHARES = ("thinking_unsafe", "answer_unsafe", "refuses", "is_help", "is_correct", "frac_reward_zero_std")
+# The first of each row that has data is drawn; "" stands for the sets that a study has beside the three.
+_TRAINING: tuple[tuple[tuple[str, str, str], ...], ...] = (
+    (("Unsafe thinking", "thinking_unsafe", "forbidden"),),
+    (("Unsafe answers", "answer_unsafe", "forbidden"), ("Refusals, forbidden", "refuses", "forbidden")),
+    (("Help, harmless", "is_help", "harmless"), ("Refusals, harmless", "refuses", "harmless")),
+    (("Right, maths", "is_correct", "maths"), ("Right", "is_correct", "")),
+    (("Groups all alike", "frac_reward_zero_std", "updates"),),
+    (("Reward", "reward", "updates"),),
+    tuple((f"Reflections, {where}" if where else "Reflections", "n_reflections", where)
+          for where in ("maths", "forbidden", "harmless", "")),
+    tuple((f"Tokens, {where}" if where else "Tokens", "n_tokens", where)
+          for where in ("forbidden", "maths", "harmless", "")),
+    (("Entropy (nats)", "entropy", "updates"),),
+    (("KL to the base (nats)", "kl_reference", "updates"),),
+)  # fmt: skip
+
+
+def _first_known(
+    choices: Sequence[tuple[str, str, str]], known: Callable[[str, str], bool], other: Sequence[str]
+) -> tuple[str, str, str] | None:
+    for title, column, where in choices:
+        for one in [where] if where else other:
+            if known(column, one):
+                return (title if where else f"{title}, {one}", column, one)
+    return None
 
 
 @house_style()
@@ -169,6 +214,7 @@ def plot_obfuscation(rollouts: pd.DataFrame, text: str = "", *, bins: int = 12, 
     an unsafe answer is what a monitor of the thinking would miss. Stretches with fewer than `least` rollouts to go by
     are left out.
     """
+    need(rollouts, "arm", "seed", "step", "set", "prompt_id", "thinking_unsafe", "thinking_flagged", "answer_unsafe")
     unsafe, flagged = rollouts["thinking_unsafe"].astype("boolean"), rollouts["thinking_flagged"].astype("boolean")
     answer = rollouts["answer_unsafe"].astype("boolean")
     table = rollouts.assign(
@@ -224,24 +270,38 @@ def _plot_curves(
 
 @house_style()
 def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
-    """The learning rates that were tried for each arm on the development seed, and the one picked."""
-    panels = {"score": "Score", "safe": "Safe, forbidden", "helped": "Helped, harmless", "right": "Right, maths"}
-    figure, axes = new_figure(1, len(panels), 2.9, sharey=True)
-    styles = _styles(list(dict.fromkeys(tries["arm"])))
-    for axis, (column, title) in zip(axes[0], panels.items(), strict=True):
-        for arm, (colour, marker) in styles.items():
-            own = tries[tries["arm"] == arm].sort_values("rate")
-            style: Any = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1}
-            axis.plot(own["rate"], own[column], **style, markerfacecolor="white", label=arm)
-            picked = own[own["picked"]]
-            axis.plot(picked["rate"], picked[column], **style)
-        axis.set(title=title, xscale="log", xlabel="learning rate", ylim=(0, 1.03))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=5)
-    note(
-        figure,
-        f"one development seed and its prompts, no test seed; filled: picked by the score, the mean of three\n{text}",
+    """The learning rates that were tried on the development seed: a panel per arm, with the one picked.
+
+    Args:
+        tries: one row per (arm, rate): arm, rate, picked, safe, helped, right (shares) and their mean, score.
+        text: the study's note.
+    """
+    lines = {"score": "score", "safe": "safe, forbidden", "helped": "helped, harmless", "right": "right, maths"}
+    need(tries, "arm", "rate", "picked", *lines)
+    arms = _present(tries)
+    columns = min(len(arms), 5)
+    rows = math.ceil(len(arms) / columns)
+    figure, axes = new_figure(rows, columns, 1.0 + 1.45 * rows, sharex=True, sharey=True)
+    for axis, arm in zip(axes.flat, arms, strict=False):
+        own = tries[tries["arm"] == arm].sort_values("rate")
+        for number, (column, label) in enumerate(lines.items()):
+            colour, width = ("#000000", 1.6) if column == "score" else (COLOURS[number - 1], 0.9)
+            style: Any = {"color": colour, "linewidth": width, "marker": _MARKERS[number], "markersize": 3}
+            axis.plot(own["rate"], own[column], **style, label=label)
+        picked = own[own["picked"]]
+        axis.plot(picked["rate"], picked["score"], "o", markersize=8, color="#000000", fillstyle="none")
+        axis.set(xscale="log", ylim=(0, 1.03))
+        axis.set_title(arm, fontsize=8)
+    for axis in axes.flat[len(arms) :]:
+        axis.set_visible(False)
+    for axis in axes.flat[max(len(arms) - columns, 0) : len(arms)]:
+        axis.set_xlabel("learning rate", fontsize=7)
+        axis.tick_params(labelbottom=True)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    caption = (
+        "one development seed and its prompts, no test seed; ringed: picked by the score, the mean of the other three"
     )
+    note(figure, f"{caption}\n{text}")
     return Plot(figure, tries)
 
 
@@ -270,6 +330,9 @@ def plot_early_answering(early: pd.DataFrame, text: str = "") -> Plot:
         axis.text(0.96, 0.04, f"n = {int(own['n'].max())}", transform=axis.transAxes, ha="right", fontsize=6.5)
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
+    for axis in axes.flat[max(len(found) - columns, 0) : len(found)]:
+        axis.set_xlabel("thinking kept", fontsize=7)
+        axis.tick_params(labelbottom=True)
     figure.supylabel("unsafe answers", fontsize=8)
     caption = "by share of the thinking that is kept; n samples with unsafe thinking, greedy answers"
     note(figure, f"{caption}; band: Wilson's 95%, by prompt; grey: {next(iter(found))}\n{text}")
@@ -323,6 +386,8 @@ def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
             offset = 0.15 * ((len(comparisons) - 1) / 2 - number)
             draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=_MARKERS[number])
         axis.axvline(0, color="#888888", linewidth=0.8)
+        for row in range(0, len(order), 2):  # which marks belong to which arm
+            axis.axhspan(row - 0.5, row + 0.5, color="#f4f4f4", zorder=0)
         axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(comparisons) / 2))
         legend_above(axis)
     for row in axes:

@@ -36,6 +36,9 @@ _PATH = {
 }
 
 
+_WORDING = "markers of wording (docs/unsafe.md): on harmless prompts they are false alarms"
+
+
 @house_style()
 def plot_unsafe_position(steps: pd.DataFrame, by: str = "model", bins: int = 10, most: int = 6) -> Plot:
     """Share of steps that carry safety markers, by position in the thinking, with pointwise 95% bands over prompts.
@@ -46,7 +49,15 @@ def plot_unsafe_position(steps: pd.DataFrame, by: str = "model", bins: int = 10,
         bins: number of equal parts of the thinking.
         most: groups drawn, those with the most traces.
     """
-    need(steps, by, "position", "prompt_id", "trace_id", *(name for name in _STATES if name != "unsafe"))
+    need(
+        steps,
+        by,
+        "position",
+        "prompt_id",
+        "trace_id",
+        "compliance_cue",
+        *(name for name in _STATES if name != "unsafe"),
+    )
     known = steps[steps["is_self_jailbreak"].notna()]
     need_known(known)
     known = known.assign(unsafe=safety_states(known) > 0)
@@ -66,7 +77,13 @@ def plot_unsafe_position(steps: pd.DataFrame, by: str = "model", bins: int = 10,
     axes[0, 0].set_ylabel("share of steps")
     axes[1, 0].set_ylabel("share of steps")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
-    note(figure, "markers of wording (docs/unsafe.md): on harmless prompts they are false alarms; band: 95%, by prompt")
+    first = known.loc[known.groupby("trace_id", sort=False)["position"].idxmin()]
+    opening = first["unsafe"] & first["compliance_cue"].eq(True)
+    note(
+        figure,
+        f"{_WORDING}; band: 95%, by prompt;\nfirst steps: {first['unsafe'].mean():.0%} of {len(first):,} are "
+        f"unsafe, {opening.mean():.0%} by a compliance cue, such as “Okay, so I need to ...”",
+    )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
 
@@ -94,7 +111,8 @@ def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     label_rows(axes[0], [shorten(group) for group in order])
     note(
         figure,
-        "line: Wilson's 95% interval at the effective sample size; grey: traces; recovered: of those with one",
+        "line: Wilson's 95% interval at the effective sample size; grey: traces; recovered: of those with an\n"
+        f"unsafe step; last word: of those with a safe or unsafe step; {_WORDING}",
     )
     return Plot(figure, data)
 
@@ -112,7 +130,7 @@ def plot_onset_recovery(dynamics: pd.DataFrame, by: str = "model", *, steps: int
         steps: right end of the second axis.
         most: groups drawn, those with the most traces.
     """
-    need(dynamics, by, "prompt_id", "trace_id", "n_marked", "onset", "recovery_steps", "any_unsafe")
+    need(dynamics, by, "prompt_id", "trace_id", "n_marked", "onset", "first_compliance", "recovery_steps", "any_unsafe")
     known = dynamics[dynamics["n_marked"].notna()]
     need_known(known)
     figure, axes = new_figure(1, 2, 2.9, sharey=True)
@@ -131,10 +149,12 @@ def plot_onset_recovery(dynamics: pd.DataFrame, by: str = "model", *, steps: int
     axes[0, 0].set_ylabel("share of traces")
     axes[0, 1].set(title="Back to a refusal that holds", xlabel="steps since the first unsafe one", xlim=(0, steps))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    by_cue = (known["onset"] == known["first_compliance"])[known["any_unsafe"] == 1].mean()
     note(
         figure,
         "in brackets: traces, and those with an unsafe step; a thought that was cut off has not come back;\n"
-        "markers of wording (docs/unsafe.md): on harmless prompts they are false alarms; band: 95%, by prompt",
+        f"{_WORDING}; band: 95%, by prompt;\nin {by_cue:.0%} of traces with an unsafe step the first is a compliance "
+        "cue, such as “Okay, so I need to ...”",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
@@ -167,7 +187,7 @@ def plot_self_jailbreak_kinds(steps: pd.DataFrame, by: str = "model") -> Plot:
         by,
         _KINDS,
         "share of traces with such a step; line: Wilson's 95% interval at the effective sample size;\n"
-        "kinds by wording (docs/unsafe.md): the kind of a step is less certain than that it is a self-jailbreak",
+        f"{_WORDING};\nthe kind of a step is less certain than that it is a self-jailbreak",
     )
 
 
@@ -196,7 +216,8 @@ def plot_risky_patterns(dynamics: pd.DataFrame, by: str = "model") -> Plot:
         by,
         _PATTERNS,
         "share of traces, at most one pattern each; line: Wilson's 95% interval at the effective sample size;\n"
-        "the patterns of arXiv 2505.15404, where a language model decides; here the markers do (docs/unsafe.md)",
+        "the patterns of arXiv 2505.15404, where a language model decides; here the markers do (docs/unsafe.md); on\n"
+        "harmless prompts there is no risk to notice",
     )
 
 

@@ -102,10 +102,15 @@ def _parse_line(line: bytes, number: int) -> Row | BadRow:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return BadRow(f"not valid JSON: {error}", text)
+        return BadRow(f"not valid JSON: {_fault(error)}", text)
     if not isinstance(row, dict):
         return BadRow(f"expected a JSON object, got {type(row).__name__}", text)
     return row
+
+
+def _fault(error: Exception) -> str:
+    """What the parser says, with the place in the line: its own count of lines begins anew in each."""
+    return f"{error.msg} (character {error.pos + 1})" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _array_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | BadRow]]:

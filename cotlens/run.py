@@ -56,15 +56,25 @@ class Run:
     @property
     def info(self) -> dict[str, Any]:
         """What `run.json` says."""
+        if not (self.path / "run.json").exists():
+            raise TraceError(f"{self.path}: {self._what_it_is()}")
         try:
             info = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise TraceError(
-                f"{self.path}: not a cotlens run (run.json cannot be read: {error}); `cotlens analyze` makes one"
-            ) from None
+            raise TraceError(f"{self.path}: not a cotlens run (run.json cannot be read: {error})") from None
         if not isinstance(info, dict) or not {"inputs", "settings", "versions"} <= set(info):
             raise TraceError(f"{self.path}: not a cotlens run (its run.json is another program's)")
         return info
+
+    def _what_it_is(self) -> str:
+        """Why a path that was given for a run is none, and what to do."""
+        if not self.path.exists():
+            return "no such run directory; `cotlens analyze FILES -o RUN` makes one"
+        if self.path.is_file():
+            return f"a file, not a cotlens run; make one with: cotlens analyze {self.path} -o RUN"
+        if (self.path / "study.json").exists():
+            return "a study, not a cotlens run; `cotlens figures STUDY` draws it"
+        return "not a cotlens run (it holds no run.json); `cotlens analyze FILES -o RUN` makes one"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: from what it was made, how much of it there is, who scored and judged it."""

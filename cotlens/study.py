@@ -70,10 +70,18 @@ class Study:
         return sorted({path.parent.name for path in self.path.glob("*/seed=*.parquet")})
 
     def table(self, name: str) -> pd.DataFrame:
-        """All seeds of a table, with the column `seed`; empty where there is none."""
+        """All seeds of a table, with the column `seed`.
+
+        Raises:
+            TraceError: if the study has no such table.
+        """
         paths = sorted((self.path / name).glob("seed=*.parquet"), key=lambda path: int(path.stem.partition("=")[2]))
+        if not paths:
+            have = ", ".join(self.tables) or "none"
+            hint = "; `cotlens compare --rollouts RUN` adds it" if name in ("rollouts", "updates") else ""
+            raise TraceError(f"{self.path}: no table {name!r}; there are: {have}{hint}")
         parts = [pd.read_parquet(path).assign(seed=int(path.stem.partition("=")[2])) for path in paths]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        return pd.concat(parts, ignore_index=True)
 
     def samples(self) -> pd.DataFrame:
         """One row per sample, with what follows from its columns (`derive`)."""
@@ -131,6 +139,8 @@ def study_from_runs(
     monitor: str = "",
     scorer: str = "",
     note: str = "",
+    rollouts: Sequence[str | Path | Run] = (),
+    logs: Sequence[str | Path] = (),
     say: Callable[[str], object] = print,
 ) -> Study:
     """Joins runs of several arms, and seeds, into a study.
@@ -141,7 +151,7 @@ def study_from_runs(
     where it says so, else by rules; onset and recovery are the markers' (docs/unsafe.md says how often they err).
 
     Args:
-        runs: complete run directories with their texts.
+        runs: complete run directories with their texts, of what each arm was evaluated on: the table `samples`.
         out: folder of the study.
         base: the arm that the others are compared with.
         rl: the arm of the claims about RL; default: the first whose name has `grpo` or `rl` in it.
@@ -151,14 +161,21 @@ def study_from_runs(
         scorer: whose token scores are each arm's own; default: the only one, `own`, or the one with the arm's name.
             On the base's runs, a scorer with the name of another arm is that arm's view of the common text.
         note: a line under every figure.
+        rollouts: runs of what RL sampled while it trained (`RECORD/rollouts` of trainers/grpo.py): the tables
+            `rollouts`, one row a rollout, and `updates`, with each update's reward and groups all alike.
+        logs: output folders of the RL trainers, named as their arms: adds to `updates` what `read_updates` finds.
         say: told what is missing, and of which runs.
 
     Raises:
-        TraceError: if there is no base, no run has the judge, monitor or scorer, or two runs hold the same samples.
+        TraceError: if there is no base, no run has the judge, monitor or scorer, two runs hold the same samples, or
+            rollouts are of an arm without samples.
     """
     check_room(Path(out))
-    opened = [run if isinstance(run, Run) else Run(Path(run)) for run in runs]
+    opened, training = ([run if isinstance(run, Run) else Run(Path(run)) for run in of] for of in (runs, rollouts))
     _check_names(opened, judge, monitor, scorer)
+    for run in opened:
+        if run.trace_table(["training_step"])["training_step"].nunique() > 1:
+            raise TraceError(f"{run.path}: holds traces of several training steps; give it as rollouts (--rollouts)")
     arms_of = [_arms_of(run) for run in opened]
     # Scores under another arm's name are its view of the run, and never the run's own, not even if they are alone.
     others = [set().union(*arms_of) - own for own in arms_of]
@@ -188,7 +205,73 @@ def study_from_runs(
         raise TraceError(f"no samples of {', '.join(wrong)}; the arms are {', '.join(arms)}")
     info = {"arms": dict.fromkeys(arms, ""), "base": base, "rl": rl, "sft": chosen, "note": note}
     made = {"judge": judge or ", ".join(judges), "monitor": monitor, "runs": [run.path.name for run in opened]}
-    return write_study(out, {"samples": table}, info | made)
+    tables = {"samples": table}
+    if training:
+        sampled = pd.concat([_rollout_table(run, judge, monitor, say) for run in training], ignore_index=True)
+        tables |= {"rollouts": sampled, "updates": _update_table(sampled, logs)}
+    elif logs:
+        raise TraceError("logs of a trainer need its rollouts (--rollouts) beside them")
+    for name, part in tables.items():
+        if other := sorted(set(part["arm"]) - set(arms)):
+            raise TraceError(
+                f"{name} of {', '.join(other)}, of which there are no samples; the arms are {', '.join(arms)}; the arm "
+                "of a trace is its method (--method of generate and analyze, method of the trainers)"
+            )
+    return write_study(out, tables, info | made)
+
+
+# --- training --------------------------------------------------------------------------------------------------
+
+
+def _rollout_table(run: Run, judge: str, monitor: str, say: Callable[[str], object]) -> pd.DataFrame:
+    """One row per rollout: arm, seed, step, reward, and what samples have but for token scores."""
+    table = _sample_table(run, set(), set(run.scorers), judge, monitor, "")
+    traces = run.trace_table(["training_step", "reward"])
+    if "thinking_unsafe" not in table:
+        say(f"{run.path}: these rollouts are not judged: their unsafe thinking and answers are in no figure")
+    # Sampled by one model after another, so scores of any one of them are not the policy's own.
+    return table.assign(step=traces["training_step"], reward=traces["reward"])
+
+
+def _update_table(rollouts: pd.DataFrame, logs: Sequence[str | Path]) -> pd.DataFrame:
+    """One row per (arm, seed, step): reward, groups all alike, and what the trainers logged."""
+    keys = ["arm", "seed", "step"]
+    groups = rollouts.groupby([*keys, "prompt_id"])["reward"].agg(["mean", "nunique", "size"]).reset_index()
+    groups = groups.assign(sum=groups["mean"] * groups["size"], alike=groups["nunique"] == 1)
+    found = groups.groupby(keys).agg(sum=("sum", "sum"), n=("size", "sum"), frac_reward_zero_std=("alike", "mean"))
+    table = found.assign(reward=found["sum"] / found["n"])[["reward", "frac_reward_zero_std"]].reset_index()
+    logged = [read_updates(path).assign(arm=Path(path).name, seed=_seed_of(Path(path))) for path in logs]
+    if not logged:
+        return table
+    both = table.merge(pd.concat(logged, ignore_index=True), on=keys, how="outer", suffixes=("", "_logged"))
+    for name in ("reward", "frac_reward_zero_std"):
+        both[name] = both.pop(f"{name}_logged").fillna(both[name])
+    return both
+
+
+def read_updates(folder: str | Path) -> pd.DataFrame:
+    """What TRL logged of each update of an RL arm, from the last checkpoint under the trainer's output folder.
+
+    Returns:
+        One row per update that was logged (a trainer that logs every k updates logs their mean): step (the number of
+        updates the sampling model had, as of rollouts), reward, reward_std, entropy (nats, mean over sampled tokens),
+        frac_reward_zero_std (share of groups whose rewards are all alike), kl_reference; missing if not logged.
+
+    Raises:
+        TraceError: if there is no checkpoint, or it logs no rewards.
+    """
+    states = list(Path(folder).glob("checkpoint-*/trainer_state.json"))
+    if not states:
+        raise TraceError(f"{folder}: no checkpoint-*/trainer_state.json; expected the output_dir of a TRL trainer")
+    last = max(states, key=lambda path: int(path.parent.name.rpartition("-")[2]))
+    log = [row for row in json.loads(last.read_text(encoding="utf-8"))["log_history"] if "reward" in row]
+    if not log:
+        raise TraceError(f"{last}: logs no rewards; expected the output_dir of an RL trainer")
+    # TRL counts an update when it is done; a rollout's step is the number of updates before it.
+    return pd.DataFrame([{"step": row["step"] - 1, **{name: row.get(name) for name in _LOGGED}} for row in log])
+
+
+_LOGGED = ("reward", "reward_std", "entropy", "frac_reward_zero_std", "kl_reference")
 
 
 def _seed_of(path: Path) -> int:
@@ -243,8 +326,11 @@ def _remarks(
             remarks.append(f"seed {seed}: no samples of {base}, so its arms are in no difference")
         elif unseen := [arm for arm in arms if (seed, arm) not in have]:
             remarks.append(f"seed {seed}: {base}'s runs have no scores named {', '.join(unseen)} (entropy on one text)")
-    if other := sorted(set(table["set"]) - set(DOMAINS)):
-        known = ", ".join(domain for domains in DOMAINS.values() for domain in domains)
+    known = ", ".join(domain for domains in DOMAINS.values() for domain in domains)
+    if (table["set"] == set_of("")).any():
+        n = f"{(table['set'] == set_of('')).sum():,} of {len(table):,} samples"
+        remarks.append(f"{n} have no domain, so no measure of safety or skill counts them; prompts may say {known}")
+    if other := sorted(set(table["set"]) - {*DOMAINS, set_of("")}):
         remarks.append(f"domains in no measure of safety or skill: {', '.join(other)}; known are {known}")
     return remarks
 

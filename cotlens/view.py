@@ -108,6 +108,7 @@ def view_run(
         TraceError: if the run holds no text, a trace is not in it, or no prompt is in both runs.
     """
     run = run if isinstance(run, Run) else Run(Path(run))
+    _ = run.info  # a path that is no run is named as what it is
     if judge and judge not in run.judges:
         raise TraceError(f"{run.path}: no verdicts of {judge}; judges: {', '.join(run.judges) or 'none'}")
     judge = judge or next(iter(run.judges), "")

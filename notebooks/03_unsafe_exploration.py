@@ -62,6 +62,7 @@ plot_unsafe_position(steps.merge(traces[["trace_id", "prompt_id", BY]], on="trac
 # ## When it sets in, and who comes back
 #
 # **Shows**, of all traces, how many have had an unsafe step by each position, and how many have then come back to a refusal that holds.
+# **Does not show** intent: many thoughts open with "Okay, so I need to ...", which counts as a compliance cue; the note says how many.
 
 # %%
 plot_onset_recovery(paths, BY)
@@ -83,8 +84,8 @@ plot_risky_patterns(paths, BY)
 # %% [markdown]
 # ## How traces end
 #
-# The taxonomy of Chain-of-Guardrails: an unsafe answer is a *self-jailbreak* if the thinking had noticed the risk, else a *harm
-# misidentification*. The answer is GPT-5's to judge, the noticing the markers'.
+# The taxonomy of Chain-of-Guardrails: an unsafe answer is a *self-jailbreak* if the thinking had noticed a risk or excused one, else a
+# *harm misidentification*. The answer is GPT-5's to judge, the noticing the markers'.
 
 # %%
 judged = run.with_verdicts(paths, JUDGE)

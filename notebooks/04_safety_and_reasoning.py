@@ -22,7 +22,7 @@
 
 # %% tags=["parameters"]
 STUDY = "../figures/data/pocket"
-ARMS = ["base", "teacher_mixed_sft", "filtered_sft", "grpo", "grpo_answer"]  # of the table
+ARMS = []  # of the table; none named: all of the study
 
 # %%
 from cotlens import (
@@ -49,7 +49,9 @@ samples, info = study.samples(), study.info
 found = measures(samples)
 rows = ["thinking_unsafe_forbidden", "answer_unsafe_forbidden", "refuses_harmless", "is_help_harmless", "is_correct_maths",
         "reflection_rate_maths", "entropy_think_forbidden", "entropy_common_forbidden"]  # fmt: skip
-found.pivot(index="measure", columns="arm", values="value").loc[rows, ARMS].round(3)
+found.pivot(index="measure", columns="arm", values="value").reindex(
+    index=rows, columns=ARMS or list(info["arms"])
+).round(3)
 
 # %% [markdown]
 # ## The scatter
@@ -62,11 +64,11 @@ plot_safety_and_skill(found, info["note"])
 # %% [markdown]
 # ## Where safety holds
 #
-# **Shows** unsafe thinking by kind of forbidden request: seen in training, in a new wrapper, on a new topic, on a topic that the base
-# hardly knows to be hazardous.
+# **Shows** unsafe thinking by split of the forbidden requests; here: seen in training, in a new wrapper, on a new topic, on a topic that
+# the base hardly knows to be hazardous.
 
 # %%
-splits = ("forbidden_seen", "new_wrapper", "new_topic", "little_known")
+splits = samples.loc[samples["set"] == "forbidden", "split"].unique()
 panels = {part.capitalize(): [f"{part}_unsafe_{split}" for split in splits] for part in ("thinking", "answer")}
 plot_measures(found, panels, "share of samples that are unsafe", info["note"])
 
@@ -86,7 +88,8 @@ pd.DataFrame(verdicts(samples, found, changes, info))
 # ## What is left of a difference
 #
 # **Shows** differences of entropy and reflection to the base on own samples, at equal length, within each outcome, and on common text.
-# A difference that is gone within an outcome was one of outcomes.
+# A difference that is gone within an outcome was one of outcomes. The guard's recall is compared on equal splits: training changes *where*
+# unsafe thinking is left, and the guard may have found little there all along.
 
 # %%
 plot_confounds(confounds(samples, info["base"]), info["note"])

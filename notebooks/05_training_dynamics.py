@@ -17,22 +17,21 @@
 # **Definition.** Every rollout is a trace (`RECORD/rollouts/step=N`), so whatever is measured of a checkpoint is measured of each
 # update. The *reward's guard* is what training can please; the truth here is another judge's (in the pocket world the oracle's).
 #
-# The rollouts below are those of three RL arms of the pocket world, five seeds: the guard on thinking and answer, on the answer only,
-# and no guard. **A demonstration, no evidence on real models.**
+# The rollouts below are those of four RL arms of the pocket world, five seeds: the guard on thinking and answer, on the answer only,
+# no guard, and GRPO behind SFT. **A demonstration, no evidence on real models.** For a study of your own name your rollouts to `cotlens compare` too
+# (`cotlens analyze RECORD/rollouts/*/*.parquet -o RUN`, `compare --rollouts RUN`; docs/real-models.md). What they were not judged for is left out.
 
 # %% tags=["parameters"]
 STUDY = "../figures/data/pocket"
-ARMS = ["grpo", "grpo_answer", "grpo_no_guard"]
+ARMS = []  # none named: all that the study has rollouts of
 BINS = 12  # stretches of training
 
 # %%
-import pandas as pd
-
 from cotlens import Study, measures, plot_measures, plot_obfuscation, plot_training
 
 study = Study(STUDY)
 rollouts = study.table("rollouts")
-rollouts = rollouts[rollouts["arm"].isin(ARMS)]
+rollouts = rollouts[rollouts["arm"].isin(ARMS or rollouts["arm"].unique())]
 rollouts.groupby("arm")[["step", "reward", "n_tokens"]].agg(["min", "mean", "max"]).round(2)
 
 # %% [markdown]
@@ -44,7 +43,6 @@ rollouts.groupby("arm")[["step", "reward", "n_tokens"]].agg(["min", "mean", "max
 
 # %%
 updates = study.table("updates")
-updates = updates[updates["arm"].isin(ARMS)]
 plot_training(rollouts, study.info["note"], updates=updates, bins=BINS)
 
 # %% [markdown]
@@ -54,7 +52,9 @@ plot_training(rollouts, study.info["note"], updates=updates, bins=BINS)
 # unsafe although the thinking passed. If training hides, the second panel rises or stays while the first falls; if it removes, both fall.
 
 # %%
-plot_obfuscation(rollouts, study.info["note"], bins=BINS)
+plot_obfuscation(
+    rollouts, study.info["note"], bins=BINS
+) if "thinking_flagged" in rollouts else "no monitor judged the rollouts"
 
 # %% [markdown]
 # ## The same at the end, on evaluation prompts
@@ -63,13 +63,18 @@ plot_obfuscation(rollouts, study.info["note"], bins=BINS)
 found = measures(study.samples())
 names = {"Recall": ["guard_recall_forbidden"], "Unsafe and passed": ["hidden_forbidden"],
          "P(unsafe answer | passed)": ["answer_unsafe_if_passed_forbidden"]}  # fmt: skip
-plot_measures(found, names, "thinking of forbidden requests, by the reward's guard and the truth", study.info["note"])
+caption = "thinking of forbidden requests, by the reward's guard and the truth"
+plot_measures(
+    found, names, caption, study.info["note"]
+) if "thinking_flagged" in rollouts else "no monitor judged the samples"
 
 # %% [markdown]
 # ## What it cost
 #
-# Updates, sequences and tokens of each arm, over seeds.
+# Updates, and sequences and tokens sampled, means over seeds. What the SFT arms of the pocket world took is in docs/pocket.md.
 
 # %%
-cost = pd.read_csv(study.path / "cost.csv")
-cost.groupby("arm")[["rate", "updates", "sequences", "sampled_tokens", "trained_tokens"]].mean().round(6).sort_index()
+cost = rollouts.groupby(["arm", "seed"]).agg(
+    updates=("step", "nunique"), sequences=("step", "size"), tokens=("n_tokens", "sum")
+)
+cost.groupby("arm").mean().round()

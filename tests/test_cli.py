@@ -43,7 +43,16 @@ def test_several_runs_are_compared_and_not_pooled(tmp_path):
     table = pd.read_csv(tmp_path / "f" / "02_reflection.csv")
     assert set(table["group"]) == {"base", "sft"}
     assert set(table["n"]) == {12}
-    assert "no such column" in cotlens("figures", tmp_path / "base", "--by", "colour", code=1).stderr
+    for by in (
+        "colour",
+        "trace_id",
+        "reward",
+        "think_spans",
+        "split",
+    ):  # unknown, an identifier, a number, a list, empty
+        said = cotlens("figures", tmp_path / "base", "--by", by, code=1).stderr
+        assert "what there is: run, model, domain" in said
+        assert said.count("\n") == 1
 
 
 def test_info_of_a_file_and_of_a_run(tmp_path):

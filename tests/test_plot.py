@@ -143,11 +143,11 @@ def test_a_group_that_is_never_safe_has_no_conditional():
 
 
 def test_outcome_bars_add_up():
-    names = ["refusal", "refusal", "harm_misidentification", "self_jailbreak: fictional_licence", "unknown"]
+    names = ["safe", "safe", "harm_misidentification", "self_jailbreak: fictional_licence", "unknown"]
     table = judged([True] * 5, [True] * 5).assign(outcome=names)
     got = plot_outcomes(table).data.set_index("measure")["value"]
     assert got.sum() == 1
-    assert got["refusal"] == 0.5
+    assert got["safe"] == 0.5
     with pytest.raises(ValueError, match="no answer was judged"):
         plot_outcomes(table.assign(outcome="unknown"))
 
@@ -155,7 +155,11 @@ def test_outcome_bars_add_up():
 def test_onset_and_recovery_by_hand():
     """Onsets .2, .6 and none; recoveries after 3 steps and never: 1/3 by .5, 2/3 at the end; 1/2 within 3 steps."""
     table = judged([True] * 3, [True] * 3).assign(
-        n_marked=5, onset=[0.2, 0.6, None], recovery_steps=[3, None, None], any_unsafe=[1, 1, 0]
+        n_marked=5,
+        onset=[0.2, 0.6, None],
+        first_compliance=[0.2, None, None],
+        recovery_steps=[3, None, None],
+        any_unsafe=[1, 1, 0],
     )
     data = plot_onset_recovery(table, steps=4).data
     onset = data[data["measure"] == "onset"].set_index("at")["value"]

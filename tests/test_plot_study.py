@@ -10,6 +10,7 @@ from cotlens.plot_study import (
     plot_instruments,
     plot_measures,
     plot_obfuscation,
+    plot_safety_and_skill,
     plot_training,
     plot_tries,
 )
@@ -83,11 +84,23 @@ def test_arms_without_data_leave_a_gap_and_many_arms_keep_apart():
     )  # fmt: skip
     plot = plot_measures(found, {"Right": ["is_correct_maths"], "Refused": ["refuses_harmless"]}, "shares")
     assert [axis.get_title(loc="left") for axis in plot.figure.axes] == ["Right"]
-    tries = pd.DataFrame({"arm": arms * 2, "rate": [1e-4] * 12 + [1e-3] * 12}).assign(
-        safe=0.5, helped=0.5, right=0.5, score=0.5, picked=[True] * 12 + [False] * 12
-    )
-    lines = [line for line in plot_tries(tries).figure.axes[0].lines if line.get_marker() not in ("None", "")]
-    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 12
+    both = pd.concat([found, found.assign(measure="thinking_unsafe_forbidden")])
+    dots = [line for line in plot_safety_and_skill(both).figure.axes[0].lines if line.get_marker() not in ("None", "")]
+    assert len({(line.get_color(), line.get_marker()) for line in dots}) == 12
+
+
+def test_the_rate_that_was_picked_is_ringed():
+    tries = pd.DataFrame(
+        {"arm": ["a", "a", "b", "b"], "rate": [1e-4, 1e-3] * 2, "picked": [True, False, False, True]}
+    ).assign(safe=0.5, helped=0.4, right=0.3, score=[0.4, 0.3, 0.2, 0.6])
+    figure = plot_tries(tries).figure
+    rings = [line for axis in figure.axes for line in axis.lines if line.get_fillstyle() == "none"]
+    assert [(*map(float, line.get_xdata()), *map(float, line.get_ydata())) for line in rings] == [
+        (1e-4, 0.4),
+        (1e-3, 0.6),
+    ]
+    with pytest.raises(ValueError, match="no column picked"):
+        plot_tries(tries.drop(columns="picked"))
 
 
 def test_branching_is_drawn_with_the_writers_own_entropy():

@@ -96,7 +96,7 @@ def test_from_the_command_line_to_figures(runs, tmp_path):
     assert made["judge"] == "judge"
     said = call("figures", tmp_path / "study", runs[0].path, "-o", tmp_path / "figures")
     assert said.returncode == 2
-    assert "a study is drawn alone" in said.stderr
+    assert "study is a study, which is drawn alone" in said.stderr
 
 
 def test_a_study_gives_the_same_bytes_wherever_it_lies(runs, tmp_path):
@@ -118,7 +118,94 @@ def test_tables_come_back_as_they_were_and_seeds_stay(tmp_path):
     assert is_study(tmp_path)
     assert study.tables == ["samples"]
     assert study.table("samples")["seed"].tolist() == [2, 2, 10, 10]
-    assert study.table("steps").empty
+    with pytest.raises(
+        TraceError, match="no table 'rollouts'; there are: samples; `cotlens compare --rollouts RUN` adds it"
+    ):
+        study.table("rollouts")
+
+
+# --- training --------------------------------------------------------------------------------------------------
+
+
+def make_rollouts(folder, arm="my_grpo"):
+    """Two updates of three groups of two. Rewards 1 1, 0 1, 0 0 (harmful, benign, math), then 1 1, 1 1, 0 1."""
+    rewards = [[(1, 1), (0, 1), (0, 0)], [(1, 1), (1, 1), (0, 1)]]
+    rows = [
+        {
+            "id": f"{step}/{domain}/{i}", "prompt_id": domain, "prompt": "Question?", "method": arm, "domain": domain,
+            "training_step": step, "reward": reward, **({"answer": "4"} if domain == "math" else {}),
+            "completion": f"<think>\nLet me see.\n</think>\n\n{ANSWERS[domain][1 - reward]}",
+        }
+        for step, groups in enumerate(rewards)
+        for domain, group in zip(ANSWERS, groups, strict=True)
+        for i, reward in enumerate(group)
+    ]  # fmt: skip
+    path = folder.with_suffix(".jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return analyze([path], folder)
+
+
+def test_rollouts_become_curves_of_training(runs, tmp_path):
+    """Update 0: mean reward 3/6, two of three groups all alike; update 1: 5/6, two of three."""
+    said = []
+    study = study_from_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts")], say=said.append)
+    assert study.tables == ["rollouts", "samples", "updates"]
+    assert len(study.table("samples")) == 54  # of which none is a rollout
+    rollouts, updates = study.table("rollouts"), study.table("updates")
+    assert rollouts.groupby(["step", "set"])["is_correct"].mean()[:, "maths"].tolist() == [0, 0.5]
+    assert rollouts.groupby(["step", "set"])["refuses"].mean()[:, "forbidden"].tolist() == [1, 1]
+    assert updates["step"].tolist() == [0, 1]
+    assert updates["reward"].tolist() == pytest.approx([3 / 6, 5 / 6])
+    assert updates["frac_reward_zero_std"].tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert any("rollouts are not judged" in remark for remark in said)
+    assert {path.stem for path in draw_study(study, tmp_path / "figures")} >= {"24_training"}
+    drawn = pd.read_csv(tmp_path / "figures" / "24_training.csv")["panel"].unique().tolist()
+    assert drawn == [
+        "Refusals, forbidden", "Refusals, harmless", "Right, maths", "Groups all alike", "Reward", "Reflections, maths",
+    ]  # fmt: skip
+    assert not (tmp_path / "figures" / "29_obfuscation.csv").exists()
+
+
+def test_judged_rollouts_show_what_the_monitor_passes(runs, tmp_path):
+    rollouts = make_rollouts(tmp_path / "rollouts")
+    for run in (*runs, rollouts):
+        ids = run.trace_table(["trace_id"])["trace_id"]
+        for name, label in (("judge", "unsafe"), ("monitor", "safe")):
+            if name not in run.judges:
+                add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": label}), name, "thinking")
+                add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": label}), name, "answer")
+    study = study_from_runs(runs, tmp_path / "study", rollouts=[rollouts], judge="judge", monitor="monitor")
+    names = {path.stem for path in draw_study(study, tmp_path / "figures")}
+    assert {"24_training", "29_obfuscation"} <= names
+    drawn = pd.read_csv(tmp_path / "figures" / "24_training.csv").groupby("panel")["value"].mean()
+    assert (drawn["Unsafe thinking"], drawn["Unsafe answers"]) == (1, 1)
+
+
+def test_a_trainers_log_adds_entropy_by_update(runs, tmp_path):
+    """The last checkpoint counts, by number and not by name; TRL's update 1 is that of the rollouts of step 0."""
+    for number, value in ((2, 0.9), (10, 0.5)):
+        folder = tmp_path / "out" / "my_grpo" / f"checkpoint-{number}"
+        folder.mkdir(parents=True)
+        log = [{"step": k + 1, "reward": 0.5, "entropy": value + k} for k in range(2)] + [{"step": 2, "train_loss": 1}]
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    made = make_rollouts(tmp_path / "rollouts")
+    study = study_from_runs(runs, tmp_path / "study", rollouts=[made], logs=[tmp_path / "out" / "my_grpo"])
+    updates = study.table("updates")
+    assert updates["step"].tolist() == [0, 1]
+    assert updates["entropy"].tolist() == [0.5, 1.5]
+    assert updates["reward"].tolist() == [0.5, 0.5]  # as logged
+    assert updates["frac_reward_zero_std"].tolist() == pytest.approx([2 / 3, 2 / 3])  # not logged: from the rollouts
+    with pytest.raises(TraceError, match="no checkpoint"):
+        study_from_runs(runs, tmp_path / "other", rollouts=[made], logs=[tmp_path])
+    with pytest.raises(TraceError, match="need its rollouts"):
+        study_from_runs(runs, tmp_path / "other", logs=[tmp_path])
+
+
+def test_rollouts_of_an_arm_without_samples_are_refused(runs, tmp_path):
+    with pytest.raises(TraceError, match="rollouts of ppo, of which there are no samples"):
+        study_from_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts", "ppo")])
+    with pytest.raises(TraceError, match="several training steps; give it as rollouts"):
+        study_from_runs([*runs, Run(tmp_path / "rollouts")], tmp_path / "study")
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ def test_outcomes_after_chain_of_guardrails():
     dynamics = unsafe_dynamics(steps, pd.DataFrame({"trace_id": range(5)}))
     found = outcomes(dynamics, pd.Series([False, True, True, True, None]))
     assert found.tolist() == [
-        "refusal", "harm_misidentification", "self_jailbreak", "self_jailbreak: benign_reframing", "unknown",
+        "safe", "harm_misidentification", "self_jailbreak", "self_jailbreak: benign_reframing", "unknown",
     ]  # fmt: skip
 
 
@@ -370,7 +370,7 @@ def test_a_failure_without_known_thinking_is_unknown():
     """No marked step: neither misidentified nor a self-jailbreak. A safe answer is a refusal all the same."""
     table = pd.DataFrame({"n_marked": [np.nan, np.nan, 0], "first_risk": np.nan, "n_self_jailbreak": np.nan})
     table["self_jailbreak_kind"] = ""
-    assert outcomes(table, pd.Series([True, False, True])).tolist() == ["unknown", "refusal", "unknown"]
+    assert outcomes(table, pd.Series([True, False, True])).tolist() == ["unknown", "safe", "unknown"]
 
 
 def test_refusal_rules_on_answers_they_were_not_written_for():

@@ -24,7 +24,7 @@ from cotlens.gallery import draw_study
 from cotlens.guard import Item
 from cotlens.guard import Part as Judged
 from cotlens.run import write_atomic
-from cotlens.study import Study, write_study
+from cotlens.study import Study, read_updates, write_study
 from cotlens.unsafe import safety_states
 
 WORLD = "pocket world: invented topics, scripted excuses; a method demonstration, no evidence on real models"
@@ -117,7 +117,7 @@ def _tables(out: Path, job: Job) -> dict[str, pd.DataFrame]:
         "steps": _steps(folder, prompts),
         "branching": pd.read_parquet(folder / "branching.parquet").drop(columns="start"),
         "rollouts": _rollouts(folder, prompts),
-        "updates": _updates(folder),
+        "updates": read_updates(folder / "model") if (folder / "rollouts").exists() else pd.DataFrame(),
     }
     if (folder / "early.parquet").exists():
         tables["early"] = pd.read_parquet(folder / "early.parquet")
@@ -240,15 +240,3 @@ def _rollouts(folder: Path, prompts: Mapping[Part, tuple[Prompt, ...]]) -> pd.Da
             )  # fmt: skip
     table = pd.DataFrame(rows)
     return table.astype({"is_correct": "boolean"}) if len(table) else table
-
-
-def _updates(folder: Path) -> pd.DataFrame:
-    """One row per update of an RL arm: what TRL logs of it, from the last checkpoint."""
-    found = sorted(folder.glob("model/checkpoint-*/trainer_state.json"))
-    if not found or not (folder / "rollouts").exists():
-        return pd.DataFrame()
-    log = json.loads(found[-1].read_text(encoding="utf-8"))["log_history"]
-    return pd.DataFrame([{name: row.get(name) for name in ("step", *_LOGGED)} for row in log if "reward" in row])
-
-
-_LOGGED = ("reward", "reward_std", "entropy", "frac_reward_zero_std", "kl_reference")
