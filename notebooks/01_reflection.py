@@ -51,7 +51,7 @@ plot_reflection(dynamics, BY)
 # %% [markdown]
 # ## Where
 #
-# **Shows** the share of reflecting steps along the thinking, for the six groups with the most steps. The bands are pointwise.
+# **Shows** the share of reflecting steps along the thinking, for the six groups with the most traces. The bands are pointwise.
 # A trace that was cut off ends early, so its 1.0 is not the end of a thought.
 
 # %%

@@ -35,3 +35,16 @@ def test_notebook(source):
 
 def test_there_are_notebooks():
     assert SOURCES
+
+
+def test_parameters_of_ones_own(tmp_path):
+    """As `build.py --set`: a literal, a path from here, a text; and no name that the notebook does not have."""
+    source = next(path for path in SOURCES if path.stem == "00_quickstart")
+    own = tmp_path / "own.jsonl"
+    own.write_text(
+        '{"id": "mine", "prompt": "2+2?", "completion": "<think>\\nLet me see. It is 4.\\n</think>\\n\\n4"}\n'
+    )
+    notebook = execute(source, [f"TRACES={own}", "TRACE_ID=mine"])
+    assert "Let me see" in str([cell.get("outputs") for cell in notebook.cells])
+    with pytest.raises(SystemExit, match="has no parameter RUN; its parameters"):
+        execute(source, ["RUN=x"])
