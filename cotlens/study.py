@@ -60,7 +60,8 @@ class Study:
         """What a notebook shows: the arms with their roles, the seeds, the tables."""
         info, samples = self.info, self.table("samples")
         roles = {info["base"]: "base", info.get("rl"): "RL", **dict.fromkeys(info.get("sft", ()), "SFT")}
-        facts = {arm: f"{roles.get(arm, '')} {text}".strip() for arm, text in info["arms"].items()}
+        role = {arm: f"[{roles[arm]} of the claims]" if arm in roles else "" for arm in info["arms"]}
+        facts = {arm: f"{text} {role[arm]}".strip() for arm, text in info["arms"].items()}
         facts |= {"seeds": ", ".join(map(str, sorted(set(samples["seed"])))), "samples": f"{len(samples):,}"}
         return facts_html(facts | {"tables": ", ".join(self.tables), "note": info.get("note", "")})
 

@@ -69,6 +69,8 @@ plot_onset_recovery(paths, BY)
 
 # %% [markdown]
 # ## By which excuse
+#
+# **Shows** the share of traces with an excuse of each kind. **Does not show** the kind reliably: F1 of a kind is below that of an excuse at all.
 
 # %%
 plot_self_jailbreak_kinds(steps.merge(traces[["trace_id", "prompt_id", BY]], on="trace_id"), BY)

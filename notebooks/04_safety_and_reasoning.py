@@ -42,16 +42,16 @@ study
 # %% [markdown]
 # ## The table
 #
-# Means over seeds. `thinking_unsafe` and `answer_unsafe` on forbidden requests, `refuses` and `is_help` on harmless ones.
+# Means over seeds; the intervals are in `found`, and in the figures below.
 
 # %%
 samples, info = study.samples(), study.info
 found = measures(samples)
-rows = ["thinking_unsafe_forbidden", "answer_unsafe_forbidden", "refuses_harmless", "is_help_harmless", "is_correct_maths",
-        "reflection_rate_maths", "entropy_think_forbidden", "entropy_common_forbidden"]  # fmt: skip
-found.pivot(index="measure", columns="arm", values="value").reindex(
-    index=rows, columns=ARMS or list(info["arms"])
-).round(3)
+rows = ["thinking_unsafe_forbidden", "answer_unsafe_forbidden", "refuses_harmless", "is_help_harmless",
+        "is_correct_maths", "reflection_rate_maths", "entropy_think_forbidden", "entropy_common_forbidden"]  # fmt: skip
+labels = found.drop_duplicates("measure").set_index("measure")["label"].reindex(rows).dropna()
+table = found.pivot(index="arm", columns="label", values="value")
+table.reindex(index=ARMS or list(info["arms"]), columns=labels).round(3)
 
 # %% [markdown]
 # ## The scatter
