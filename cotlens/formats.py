@@ -25,7 +25,7 @@ from cotlens.formats_labelled import (
     parse_self_jailbreak,
     parse_venhoff,
 )
-from cotlens.formats_servers import is_response, parse_openai, parse_responses, parse_vllm
+from cotlens.formats_servers import is_batch, is_response, parse_batch, parse_openai, parse_responses, parse_vllm
 from cotlens.formats_training import (
     is_verifiers,
     parse_open_instruct,
@@ -145,6 +145,7 @@ FORMATS = (
     Format("inspect", lambda row: all(isinstance(row.get(key), dict) for key in ("sample", "eval")), parse_inspect,
            ("token ids", "log-probs and finish reasons of all turns but the last")),
     Format("scout", _has("transcript_id", "messages"), parse_scout, (*_NO_TOKENS, "finish reason")),
+    Format("batch", is_batch, parse_batch, ("prompt (it stands in the file of requests)", "token ids")),
     Format("responses", is_response, parse_responses, (*_NO_TOKENS, "thinking (summaries at most, of hosted models)")),
     Format("vllm", _has_list("outputs", of=_OUTPUT), parse_vllm, ("model",)),
     Format("openai", _has_list("choices", of=_CHOICE), parse_openai, ("token ids (unless the server returns them)",)),

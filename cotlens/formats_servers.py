@@ -12,6 +12,7 @@ from cotlens.formats_chat import (
     dicts,
     left_over,
     optional_ids,
+    parse_messages,
     prompt_text,
     text_or_empty,
     trace_of_message,
@@ -91,6 +92,32 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
     meta = taker.rest | placed | ({"prompt_messages": before} if before else {})
     common["finish_reason"] = {"completed": "stop"}.get(finish, finish)
     return [Trace(prompt=prompt_text(before), **fields, **common, meta=meta)]
+
+
+def is_batch(row: Row) -> bool:
+    """A line of a batch's output: a request's `custom_id` beside its outcome."""
+    return "custom_id" in row and any(isinstance(row.get(key, ""), dict | None) for key in ("response", "result"))
+
+
+def parse_batch(row: Row, name: str) -> list[Trace]:
+    """A line of a batch's output, of which the `custom_id` is the trace's id.
+
+    Shapes: `response` (status_code, body) and `error` of OpenAI's Batch API, which vLLM's `run-batch` writes too;
+    `result` (type, message) of Anthropic's Message Batches. A request that failed has no completion: it is a row that
+    cannot be read, and the server's reason is said.
+    """
+    taken = ("custom_id", "response", "result", "error", "id")
+    answer = row.get("response") or row.get("result") or {}
+    body = answer.get("body", answer.get("message"))
+    error = row.get("error") or answer.get("error") or (body.get("error") if isinstance(body, dict) else None)
+    status = answer.get("status_code", answer.get("type", "none"))
+    if error or not isinstance(body, dict) or status not in (200, "succeeded"):
+        raise TraceError(f"the request {row['custom_id']} failed (status {status}): {error or 'it has no answer'}")
+    inner = body | {"id": row["custom_id"], "response_id": body.get("id")} | left_over(row, "batch", *taken)
+    if answer.get("message") is body:
+        inner["messages"] = [{"role": inner.pop("role", "assistant"), "content": inner.pop("content", None)}]
+        return parse_messages(inner, name)
+    return (parse_responses if is_response(body) else parse_openai)(inner, name)
 
 
 def _message_blocks(item: Row) -> list[Row]:

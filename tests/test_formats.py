@@ -6,6 +6,7 @@ tests run lm-eval, Inspect and Inspect Scout themselves, and say so where these 
 
 import asyncio
 import json
+import re
 import sys
 import zipfile
 from dataclasses import replace
@@ -141,6 +142,7 @@ ROWS = {
     "inspect": INSPECT,
     "scout": SCOUT,
     "responses": RESPONSE,
+    "batch": {"custom_id": "q", "response": {"status_code": 200, "body": RESPONSE}, "error": None},
     "trl": {"step": 1, "prompt": "p", "completion": TEXT, "reward": 1.0, "advantage": 0.0},
     "vllm": {"request_id": "r", "prompt": "p", "outputs": [{"index": 0, "text": TEXT, "token_ids": [1]}]},
     "openai": {"id": "c", "choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}}]},
@@ -425,6 +427,56 @@ def test_openai_responses_show_summaries():
     assert cut.finish_reason == "max_output_tokens"
     asks = [RESPONSE["output"][0], {"type": "function_call", "name": "add", "arguments": "{}", "call_id": "c"}]
     assert split_trace(one(RESPONSE | {"output": asks})).status == "closed"
+
+
+CHAT = {"id": "chatcmpl-1", "object": "chat.completion", "model": "m", "choices": [
+    {"index": 0, "message": {"role": "assistant", "reasoning_content": "I add.", "content": "4"}, "finish_reason": "stop"}
+]}  # fmt: skip
+CLAUDE = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn", "content": [
+    {"type": "thinking", "thinking": "I add.", "signature": "s"}, {"type": "text", "text": "4"}
+]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("outcome", "finish"),
+    [
+        (
+            {"id": "batch_req_1", "response": {"status_code": 200, "request_id": "r", "body": CHAT}, "error": None},
+            "stop",
+        ),
+        ({"result": {"type": "succeeded", "message": CLAUDE}}, "end_turn"),
+    ],
+)
+def test_a_batch_names_its_traces_by_the_request(outcome, finish):
+    trace = one({"custom_id": "aime-3"} | outcome)
+    assert (trace.id, trace.model, parts(trace), trace.finish_reason) == ("aime-3", "m", (["I add."], "4"), finish)
+    assert trace.meta["response_id"] in ("chatcmpl-1", "msg_1")
+
+
+def test_a_response_in_a_batch_is_read_as_one():
+    trace = one({"custom_id": "q", "response": {"status_code": 200, "body": RESPONSE}, "error": None})
+    assert (trace.id, parts(trace), trace.reasoning) == ("q", (["I add."], TEXT), Reasoning.SUMMARY)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (
+            {"response": {"status_code": 429, "body": {"error": {"message": "slow down"}}}, "error": None},
+            "429.*slow down",
+        ),
+        ({"response": None, "error": {"code": "batch_expired", "message": "too late"}}, "too late"),
+        ({"result": {"type": "errored", "error": {"type": "invalid_request"}}}, "errored.*invalid_request"),
+        ({"result": {"type": "expired"}}, "expired.*no answer"),
+    ],
+)
+def test_a_request_that_failed_is_a_bad_row_with_the_servers_reason(tmp_path, outcome, reason):
+    good = {"custom_id": "good", "response": {"status_code": 200, "body": CHAT}, "error": None}
+    path = tmp_path / "batch.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ({"custom_id": "bad"} | outcome, good)))
+    rejects = []
+    assert [trace.id for trace in read_traces(path, on_reject=rejects.append)] == ["good"]
+    assert re.search(f"request bad failed.*{reason}", rejects[0].reason)
 
 
 @pytest.mark.parametrize(
