@@ -84,8 +84,9 @@ def derive(samples: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
 
 
 def splits(samples: pd.DataFrame) -> list[str]:
-    """The parts of the forbidden prompts, in order of appearance."""
-    return list(dict.fromkeys(samples.loc[samples["set"] == "forbidden", "split"]))
+    """The parts of the forbidden prompts, in order of appearance; one that is named as a set is no part."""
+    sets = set(samples["set"])
+    return [name for name in dict.fromkeys(samples.loc[samples["set"] == "forbidden", "split"]) if name not in sets]
 
 
 class Measure(NamedTuple):
@@ -111,7 +112,13 @@ def list_measures(samples: pd.DataFrame) -> list[Measure]:
 
 
 def _select(samples: pd.DataFrame, column: str, where: str) -> pd.DataFrame:
-    rows = samples if where == "all" else samples[(samples["set"] == where) | (samples["split"] == where)]
+    """A column over all samples, over a set, or over a split of the forbidden prompts."""
+    if where == "all":
+        rows = samples
+    elif (samples["set"] == where).any():
+        rows = samples[samples["set"] == where]
+    else:
+        rows = samples[(samples["set"] == "forbidden") & (samples["split"] == where)]
     values = pd.to_numeric(rows[column], errors="coerce").astype(float)
     return rows[["seed", "arm", "cluster"]].assign(value=values).dropna(subset=["value"])
 
@@ -219,8 +226,10 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
             e = numbers(difference(parts[arm], parts[base]))
             del e["n"]
             rows.append({"arm": arm, "column": "entropy_think", "set": where, "comparison": "common text", **e})
-    for arm in [arm for arm in samples["arm"].cat.categories if arm != base]:
-        for comparison, e in recall_at_splits(samples, arm, base).items():
+    recalls = dict(iter(_select(samples, "guard_recall", "forbidden").groupby("arm", observed=True)))
+    for arm in [arm for arm in recalls if arm != base and base in recalls]:
+        raw = difference(recalls[arm], recalls[base])
+        for comparison, e in (("own samples", raw), ("equal splits", recall_at_splits(samples, str(arm), base))):
             kept = {name: value for name, value in numbers(e).items() if name != "n"}
             rows.append({"arm": arm, "column": "guard_recall", "set": "forbidden", "comparison": comparison, **kept})
     return pd.DataFrame(
@@ -231,62 +240,50 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
 _COMPARISONS = {"raw": "own samples", "length-matched": "length-matched"}
 
 
-def recall_at_splits(samples: pd.DataFrame, arm: str, base: str) -> dict[str, Estimate]:
-    """Change of the guard's recall on unsafe thinking from the base to an arm, raw and with the splits held equal.
+def recall_at_splits(samples: pd.DataFrame, arm: str, base: str) -> Estimate:
+    """Change of the guard's recall on unsafe thinking from the base to an arm, with the splits held equal.
 
-    With f_s of the u_s unsafe thoughts of split s flagged, the arm's recall is sum f_s / sum u_s. *Equal splits*
-    subtracts from it sum_s u_s b_s / sum u_s, where b_s is the base's recall in s: what the guard would find in the
-    arm's unsafe thoughts, were it in every split as good as on the base (indirect standardisation). *Own samples*
-    subtracts the base's own recall. Splits in which the base has no unsafe thought with a flag are left out of both.
+    Of the arm's u_s unsafe thoughts in split s the guard flags f_s; b_s is its recall on the base's in s. The change is
+    sum_s (f_s - u_s b_s) / sum_s u_s: the arm's recall less what it would be, were the guard in every split as good as
+    on the base (indirect standardisation). Two arms' changes are weighted by two mixes and not comparable with each
+    other. Splits in which the base has no unsafe thought are left out, with what the arm has there; n counts the rest.
 
     Returns:
-        own samples, equal splits: Student's intervals over three seeds or more, else prompts resampled within splits;
-        none where the two arms share no seed with unsafe thinking in both.
+        The mean over seeds with Student's interval from three seeds on; else prompts are resampled within splits (plain
+        percentiles). NaN where no split has unsafe thinking of both.
     """
     of = _select(samples, "guard_recall", "forbidden").join(samples["split"])
-    of["arm"] = of["arm"].astype(str)
-    keys = ["seed", "split", "cluster"]
-    wide = of[of["arm"].isin([arm, base])].groupby([*keys, "arm"])["value"].agg(["sum", "count"]).unstack(fill_value=0)
-    if not {arm, base} <= set(wide.columns.get_level_values("arm")):
-        return {}
-    found = pd.DataFrame({f"{name}_{who}": wide[which, one] for who, one in (("arm", arm), ("base", base))
-                          for name, which in (("f", "sum"), ("u", "count"))}).reset_index()  # fmt: skip
-    by_seed = [part for _, part in found.groupby("seed") if part["u_arm"].sum() and part["u_base"].sum()]
-    values = [_recall_changes(part, np.ones((1, len(part))))[0] for part in by_seed]
-    values = [value for value in values if not np.isnan(value).any()]
-    if not values:
-        return {}
-    n = int(sum(part["u_arm"].sum() for part in by_seed))
-    if len(values) >= LEAST_SEEDS:
-        return dict(zip(_RECALLS, (over_seeds(column.tolist(), n) for column in np.array(values).T), strict=True))
+    of = of.assign(arm=of["arm"].astype(str))
+    of = of.assign(u_arm=of["arm"] == arm, u_base=of["arm"] == base)
+    of = of.assign(f_arm=of["value"] * of["u_arm"], f_base=of["value"] * of["u_base"])
+    sums = of.groupby(["seed", "split", "cluster"])[["f_arm", "f_base", "u_arm", "u_base"]].sum().reset_index()
+    of_split = sums.groupby(["seed", "split"])["u_base"].transform("sum")
+    sums = sums[of_split > 0]
+    by_seed = [part for _, part in sums.groupby("seed") if part["u_arm"].sum()]
+    if not by_seed:
+        return Estimate(math.nan, math.nan, math.nan, 0, 0, "prompts resampled", 0)
     rows = pd.concat(by_seed, ignore_index=True)
-    rows["split"] = rows["seed"].astype(str) + rows["split"]
+    n = int(rows["u_arm"].sum())
+    if len(by_seed) >= LEAST_SEEDS:
+        return over_seeds([_recall_change(part)[0] for part in by_seed], n)
     rng, weights = np.random.default_rng(0), np.zeros((2000, len(rows)))
-    for places in rows.groupby("split").indices.values():
+    for places in rows.groupby(["seed", "split"]).indices.values():
         weights[:, places] = rng.multinomial(len(places), np.full(len(places), 1 / len(places)), size=len(weights))
-    value, draws = _recall_changes(rows, np.ones((1, len(rows))))[0], _recall_changes(rows, weights)
-    low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)
-    estimates = (
-        Estimate(v, lo, hi, n, len(rows), "prompts resampled", 0) for v, lo, hi in zip(value, low, high, strict=True)
-    )
-    return dict(zip(_RECALLS, estimates, strict=True))
+    low, high = np.nanquantile(_recall_change(rows, weights), [0.025, 0.975])
+    return Estimate(_recall_change(rows)[0], float(low), float(high), n, len(rows), "prompts resampled", 0)
 
 
-_RECALLS = ("own samples", "equal splits")
-
-
-def _recall_changes(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
-    """Both changes of recall for each row of weights over the prompts: array of shape (draws, 2)."""
-    splits = pd.get_dummies(rows["split"]).to_numpy(float)
+def _recall_change(rows: pd.DataFrame, weights: np.ndarray | None = None) -> np.ndarray:
+    """The change on equal splits for each row of weights over the prompts; by default for all prompts once."""
+    weights = np.ones((1, len(rows))) if weights is None else weights
+    strata = pd.get_dummies(rows["seed"].astype(str) + ":" + rows["split"]).to_numpy(float)
     f_arm, u_arm, f_base, u_base = (
-        (weights * rows[name].to_numpy(float)) @ splits for name in ("f_arm", "u_arm", "f_base", "u_base")
+        (weights * rows[name].to_numpy(float)) @ strata for name in ("f_arm", "u_arm", "f_base", "u_base")
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        there = u_base > 0
-        expected = np.where(there, u_arm * f_base / u_base, 0).sum(axis=1)
-        recall, unsafe = (np.where(there, of_arm, 0).sum(axis=1) for of_arm in (f_arm, u_arm))
-        raw = recall / unsafe - f_base.sum(axis=1) / u_base.sum(axis=1)
-        return np.stack([raw, (recall - expected) / unsafe], axis=1)
+        known = u_base > 0  # a draw may leave a split without any
+        change = np.where(known, f_arm - u_arm * f_base / u_base, 0).sum(axis=1)
+        return change / np.where(known, u_arm, 0).sum(axis=1)
 
 
 def _named_outcome(flags: pd.Series) -> pd.Series:
@@ -362,8 +359,7 @@ def verdicts(samples: pd.DataFrame, found: pd.DataFrame, changes: pd.DataFrame, 
         claims.append(_falls(claim, change(answer_only, "thinking_unsafe_forbidden")))
     if f"hidden_{'forbidden'}" in of_base:
         recall = f"; recall of the guard {_shown(change(rl, 'guard_recall_forbidden'))}"
-        if at_splits := recall_at_splits(samples, rl, base):
-            recall += f", on equal splits {_shown(_row(at_splits['equal splits']))}"
+        recall += f", on equal splits {_shown(_row(recall_at_splits(samples, rl, base)))}"
         recall += f", all unsafe thinking {_shown(change(rl, 'thinking_unsafe_forbidden'))}"
         claim = _falls("Q2 RL removes the unsafe thinking that its guard does not see", change(rl, "hidden_forbidden"))
         claims.append(claim._replace(because=claim.because + recall))

@@ -285,6 +285,9 @@ def _study_figures(study: Study, tables: dict[str, pd.DataFrame], parts: Sequenc
         for name in study.tables
         if len(table := study.table(name))
     }
+    if "early" in own and "split" not in own["early"]:
+        samples = study.table("samples").drop_duplicates(["seed", "prompt_id"])[["seed", "prompt_id", "split"]]
+        own["early"] = own["early"].merge(samples, on=["seed", "prompt_id"], how="left")
     if "rollouts" in own:
         yield "24_training", plot_study.plot_training(own["rollouts"], text, updates=own.get("updates"))
         told = own["rollouts"].get("thinking_flagged", pd.Series(dtype="boolean"))

@@ -309,34 +309,61 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
 
 
 @house_style()
-def plot_early_answering(early: pd.DataFrame, text: str = "") -> Plot:
-    """Unsafe answers when unsafe thinking is cut short: a panel per arm, the first arm in grey behind the others.
+def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15) -> Plot:
+    """Unsafe answers when unsafe thinking is cut short: a panel per arm, a line per split, the first arm's in grey.
+
+    Arms are left with unsafe thinking on different splits, so only lines of one split can be compared.
 
     Args:
-        early: one row per answer: arm, seed, trace_id, prompt_id, cut (share of the thinking kept), answer_unsafe.
+        early: one row per answer: arm, seed, trace_id, prompt_id, cut (share of the thinking kept), answer_unsafe, and
+            split, the part that the prompt belongs to, if known.
         text: the study's note.
+        least: splits of an arm with fewer samples are left out.
     """
-    found = {arm: _by_cut(early[early["arm"] == arm]) for arm in _present(early)}
-    columns = min(len(found), 5)
-    rows = math.ceil(len(found) / columns)
-    figure, axes = new_figure(rows, columns, 0.8 + 1.5 * rows, sharex=True, sharey=True)
-    first = next(iter(found.values()))
-    for axis, (arm, own) in zip(axes.flat, found.items(), strict=False):
-        axis.plot(first["cut"], first["value"], color="#999999", linewidth=1, linestyle="--")
-        draw_band(axis, own["cut"], own, COLOURS[0], arm)
-        axis.plot(own["cut"], own["value"], "o", color=COLOURS[0], markersize=3)
+    need(early, "arm", "seed", "prompt_id", "cut", "answer_unsafe")
+    early = early if "split" in early else early.assign(split="all")
+    splits = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(early["split"]))}
+    tables = {
+        (str(arm), str(split)): _by_cut(own)
+        for (arm, split), own in early.groupby(["arm", "split"], observed=True, sort=False)
+    }
+    sizes = {key: int(table["n"].max()) for key, table in tables.items()}
+    least = min(least, max(sizes.values()))
+    found = {key: table for key, table in tables.items() if sizes[key] >= least}
+    arms = [arm for arm in _present(early) if any(of == arm for of, _ in found)]
+    columns = min(len(arms), 5)
+    rows = math.ceil(len(arms) / columns)
+    figure, axes = new_figure(rows, columns, 1.1 + 1.5 * rows, sharex=True, sharey=True)
+    named = {}
+    for axis, arm in zip(axes.flat, arms, strict=False):
+        counts = []
+        for split, colour in splits.items():
+            if (arm, split) not in found:
+                continue
+            own, first = found[arm, split], found.get((arms[0], split))
+            if first is not None:
+                axis.plot(first["cut"], first["value"], color="#999999", linewidth=1, linestyle="--")
+            draw_band(axis, own["cut"], own, colour, split)
+            axis.plot(own["cut"], own["value"], "o", color=colour, markersize=3)
+            counts.append(str(sizes[arm, split]))
+            named[split.replace("_", " ")] = axis.lines[-2]
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1])
         axis.set_title(arm, fontsize=8)
-        axis.text(0.96, 0.04, f"n = {int(own['n'].max())}", transform=axis.transAxes, ha="right", fontsize=6.5)
-    for axis in axes.flat[len(found) :]:
+        axis.text(0.96, 0.04, f"n = {', '.join(counts)}", transform=axis.transAxes, ha="right", fontsize=6.5)
+    for axis in axes.flat[len(arms) :]:
         axis.set_visible(False)
-    for axis in axes.flat[max(len(found) - columns, 0) : len(found)]:
+    for axis in axes.flat[max(len(arms) - columns, 0) : len(arms)]:
         axis.set_xlabel("thinking kept", fontsize=7)
         axis.tick_params(labelbottom=True)
+    figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=len(named))
     figure.supylabel("unsafe answers", fontsize=8)
-    caption = "by share of the thinking that is kept; n samples with unsafe thinking, greedy answers"
-    note(figure, f"{caption}; band: Wilson's 95%, by prompt; grey: {next(iter(found))}\n{text}")
-    return Plot(figure, pd.concat([own.assign(arm=arm) for arm, own in found.items()], ignore_index=True))
+    caption = (
+        f"by share of the thinking that is kept; samples with unsafe thinking, greedy answers; splits of an arm with "
+        f"{least} samples or more;\nband: Wilson's 95%, by prompt; grey: {arms[0]} on the same split"
+    )
+    note(figure, f"{caption}\n{text}")
+    drawn = [table.assign(arm=arm, split=split) for (arm, split), table in found.items()]
+    return Plot(figure, pd.concat(drawn, ignore_index=True))
 
 
 def _by_cut(early: pd.DataFrame) -> pd.DataFrame:
@@ -403,7 +430,10 @@ def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
 
 @house_style()
 def plot_instruments(steps: pd.DataFrame, text: str = "") -> Plot:
-    """Precision and recall of the step detectors against known truth, arm by arm.
+    """Precision, recall and false alarms of the step detectors against known truth, arm by arm.
+
+    Precision falls where what is looked for becomes rare, though nothing of the detector changed; the rate of false
+    alarms (flagged, of the steps that are not it) and recall do not.
 
     Args:
         steps: one row per step: arm, seed, set, prompt_id, is_reflection, unsafe, true_reflection, true_unsafe.
@@ -418,36 +448,35 @@ def plot_instruments(steps: pd.DataFrame, text: str = "") -> Plot:
     drawn = []
     for axis, (title, said, real, sets) in zip(axes[0], pairs, strict=True):
         table = pd.concat([_detection(steps[steps["set"].isin(sets)], arm, said, real) for arm in order])
-        for number, measure in enumerate(("precision", "recall")):
+        for number, measure in enumerate(("precision", "recall", "false_alarms")):
             part = table[table["measure"] == measure].set_index("arm").loc[order]
-            draw_dots(axis, part, COLOURS[number], offset=0.12 - 0.24 * number, label=measure, marker="os"[number])
-        axis.set_title(title, pad=16)
+            label, offset = measure.replace("_", " "), 0.2 * (1 - number)
+            draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=_MARKERS[number])
+        axis.set_title(title, fontsize=8, pad=27)
         legend_above(axis)
         drawn.append(table.assign(detector=title))
     axes[0, 0].set_xlim(0, 1.02)
     label_rows(axes[0], order)
-    note(figure, f"against the truth, step by step; neither detector was made for this world; line: 95%\n{text}")
-    return Plot(figure, pd.concat(drawn, ignore_index=True))
+    found = pd.concat(drawn, ignore_index=True)
+    caption = "against the truth, step by step; false alarms: flagged, of the steps that are none"
+    note(figure, f"{caption}; line: 95% interval, {_how(found)}\n{text}")
+    return Plot(figure, found)
 
 
 def _detection(steps: pd.DataFrame, arm: str, said: str, real: str) -> pd.DataFrame:
-    """Precision and recall of one arm, over seeds from three seeds on."""
-    own = steps[steps["arm"] == arm]
-    parts = [part for _, part in own.groupby("seed")]
-    if len(parts) < LEAST_SEEDS:
-        found = stats.detection(own[said], own[real], own["seed"].astype(str) + own["prompt_id"])
-        rows = {"precision": found.precision, "recall": found.recall}
-    else:
-        hits = [(part[said].fillna(False).astype(bool) & part[real]).sum() for part in parts]
-        totals = {
-            "precision": [part[said].fillna(False).sum() for part in parts],
-            "recall": [part[part[said].notna()][real].sum() for part in parts],
-        }
-        rows = {
-            name: over_seeds([hit / n if n else math.nan for hit, n in zip(hits, of, strict=True)], len(own))
-            for name, of in totals.items()
-        }
-    return pd.DataFrame([{"arm": arm, "measure": name, **numbers(e)} for name, e in rows.items()])
+    """Precision, recall and rate of false alarms of one arm, over seeds from three seeds on."""
+    own = steps[(steps["arm"] == arm) & steps[said].notna()]
+    flagged, true = own[said].astype(bool), own[real].astype(bool)
+    of = {"precision": (true, flagged), "recall": (flagged, true), "false_alarms": (flagged, ~true)}
+    prompts, rows = own["seed"].astype(str) + own["prompt_id"], []
+    for name, (hit, among) in of.items():
+        if own["seed"].nunique() < LEAST_SEEDS:
+            e = stats.proportion(hit[among], prompts[among])
+        else:
+            means = (hit[among & (own["seed"] == seed)].mean() for seed in sorted(set(own["seed"])))
+            e = over_seeds([float(mean) for mean in means], len(own))
+        rows.append({"arm": arm, "measure": name, **numbers(e)})
+    return pd.DataFrame(rows)
 
 
 BRANCHES = 0.05  # nats: a token at which the writer's own entropy is higher is a branching point

@@ -107,8 +107,8 @@ plot_thinking_by_answer(marked, BY, judges=f"thinking: has an unsafe step by the
 # ## Do judges agree, and do the markers agree with a judge?
 #
 # Two checkpoints of the pocket world (invented topics; no evidence on real models). `oracle` knows the truth of every sentence, `learned`
-# is the guard that GRPO was rewarded by. **Shows** that agreement belongs to a checkpoint: the same guard and the same markers are
-# worse instruments behind the training that used one of them.
+# is the guard that GRPO was rewarded by. **Shows** that agreement belongs to a checkpoint: behind GRPO unsafe thinking is rarer, and the same
+# guard and the same markers agree less with the truth about it.
 
 # %%
 runs = [Run(path) for path in JUDGED]

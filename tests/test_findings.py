@@ -98,6 +98,14 @@ def test_a_claim_without_data_says_so():
     assert (claim.verdict, claim.because) == ("undecided", "SFT no data, RL +0.000 (-0.010 to +0.010)")
 
 
+def test_a_split_is_of_the_forbidden_prompts_alone():
+    """Both sets have a split `test`: ten forbidden prompts, all unsafe, and ten harmless ones, none."""
+    rows = [(0, "base", part, "test", f"p{i}") for part in ("forbidden", "harmless") for i in range(10)]
+    table = samples(rows, thinking_unsafe=[True] * 10 + [False] * 10)
+    found = findings.measures(table).set_index("measure")
+    assert (found.loc["thinking_unsafe_test", "value"], found.loc["thinking_unsafe_test", "n"]) == (1.0, 10)
+
+
 # --- confounds -------------------------------------------------------------------------------------------------
 
 
@@ -147,9 +155,9 @@ def test_a_difference_of_lengths_is_none_at_equal_length():
 @pytest.mark.parametrize("n_seeds", [1, 3])
 def test_a_guards_recall_is_compared_at_the_same_splits(n_seeds):
     """The base has 4 unsafe thoughts in `a`, 3 flagged, and 4 in `b`, 1 flagged: recall 1/2. The arm has 1 in `a`, which
-    is flagged, 4 in `b`, 1 flagged, and 1 in `c`, where the base has none and nothing is known: recall 2/5.
+    is flagged, 4 in `b`, 1 flagged, and 1 in `c`, not flagged, where the base has none: recall 2/6, in `a` and `b` 2/5.
 
-    Raw 2/5 - 1/2 = -1/10. On the base the arm's thoughts would be found at (1 * 3/4 + 4 * 1/4) / 5 = 7/20: +1/20.
+    Raw 2/6 - 1/2. In `a` and `b` the arm's would be found at (1 * 3/4 + 4 * 1/4) / 5 = 7/20 on the base: +1/20.
     """
     told = {
         "base": [("a", True)] * 3 + [("a", False)] + [("b", True)] + [("b", False)] * 3,
@@ -159,11 +167,12 @@ def test_a_guards_recall_is_compared_at_the_same_splits(n_seeds):
     rows = [(seed, arm, "forbidden", split, f"p{i}") for seed in range(n_seeds) for arm, split, _, i in each]
     table = samples(rows, thinking_unsafe=True, thinking_flagged=[one[2] for one in each] * n_seeds)
     found = findings.confounds(table, "base").set_index("comparison")
-    assert found["value"].to_dict() == pytest.approx({"own samples": -0.1, "equal splits": 0.05})
+    assert found["value"].to_dict() == pytest.approx({"own samples": 2 / 6 - 1 / 2, "equal splits": 0.05})
+    assert findings.recall_at_splits(table, "grpo", "base").n == 5 * n_seeds
     assert set(found["units"]) == {"seeds" if n_seeds == 3 else "prompts"}
     if n_seeds == 1:
         assert found.loc["equal splits", "low"] < 0.05 < found.loc["equal splits", "high"]
-    assert not findings.recall_at_splits(table.assign(guard_recall=np.nan), "grpo", "base")
+    assert math.isnan(findings.recall_at_splits(table.assign(guard_recall=np.nan), "grpo", "base").value)
 
 
 def test_a_change_of_mix_alone_leaves_recall_at_equal_splits():
@@ -174,8 +183,9 @@ def test_a_change_of_mix_alone_leaves_recall_at_equal_splits():
             rows += [(0, arm, "forbidden", split, f"{split}{i}") for i in range(n)]
             flagged += list(rng.random(n) < rate)
     table = samples(rows, thinking_unsafe=True, thinking_flagged=flagged)
-    raw, equal = findings.recall_at_splits(table, "grpo", "base").values()
-    assert raw.high < -0.2
+    equal = findings.recall_at_splits(table, "grpo", "base")
+    changes = findings.differences(table, "base").set_index("measure")
+    assert changes.loc["guard_recall_forbidden", "high"] < -0.2
     assert equal.low < 0 < equal.high
     assert equal.high - equal.low < 0.2
 

@@ -63,6 +63,10 @@ def test_instruments_over_seeds_are_means_of_seeds():
     reflection = found[found["detector"].str.startswith("Reflection")].set_index("measure")
     assert reflection.loc["precision", "value"] == pytest.approx(0.5)
     assert reflection.loc["recall", "value"] == pytest.approx(2 / 3)
+    assert np.isnan(reflection.loc["false_alarms", "value"])  # seed 0 has no step that is none
+    both = pd.concat([table, table.assign(is_reflection=False, true_reflection=False)])
+    alarms = plot_instruments(both).data.query("measure == 'false_alarms'").iloc[0]
+    assert alarms["value"] == pytest.approx((0 + 1 / 3 + 1 / 3) / 3)  # of 1, 3 and 3 steps that are none
     assert (reflection["n_units"] == 3).all()
 
 
@@ -74,6 +78,10 @@ def test_early_answers_by_cut():
     ]
     found = plot_early_answering(pd.DataFrame(rows)).data.set_index("cut")["value"]
     assert found.to_dict() == {0.0: 0.0, 0.5: 0.5, 1.0: 1.0}
+    table = pd.DataFrame(rows).assign(split="seen")
+    few = table[table["trace_id"] == 3].assign(split="little_known")
+    drawn = plot_early_answering(pd.concat([table, few]), least=4).data
+    assert set(drawn["split"]) == {"seen"}  # one answer tells nothing of the other
 
 
 def test_arms_without_data_leave_a_gap_and_many_arms_keep_apart():

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cotlens import Run, Study, TraceError, add_verdicts, analyze, draw_study, study_from_runs, write_study
-from cotlens.study import is_study, set_of
+from cotlens.study import _update_table, is_study, read_updates, set_of
 
 ANSWERS = {
     "harmful": ("I can't help with that.", "Sure, first take the jar."),
@@ -181,8 +181,21 @@ def test_judged_rollouts_show_what_the_monitor_passes(runs, tmp_path):
     assert (drawn["Unsafe thinking"], drawn["Unsafe answers"]) == (1, 1)
 
 
+def test_groups_all_alike():
+    """Of one update: 1 1 is alike, 0.3 and 0.1 + 0.2 too, 0 1 is not; one rollout, or one reward, is no group."""
+    groups = {"a": [1, 1], "b": [0.3, 0.1 + 0.2], "c": [0, 1], "d": [1], "e": [1, None], "f": [None, None]}
+    rows = [(0, prompt, reward) for prompt, rewards in groups.items() for reward in rewards]
+    table = pd.DataFrame(rows, columns=["step", "prompt_id", "reward"]).assign(arm="grpo", seed=0)
+    found = _update_table(table, [])
+    assert found["frac_reward_zero_std"].tolist() == pytest.approx([2 / 3])
+    assert found["reward"].tolist() == pytest.approx([(2 + 0.6 + 1 + 1 + 1) / 8])
+
+
 def test_a_trainers_log_adds_entropy_by_update(runs, tmp_path):
-    """The last checkpoint counts, by number and not by name; TRL's update 1 is that of the rollouts of step 0."""
+    """The last checkpoint counts, by number and not by name; TRL's update 1 is that of the rollouts of step 0.
+
+    A trainer that logs every two updates, at 2 and 4, logs means of the updates 0 and 1, and 2 and 3.
+    """
     for number, value in ((2, 0.9), (10, 0.5)):
         folder = tmp_path / "out" / "my_grpo" / f"checkpoint-{number}"
         folder.mkdir(parents=True)
@@ -193,8 +206,13 @@ def test_a_trainers_log_adds_entropy_by_update(runs, tmp_path):
     updates = study.table("updates")
     assert updates["step"].tolist() == [0, 1]
     assert updates["entropy"].tolist() == [0.5, 1.5]
-    assert updates["reward"].tolist() == [0.5, 0.5]  # as logged
-    assert updates["frac_reward_zero_std"].tolist() == pytest.approx([2 / 3, 2 / 3])  # not logged: from the rollouts
+    assert updates["reward"].tolist() == pytest.approx([3 / 6, 5 / 6])  # of the rollouts
+    assert updates["frac_reward_zero_std"].tolist() == pytest.approx([2 / 3, 2 / 3])
+    log = {"log_history": [{"step": step, "reward": 1.0} for step in (2, 4)]}
+    (tmp_path / "out" / "my_grpo" / "checkpoint-10" / "trainer_state.json").write_text(json.dumps(log))
+    assert read_updates(tmp_path / "out" / "my_grpo")["step"].tolist() == [0.5, 2.5]
+    with pytest.raises(TraceError, match="two logs of arm my_grpo, seed 0"):
+        study_from_runs(runs, tmp_path / "o", rollouts=[made], logs=[tmp_path / "out" / "my_grpo"] * 2)
     with pytest.raises(TraceError, match="no checkpoint"):
         study_from_runs(runs, tmp_path / "other", rollouts=[made], logs=[tmp_path])
     with pytest.raises(TraceError, match="need its rollouts"):
