@@ -603,7 +603,7 @@ def test_the_focus_stays_with_the_reader(runs, look):
     """On a trace that is opened the keys that scroll work; other shading leaves the current row its focus."""
     tab = look(view_run(runs[0]))
     tab.locator("tbody td a").first.click()
-    tab.wait_for_function("document.activeElement.className === 'scroller'")  # the page opens it when the address changed
+    tab.wait_for_selector(".scroller:focus")  # the page opens a trace when the address has changed
     tab.keyboard.press("j")
     tab.keyboard.press("s")
     assert tab.evaluate("document.activeElement.classList.contains('current')")
@@ -611,7 +611,7 @@ def test_the_focus_stays_with_the_reader(runs, look):
     tab.keyboard.press("j")
     assert "step" in tab.locator("#said").text_content()
     tab.keyboard.press("o")
-    tab.wait_for_function("document.activeElement.closest('tr')?.dataset.trace === '0'")
+    tab.wait_for_selector("tr[data-trace='0'] :focus")
 
 
 def test_more_that_cannot_be_seen_is_marked(look):
