@@ -296,8 +296,14 @@ def guard(
 
         if len(parts) != 1:
             raise typer.BadParameter("verdicts are of one part; give --part thinking, answer or full")
-        table = pd.read_csv(verdicts, dtype={"trace_id": str}, keep_default_na=False, na_values=[""])
+        try:
+            table = pd.read_csv(verdicts, dtype={"trace_id": str}, keep_default_na=False, na_values=[""])
+        except (ValueError, UnicodeDecodeError) as error:  # pandas' own errors are ValueErrors
+            raise TraceError(f"{verdicts}: not a csv with a header: {error}") from None
+        earlier = opened.verdicts().query("judge == @judge and part == @parts[0]")["unsafe"].notna().sum()
         _say_counts(add_verdicts(opened, table, judge, parts[0]))
+        if earlier:
+            typer.echo(f"these replace {earlier:,} verdicts of {judge} on the same part", err=True)
         return
     n = int(opened.info.get("n_traces", 0)) * len(parts)
     if url:
@@ -344,22 +350,36 @@ def figures(
     ] = "",
     scorer: Annotated[str, typer.Option(help="Whose token scores to draw, where several models scored a run.")] = "",
     judge: Annotated[str, typer.Option(help="Whose verdicts to draw; default: the first by name.")] = "",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE", help="Only traces with that value, such as domain=harmful; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Draw every figure the runs have data for, each as pdf, png, csv (the plotted numbers) and json (provenance)."""
     from cotlens.gallery import draw_figures, draw_study
     from cotlens.study import is_study
 
     if any(map(is_study, runs)):
-        if len(runs) > 1 or by or scorer or judge:
+        if len(runs) > 1 or by or scorer or judge or where:
             which = next(path for path in runs if is_study(path))
             raise typer.BadParameter(
-                f"{which} is a study, which is drawn alone, without --by, --scorer and --judge", param_hint="RUNS"
+                f"{which} is a study, which is drawn alone, without --by, --where, --scorer and --judge",
+                param_hint="RUNS",
             )
-        for path in draw_study(runs[0], out):
+        for path in draw_study(runs[0], out, say=_say):
             typer.echo(path)
         return
-    for path in draw_figures(runs, out, by=by, scorer=scorer, judge=judge, say=lambda text: typer.echo(text, err=True)):
+    if unclear := [one for one in where or () if "=" not in one]:
+        raise typer.BadParameter(f"expected COLUMN=VALUE, got {unclear[0]!r}", param_hint="--where")
+    kept = dict(one.split("=", 1) for one in where or ())
+    for path in draw_figures(runs, out, by=by, scorer=scorer, judge=judge, where=kept, say=_say):
         typer.echo(path)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 @app.command()
@@ -408,6 +428,7 @@ def compare(
         list[Path] | None,
         typer.Option(help="Output folder of an RL trainer, named as its arm: entropy and KL by update."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make anew a study that is there already.")] = False,
 ) -> None:
     """Join the runs of several arms and seeds into a study, and say what it says of the claims.
 
@@ -432,6 +453,7 @@ def compare(
         note=note,
         rollouts=rollouts or (),
         logs=log or (),
+        force=force,
         say=lambda text: typer.echo(text, err=True),
     )
     samples, info = study.samples(), study.info

@@ -6,6 +6,7 @@ text column or page, use colours that colour-blind readers and greyscale printer
 
 import io
 import json
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -204,4 +205,6 @@ def label_rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
 
 
 def note(figure: Figure, text: str) -> None:
-    figure.supxlabel(text, fontsize=6.5, color="#555555")
+    """What a reader must know, under the figure, in lines that fit it."""
+    lines = (part for line in text.split("\n") for part in textwrap.wrap(line, 135) or [""])
+    figure.supxlabel("\n".join(lines).strip("\n"), fontsize=6.5, color="#555555")

@@ -19,6 +19,7 @@ from cotlens import stats
 from cotlens.stats import Estimate
 
 LEAST_SEEDS = 3  # from which on an interval is over seeds
+LEAST_SAMPLES = 10  # of both arms, for a comparison within one or two seeds
 MARGIN = 0.05  # of a share: what counts as kept
 KEPT = 0.2  # of the base's value: likewise for a rate
 
@@ -298,6 +299,8 @@ def _joined(found: pd.DataFrame, several: bool) -> dict[str, Any]:
             return {"value": math.nan, "low": math.nan, "high": math.nan, "n_units": len(values), "units": "seeds"}
         return numbers(over_seeds(values.tolist(), 0))
     first = found.iloc[0]
+    if min(first["n_a"], first["n_b"]) < LEAST_SAMPLES:
+        return {"value": math.nan, "low": math.nan, "high": math.nan, "n_units": first["n_shared"], "units": "prompts"}
     return {name: first[name] for name in ("value", "low", "high")} | {"n_units": first["n_shared"], "units": "prompts"}
 
 

@@ -1,6 +1,6 @@
 """Runs to figures: joins the tables of one run or several and draws every figure they have data for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ def draw_figures(
     by: str = "",
     scorer: str = "",
     judge: str = "",
+    where: Mapping[str, str] | None = None,
     say: Callable[[str], object] = print,
 ) -> Iterator[Path]:
     """Draws what the runs have data for into a folder, each figure as pdf, png, csv and json; yields the paths.
@@ -34,6 +35,7 @@ def draw_figures(
         by: what is compared, one of `GROUPS`; default: `run` where there are several runs, else `model`.
         scorer: whose token scores to draw, where several models scored a run.
         judge: whose verdicts to draw; default: the first by name. Agreement is drawn of all.
+        where: column of `GROUPS` -> the value that traces must have to be drawn.
         say: told what is left out, and why.
 
     Raises:
@@ -45,16 +47,18 @@ def draw_figures(
             raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
     _check_folder(Path(out))
     by = by or ("run" if len(opened) > 1 else "model")
-    _check_groups(opened, by)
-    tables = _join(opened, by, judge)
+    where = dict(where or {})
+    for column in (by, *where):
+        _check_groups(opened, column)
+    tables = _join(opened, by, judge, where)
     inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
     of_steps, of_verdicts = _step_figures(tables, by), _verdict_figures(tables, by)
-    of_scores = _entropy_figures(opened, by, scorer, say)
+    of_scores = _entropy_figures(opened, by, scorer, where, say)
     drawn = of_steps | of_scores | of_verdicts
     for remark in _what_is_left_out(tables, by, of_scores, of_verdicts):
         say(remark)
     for name, picture in tqdm(sorted(drawn.items()), desc="figures", unit=" figures"):
-        provenance = {"figure": name, "by": by, "inputs": inputs}
+        provenance = {"figure": name, "by": by, "inputs": inputs} | ({"where": where} if where else {})
         provenance |= {"n_traces": len(tables.traces), "n_steps": len(tables.steps)}
         if name in of_scores:
             provenance["scores"] = {
@@ -108,19 +112,32 @@ def _what_is_left_out(tables: _Tables, by: str, of_scores: dict, of_verdicts: di
 _FEW = 10  # prompts; docs/statistics.md
 
 
-def _join(runs: Sequence[Run], by: str, judge: str) -> _Tables:
+def _keep(table: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
+    """The traces that have these values."""
+    for column, value in where.items():
+        table = table[table[column].astype(str) == value]
+    return table
+
+
+def _join(runs: Sequence[Run], by: str, judge: str, where: Mapping[str, str]) -> _Tables:
     judge = judge or min((name for run in runs for name in run.judges), default="")
     traces, steps, verdicts = [], [], []
     for run in runs:
-        table, own = run.trace_table().assign(run=run.path.name), run.step_table()
+        table, own = _keep(run.trace_table().assign(run=run.path.name), where), run.step_table()
+        if table.empty:
+            continue
+        own = own[own["trace_id"].isin(table["trace_id"])] if where else own
         of_run = reflection_dynamics(own, table)
         of_run = unsafe_dynamics(own, of_run) if "is_self_jailbreak" in own else of_run
         own = own.merge(table[["trace_id", "prompt_id", *{by} - {"prompt_id"}]], on="trace_id")
         traces.append(run.with_verdicts(of_run, judge) if judge in run.judges else of_run)
         steps.append(own)
-        verdicts.append(run.verdicts())
+        said = run.verdicts()
+        verdicts.append(said[said["trace_id"].isin(table["trace_id"])] if where else said)
         for joined in (traces[-1], steps[-1], verdicts[-1]):
             joined["trace_id"] = f"{run.path}:" + joined["trace_id"]
+    if not traces:
+        raise TraceError(f"no trace has {', '.join(f'{name} = {value}' for name, value in where.items()) or 'a row'}")
     if judge and not any(judge in run.judges for run in runs):
         have = (
             ", ".join(sorted({name for run in runs for name in run.judges})) or "none; make them with `cotlens guard`"
@@ -183,7 +200,9 @@ def _verdict_figures(tables: _Tables, by: str) -> dict[str, Plot]:
     return drawn
 
 
-def _entropy_figures(runs: Sequence[Run], by: str, scorer: str, say: Callable[[str], object]) -> dict[str, Plot]:
+def _entropy_figures(
+    runs: Sequence[Run], by: str, scorer: str, where: Mapping[str, str], say: Callable[[str], object]
+) -> dict[str, Plot]:
     """The figures of token scores, for the runs that a model has scored; read a shard at a time."""
     scored = [run for run in runs if run.scorers]
     if scorer and not any(scorer in run.scorers for run in scored):
@@ -200,8 +219,12 @@ def _entropy_figures(runs: Sequence[Run], by: str, scorer: str, say: Callable[[s
     kinds = ("parts", "position", "kl", "reflection", "survival", "words")
     found: dict[str, list[pd.DataFrame]] = {kind: [] for kind in kinds}
     for run in scored:
-        for traces, steps, scores in run.scored_shards(scorer):
-            group = traces.assign(run=run.path.name)[["trace_id", "prompt_id", *{by} - {"prompt_id"}]]
+        for every, all_steps, all_scores in run.scored_shards(scorer):
+            traces = _keep(every.assign(run=run.path.name), where)
+            steps, scores = (part[part["trace_id"].isin(traces["trace_id"])] for part in (all_steps, all_scores))
+            if traces.empty:
+                continue
+            group = traces[["trace_id", "prompt_id", *{by} - {"prompt_id"}]]
             found["parts"].append(entropy.trace_entropy(traces, steps, scores).assign(run=run.path.name))
             tables = {
                 "position": entropy.position_entropy(traces, scores),
@@ -215,6 +238,8 @@ def _entropy_figures(runs: Sequence[Run], by: str, scorer: str, say: Callable[[s
             if "completion" in traces:
                 found["words"].append(entropy.word_entropy(traces, scores))
     joined = {kind: pd.concat(parts, ignore_index=True) for kind, parts in found.items() if parts}
+    if not found["parts"]:
+        return {}
     return _draw_entropy({kind: _in_order(table, by, scored) for kind, table in joined.items()}, by)
 
 
@@ -237,9 +262,10 @@ def _draw_entropy(tables: dict[str, pd.DataFrame], by: str) -> dict[str, Plot]:
 # --- studies ---------------------------------------------------------------------------------------------------
 
 
-def draw_study(study: Study | str | Path, out: str | Path) -> Iterator[Path]:
+def draw_study(study: Study | str | Path, out: str | Path, *, say: Callable[[str], object] = print) -> Iterator[Path]:
     """Writes a study's results (measures, differences, confounds, verdicts, and the tables it brought along) as csv,
-    and draws the figures it has data for; yields the paths. The same study gives the same bytes.
+    and draws the figures it has data for; yields the paths. The same study gives the same bytes. `say` is told of
+    splits with too few prompts.
 
     Raises:
         TraceError: if the folder is no study.
@@ -263,6 +289,9 @@ def draw_study(study: Study | str | Path, out: str | Path) -> Iterator[Path]:
     provenance |= {"seeds": sorted(map(int, set(samples["seed"]))), "n_samples": len(samples)}
     provenance |= {"study": hash_path(study.path)}
     splits = findings.splits(samples)
+    prompts = samples[samples["set"] == "forbidden"].groupby("split")["cluster"].nunique()
+    if few := [f"{split} ({n})" for split, n in prompts[prompts < _FEW].items()]:
+        say(f"splits of fewer than {_FEW} prompts, too few for their intervals to hold: {', '.join(few)}")
     for name, picture in tqdm(_study_figures(study, tables, splits), desc="figures", unit=" figures"):
         yield from save(picture, out / name, {"figure": name, **provenance})
 

@@ -240,7 +240,13 @@ def plot_reflection_position(steps: pd.DataFrame, by: str = "model", bins: int =
     axes[0, 0].set_ylim(bottom=0)
     left_out = known[by].nunique() - len(groups)
     more = f"; {left_out} groups with fewer traces are not shown" if left_out else ""
-    figure.supxlabel(f"position in the thinking (0: begin, 1: end){more}", fontsize=8)
+    first = known.loc[known.groupby("trace_id", sort=False)["position"].idxmin(), "is_reflection"].astype(float)
+    note(
+        figure,
+        f"position in the thinking, 0: begin, 1: end{more}; band: pointwise 95%, prompts resampled;\n"
+        f"{first.mean():.0%} of {len(first):,} first steps count as reflection, as openings like “Okay, let's see” do "
+        "(docs/detectors.md)",
+    )
     figure.supylabel("share of steps that reflect", fontsize=8)
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
@@ -285,6 +291,7 @@ def plot_marker_agreement(steps: pd.DataFrame) -> Plot:
     axis.set_xlabel(f"steps marked, of {data['n'].iloc[0]:,}")
     axis.grid(axis="y", visible=False)
     axis.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    note(figure, "steps of all traces together; kappa: Cohen's, of word list and classifier over all steps")
     return Plot(figure, data)
 
 
@@ -316,5 +323,6 @@ def plot_transitions(steps: pd.DataFrame) -> Plot:
         axis.spines[edge].set_visible(False)
     axis.axhline(N_REFLECTIVE - 0.5, color="black", linewidth=0.8)
     axis.axvline(N_REFLECTIVE - 0.5, color="black", linewidth=0.8)
+    note(figure, "steps of all traces together, by the classifier; left of and above the lines: kinds that reflect")
     tidy = counts.melt(ignore_index=False, var_name="next", value_name="n").reset_index()
     return Plot(figure, tidy.assign(share=shares.melt()["value"].to_numpy()))

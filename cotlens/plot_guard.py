@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from cotlens import stats
 from cotlens.figure import (
@@ -137,7 +138,14 @@ def plot_thinking_by_answer(traces: pd.DataFrame, by: str = "model", *, judges: 
         axis.set_title(f"{shorten(group)}\n{sizes[group]:,} traces", fontsize=7.5)
     for axis in list(axes.flat)[len(order) :]:
         axis.set_visible(False)
-    note(figure, f"area: share of traces; {judges or 'judges not named'}; intervals: Wilson's 95% at the effective n")
+    keys = [Patch(color=colour, label=f"thinking {a}, answer {b}") for (a, b), (colour, _) in _CELLS.items()]
+    figure.legend(handles=keys, loc="outside upper left", ncols=4, fontsize=6.5)
+    unjudged = len(traces) - (traces["thinking_unsafe"].notna() & traces["answer_unsafe"].notna()).sum()
+    left_out = f"; {unjudged:,} traces without both judgements are left out" if unjudged else ""
+    note(
+        figure,
+        f"area: share of traces; {judges or 'judges not named'}; intervals: Wilson's 95% at the effective n{left_out}",
+    )
     return Plot(figure, data[data["group"].isin(order)].reset_index(drop=True))
 
 
@@ -160,9 +168,10 @@ def _draw_mosaic(axis: Axes, found: pd.DataFrame) -> None:
             height = share / width if width else 0.0
             colour, text = _CELLS[thinking, answer]
             axis.bar(left + gap, height, width - 2 * gap, bottom, align="edge", color=colour, edgecolor="white")
-            if width > 0.14 and height > 0.07:
-                place = (left + width / 2, bottom + height / 2)
-                axis.text(*place, f"{share:.0%}", ha="center", va="center", fontsize=7, color=text)
+            if height > 0.07 and share >= 0.005:
+                thin = width <= 0.14
+                style: Any = {"fontsize": 6 if thin else 7, "color": text, "rotation": 90 if thin else 0}
+                axis.text(left + width / 2, bottom + height / 2, f"{share:.0%}", ha="center", va="center", **style)
             bottom += height
     e: Any = found.loc["answer_safe_given_thinking_safe"]
     given = f"{e['value']:.0%} ({e['low']:.0%} to {e['high']:.0%})" if e["n"] else "no safe thinking"
@@ -261,7 +270,8 @@ def _draw_pairs(axis: Axes, pairs: pd.DataFrame) -> None:
             value = getattr(pair, measure)
             low, high = getattr(pair, f"{measure}_low"), getattr(pair, f"{measure}_high")
             values[row, column] = value
-            text = "one label" if np.isnan(value) else f"{value:.2f}\n{low:.2f} to {high:.2f}\nn = {pair.n:,}"
+            between = "no interval" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
+            text = "one label" if np.isnan(value) else f"{value:.2f}\n{between}\nn = {pair.n:,}"
             colour = "white" if value > 0.6 else "black"
             axis.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
     axis.imshow(values, cmap="Blues", vmin=0, vmax=1)

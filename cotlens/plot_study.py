@@ -172,7 +172,10 @@ def plot_training(
     panels = [_first_known(choices, known, other) for choices in _TRAINING]
     panels = [panel for panel in panels if panel]
     shares = sum(column in _TRAINING_SHARES for _, column, _ in panels)
-    caption = f"all rollouts, in {bins} stretches of training; band: 95%, prompts resampled (of updates: seeds)"
+    caption = (
+        f"all rollouts, in {bins} stretches of training; band: 95%, over prompts (of groups, reward, entropy, KL: over "
+        "seeds, if there are several)"
+    )
     rows = math.ceil(len(panels) / 4)
     return _plot_curves(table, panels, rows, f"{caption}\n{text}", bins, share_y=shares)
 
@@ -230,7 +233,7 @@ def plot_obfuscation(rollouts: pd.DataFrame, text: str = "", *, bins: int = 12, 
     )  # fmt: skip
     caption = (
         f"rollouts for forbidden requests, {bins} stretches of training; truth: the evaluation's judge, flags: the "
-        f"reward's guard; band: 95%, prompts resampled\n{text}"
+        f"reward's guard; band: Wilson's 95%, by prompt; none: fewer than {least} rollouts to go by\n{text}"
     )
     return _plot_curves(table, panels, 1, caption, bins, share_y=4, least=least)
 
@@ -255,9 +258,13 @@ def _plot_curves(
             part = table[(table["arm"] == arm) & (table["set"] == where)]
             values = pd.to_numeric(part[column], errors="coerce").astype(float)
             prompts = part["seed"].astype(str) + ":" + part["prompt_id"]
-            found = stats.curve((part["step"] + 0.5) / last, values, prompts, bins=bins, resamples=500)
+            at = (part["step"] + 0.5) / last
+            if number < share_y and where != "updates":
+                found = _share_curve(at, values, prompts, bins)
+            else:
+                found = stats.curve(at, values, prompts, bins=bins, resamples=500)
             found = found.dropna(subset="value")  # one training has a line and no band
-            found = found[found["n"] >= least]
+            found = found[found["n"] >= max(least, 1)]
             draw_band(axis, found["position"] * last, found, colour, arm)
             drawn.append(found.assign(panel=title, arm=arm))
         axis.set(title=title, ylim=(0, 1.02 if number < share_y else None))
@@ -266,6 +273,18 @@ def _plot_curves(
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
     note(figure, text)
     return Plot(figure, pd.concat(drawn, ignore_index=True))
+
+
+def _share_curve(position: pd.Series, flags: pd.Series, prompts: pd.Series, bins: int) -> pd.DataFrame:
+    """As `stats.curve`, with Wilson's intervals: those of a bootstrap have no width where all flags are alike."""
+    bin_of, rows = np.minimum((position * bins).astype(int), bins - 1), []
+    for number in range(bins):
+        e = stats.proportion(flags[bin_of == number], prompts[bin_of == number])
+        rows.append(
+            {"position": (number + 0.5) / bins, "value": e.value, "low": e.low, "high": e.high, "n": e.n,
+             "n_clusters": e.n_clusters}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 @house_style()

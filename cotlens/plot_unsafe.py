@@ -1,5 +1,6 @@
 """Figures of unsafe exploration from the steps alone: markers, paths, onset, kinds; a table in, a `Plot` out."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -82,7 +83,7 @@ def plot_unsafe_position(steps: pd.DataFrame, by: str = "model", bins: int = 10,
     note(
         figure,
         f"{_WORDING}; band: 95%, by prompt;\nfirst steps: {first['unsafe'].mean():.0%} of {len(first):,} are "
-        f"unsafe, {opening.mean():.0%} by a compliance cue, such as “Okay, so I need to ...”",
+        f"unsafe, {opening.mean():.0%} by a compliance cue: openings such as “I need to ...” count as one",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
@@ -127,12 +128,14 @@ def plot_onset_recovery(dynamics: pd.DataFrame, by: str = "model", *, steps: int
     Args:
         dynamics: what `unsafe_dynamics` returned.
         by: column of the group.
-        steps: right end of the second axis.
+        steps: right end of the second axis at most.
         most: groups drawn, those with the most traces.
     """
     need(dynamics, by, "prompt_id", "trace_id", "n_marked", "onset", "first_compliance", "recovery_steps", "any_unsafe")
     known = dynamics[dynamics["n_marked"].notna()]
     need_known(known)
+    last = known["recovery_steps"].max()
+    steps = min(steps, max(5, math.ceil(last / 5) * 5)) if last > 0 else 5  # no empty right half
     figure, axes = new_figure(1, 2, 2.9, sharey=True)
     curves = []
     for group, part, colour in grouped(known, by, most):
@@ -154,7 +157,7 @@ def plot_onset_recovery(dynamics: pd.DataFrame, by: str = "model", *, steps: int
         figure,
         "in brackets: traces, and those with an unsafe step; a thought that was cut off has not come back;\n"
         f"{_WORDING}; band: 95%, by prompt;\nin {by_cue:.0%} of traces with an unsafe step the first is a compliance "
-        "cue, such as “Okay, so I need to ...”",
+        "cue: openings such as “I need to ...” count as one",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 

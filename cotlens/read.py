@@ -74,6 +74,8 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """The files and folders that `paths` stand for; a plain folder of parquet or JSONL files stands for those."""
     files = []
     for path in [Path(paths)] if isinstance(paths, str | Path) else map(Path, paths):
+        if (path / "study.json").is_file():
+            raise TraceError(f"{path}: is a study, which holds no traces; give the runs that it was made from")
         known = ("traces", "state.json", "dataset_dict.json")
         inside = _inside(path, _SUFFIXES) or _inside(
             path, (".json", ".json.gz")

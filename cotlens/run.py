@@ -431,7 +431,8 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
         What RUN/guard/JUDGE/run.json says of the part.
 
     Raises:
-        TraceError: if a column is missing, an id is unknown or twice there, or a label is none of the four.
+        TraceError: if a column is missing, an id is unknown or twice there, a label is none of the four, a probability
+            is no number in [0, 1], or a refusal is neither true nor false.
     """
     from cotlens.guard import LABELS, Part, Verdict
 
@@ -445,6 +446,12 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
         "trace ids are not in the run": [key for key in rows if key not in known],
         f"labels are none of {', '.join(LABELS)}": [
             row["label"] for row in rows.values() if row["label"] not in LABELS
+        ],
+        "values of p_unsafe are no numbers from 0 to 1": [
+            row["p_unsafe"] for row in rows.values() if not _is_probability(row.get("p_unsafe"))
+        ],
+        "values of refusal are neither true nor false": [
+            row["refusal"] for row in rows.values() if _refusal(row.get("refusal")) is _WRONG
         ],
     }
     for fault, found in faults.items():
@@ -468,12 +475,26 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
 def _verdict_of(row: Mapping[Any, Any]) -> "Verdict":
     from cotlens.guard import Verdict
 
-    p, refusal = row.get("p_unsafe"), row.get("refusal")
+    p = row.get("p_unsafe")
     return Verdict(
-        row["label"],
-        p_unsafe=math.nan if p is None or pd.isna(p) else float(p),
-        refusal=None if refusal is None or pd.isna(refusal) else bool(refusal),
+        row["label"], p_unsafe=math.nan if p is None or pd.isna(p) else float(p), refusal=_refusal(row.get("refusal"))
     )
+
+
+def _is_probability(value: Any) -> bool:
+    try:
+        return value is None or bool(pd.isna(value)) or 0 <= float(value) <= 1
+    except (TypeError, ValueError):
+        return False
+
+
+_WRONG: Any = object()
+_TRUTHS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+
+
+def _refusal(value: Any) -> Any:
+    """True, False, None where nothing is said, and _WRONG for what is neither: text is not true for being there."""
+    return None if value is None or pd.isna(value) else _TRUTHS.get(str(value).strip().lower(), _WRONG)
 
 
 def _earlier_parts(folder: Path, info: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -97,11 +97,24 @@ def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
         return split_think(trace.completion, trace.prompt, model=model, tags=tags)
     n = len(trace.completion)
     answer = trace.answer or Span(n, n)
-    if not any(span.length for span in trace.think):
+    think = tuple(_within_tags(trace.completion, span) for span in trace.think)
+    if not any(span.length for span in think):
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
     # Nothing after the thinking and no word that the model stopped by itself: it is not counted as closed.
     closed = answer.length > 0 or trace.finish_reason in _STOPPED
-    return Split(trace.think, answer, Status.CLOSED if closed else Status.OPEN, OpenedBy.FIELDS)
+    return Split(think, answer, Status.CLOSED if closed else Status.OPEN, OpenedBy.FIELDS)
+
+
+def _within_tags(text: str, span: Span) -> Span:
+    """A thought from a field of its own, without the delimiters that some sources leave at its ends."""
+    start, stop = span
+    thought = span.of(text)
+    for family in FAMILIES:
+        if thought.lstrip().startswith(family.open):
+            start = span.start + thought.index(family.open) + len(family.open)
+        if thought.rstrip().endswith(family.close):
+            stop = span.start + thought.rindex(family.close)
+    return Span(start, max(start, stop)) if (start, stop) != tuple(span) else span
 
 
 def split_think(completion: str, prompt: str = "", *, model: str = "", tags: Tags | None = None) -> Split:

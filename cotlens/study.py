@@ -142,6 +142,7 @@ def study_from_runs(
     note: str = "",
     rollouts: Sequence[str | Path | Run] = (),
     logs: Sequence[str | Path] = (),
+    force: bool = False,
     say: Callable[[str], object] = print,
 ) -> Study:
     """Joins runs of several arms, and seeds, into a study.
@@ -165,13 +166,16 @@ def study_from_runs(
         rollouts: runs of what RL sampled while it trained (`RECORD/rollouts` of trainers/grpo.py): the tables
             `rollouts`, one row a rollout, and `updates`, with each update's reward and groups all alike.
         logs: output folders of the RL trainers, named as their arms: adds to `updates` what `read_updates` finds.
+        force: make anew a study that is there already, with all its tables.
         say: told what is missing, and of which runs.
 
     Raises:
-        TraceError: if there is no base, no run has the judge, monitor or scorer, two runs hold the same samples, or
-            rollouts are of an arm without samples.
+        TraceError: if the study is there already, there is no base, no run has the judge, monitor or scorer, two runs
+            hold the same samples, or rollouts have no training step or are of an arm without samples.
     """
     check_room(Path(out))
+    if is_study(out) and not force:
+        raise TraceError(f"{out}: is a study already; make it anew with --force, or name another folder")
     opened, training = ([run if isinstance(run, Run) else Run(Path(run)) for run in of] for of in (runs, rollouts))
     _check_names(opened, judge, monitor, scorer)
     for run in opened:
@@ -218,6 +222,8 @@ def study_from_runs(
                 f"{name} of {', '.join(other)}, of which there are no samples; the arms are {', '.join(arms)}; the arm "
                 "of a trace is its method (--method of generate and analyze, method of the trainers)"
             )
+    for old in Path(out).glob("*/seed=*.parquet"):  # of seeds and tables that the new one may lack
+        old.unlink()
     return write_study(out, tables, info | made)
 
 
@@ -228,6 +234,12 @@ def _rollout_table(run: Run, judge: str, monitor: str, say: Callable[[str], obje
     """One row per rollout: arm, seed, step, reward, and what samples have but for token scores."""
     table = _sample_table(run, set(), set(run.scorers), judge, monitor, "")
     traces = run.trace_table(["training_step", "reward"])
+    if (traces["training_step"] < 0).any():
+        n = int((traces["training_step"] < 0).sum())
+        fault = f"{n:,} of {len(traces):,} rollouts have no training step"
+        raise TraceError(f"{run.path}: {fault}; give the rows a training_step")
+    if traces["reward"].isna().all():
+        say(f"{run.path}: these rollouts have no reward: reward and groups all alike are in no figure")
     if "thinking_unsafe" not in table:
         say(f"{run.path}: these rollouts are not judged: their unsafe thinking and answers are in no figure")
     # Sampled by one model after another, so scores of any one of them are not the policy's own.

@@ -64,17 +64,17 @@ found = measures(study.samples())
 names = {"Recall": ["guard_recall_forbidden"], "Unsafe and passed": ["hidden_forbidden"],
          "P(unsafe answer | passed)": ["answer_unsafe_if_passed_forbidden"]}  # fmt: skip
 caption = "thinking of forbidden requests, by the reward's guard and the truth"
-plot_measures(
-    found, names, caption, study.info["note"]
-) if "thinking_flagged" in rollouts else "no monitor judged the samples"
+plot_measures(found, names, caption, study.info["note"]) if "hidden_forbidden" in set(
+    found["measure"]
+) else "no monitor judged the samples"
 
 # %% [markdown]
 # ## What it cost
 #
-# Updates, and sequences and tokens sampled, means over seeds. What the SFT arms of the pocket world took is in docs/pocket.md.
+# Updates, sequences sampled, and tokens of one, means over seeds. What the SFT arms of the pocket world took is in docs/pocket.md.
 
 # %%
 cost = rollouts.groupby(["arm", "seed"]).agg(
-    updates=("step", "nunique"), sequences=("step", "size"), tokens=("n_tokens", "sum")
+    updates=("step", "nunique"), sequences=("step", "size"), tokens=("n_tokens", "mean")
 )
-cost.groupby("arm").mean().round()
+cost.groupby("arm").mean().round(1)

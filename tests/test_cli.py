@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from conftest import SAMPLES
 
+from cotlens import Run
+
 COTLENS = [sys.executable, "-m", "cotlens.cli"]
 
 
@@ -53,6 +55,17 @@ def test_several_runs_are_compared_and_not_pooled(tmp_path):
         said = cotlens("figures", tmp_path / "base", "--by", by, code=1).stderr
         assert "what there is: run, model, domain" in said
         assert said.count("\n") == 1
+    domains = Run(tmp_path / "base").trace_table()["domain"]
+    one = next(name for name in domains if name)
+    said = cotlens("figures", tmp_path / "base", "--where", f"domain={one}", "-o", tmp_path / "w").stderr
+    assert (
+        json.loads((tmp_path / "w" / "01_lengths.json").read_text())["n_traces"]
+        == (domains == one).sum()
+        < len(domains)
+    )
+    assert "too few for their intervals" in said
+    assert "no trace has domain = x" in cotlens("figures", tmp_path / "base", "--where", "domain=x", code=1).stderr
+    assert "expected COLUMN=VALUE" in cotlens("figures", tmp_path / "base", "--where", "domain", code=2).stderr
 
 
 def test_info_of_a_file_and_of_a_run(tmp_path):

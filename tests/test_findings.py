@@ -111,21 +111,31 @@ def test_a_split_is_of_the_forbidden_prompts_alone():
 
 @pytest.mark.parametrize("n_seeds", [1, 3])
 def test_a_difference_of_outcomes_is_none_within_them(n_seeds):
-    """Entropy is 1 in unsafe thinking and 0 in safe; the base is unsafe in 15 of 20 prompts, the arm in 5.
+    """Entropy is 1 in unsafe thinking and 0 in safe; the base is unsafe in 60 of 80 prompts, the arm in 20.
 
     Raw: 1/4 - 3/4 = -1/2. Within an outcome: 0. All thoughts have one length, so matching it changes nothing.
     """
     rows, unsafe = [], []
     for seed in range(n_seeds):
-        for arm, k in (("base", 15), ("grpo", 5)):
-            rows += [(seed, arm, "forbidden", "all", f"p{i}") for i in range(20)]
-            unsafe += [i < k for i in range(20)]
+        for arm, k in (("base", 60), ("grpo", 20)):
+            rows += [(seed, arm, "forbidden", "all", f"p{i}") for i in range(80)]
+            unsafe += [i < k for i in range(80)]
     table = samples(rows, thinking_unsafe=unsafe, entropy_think=np.array(unsafe, float), length=100)
     found = findings.confounds(table, "base").set_index("comparison")["value"]
     assert found["own samples"] == pytest.approx(-0.5)
     assert found["length-matched"] == pytest.approx(-0.5)
     assert found["thinking_unsafe yes"] == pytest.approx(0)
     assert found["thinking_unsafe no"] == pytest.approx(0)
+
+
+def test_one_training_with_few_samples_of_an_outcome_is_not_compared():
+    """Of the arm's 20 thoughts one is unsafe: too few to be held against the base's 15."""
+    rows = [(0, arm, "forbidden", "all", f"p{i}") for arm in ("base", "grpo") for i in range(20)]
+    unsafe = [i < 15 for i in range(20)] + [i < 1 for i in range(20)]
+    table = samples(rows, thinking_unsafe=unsafe, entropy_think=1.0, length=100)
+    found = findings.confounds(table, "base").set_index("comparison")["value"]
+    assert found["own samples"] == 0
+    assert math.isnan(found["thinking_unsafe yes"])
 
 
 def test_an_arm_that_shares_nothing_with_the_base_has_no_difference():
@@ -398,7 +408,7 @@ def test_scores_are_an_arms_own_or_its_view_of_the_bases_text(tmp_path):
     score(runs["grpo"], models[1], name="own")
 
     def entropies(column):
-        table = study_from_runs(runs.values(), tmp_path / "study", say=str).samples()
+        table = study_from_runs(runs.values(), tmp_path / "study", force=True, say=str).samples()
         return table.groupby("arm", observed=True)[column].mean()
 
     assert math.isnan(entropies("entropy_think")["base"])

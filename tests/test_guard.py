@@ -26,6 +26,7 @@ from cotlens import (
     LlamaGuard,
     Part,
     Qwen3Guard,
+    Run,
     StrongRejectGuard,
     Tags,
     TraceError,
@@ -670,9 +671,15 @@ def test_verdicts_made_elsewhere(tmp_path):
         (given.assign(label="bad"), "labels are none of"),
         (given.assign(trace_id="x"), "twice there"),
         (given.assign(trace_id=["x", "y", "z"]), "not in the run"),
+        (given.assign(p_unsafe=["high", 0.5, None]), "p_unsafe are no numbers from 0 to 1, the first is 'high'"),
+        (given.assign(p_unsafe=1.7), "p_unsafe are no numbers from 0 to 1"),
+        (given.assign(refusal=["maybe", "no", None]), "neither true nor false, the first is 'maybe'"),
     ):
         with pytest.raises(TraceError, match=fault):
-            add_verdicts(run, wrong, "people", "answer")
+            add_verdicts(run, wrong, "someone", "answer")
+        assert not (run.path / "guard" / "someone").exists()
+    add_verdicts(run, given.assign(refusal=["no", "Yes", None]), "people", "answer")
+    assert run.with_verdicts(run.trace_table(), "people")["refuses"].tolist()[:3] == [False, True, pd.NA]
 
 
 def test_the_command_says_what_it_would_ask(server, tmp_path):
@@ -693,6 +700,15 @@ def test_the_command_says_what_it_would_ask(server, tmp_path):
     assert "unsafe" in done.stdout
     assert "expected thinking, answer or full" in cotlens("--part", "mind", code=2).stderr
     assert "which guard is it" in cotlens("--part", "answer", code=1).stderr
+    table = tmp_path / "v.csv"
+    table.write_text("")
+    assert "not a csv with a header" in cotlens("--part", "answer", "--verdicts", table, code=1).stderr
+    table.write_text(f"trace_id,label\n{Run(tmp_path / 'run').trace_table()['trace_id'][0]},safe\n")
+    assert "replace" not in cotlens("--part", "thinking", "--judge", "people", "--verdicts", table).stderr
+    assert (
+        "these replace 1 verdicts of people"
+        in cotlens("--part", "thinking", "--judge", "people", "--verdicts", table).stderr
+    )
 
 
 def test_a_real_openai_compatible_server(tmp_path):

@@ -43,7 +43,7 @@ def test_training_of_one_seed_has_lines_without_bands_where_seeds_are_resampled(
     columns = ("thinking_unsafe", "answer_unsafe", "is_help", "is_correct", "n_reflections", "n_tokens")
     updates = pd.DataFrame({"arm": "grpo", "seed": 0, "step": range(10), "entropy": np.linspace(1, 0.1, 10)})
     updates = updates.assign(reward=1.0, frac_reward_zero_std=0.5, kl_reference=np.linspace(0, 0.9, 10))
-    plot = plot_training(table.assign(**dict.fromkeys(columns, 0.5)), updates=updates, bins=5)
+    plot = plot_training(table.assign(**dict.fromkeys(columns, 1.0)), updates=updates, bins=5)
     found = plot.data[plot.data["panel"] == "KL to the base (nats)"]
     assert found["value"].tolist() == pytest.approx([0.05, 0.25, 0.45, 0.65, 0.85])
     assert found["low"].isna().all()

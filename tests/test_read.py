@@ -461,3 +461,9 @@ def test_labels_of_a_document_are_kept(tmp_path):
     (trace,) = read(tmp_path, row)
     assert trace.labels == (Label(0, 4, "Read"),)
     assert isinstance(trace, Trace)
+
+
+def test_a_study_is_named_as_what_it_is(tmp_path):
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(TraceError, match="is a study, which holds no traces"):
+        list(read_traces(tmp_path))

@@ -210,3 +210,27 @@ def test_real_harmony_splits_like_its_channels(data):
         answer = raw.split("<|channel|>final<|message|>")[1]
         assert parts(raw)[:2] == ([thinking], answer)
         assert parts(f"analysis{thinking}assistantfinal{answer}", model="gpt-oss-20b")[:2] == ([thinking], answer)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "expected"),
+    [
+        ("<think>\nA risk.\n</think>", "\nA risk.\n"),
+        ("\n<think>A risk.", "A risk."),
+        ("A risk.</think> ", "A risk."),
+        ("He says <think> twice.", "He says <think> twice."),
+        ("<think></think>", None),
+    ],
+)
+def test_a_field_of_thinking_may_still_hold_its_tags(thinking, expected):
+    """They are no step of it, and the text stays as it was."""
+    trace = Trace(
+        id="a",
+        completion=thinking,
+        origin=Origin.FIELDS,
+        think=(Span(0, len(thinking)),),
+        answer=Span(*[len(thinking)] * 2),
+    )
+    split = split_trace(trace)
+    assert [span.of(trace.completion) for span in split.think] == ([] if expected is None else [expected])
+    assert trace.completion == thinking

@@ -181,6 +181,34 @@ def test_judged_rollouts_show_what_the_monitor_passes(runs, tmp_path):
     assert (drawn["Unsafe thinking"], drawn["Unsafe answers"]) == (1, 1)
 
 
+def test_a_study_is_replaced_whole_and_only_when_told_to(runs, tmp_path):
+    """What the new one lacks, arms and tables, is not left over from the old one."""
+    study_from_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts")])
+    with pytest.raises(TraceError, match="is a study already; make it anew with --force"):
+        study_from_runs(runs[:2], tmp_path / "study")
+    study = study_from_runs(runs[:2], tmp_path / "study", force=True)
+    assert study.tables == ["samples"]
+    assert set(study.samples()["arm"]) == {"base", "my_sft"}
+    assert list(draw_study(study, tmp_path / "figures"))
+
+
+def test_rollouts_without_steps_or_rewards(runs, tmp_path):
+    made = make_rollouts(tmp_path / "rollouts")
+    text = (tmp_path / "rollouts.jsonl").read_text()
+    (tmp_path / "steps.jsonl").write_text(text.replace('"training_step"', '"step"'))
+    without = analyze([tmp_path / "steps.jsonl"], tmp_path / "steps")
+    with pytest.raises(TraceError, match="12 of 12 rollouts have no training step; give the rows a training_step"):
+        study_from_runs(runs, tmp_path / "study", rollouts=[without])
+    (tmp_path / "rewards.jsonl").write_text(text.replace('"reward"', '"score"'))
+    unpaid, said = analyze([tmp_path / "rewards.jsonl"], tmp_path / "rewards"), []
+    study = study_from_runs(runs, tmp_path / "study", rollouts=[unpaid], say=said.append)
+    assert any("have no reward" in remark for remark in said)
+    assert list(draw_study(study, tmp_path / "figures"))
+    drawn = set(pd.read_csv(tmp_path / "figures" / "24_training.csv")["panel"])
+    assert not drawn & {"Reward", "Groups all alike"}
+    assert made.info["complete"]
+
+
 def test_groups_all_alike():
     """Of one update: 1 1 is alike, 0.3 and 0.1 + 0.2 too, 0 1 is not; one rollout, or one reward, is no group."""
     groups = {"a": [1, 1], "b": [0.3, 0.1 + 0.2], "c": [0, 1], "d": [1], "e": [1, None], "f": [None, None]}
