@@ -298,7 +298,7 @@ def guard(
             raise typer.BadParameter("verdicts are of one part; give --part thinking, answer or full")
         try:
             table = pd.read_csv(verdicts, dtype={"trace_id": str}, keep_default_na=False, na_values=[""])
-        except (ValueError, UnicodeDecodeError) as error:  # pandas' own errors are ValueErrors
+        except ValueError as error:  # as pandas' own errors are, and those of text that is not UTF-8
             raise TraceError(f"{verdicts}: not a csv with a header: {error}") from None
         earlier = opened.verdicts().query("judge == @judge and part == @parts[0]")["unsafe"].notna().sum()
         _say_counts(add_verdicts(opened, table, judge, parts[0]))
@@ -439,10 +439,11 @@ def compare(
     from cotlens import findings
     from cotlens.study import study_from_runs
 
-    for folder in [run for run in runs if run.is_dir() and not (run / "run.json").exists()]:
-        typer.echo(f"left out, no run: {folder}", err=True)
+    others = [run for run in runs if run.is_dir() and not (run / "run.json").exists()]
+    for folder in others:
+        _say(f"left out, no run: {folder}")
     study = study_from_runs(
-        [run for run in runs if not run.is_dir() or (run / "run.json").exists()],
+        [run for run in runs if run not in others],
         out,
         base=base,
         rl=rl,
@@ -454,7 +455,7 @@ def compare(
         rollouts=rollouts or (),
         logs=log or (),
         force=force,
-        say=lambda text: typer.echo(text, err=True),
+        say=_say,
     )
     samples, info = study.samples(), study.info
     changes = findings.differences(samples, base)

@@ -195,6 +195,11 @@ def need_known(known: pd.DataFrame) -> None:
         raise ValueError("no step is known to reflect or not: the thinking is not English, not verbatim, or not there")
 
 
+def first_steps(steps: pd.DataFrame) -> pd.DataFrame:
+    """The first step of each trace: what an opening does to a figure is said of these."""
+    return steps.loc[steps.groupby("trace_id", sort=False)["position"].idxmin()]
+
+
 def label_rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
     """Names the groups, one a row, of panels that share their rows."""
     for axis in axes:

@@ -225,14 +225,13 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
         parts = dict(iter(_select(samples, "entropy_common", where).groupby("arm", observed=True)))
         for arm in [arm for arm in parts if arm != base and base in parts]:
             e = numbers(difference(parts[arm], parts[base]))
-            del e["n"]
             rows.append({"arm": arm, "column": "entropy_think", "set": where, "comparison": "common text", **e})
-    recalls = dict(iter(_select(samples, "guard_recall", "forbidden").groupby("arm", observed=True)))
-    for arm in [arm for arm in recalls if arm != base and base in recalls]:
-        raw = difference(recalls[arm], recalls[base])
+    parts = dict(iter(_select(samples, "guard_recall", "forbidden").groupby("arm", observed=True)))
+    for arm in [arm for arm in parts if arm != base and base in parts]:
+        raw = difference(parts[arm], parts[base])
         for comparison, e in (("own samples", raw), ("equal splits", recall_at_splits(samples, str(arm), base))):
-            kept = {name: value for name, value in numbers(e).items() if name != "n"}
-            rows.append({"arm": arm, "column": "guard_recall", "set": "forbidden", "comparison": comparison, **kept})
+            told = {"arm": arm, "column": "guard_recall", "set": "forbidden", "comparison": comparison}
+            rows.append(told | numbers(e))
     return pd.DataFrame(
         rows, columns=["arm", "column", "set", "comparison", "value", "low", "high", "n_units", "units"]
     )

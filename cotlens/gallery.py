@@ -48,9 +48,10 @@ def draw_figures(
     _check_folder(Path(out))
     by = by or ("run" if len(opened) > 1 else "model")
     where = dict(where or {})
+    listed = [run.trace_table().assign(run=run.path.name) for run in opened]
     for column in (by, *where):
-        _check_groups(opened, column)
-    tables = _join(opened, by, judge, where)
+        _check_groups(listed, column)
+    tables = _join(opened, listed, by, judge, where)
     inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
     of_steps, of_verdicts = _step_figures(tables, by), _verdict_figures(tables, by)
     of_scores = _entropy_figures(opened, by, scorer, where, say)
@@ -74,13 +75,18 @@ def _check_folder(out: Path) -> None:
         raise TraceError(f"{out}: is a file; figures need a folder")
 
 
+def _check_name(wanted: str, have: set[str], what: str, whose: str, command: str) -> None:
+    if wanted and wanted not in have:
+        there = ", ".join(sorted(have)) or f"none; make them with `cotlens {command}`"
+        raise TraceError(f"no {what} of {wanted}; {whose}: {there}")
+
+
 GROUPS = ("run", "model", "method", "domain", "split", "sample", "training_step", "status", "opened_by", "origin",
           "reasoning", "finish_reason")  # fmt: skip
 
 
-def _check_groups(runs: Sequence[Run], by: str) -> None:
+def _check_groups(tables: Sequence[pd.DataFrame], by: str) -> None:
     """Raises TraceError if `by` tells no groups of traces apart: an identifier, a measure, or what no trace has."""
-    tables = [run.trace_table().assign(run=run.path.name) for run in runs]
     known = [name for name in GROUPS if any((~table[name].isin(["", -1])).any() for table in tables)]
     if by not in (*known, "model"):
         why = "no trace has one" if by in GROUPS else "does not name groups of traces"
@@ -103,13 +109,16 @@ def _what_is_left_out(tables: _Tables, by: str, of_scores: dict, of_verdicts: di
         remarks.append("no figures of token entropy (06 to 11): `cotlens score RUN --model MODEL` gives what they need")
     if not of_verdicts:
         remarks.append("no figures of judged safety (16 to 20): `cotlens guard RUN --judge JUDGE` gives what they need")
-    prompts = tables.traces.groupby(by, dropna=False)["prompt_id"].nunique()
-    if few := [f"{group or '(unnamed)'} ({n})" for group, n in prompts[(prompts > 0) & (prompts < _FEW)].items()]:
-        remarks.append(f"fewer than {_FEW} prompts, too few for their intervals to hold: {', '.join(few)}")
-    return remarks
+    return remarks + _too_few("", tables.traces.groupby(by, dropna=False)["prompt_id"].nunique())
 
 
 _FEW = 10  # prompts; docs/statistics.md
+
+
+def _too_few(what: str, prompts: pd.Series) -> list[str]:
+    """A line that names the groups of too few prompts, if there are any."""
+    few = [f"{group or '(unnamed)'} ({n})" for group, n in prompts[(prompts > 0) & (prompts < _FEW)].items()]
+    return [f"{what}fewer than {_FEW} prompts, too few for their intervals to hold: {', '.join(few)}"] if few else []
 
 
 def _keep(table: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
@@ -119,13 +128,16 @@ def _keep(table: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
     return table
 
 
-def _join(runs: Sequence[Run], by: str, judge: str, where: Mapping[str, str]) -> _Tables:
+def _join(
+    runs: Sequence[Run], listed: Sequence[pd.DataFrame], by: str, judge: str, where: Mapping[str, str]
+) -> _Tables:
     judge = judge or min((name for run in runs for name in run.judges), default="")
     traces, steps, verdicts = [], [], []
-    for run in runs:
-        table, own = _keep(run.trace_table().assign(run=run.path.name), where), run.step_table()
+    for run, every in zip(runs, listed, strict=True):
+        table = _keep(every, where)
         if table.empty:
             continue
+        own = run.step_table()
         own = own[own["trace_id"].isin(table["trace_id"])] if where else own
         of_run = reflection_dynamics(own, table)
         of_run = unsafe_dynamics(own, of_run) if "is_self_jailbreak" in own else of_run
@@ -138,11 +150,7 @@ def _join(runs: Sequence[Run], by: str, judge: str, where: Mapping[str, str]) ->
             joined["trace_id"] = f"{run.path}:" + joined["trace_id"]
     if not traces:
         raise TraceError(f"no trace has {', '.join(f'{name} = {value}' for name, value in where.items()) or 'a row'}")
-    if judge and not any(judge in run.judges for run in runs):
-        have = (
-            ", ".join(sorted({name for run in runs for name in run.judges})) or "none; make them with `cotlens guard`"
-        )
-        raise TraceError(f"no verdicts of {judge}; judges: {have}")
+    _check_name(judge, {name for run in runs for name in run.judges}, "verdicts", "judges", "guard")
     joined = [pd.concat(tables, ignore_index=True) for tables in (traces, steps, verdicts)]
     return _Tables(*(_in_order(table, by, runs) for table in joined), judge)
 
@@ -205,12 +213,7 @@ def _entropy_figures(
 ) -> dict[str, Plot]:
     """The figures of token scores, for the runs that a model has scored; read a shard at a time."""
     scored = [run for run in runs if run.scorers]
-    if scorer and not any(scorer in run.scorers for run in scored):
-        have = (
-            ", ".join(sorted({name for run in scored for name in run.scorers}))
-            or "none; make them with `cotlens score`"
-        )
-        raise TraceError(f"no scores of {scorer}; scorers: {have}")
+    _check_name(scorer, {name for run in scored for name in run.scorers}, "scores", "scorers", "score")
     for run in [run for run in scored if not scorer and len(run.scorers) == 1 and not run.is_scored(run.scorers[0])]:
         say(f"{run.path}: scoring by {run.scorers[0]} is not complete; no figures of entropy")
         scored.remove(run)
@@ -290,8 +293,8 @@ def draw_study(study: Study | str | Path, out: str | Path, *, say: Callable[[str
     provenance |= {"study": hash_path(study.path)}
     splits = findings.splits(samples)
     prompts = samples[samples["set"] == "forbidden"].groupby("split")["cluster"].nunique()
-    if few := [f"{split} ({n})" for split, n in prompts[prompts < _FEW].items()]:
-        say(f"splits of fewer than {_FEW} prompts, too few for their intervals to hold: {', '.join(few)}")
+    for remark in _too_few("splits of ", prompts):
+        say(remark)
     for name, picture in tqdm(_study_figures(study, tables, splits), desc="figures", unit=" figures"):
         yield from save(picture, out / name, {"figure": name, **provenance})
 

@@ -12,6 +12,7 @@ from cotlens.figure import (
     draw_band,
     draw_dots,
     estimates_by,
+    first_steps,
     grouped,
     house_style,
     label_rows,
@@ -240,7 +241,7 @@ def plot_reflection_position(steps: pd.DataFrame, by: str = "model", bins: int =
     axes[0, 0].set_ylim(bottom=0)
     left_out = known[by].nunique() - len(groups)
     more = f"; {left_out} groups with fewer traces are not shown" if left_out else ""
-    first = known.loc[known.groupby("trace_id", sort=False)["position"].idxmin(), "is_reflection"].astype(float)
+    first = first_steps(known)["is_reflection"].astype(float)
     note(
         figure,
         f"position in the thinking, 0: begin, 1: end{more}; band: pointwise 95%, prompts resampled;\n"

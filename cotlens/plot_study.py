@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cotlens import stats
 from cotlens.figure import (
@@ -24,7 +26,7 @@ from cotlens.figure import (
     new_figure,
     note,
 )
-from cotlens.findings import LEAST_SEEDS, numbers, over_seeds
+from cotlens.findings import LEAST_SEEDS, SETS, numbers, over_seeds
 from cotlens.stats import Estimate
 
 _MARKERS = "osD^vP*"
@@ -40,6 +42,19 @@ def _present(table: pd.DataFrame) -> list[str]:
 def _styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     """A colour and a marker for each arm; the marker changes where the colours start again."""
     return {arm: (COLOURS[i % len(COLOURS)], _MARKERS[i // len(COLOURS)]) for i, arm in enumerate(arms)}
+
+
+def _small_panels(n: int, height: float, of_row: float, xlabel: str) -> tuple[Figure, list[Axes]]:
+    """Up to five small panels a row that share their axes; the lowest of each column names the x axis."""
+    columns = min(n, 5)
+    rows = math.ceil(n / columns)
+    figure, axes = new_figure(rows, columns, height + of_row * rows, sharex=True, sharey=True)
+    for axis in axes.flat[n:]:
+        axis.set_visible(False)
+    for axis in axes.flat[max(n - columns, 0) : n]:
+        axis.set_xlabel(xlabel, fontsize=7)
+        axis.tick_params(labelbottom=True)
+    return figure, list(axes.flat[:n])
 
 
 def _how(drawn: pd.DataFrame) -> str:
@@ -168,7 +183,7 @@ def plot_training(
     def known(column: str, where: str) -> bool:
         return column in table and bool(table.loc[table["set"] == where, column].notna().any())
 
-    other = [where for where in dict.fromkeys(rollouts["set"]) if where not in _TRAINED]
+    other = [where for where in dict.fromkeys(rollouts["set"]) if where not in SETS]
     panels = [_first_known(choices, known, other) for choices in _TRAINING]
     panels = [panel for panel in panels if panel]
     shares = sum(column in _TRAINING_SHARES for _, column, _ in panels)
@@ -180,7 +195,6 @@ def plot_training(
     return _plot_curves(table, panels, rows, f"{caption}\n{text}", bins, share_y=shares)
 
 
-_TRAINED = ("forbidden", "harmless", "maths")
 _TRAINING_SHARES = ("thinking_unsafe", "answer_unsafe", "refuses", "is_help", "is_correct", "frac_reward_zero_std")
 # The first of each row that has data is drawn; "" stands for the sets that a study has beside the three.
 _TRAINING: tuple[tuple[tuple[str, str, str], ...], ...] = (
@@ -259,10 +273,8 @@ def _plot_curves(
             values = pd.to_numeric(part[column], errors="coerce").astype(float)
             prompts = part["seed"].astype(str) + ":" + part["prompt_id"]
             at = (part["step"] + 0.5) / last
-            if number < share_y and where != "updates":
-                found = _share_curve(at, values, prompts, bins)
-            else:
-                found = stats.curve(at, values, prompts, bins=bins, resamples=500)
+            how: Any = {"share": True} if number < share_y and where != "updates" else {"resamples": 500}
+            found = stats.curve(at, values, prompts, bins=bins, **how)
             found = found.dropna(subset="value")  # one training has a line and no band
             found = found[found["n"] >= max(least, 1)]
             draw_band(axis, found["position"] * last, found, colour, arm)
@@ -273,18 +285,6 @@ def _plot_curves(
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
     note(figure, text)
     return Plot(figure, pd.concat(drawn, ignore_index=True))
-
-
-def _share_curve(position: pd.Series, flags: pd.Series, prompts: pd.Series, bins: int) -> pd.DataFrame:
-    """As `stats.curve`, with Wilson's intervals: those of a bootstrap have no width where all flags are alike."""
-    bin_of, rows = np.minimum((position * bins).astype(int), bins - 1), []
-    for number in range(bins):
-        e = stats.proportion(flags[bin_of == number], prompts[bin_of == number])
-        rows.append(
-            {"position": (number + 0.5) / bins, "value": e.value, "low": e.low, "high": e.high, "n": e.n,
-             "n_clusters": e.n_clusters}
-        )  # fmt: skip
-    return pd.DataFrame(rows)
 
 
 @house_style()
@@ -298,10 +298,8 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
     lines = {"score": "score", "safe": "safe, forbidden", "helped": "helped, harmless", "right": "right, maths"}
     need(tries, "arm", "rate", "picked", *lines)
     arms = _present(tries)
-    columns = min(len(arms), 5)
-    rows = math.ceil(len(arms) / columns)
-    figure, axes = new_figure(rows, columns, 1.0 + 1.45 * rows, sharex=True, sharey=True)
-    for axis, arm in zip(axes.flat, arms, strict=False):
+    figure, axes = _small_panels(len(arms), 1.0, 1.45, "learning rate")
+    for axis, arm in zip(axes, arms, strict=True):
         own = tries[tries["arm"] == arm].sort_values("rate")
         for number, (column, label) in enumerate(lines.items()):
             colour, width = ("#000000", 1.6) if column == "score" else (COLOURS[number - 1], 0.9)
@@ -311,12 +309,7 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
         axis.plot(picked["rate"], picked["score"], "o", markersize=8, color="#000000", fillstyle="none")
         axis.set(xscale="log", ylim=(0, 1.03))
         axis.set_title(arm, fontsize=8)
-    for axis in axes.flat[len(arms) :]:
-        axis.set_visible(False)
-    for axis in axes.flat[max(len(arms) - columns, 0) : len(arms)]:
-        axis.set_xlabel("learning rate", fontsize=7)
-        axis.tick_params(labelbottom=True)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     caption = (
         "one development seed and its prompts, no test seed; ringed: picked by the score, the mean of the other three"
     )
@@ -350,11 +343,9 @@ def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15
     least = min(least, max(sizes.values()))
     found = {key: table for key, table in tables.items() if sizes[key] >= least}
     arms = [arm for arm in _present(early) if any(of == arm for of, _ in found)]
-    columns = min(len(arms), 5)
-    rows = math.ceil(len(arms) / columns)
-    figure, axes = new_figure(rows, columns, 1.1 + 1.5 * rows, sharex=True, sharey=True)
+    figure, axes = _small_panels(len(arms), 1.1, 1.5, "thinking kept")
     named = {}
-    for axis, arm in zip(axes.flat, arms, strict=False):
+    for axis, arm in zip(axes, arms, strict=True):
         counts = []
         for split, colour in splits.items():
             if (arm, split) not in found:
@@ -369,11 +360,6 @@ def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1])
         axis.set_title(arm, fontsize=8)
         axis.text(0.96, 0.04, f"n = {', '.join(counts)}", transform=axis.transAxes, ha="right", fontsize=6.5)
-    for axis in axes.flat[len(arms) :]:
-        axis.set_visible(False)
-    for axis in axes.flat[max(len(arms) - columns, 0) : len(arms)]:
-        axis.set_xlabel("thinking kept", fontsize=7)
-        axis.tick_params(labelbottom=True)
     figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=len(named))
     figure.supylabel("unsafe answers", fontsize=8)
     caption = (

@@ -13,6 +13,7 @@ from cotlens.figure import (
     draw_band,
     draw_dots,
     estimates_by,
+    first_steps,
     grouped,
     house_style,
     label_rows,
@@ -78,7 +79,7 @@ def plot_unsafe_position(steps: pd.DataFrame, by: str = "model", bins: int = 10,
     axes[0, 0].set_ylabel("share of steps")
     axes[1, 0].set_ylabel("share of steps")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
-    first = known.loc[known.groupby("trace_id", sort=False)["position"].idxmin()]
+    first = first_steps(known)
     opening = first["unsafe"] & first["compliance_cue"].eq(True)
     note(
         figure,

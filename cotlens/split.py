@@ -107,14 +107,15 @@ def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
 
 def _within_tags(text: str, span: Span) -> Span:
     """A thought from a field of its own, without the delimiters that some sources leave at its ends."""
-    start, stop = span
     thought = span.of(text)
+    without_lead, without_trail = thought.lstrip(), thought.rstrip()
+    start, stop = span
     for family in FAMILIES:
-        if thought.lstrip().startswith(family.open):
-            start = span.start + thought.index(family.open) + len(family.open)
-        if thought.rstrip().endswith(family.close):
-            stop = span.start + thought.rindex(family.close)
-    return Span(start, max(start, stop)) if (start, stop) != tuple(span) else span
+        if without_lead.startswith(family.open):
+            start = span.stop - len(without_lead) + len(family.open)
+        if without_trail.endswith(family.close):
+            stop = span.start + len(without_trail) - len(family.close)
+    return Span(start, max(start, stop))
 
 
 def split_think(completion: str, prompt: str = "", *, model: str = "", tags: Tags | None = None) -> Split:

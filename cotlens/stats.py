@@ -139,7 +139,13 @@ def quantile(values: ArrayLike, q: float, clusters: ArrayLike | None = None, **o
 
 
 def curve(
-    position: ArrayLike, values: ArrayLike, clusters: ArrayLike | None = None, *, bins: int = 20, **options: Any
+    position: ArrayLike,
+    values: ArrayLike,
+    clusters: ArrayLike | None = None,
+    *,
+    bins: int = 20,
+    share: bool = False,
+    **options: Any,
 ) -> pd.DataFrame:
     """Mean of the values by relative position, with pointwise intervals.
 
@@ -148,7 +154,8 @@ def curve(
         values: one number a row; NaN is left out.
         clusters: one key a row.
         bins: number of bins of equal width.
-        **options: as in `mean`.
+        share: the values are flags, with intervals as in `proportion`: a bootstrap's have no width where all are alike.
+        **options: as in `mean`; none with `share`.
 
     Returns:
         One row per bin: position (middle of the bin), value, low, high, n, n_clusters. An empty bin is NaN.
@@ -163,7 +170,10 @@ def curve(
     results = []
     for number in range(bins):
         part = _Rows.of(rows.values[bin_of == number], rows.keys[bin_of == number])
-        estimate = _sums_estimate(_ratio, part, [part.values, np.ones(part.n)], **options)
+        if share:
+            estimate = proportion(part.values, part.keys)
+        else:
+            estimate = _sums_estimate(_ratio, part, [part.values, np.ones(part.n)], **options)
         results.append({"position": (number + 0.5) / bins, **estimate._asdict()})
     return pd.DataFrame(results).drop(columns=["method", "n_undefined"])
 

@@ -232,12 +232,11 @@ def study_from_runs(
 
 def _rollout_table(run: Run, judge: str, monitor: str, say: Callable[[str], object]) -> pd.DataFrame:
     """One row per rollout: arm, seed, step, reward, and what samples have but for token scores."""
-    table = _sample_table(run, set(), set(run.scorers), judge, monitor, "")
     traces = run.trace_table(["training_step", "reward"])
-    if (traces["training_step"] < 0).any():
-        n = int((traces["training_step"] < 0).sum())
+    if n := int((traces["training_step"] < 0).sum()):
         fault = f"{n:,} of {len(traces):,} rollouts have no training step"
         raise TraceError(f"{run.path}: {fault}; give the rows a training_step")
+    table = _sample_table(run, set(), set(run.scorers), judge, monitor, "")
     if traces["reward"].isna().all():
         say(f"{run.path}: these rollouts have no reward: reward and groups all alike are in no figure")
     if "thinking_unsafe" not in table:
