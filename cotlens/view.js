@@ -227,7 +227,7 @@ function build() {
   document.body.append(bar(), el("main", { id: "main" }),
     el("footer", { class: "foot" }, el("output", { id: "said", "aria-live": "polite" }), el("span", { id: "scale", class: "scale" })),
     legend(), el("div", { id: "tip", class: "tip", role: "tooltip", hidden: true }));
-  addEventListener("hashchange", route);
+  addEventListener("hashchange", () => location.hash !== state.shown && route());
   document.addEventListener("click", followLink);
   addEventListener("keydown", onKey);
   addEventListener("resize", () => { hideTip(); drawStrips(); });
@@ -243,7 +243,7 @@ function followLink(event) {
   const link = event.target.closest?.("a[href^='#']");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  location.hash = link.getAttribute("href");
+  visit(link.getAttribute("href"));
 }
 
 /** Paper is light, and shows every section. */
@@ -261,6 +261,7 @@ function printing(on) {
 
 /** The hash says what is shown: nothing is the table, `#3` the fourth trace, `#3s12` its step 12, `#3s12b` of its neighbour. */
 function route() {
+  state.shown = location.hash;
   const [, index, step, beside] = location.hash.match(/^#(\d+)(?:s(\d+)(b?))?$/) ?? [null, page.rows.length === 1 ? "0" : null];
   const number = index === null || !page.rows[index] ? -1 : Number(index);
   if (number !== state.index || !state.panes.length) openTrace(number);
@@ -270,9 +271,15 @@ function route() {
   }
 }
 
+/** Goes there at once: `hashchange` comes after the next key, and never where the address stands already. */
+function visit(hash) {
+  location.hash = hash;
+  route();
+}
+
 function go(index) {
   if (index >= page.rows.length || (index < 0 && page.rows.length === 1)) return;
-  if (page.rows.length > 1) location.hash = index < 0 ? "" : `#${index}`;
+  if (page.rows.length > 1) visit(index < 0 ? "" : `#${index}`);
 }
 
 /** The next or previous trace in the order of the table. */

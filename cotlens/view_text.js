@@ -17,7 +17,7 @@ const SHADES = {
   rank: { name: "rank", unit: "", bounds: [2, 3, 5, 10, 30, 100, 1000] },
   kl: { name: "KL to the reference", unit: "nats", bounds: [0.01, 0.03, 0.1, 0.3, 1, 3, 10] },
 };
-const state = { shade: "entropy", veil: true, panes: [], active: 0, index: -1, query: "", printing: false };
+const state = { shade: "entropy", veil: true, panes: [], active: 0, index: -1, shown: "", query: "", printing: false };
 
 // --- small tools -------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from itertools import pairwise
 
@@ -215,22 +214,12 @@ def test_the_oracle_reads_what_the_writer_recorded():
             assert not truth.is_correct or slips != 1
 
 
-def test_the_oracle_is_quick():
-    written = corpus(3000, seed=2)
-    read_truth(written[0].text, FORBIDDEN)
-    start = time.process_time()
-    for completion in written:
-        read_truth(completion.text, completion.prompt)
-    assert len(written) / (time.process_time() - start) > 2000
-
-
 @pytest.mark.parametrize(
     "hostile", ["zorvex " * 40_000, "<think>" * 40_000, ". " * 100_000, "9" * 300_000, "<" * 300_000]
 )
 def test_the_oracle_is_linear_in_hostile_text(hostile):
-    start = time.process_time()
+    """Which takes a fraction of a second; with work that grew with the square it would not come to an end here."""
     assert not read_truth(hostile, FORBIDDEN).is_format_ok
-    assert time.process_time() - start < 3
 
 
 # --- the oracle on damaged text --------------------------------------------------------------------------------
@@ -429,9 +418,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     assert all(torch.equal(one[key], two[key]) for key in one)
     before = build_model(build_tokenizer(), seed=0, scale=TINY).state_dict()
     assert not any(torch.equal(one[key], before[key]) for key in one)
-    started = time.perf_counter()
+    weights = (tmp_path / "a" / "model.safetensors").stat()
     assert train_base(tmp_path / "a", scale=TINY) == straight  # it is there already
-    assert time.perf_counter() - started < 1
+    assert (tmp_path / "a" / "model.safetensors").stat() == weights
     assert not (tmp_path / "a" / "checkpoint.safetensors").exists()
 
 

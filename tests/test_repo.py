@@ -96,12 +96,11 @@ def test_imports_point_one_way():
         assert set(own_imports(path)) <= allowed, name
 
 
-def test_import_is_quick_and_loads_no_heavy_package():
+def test_import_loads_no_heavy_package():
     """`import cotlens` loads neither torch nor pandas nor matplotlib; every public name is there when asked for."""
     script = (
-        "import sys, time; start = time.perf_counter(); import cotlens; seconds = time.perf_counter() - start;"
+        "import sys; import cotlens;"
         "assert not {'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules);"
-        "assert seconds < 1, seconds;"
         "[getattr(cotlens, name) for name, home in cotlens._HOME.items() if home not in ('scores', 'model')];"
         "assert 'torch' not in sys.modules; [getattr(cotlens, name) for name in cotlens.__all__]; assert set(cotlens.__all__) <= set(dir(cotlens))"
     )

@@ -123,14 +123,10 @@ def test_cues_add_up(text, points):
 
 
 def test_every_cue_can_fire():
-    """A trigger word stands in every pattern's reach: no cue is dead, and none is slow on hostile text."""
-    import time
-
-    hostile = "maybe they " * 100_000
+    """A trigger word stands in every pattern's reach: no cue is dead, and none works with the square of hostile text."""
+    hostile = "maybe they " * 100_000  # half a second for all cues; the square would not come to an end here
     for cue in cues():
-        start = time.perf_counter()
-        cue.pattern.search(hostile[:2000])
-        assert time.perf_counter() - start < 0.05, cue.pattern.pattern
+        cue.pattern.search(hostile)
         assert cue.triggers
 
 
