@@ -6,7 +6,7 @@ what follows (`findings`, `plot_study`) is the same.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def write_study(path: str | Path, tables: Mapping[str, pd.DataFrame], info: Mapp
         raise ValueError(f"samples: no column {', '.join(sorted(missing))}; there are {', '.join(map(str, samples))}")
     if unknown := set(samples["arm"]) - set(info["arms"]):
         raise ValueError(f"samples of arms that the study does not name: {', '.join(sorted(map(str, unknown)))}")
-    check_room(path, tables)
+    _check_room(path)
     for name, table in tables.items():
         for seed, part in table.groupby("seed", sort=True):
             kept = part.drop(columns="seed").reset_index(drop=True)
@@ -115,15 +115,21 @@ def write_study(path: str | Path, tables: Mapping[str, pd.DataFrame], info: Mapp
     return Study(path)
 
 
-def check_room(path: Path, tables: Iterable[str] = ("samples",)) -> None:
+def _check_room(path: Path) -> None:
     """Raises TraceError if a study would be written into a folder of something else, or over a file."""
-    if path.is_dir() and not (path / "study.json").exists():
-        own = {*tables, "study.json"}
-        foreign = [child.name for child in path.iterdir() if child.name not in own and child.suffix != ".csv"]
-        if foreign:
-            raise TraceError(f"{path}: is there already and is no study: it holds {min(foreign)}; name another folder")
-    elif path.exists() and not path.is_dir():
+    if path.exists() and not path.is_dir():
         raise TraceError(f"{path}: is a file; a study is a folder")
+    if not path.exists() or is_study(path):
+        return
+    if foreign := [child.name for child in path.iterdir() if not _is_part(child)]:
+        raise TraceError(f"{path}: is there already and is no study: it holds {min(foreign)}; name another folder")
+
+
+def _is_part(child: Path) -> bool:
+    """Whether it is of a study whose writing was cut off: tables by seed, or files that may lie beside them."""
+    if child.is_dir():
+        return all("seed=" in file.name for file in child.iterdir())
+    return child.suffix in (".csv", ".partial")
 
 
 # --- from runs -------------------------------------------------------------------------------------------------
@@ -173,7 +179,7 @@ def study_from_runs(
         TraceError: if the study is there already, there is no base, no run has the judge, monitor or scorer, two runs
             hold the same samples, or rollouts have no training step or are of an arm without samples.
     """
-    check_room(Path(out))
+    _check_room(Path(out))
     if is_study(out) and not force:
         raise TraceError(f"{out}: is a study already; make it anew with --force, or name another folder")
     opened, training = ([run if isinstance(run, Run) else Run(Path(run)) for run in of] for of in (runs, rollouts))
@@ -222,8 +228,9 @@ def study_from_runs(
                 f"{name} of {', '.join(other)}, of which there are no samples; the arms are {', '.join(arms)}; the arm "
                 "of a trace is its method (--method of generate and analyze, method of the trainers)"
             )
-    for old in Path(out).glob("*/seed=*.parquet"):  # of seeds and tables that the new one may lack
-        old.unlink()
+    # The old one goes first, also seeds and tables that the new one may lack: cut off, what is left is no study.
+    for old in (Path(out) / "study.json", *Path(out).glob("*/*seed=*")):
+        old.unlink(missing_ok=True)
     return write_study(out, tables, info | made)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from cotlens import Run, Study, TraceError, add_verdicts, analyze, draw_study, study_from_runs, write_study
+from cotlens import study as study_module
 from cotlens.study import _update_table, is_study, read_updates, set_of
 
 ANSWERS = {
@@ -190,6 +191,28 @@ def test_a_study_is_replaced_whole_and_only_when_told_to(runs, tmp_path):
     assert study.tables == ["samples"]
     assert set(study.samples()["arm"]) == {"base", "my_sft"}
     assert list(draw_study(study, tmp_path / "figures"))
+
+
+def test_a_study_that_was_cut_off_is_made_by_the_next_call(runs, tmp_path, monkeypatch):
+    """The disk fills up between two tables: what is left is no study, is not drawn, and is in nobody's way."""
+    rollouts = make_rollouts(tmp_path / "rollouts")
+    study_from_runs(runs, tmp_path / "study", rollouts=[rollouts])
+    write = study_module.write_parquet
+
+    def full(path, table):
+        (path.parent / f".{path.name}.1.partial").touch()
+        if path.parent.name == "updates":
+            raise OSError("no space left on device")
+        write(path, table)
+
+    monkeypatch.setattr(study_module, "write_parquet", full)
+    with pytest.raises(OSError, match="no space left"):
+        study_from_runs(runs, tmp_path / "study", rollouts=[rollouts], force=True)
+    monkeypatch.undo()
+    assert not is_study(tmp_path / "study")
+    study = study_from_runs(runs[:2], tmp_path / "study")
+    left = [path.relative_to(study.path).as_posix() for path in study.path.rglob("*") if path.is_file()]
+    assert sorted(left) == ["samples/seed=0.parquet", "study.json"]
 
 
 def test_rollouts_without_steps_or_rewards(runs, tmp_path):
