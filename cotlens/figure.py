@@ -211,5 +211,12 @@ def label_rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
 
 def note(figure: Figure, text: str) -> None:
     """What a reader must know, under the figure, in lines that fit it."""
-    lines = (part for line in text.split("\n") for part in textwrap.wrap(line, 135) or [""])
+    lines = (part for line in text.split("\n") for part in _even_lines(line, 135))
     figure.supxlabel("\n".join(lines).strip("\n"), fontsize=6.5, color="#555555")
+
+
+def _even_lines(text: str, width: int) -> list[str]:
+    """As few lines as the width needs, and as narrow as these may be: no line of a single word."""
+    lines = textwrap.wrap(text, width) or [""]
+    narrower = (textwrap.wrap(text, narrow) or [""] for narrow in range(max(1, len(text) // len(lines)), width))
+    return next((even for even in narrower if len(even) <= len(lines)), lines)

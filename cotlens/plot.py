@@ -100,7 +100,7 @@ def plot_lengths(traces: pd.DataFrame, by: str = "model") -> Plot:
     note(
         figure,
         "dot: median, bar: quartiles, line: 5th to 95th percentile, logarithmic scale; open: cut off or without an "
-        "answer, not\ncounted under answers; absent: no thought, and hidden: only a summary of it, counted under "
+        "answer, not counted under answers; absent: no thought, and hidden: only a summary of it, counted under "
         "answers only",
     )
     return Plot(figure, data)
@@ -205,7 +205,7 @@ def plot_reflection(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     label_rows(axes[0], labels)
     note(
         figure,
-        "line: 95% interval, prompts resampled (share: Wilson's at the effective sample size); traces without\n"
+        "line: 95% interval, prompts resampled (share: Wilson's at the effective sample size); traces without "
         "thinking left out. A step reflects if the classifier says so; its errors against people: docs/detectors.md",
     )
     return Plot(figure, data)
@@ -244,7 +244,7 @@ def plot_reflection_position(steps: pd.DataFrame, by: str = "model", bins: int =
     first = first_steps(known)["is_reflection"].astype(float)
     note(
         figure,
-        f"position in the thinking, 0: begin, 1: end{more}; band: pointwise 95%, prompts resampled;\n"
+        f"position in the thinking, 0: begin, 1: end{more}; band: pointwise 95%, prompts resampled; "
         f"{first.mean():.0%} of {len(first):,} first steps count as reflection, as openings like “Okay, let's see” do "
         "(docs/detectors.md)",
     )

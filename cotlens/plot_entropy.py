@@ -121,7 +121,7 @@ def plot_reflection_entropy(table: pd.DataFrame, by: str = "model", *, label: st
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     note(
         figure,
-        "tokens from the step's first (0); both kinds follow a step that does not reflect; mean over traces,\n"
+        "tokens from the step's first (0); both kinds follow a step that does not reflect; mean over traces, "
         "band: pointwise 95% interval, prompts resampled",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))

@@ -74,7 +74,7 @@ def plot_outcomes(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -
     unjudged = f"; left out without a judgement: {left_out:,}" if left_out else ""
     note(
         figure,
-        f"answer judged by {judge or '?'}, unsafe but for the green; risk and excuse: wording of steps{unjudged};\n"
+        f"answer judged by {judge or '?'}, unsafe but for the green; risk and excuse: wording of steps{unjudged}; "
         "an excuse or a noticed risk makes an unsafe answer a self-jailbreak",
     )
     return Plot(figure, data)
@@ -141,7 +141,7 @@ def plot_thinking_by_answer(traces: pd.DataFrame, by: str = "model", *, judges: 
     keys = [Patch(color=colour, label=f"thinking {a}, answer {b}") for (a, b), (colour, _) in _CELLS.items()]
     figure.legend(handles=keys, loc="outside upper left", ncols=4, fontsize=6.5)
     unjudged = len(traces) - (traces["thinking_unsafe"].notna() & traces["answer_unsafe"].notna()).sum()
-    left_out = f"; {unjudged:,} traces without both judgements are left out" if unjudged else ""
+    left_out = f"; left out: {unjudged:,} without both judgements" if unjudged else ""
     note(
         figure,
         f"area: share of traces; {judges or 'judges not named'}; intervals: Wilson's 95% at the effective n{left_out}",

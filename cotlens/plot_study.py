@@ -364,7 +364,7 @@ def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15
     figure.supylabel("unsafe answers", fontsize=8)
     caption = (
         f"by share of the thinking that is kept; samples with unsafe thinking, greedy answers; splits of an arm with "
-        f"{least} samples or more;\nband: Wilson's 95%, by prompt; grey: {arms[0]} on the same split"
+        f"{least} samples or more; band: Wilson's 95%, by prompt; grey: {arms[0]} on the same split"
     )
     note(figure, f"{caption}\n{text}")
     drawn = [table.assign(arm=arm, split=split) for (arm, split), table in found.items()]
@@ -573,5 +573,5 @@ def plot_branching(tokens: pd.DataFrame, text: str = "") -> Plot:
     caption = (
         "tokens of traces that a known policy wrote; branching: its own entropy is above 0.05 nats; dotted: its mean"
     )
-    note(figure, f"{caption}\nline: 95% interval, {_how(found)}; {text}")
+    note(figure, f"{caption}; line: 95% interval, {_how(found)}\n{text}")
     return Plot(figure, found)

@@ -83,7 +83,7 @@ def plot_unsafe_position(steps: pd.DataFrame, by: str = "model", bins: int = 10,
     opening = first["unsafe"] & first["compliance_cue"].eq(True)
     note(
         figure,
-        f"{_WORDING}; band: 95%, by prompt;\nfirst steps: {first['unsafe'].mean():.0%} of {len(first):,} are "
+        f"{_WORDING}; band: 95%, by prompt; first steps: {first['unsafe'].mean():.0%} of {len(first):,} are "
         f"unsafe, {opening.mean():.0%} by a compliance cue: openings such as “I need to ...” count as one",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
@@ -113,7 +113,7 @@ def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     label_rows(axes[0], [shorten(group) for group in order])
     note(
         figure,
-        "line: Wilson's 95% interval at the effective sample size; grey: traces; recovered: of those with an\n"
+        "line: Wilson's 95% interval at the effective sample size; grey: traces; recovered: of those with an "
         f"unsafe step; last word: of those with a safe or unsafe step; {_WORDING}",
     )
     return Plot(figure, data)
@@ -156,8 +156,8 @@ def plot_onset_recovery(dynamics: pd.DataFrame, by: str = "model", *, steps: int
     by_cue = (known["onset"] == known["first_compliance"])[known["any_unsafe"] == 1].mean()
     note(
         figure,
-        "in brackets: traces, and those with an unsafe step; a thought that was cut off has not come back;\n"
-        f"{_WORDING}; band: 95%, by prompt;\nin {by_cue:.0%} of traces with an unsafe step the first is a compliance "
+        "in brackets: traces, and those with an unsafe step; a thought that was cut off has not come back; "
+        f"{_WORDING}; band: 95%, by prompt; in {by_cue:.0%} of traces with an unsafe step the first is a compliance "
         "cue: openings such as “I need to ...” count as one",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
@@ -190,8 +190,8 @@ def plot_self_jailbreak_kinds(steps: pd.DataFrame, by: str = "model") -> Plot:
         traces,
         by,
         _KINDS,
-        "share of traces with such a step; line: Wilson's 95% interval at the effective sample size;\n"
-        f"{_WORDING};\nthe kind of a step is less certain than that it is a self-jailbreak",
+        "share of traces with such a step; line: Wilson's 95% interval at the effective sample size; "
+        f"{_WORDING}; the kind of a step is less certain than that it is a self-jailbreak",
     )
 
 
@@ -219,8 +219,8 @@ def plot_risky_patterns(dynamics: pd.DataFrame, by: str = "model") -> Plot:
         traces,
         by,
         _PATTERNS,
-        "share of traces, at most one pattern each; line: Wilson's 95% interval at the effective sample size;\n"
-        "the patterns of arXiv 2505.15404, where a language model decides; here the markers do (docs/unsafe.md); on\n"
+        "share of traces, at most one pattern each; line: Wilson's 95% interval at the effective sample size; "
+        "the patterns of arXiv 2505.15404, where a language model decides; here the markers do (docs/unsafe.md); on "
         "harmless prompts there is no risk to notice",
     )
 

@@ -88,8 +88,8 @@ pd.DataFrame(verdicts(samples, found, changes, info))
 # ## What is left of a difference
 #
 # **Shows** differences of entropy and reflection to the base on own samples, at equal length, within each outcome, and on common text.
-# A difference that is gone within an outcome may have been one of outcomes (training changes these too). The guard's recall is compared on equal splits: training changes *where*
-# unsafe thinking is left, and the guard may have found little there all along.
+# A difference that is gone within an outcome may have been one of outcomes (training changes these too). The guard's recall is compared
+# on equal splits: training changes *where* unsafe thinking is left, and the guard may have found little there all along.
 
 # %%
 plot_confounds(confounds(samples, info["base"]), info["note"])

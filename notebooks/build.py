@@ -12,6 +12,8 @@ import jupytext
 import nbclient
 import nbformat
 
+from cotlens.run import write_atomic
+
 HERE = Path(__file__).parent
 
 
@@ -29,7 +31,9 @@ def execute(source: Path, settings: Sequence[str] = ()) -> nbformat.NotebookNode
         if f"\n{name} = " not in f"\n{cell.source}":
             raise SystemExit(f"{source.name} has no parameter {name}; its parameters:\n{cell.source}")
         cell.source += f"\n{name} = {_literal(value)!r}"
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
+    # The kernel is this machine's own: that its messages are not encrypted is no news.
+    options = {"extra_arguments": ["--log-level=ERROR"], "resources": {"metadata": {"path": str(HERE)}}}
+    nbclient.NotebookClient(notebook, timeout=600, **options).execute()
     return notebook
 
 
@@ -56,9 +60,8 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.set and given.out == HERE:
         parser.error("--set needs a folder of your own: -o FOLDER")
-    given.out.mkdir(parents=True, exist_ok=True)
     for name in given.names or sorted(path.stem for path in HERE.glob("[0-9]*.py")):
         executed = execute(HERE / f"{name}.py", given.set)
         tidy(executed)
-        nbformat.write(executed, given.out / f"{name}.ipynb")
+        write_atomic(given.out / f"{name}.ipynb", nbformat.writes(executed) + "\n")
         print(given.out / f"{name}.ipynb")

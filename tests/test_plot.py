@@ -25,6 +25,7 @@ from cotlens import (
     save,
     trace_table,
 )
+from cotlens.figure import _even_lines
 from cotlens.plot import length_quantiles
 from cotlens.study import is_study
 
@@ -80,6 +81,14 @@ def test_save_writes_picture_numbers_and_provenance_twice_the_same(tmp_path):
     record = json.loads((tmp_path / "a" / "lengths.json").read_text())
     assert record["n"] == 14
     assert record["versions"]["matplotlib"] == mpl.__version__
+
+
+def test_lines_under_a_figure_are_about_as_long():
+    """Four words of three letters, three to a line: two and two instead of three and one."""
+    assert _even_lines("aaa bbb ccc ddd", 11) == ["aaa bbb", "ccc ddd"]
+    assert _even_lines("aaa bbb ccc", 11) == ["aaa bbb ccc"]
+    assert _even_lines("", 11) == [""]
+    assert _even_lines("a" * 25, 11) == ["a" * 9, "a" * 9, "a" * 7]
 
 
 def test_drawing_leaves_the_users_style_alone():
