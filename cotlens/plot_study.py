@@ -395,6 +395,9 @@ def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
     Args:
         found: of `findings.confounds`.
         text: the study's note.
+
+    Raises:
+        ValueError: if there is nothing to compare.
     """
     titles = {
         ("entropy_think", "forbidden"): "Entropy, forbidden", ("entropy_think", "maths"): "Entropy, maths",
@@ -404,6 +407,8 @@ def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
     }  # fmt: skip
     have = set(zip(found["column"], found["set"], strict=True))
     titles = {of: title for of, title in titles.items() if of in have}
+    if not titles:
+        raise ValueError("nothing to compare: no samples of forbidden requests or mathematics with what is measured")
     order = _present(found)[::-1]
     rows = math.ceil(len(titles) / 2)
     figure, axes = new_figure(rows, min(len(titles), 2), 0.9 + rows * (0.5 + 0.26 * len(order)), sharey=True)

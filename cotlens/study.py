@@ -157,6 +157,7 @@ def study_from_runs(
     seed from a folder `seed=K` on the run's path, else 0. What a run has not been judged or scored for is missing in
     the study, and the measures of it too; `say` is told. Answers with a reference are graded; refusal is the judge's
     where it says so, else by rules; onset and recovery are the markers' (docs/unsafe.md says how often they err).
+    Samples of a prompt to which a run gives the same number are numbered in their order.
 
     Args:
         runs: complete run directories with their texts, of what each arm was evaluated on: the table `samples`.
@@ -199,7 +200,8 @@ def study_from_runs(
     if twice.any():
         row = table[twice].iloc[0]
         raise TraceError(
-            f"two samples {row['sample']} of prompt {row['prompt_id']} in arm {row['arm']}; give each run once"
+            f"two samples {row['sample']} of prompt {row['prompt_id']} in arm {row['arm']}, seed {row['seed']}; "
+            "give each run once, the samples of an arm in one run, and other seeds in folders seed=K"
         )
     common = _common_text(
         [run for run, part in zip(opened, parts, strict=True) if (part["arm"] == base).all()], arms, base
@@ -350,6 +352,10 @@ def _remarks(
     wanted |= {"thinking_flagged": "verdicts of the monitor on thinking"} if monitor else {}
     wanted |= {"entropy_think": "token scores of their own"}
     remarks = []
+    for run in runs:
+        for arm, models in run.trace_table(["method", "model"]).groupby("method")["model"].unique().items():
+            if len(models) > 1:
+                remarks.append(f"{run.path}: one arm, {arm or run.path.name}, of several models: {', '.join(models)}")
     for column, what in wanted.items():
         if lacking := [str(run.path) for run, part in zip(runs, parts, strict=True) if column not in part]:
             remarks.append(f"no {what}: {', '.join(lacking)}")
@@ -400,7 +406,7 @@ def _sample_table(run: Run, arms: set[str], others: set[str], judge: str, monito
             "set": table["domain"].map(set_of),
             "split": table["split"].where(table["split"] != "", table["domain"].where(table["domain"] != "", "all")),
             "prompt_id": table["prompt_id"],
-            "sample": table["sample"],
+            "sample": _sample_numbers(table),
             **{name: table[name] for name in _FLAGS if name in table},
             "refuses": refuses.fillna(table["rule_refuses"]),
             "is_correct": table["is_correct"],
@@ -415,6 +421,13 @@ def _sample_table(run: Run, arms: set[str], others: set[str], judge: str, monito
             **{ours: table[name] for ours, name in _ENTROPIES.items() if name in table},
         }
     )
+
+
+def _sample_numbers(traces: pd.DataFrame) -> pd.Series:
+    """Numbers of the samples of a prompt: the source's, or where it numbers two alike, in the order of the run."""
+    prompts = ["method", "domain", "split", "prompt_id"]
+    same = traces.duplicated([*prompts, "sample"]).any()
+    return traces.groupby(prompts, dropna=False).cumcount() if same else traces["sample"]
 
 
 _ENTROPIES = {name: name for name in ("entropy_think", "entropy_answer", "entropy_reflect")} | {"kl_base": "kl_think"}
@@ -442,6 +455,7 @@ def _common_text(base_runs: Sequence[Run], arms: Sequence[str], base: str) -> pd
     tables = []
     for run in base_runs:
         traces, steps = run.trace_table(), run.step_table()
+        traces = traces.assign(sample=_sample_numbers(traces))
         for arm in arms:
             name = "own" if arm == base and "own" in run.scorers else arm
             if name in run.scorers:

@@ -18,7 +18,7 @@
 
 # %% tags=["parameters"]
 TRACES = "../figures/data/sample_traces.jsonl"  # any file or folder that `cotlens info` understands
-TRACE_ID = "tank-cut-off"
+TRACE_ID = "tank-cut-off"  # in a file that does not have it: the first
 
 # %%
 from cotlens import plot_lengths, read_traces, segment_trace, split_trace, step_table, trace_table
@@ -30,10 +30,10 @@ len(traces)
 # ## One trace
 #
 # The status says how the thought ended: `closed`, `open` (cut off before the closing tag, so that there is no answer) or
-# `absent`. This one ran into its length limit.
+# `absent`. The one named above ran into its length limit.
 
 # %%
-trace = traces[TRACE_ID]
+trace = traces[TRACE_ID] if TRACE_ID in traces else next(iter(traces.values()))
 split = split_trace(trace)
 split
 

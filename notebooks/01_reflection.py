@@ -21,7 +21,7 @@
 # %% tags=["parameters"]
 RUN = "../figures/data/real"  # a run directory, made by `cotlens analyze FILE -o RUN`
 BY = "model"
-PAIR = ("DeepSeek-R1-Distill-Llama-8B", "DeepSeek-R1-Distill-Qwen-1.5B")  # two groups of BY, to be compared
+PAIR = ("DeepSeek-R1-Distill-Llama-8B", "DeepSeek-R1-Distill-Qwen-1.5B")  # two groups of BY; if not there: the largest
 
 # %%
 from cotlens import (
@@ -77,8 +77,10 @@ plot_marker_agreement(steps)
 # %% [markdown]
 # ## A comparison that means something
 #
-# Two models, raw, at equal length of thinking, and within each way the thought ended. `n_shared` counts prompts that both
+# Two groups, raw, at equal length of thinking, and within each way the thought ended. `n_shared` counts prompts that both
 # answered: where it is 0, nothing is paired and the difference may be one of prompts.
 
 # %%
-compare(dynamics, "share_reflect", *PAIR, by=BY).round(3)
+known = dynamics.loc[dynamics["share_reflect"].notna(), BY].value_counts()
+pair = PAIR if set(PAIR) <= set(known.index) else known.index[:2]
+compare(dynamics, "share_reflect", *pair, by=BY).round(3) if len(pair) == 2 else "one group: nothing to compare"

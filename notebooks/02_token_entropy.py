@@ -21,10 +21,12 @@
 # requests. Put your own scored runs in their place.
 
 # %% tags=["parameters"]
-RUNS = [f"../figures/data/pocket_runs/{arm}" for arm in ("base", "teacher_mixed_sft", "grpo")]
-SCORER = "own"  # whose scores: each checkpoint's own, on its own samples
+RUNS = [f"../figures/data/pocket_runs/{arm}" for arm in ("base", "teacher_mixed_sft", "grpo")]  # the base first
+SCORER = "own"  # whose scores: each checkpoint's own, on its own samples; if not there: the only scorer's
 
 # %%
+from pathlib import Path
+
 import pandas as pd
 
 from cotlens import (
@@ -42,11 +44,11 @@ from cotlens import (
     word_entropy,
 )
 
-runs = {path.rpartition("/")[2]: Run(path) for path in RUNS}
-tables = {
-    arm: (run.trace_table().assign(arm=arm), run.step_table(), run.score_table(SCORER)) for arm, run in runs.items()
-}
-next(iter(runs.values()))
+runs = {Path(path).name: Run(path) for path in RUNS}
+scores = {arm: run.score_table(SCORER if SCORER in run.scorers else "") for arm, run in runs.items()}
+tables = {arm: (run.trace_table().assign(arm=arm), run.step_table(), scores[arm]) for arm, run in runs.items()}
+base, *_, last = [*runs, *runs]
+runs[base]
 
 # %% [markdown]
 # ## How much, in which part
@@ -67,8 +69,8 @@ plot_entropy_parts(traces, "arm")
 # %%
 position = pd.concat(
     [
-        position_entropy(t, scores).merge(t[["trace_id", "prompt_id", "arm"]], on="trace_id")
-        for t, _, scores in tables.values()
+        position_entropy(t, own).merge(t[["trace_id", "prompt_id", "arm"]], on="trace_id")
+        for t, _, own in tables.values()
     ]
 )
 plot_position_entropy(position, "arm")
@@ -82,8 +84,8 @@ plot_position_entropy(position, "arm")
 # %%
 around = pd.concat(
     [
-        reflection_entropy(steps, scores).merge(t[["trace_id", "prompt_id", "arm"]], on="trace_id")
-        for t, steps, scores in tables.values()
+        reflection_entropy(steps, own).merge(t[["trace_id", "prompt_id", "arm"]], on="trace_id")
+        for t, steps, own in tables.values()
     ]
 )
 plot_reflection_entropy(around, "arm")
@@ -95,20 +97,19 @@ plot_reflection_entropy(around, "arm")
 # checkpoint, so that the share can move.
 
 # %%
-base = runs["base"]
-texts = base.trace_table(["trace_id", "think_spans", "completion"])
-plot_forking_tokens(forking_tokens(word_entropy(texts, base.score_table(SCORER))))
+texts = runs[base].trace_table(["trace_id", "think_spans", "completion"])
+plot_forking_tokens(forking_tokens(word_entropy(texts, scores[base])))
 
 # %%
-high = entropy_threshold(base.score_table(SCORER))
+high = entropy_threshold(scores[base])
 shares = {arm: trace_entropy(*three, high=high)["share_high"].mean() for arm, three in tables.items()}
 pd.Series(shares, name=f"share of thinking tokens above {high:.3f} nats").round(3)
 
 # %% [markdown]
 # ## A difference, and what is left of it
 #
-# GRPO's less the base's mean entropy of thinking: raw, at equal length, and within each way the thought ended. The same prompts, so
+# The last checkpoint's less the base's mean entropy of thinking: raw, at equal length, and within each way the thought ended. The same prompts, so
 # pairs. On one common text, see notebook 04.
 
 # %%
-compare(traces, "entropy_think", "grpo", "base", by="arm").round(3)
+compare(traces, "entropy_think", last, base, by="arm").round(3) if last != base else "one run: nothing to compare"

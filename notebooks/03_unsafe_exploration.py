@@ -24,7 +24,9 @@
 # %% tags=["parameters"]
 RUN = "../figures/data/unsafe"  # a run directory, made by `cotlens analyze FILE -o RUN`
 BY = "model"
-JUDGE = "gpt-5"  # who judged the answers (`cotlens guard RUN --judge NAME`); needed from "How traces end" on
+JUDGE = (
+    "gpt-5"  # who judged the answers (`cotlens guard RUN --judge NAME`); if not there: the first that judged anything
+)
 JUDGED = ["../figures/data/pocket_runs/base", "../figures/data/pocket_runs/grpo"]  # runs that two judges have judged
 TRUTH = "oracle"  # the one of them that the markers are held against
 
@@ -87,11 +89,13 @@ plot_risky_patterns(paths, BY)
 # ## How traces end
 #
 # The taxonomy of Chain-of-Guardrails: an unsafe answer is a *self-jailbreak* if the thinking had noticed a risk or excused one, else a
-# *harm misidentification*. The answer is GPT-5's to judge, the noticing the markers'.
+# *harm misidentification*. The answer is the judge's to judge, the noticing the markers'.
 
 # %%
-judged = run.with_verdicts(paths, JUDGE)
-plot_outcomes(judged.assign(outcome=outcomes(judged, judged["answer_unsafe"])), BY, judge=JUDGE)
+judge = JUDGE if JUDGE in run.judges else next(iter(run.judges), "")
+judged = run.with_verdicts(paths, judge) if judge else paths
+unjudged = "" if "answer_unsafe" in judged else "nobody has judged the answers: cotlens guard RUN --judge NAME"
+unjudged or plot_outcomes(judged.assign(outcome=outcomes(judged, judged["answer_unsafe"])), BY, judge=judge)
 
 # %% [markdown]
 # ## Thinking against answer
@@ -101,7 +105,8 @@ plot_outcomes(judged.assign(outcome=outcomes(judged, judged["answer_unsafe"])), 
 
 # %%
 marked = judged.assign(thinking_unsafe=judged["any_unsafe"].astype("boolean"))
-plot_thinking_by_answer(marked, BY, judges=f"thinking: has an unsafe step by the markers; answer judged by {JUDGE}")
+judges = f"thinking: has an unsafe step by the markers; answer judged by {judge}"
+unjudged or plot_thinking_by_answer(marked, BY, judges=judges)
 
 # %% [markdown]
 # ## Do judges agree, and do the markers agree with a judge?

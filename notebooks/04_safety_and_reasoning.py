@@ -59,7 +59,9 @@ table.reindex(index=ARMS or list(info["arms"]), columns=labels).round(3)
 # **Shows** safety of the thinking against mathematics. Up and right is better in both.
 
 # %%
-plot_safety_and_skill(found, info["note"])
+has = set(found["measure"])
+missing = ", ".join({"is_correct_maths", "thinking_unsafe_forbidden"} - has)
+f"the study has no {missing}" if missing else plot_safety_and_skill(found, info["note"])
 
 # %% [markdown]
 # ## Where safety holds
@@ -70,7 +72,10 @@ plot_safety_and_skill(found, info["note"])
 # %%
 splits = samples.loc[samples["set"] == "forbidden", "split"].unique()
 panels = {part.capitalize(): [f"{part}_unsafe_{split}" for split in splits] for part in ("thinking", "answer")}
-plot_measures(found, panels, "share of samples that are unsafe", info["note"])
+judged = has & {name for names in panels.values() for name in names}
+plot_measures(
+    found, panels, "share of samples that are unsafe", info["note"]
+) if judged else "nobody has judged forbidden requests"
 
 # %% [markdown]
 # ## The claims
@@ -92,4 +97,5 @@ pd.DataFrame(verdicts(samples, found, changes, info))
 # on equal splits: training changes *where* unsafe thinking is left, and the guard may have found little there all along.
 
 # %%
-plot_confounds(confounds(samples, info["base"]), info["note"])
+left = confounds(samples, info["base"])
+plot_confounds(left, info["note"]) if len(left) else "the study has nothing that this compares"

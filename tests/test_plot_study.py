@@ -6,6 +6,7 @@ import pytest
 
 from cotlens.plot_study import (
     plot_branching,
+    plot_confounds,
     plot_early_answering,
     plot_instruments,
     plot_measures,
@@ -109,6 +110,11 @@ def test_the_rate_that_was_picked_is_ringed():
     ]
     with pytest.raises(ValueError, match="no column picked"):
         plot_tries(tries.drop(columns="picked"))
+
+
+def test_a_study_with_nothing_to_compare_is_said_to_be_so():
+    with pytest.raises(ValueError, match="nothing to compare"):
+        plot_confounds(pd.DataFrame(columns=["column", "set", "arm", "comparison"]))
 
 
 def test_branching_is_drawn_with_the_writers_own_entropy():

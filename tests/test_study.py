@@ -284,6 +284,23 @@ def test_domains_belong_to_sets(domain, name):
     assert set_of(domain) == name
 
 
+def test_samples_that_the_source_does_not_number_are_counted(tmp_path):
+    """Two of each prompt, as a file of plain rows has them; three models in one arm are said to be so."""
+    said = []
+    for arm in ("base", "grpo"):
+        rows = [
+            {"id": i, "prompt": f"Question {i // 2}?", "completion": "<think>Hm.</think>4", "model": f"m{i % 3}"}
+            for i in range(6)
+        ]
+        (tmp_path / f"{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        analyze([tmp_path / f"{arm}.jsonl"], tmp_path / arm)
+    study = study_from_runs([tmp_path / "base", tmp_path / "grpo"], tmp_path / "study", say=said.append)
+    assert study.table("samples").groupby("arm")["sample"].agg(list).tolist() == [[0, 1] * 3] * 2
+    assert next(line for line in said if "several models" in line).endswith(
+        "one arm, base, of several models: m0, m1, m2"
+    )
+
+
 def test_what_does_not_fit_is_refused(runs, tmp_path):
     with pytest.raises(TraceError, match="no samples of the base arm 'basis'; the arms are base, my_sft, my_grpo"):
         study_from_runs(runs, tmp_path / "study", base="basis")
