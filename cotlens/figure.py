@@ -174,7 +174,7 @@ def draw_dots(
     """A dot and its interval for each row of `part`, one below the other."""
     at = np.arange(len(part)) + offset
     axis.hlines(at, part["low"], part["high"], color=colour, linewidth=1.2)
-    style: Any = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    style: Any = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 3}  # over the axis
     axis.plot(part["value"], at, marker, color=colour, label=label or None, clip_on=False, **style)
 
 

@@ -49,8 +49,9 @@ def draw_figures(
     by = by or ("run" if len(opened) > 1 else "model")
     where = dict(where or {})
     listed = [run.trace_table().assign(run=run.path.name) for run in opened]
-    for column in (by, *where):
-        _check_groups(listed, column)
+    _check_groups(listed, by, "--by")
+    for column in where:
+        _check_groups(listed, column, "--where")
     tables = _join(opened, listed, by, judge, where)
     inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
     of_steps, of_verdicts = _step_figures(tables, by), _verdict_figures(tables, by)
@@ -85,12 +86,12 @@ GROUPS = ("run", "model", "method", "domain", "split", "sample", "training_step"
           "reasoning", "finish_reason")  # fmt: skip
 
 
-def _check_groups(tables: Sequence[pd.DataFrame], by: str) -> None:
-    """Raises TraceError if `by` tells no groups of traces apart: an identifier, a measure, or what no trace has."""
+def _check_groups(tables: Sequence[pd.DataFrame], by: str, option: str) -> None:
+    """Raises TraceError if a column tells no groups of traces apart: an identifier, a measure, or what no trace has."""
     known = [name for name in GROUPS if any((~table[name].isin(["", -1])).any() for table in tables)]
     if by not in (*known, "model"):
         why = "no trace has one" if by in GROUPS else "does not name groups of traces"
-        raise TraceError(f"--by {by}: {why}; what there is: {', '.join(known)}")
+        raise TraceError(f"{option} {by}: {why}; what there is: {', '.join(known)}")
 
 
 class _Tables(NamedTuple):

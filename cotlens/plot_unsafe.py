@@ -108,7 +108,7 @@ def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
         draw_dots(axis, part, colour)
         axis.set_title(title)
         for row, n in enumerate(part["n"]):
-            axis.text(1.02, row, f"{n:,}", fontsize=5.5, color="#777777", va="center")
+            axis.text(1.05, row, f"{n:,}", fontsize=5.5, color="#777777", va="center")
     axes[0, 0].set_xlim(0, 1)
     label_rows(axes[0], [shorten(group) for group in order])
     note(

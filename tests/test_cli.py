@@ -65,6 +65,9 @@ def test_several_runs_are_compared_and_not_pooled(tmp_path):
     )
     assert "too few for their intervals" in said
     assert "no trace has domain = x" in cotlens("figures", tmp_path / "base", "--where", "domain=x", code=1).stderr
+    assert (
+        "--where family: does not name" in cotlens("figures", tmp_path / "base", "--where", "family=x", code=1).stderr
+    )
     assert "expected COLUMN=VALUE" in cotlens("figures", tmp_path / "base", "--where", "domain", code=2).stderr
 
 
