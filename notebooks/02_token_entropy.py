@@ -45,9 +45,11 @@ from cotlens import (
 )
 
 runs = {Path(path).name: Run(path) for path in RUNS}
+assert len(runs) == len(RUNS), "two runs have the same name"
 scores = {arm: run.score_table(SCORER if SCORER in run.scorers else "") for arm, run in runs.items()}
 tables = {arm: (run.trace_table().assign(arm=arm), run.step_table(), scores[arm]) for arm, run in runs.items()}
-base, *_, last = [*runs, *runs]
+names = list(runs)
+base, last = names[0], names[-1]
 runs[base]
 
 # %% [markdown]
@@ -108,8 +110,8 @@ pd.Series(shares, name=f"share of thinking tokens above {high:.3f} nats").round(
 # %% [markdown]
 # ## A difference, and what is left of it
 #
-# The last checkpoint's less the base's mean entropy of thinking: raw, at equal length, and within each way the thought ended. The same prompts, so
-# pairs. On one common text, see notebook 04.
+# The last checkpoint's less the base's mean entropy of thinking: raw, at equal length, and within each way the thought ended. The
+# same prompts, so pairs. On one common text, see notebook 04.
 
 # %%
 compare(traces, "entropy_think", last, base, by="arm").round(3) if last != base else "one run: nothing to compare"

@@ -24,9 +24,7 @@
 # %% tags=["parameters"]
 RUN = "../figures/data/unsafe"  # a run directory, made by `cotlens analyze FILE -o RUN`
 BY = "model"
-JUDGE = (
-    "gpt-5"  # who judged the answers (`cotlens guard RUN --judge NAME`); if not there: the first that judged anything
-)
+JUDGE = "gpt-5"  # who judged the answers (`cotlens guard RUN --judge NAME`); if not there: the first judge by name
 JUDGED = ["../figures/data/pocket_runs/base", "../figures/data/pocket_runs/grpo"]  # runs that two judges have judged
 TRUTH = "oracle"  # the one of them that the markers are held against
 

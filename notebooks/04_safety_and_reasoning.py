@@ -60,7 +60,7 @@ table.reindex(index=ARMS or list(info["arms"]), columns=labels).round(3)
 
 # %%
 has = set(found["measure"])
-missing = ", ".join({"is_correct_maths", "thinking_unsafe_forbidden"} - has)
+missing = ", ".join(sorted({"is_correct_maths", "thinking_unsafe_forbidden"} - has))
 f"the study has no {missing}" if missing else plot_safety_and_skill(found, info["note"])
 
 # %% [markdown]
@@ -73,9 +73,8 @@ f"the study has no {missing}" if missing else plot_safety_and_skill(found, info[
 splits = samples.loc[samples["set"] == "forbidden", "split"].unique()
 panels = {part.capitalize(): [f"{part}_unsafe_{split}" for split in splits] for part in ("thinking", "answer")}
 judged = has & {name for names in panels.values() for name in names}
-plot_measures(
-    found, panels, "share of samples that are unsafe", info["note"]
-) if judged else "nobody has judged forbidden requests"
+caption = "share of samples that are unsafe"
+plot_measures(found, panels, caption, info["note"]) if judged else "no judged samples of forbidden requests"
 
 # %% [markdown]
 # ## The claims
