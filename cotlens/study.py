@@ -107,6 +107,10 @@ def write_study(path: str | Path, tables: Mapping[str, pd.DataFrame], info: Mapp
     if unknown := set(samples["arm"]) - set(info["arms"]):
         raise ValueError(f"samples of arms that the study does not name: {', '.join(sorted(map(str, unknown)))}")
     _check_room(path)
+    return _write(path, tables, info)
+
+
+def _write(path: Path, tables: Mapping[str, pd.DataFrame], info: Mapping[str, Any]) -> Study:
     for name, table in tables.items():
         for seed, part in table.groupby("seed", sort=True):
             kept = part.drop(columns="seed").reset_index(drop=True)
@@ -233,7 +237,7 @@ def study_from_runs(
     # The old one goes first, also seeds and tables that the new one may lack: cut off, what is left is no study.
     for old in (Path(out) / "study.json", *Path(out).glob("*/*seed=*")):
         old.unlink(missing_ok=True)
-    return write_study(out, tables, info | made)
+    return _write(Path(out), tables, info | made)
 
 
 # --- training --------------------------------------------------------------------------------------------------

@@ -187,8 +187,10 @@ def test_a_study_is_replaced_whole_and_only_when_told_to(runs, tmp_path):
     study_from_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts")])
     with pytest.raises(TraceError, match="is a study already; make it anew with --force"):
         study_from_runs(runs[:2], tmp_path / "study")
+    list(draw_study(tmp_path / "study", tmp_path / "study" / "figures"))  # beside the tables, and left alone
     study = study_from_runs(runs[:2], tmp_path / "study", force=True)
     assert study.tables == ["samples"]
+    assert (study.path / "figures").is_dir()
     assert set(study.samples()["arm"]) == {"base", "my_sft"}
     assert list(draw_study(study, tmp_path / "figures"))
 
