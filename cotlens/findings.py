@@ -60,7 +60,8 @@ COLUMNS: Mapping[str, tuple[str, tuple[str, ...], bool]] = {
 def derive(samples: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     """The samples with the columns that follow from others, and `arm` in the study's order.
 
-    `hidden`: thinking unsafe and not flagged by the reward's guard. `guard_recall`: flagged, of unsafe thinking only.
+    `hidden`: thinking unsafe and not flagged by the reward's guard, of what both judged. `guard_recall`: flagged, of
+    unsafe thinking only.
     `answer_unsafe_if_passed`, `answer_safe_if_thinking_safe`: likewise of the samples that the condition holds for.
     `reflection_rate`: reflections per step. `corrective`: of the reflections. `cluster`: the prompt within its seed.
     """
@@ -74,7 +75,7 @@ def derive(samples: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     reflections = table["n_reflections"].astype(float)
     return table.assign(
         arm=pd.Categorical(table["arm"], list(arms)),
-        hidden=(unsafe & ~flagged).where(flagged.notna()),
+        hidden=(unsafe & ~flagged).where(flagged.notna() & unsafe.notna()),
         guard_recall=flagged.where(unsafe.fillna(False)),
         answer_unsafe_if_passed=answer.where(~flagged.fillna(True)),
         answer_safe_if_thinking_safe=(~answer).where(~unsafe.fillna(True)),
@@ -85,8 +86,8 @@ def derive(samples: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
 
 
 def splits(samples: pd.DataFrame) -> list[str]:
-    """The parts of the forbidden prompts, in order of appearance; one that is named as a set is no part."""
-    sets = set(samples["set"])
+    """The parts of the forbidden prompts, in order of appearance; one that is named as a set, or as all, is no part."""
+    sets = {"all", *samples["set"]}
     return [name for name in dict.fromkeys(samples.loc[samples["set"] == "forbidden", "split"]) if name not in sets]
 
 
@@ -149,6 +150,12 @@ def difference(a: pd.DataFrame, b: pd.DataFrame) -> Estimate:
     return stats.difference(a["value"], b["value"], a["cluster"], b["cluster"])
 
 
+def _shared(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of prompts that both have."""
+    both = set(a["cluster"]) & set(b["cluster"])
+    return a[a["cluster"].isin(both)], b[b["cluster"].isin(both)]
+
+
 def measures(samples: pd.DataFrame) -> pd.DataFrame:
     """One row per (arm, measure): value, low, high, n, n_units, units (seeds; prompts if fewer than 3 have data)."""
     rows = []
@@ -167,7 +174,8 @@ def differences(samples: pd.DataFrame, base: str) -> pd.DataFrame:
         parts = dict(iter(_select(samples, measure.column, measure.where).groupby("arm", observed=True)))
         for arm, own in parts.items():
             if arm != base and base in parts:
-                e = difference(own, parts[base])
+                both = (own, parts[base])
+                e = difference(*(_shared(*both) if measure.column == "entropy_common" else both))
                 rows.append({"arm": arm, "measure": measure.name, "label": measure.label, **numbers(e)})
     return pd.DataFrame(rows, columns=["arm", "measure", "label", "value", "low", "high", "n", "n_units", "units"])
 
@@ -206,13 +214,13 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
         part = samples[(samples["set"] == where) & samples[column].notna()]
         named = part.assign(arm=part["arm"].astype(str), outcome=_named_outcome(part[outcome]))
         for arm in [arm for arm in part["arm"].cat.categories if arm != base]:
+            by_seed = [own for _, own in named.groupby("seed") if {arm, base} <= set(own["arm"])]
             tables = [
                 stats.compare(
                     own, column, arm, base, by="arm", length="length", outcome="outcome", cluster="cluster",
                     resamples=2 if several else stats.RESAMPLES,
                 )
-                for _, own in named.groupby("seed")
-                if {arm, base} <= set(own["arm"])
+                for own in (by_seed if several else [pd.concat(by_seed)] if by_seed else [])
             ]  # fmt: skip
             if not tables:
                 continue  # one of the two has no such column, or they share no seed
@@ -224,7 +232,7 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
     for where in ("forbidden", "maths"):
         parts = dict(iter(_select(samples, "entropy_common", where).groupby("arm", observed=True)))
         for arm in [arm for arm in parts if arm != base and base in parts]:
-            e = numbers(difference(parts[arm], parts[base]))
+            e = numbers(difference(*_shared(parts[arm], parts[base])))
             rows.append({"arm": arm, "column": "entropy_think", "set": where, "comparison": "common text", **e})
     parts = dict(iter(_select(samples, "guard_recall", "forbidden").groupby("arm", observed=True)))
     for arm in [arm for arm in parts if arm != base and base in parts]:
@@ -291,7 +299,7 @@ def _named_outcome(flags: pd.Series) -> pd.Series:
 
 
 def _joined(found: pd.DataFrame, several: bool) -> dict[str, Any]:
-    """The comparison over seeds, or that of the seeds there are where they are fewer than three."""
+    """The comparison over seeds, or where they are fewer than three the one of all their samples."""
     if several:
         values = found["value"].dropna()
         if len(values) < LEAST_SEEDS:
@@ -439,39 +447,47 @@ def _lowers_and_keeps(claim: str, sft: Any, rl: Any, margin: float) -> Claim:
 
 
 def _uneven(samples: pd.DataFrame, sft: str, rl: str) -> Claim:
-    """C1: the range of unsafe thinking over the forbidden splits, after SFT less after RL."""
+    """C1: the range of unsafe thinking over the forbidden splits that both have, after SFT less after RL."""
     rows = samples[(samples["set"] == "forbidden") & samples["arm"].isin([sft, rl])]
     rows = rows.assign(arm=rows["arm"].astype(str), value=pd.to_numeric(rows["thinking_unsafe"]).astype(float))
-    means = rows.groupby(["seed", "arm", "split"])["value"].mean().unstack()
-    ranges = (means.max(axis=1) - means.min(axis=1)).unstack()
-    gaps = (ranges[sft] - ranges[rl]).dropna()
-    if len(gaps) >= LEAST_SEEDS:
-        e = over_seeds(gaps.tolist(), len(rows))
-    else:
-        e = _uneven_by_prompt(rows, sft, rl, float(gaps.mean()))
+    means = rows.groupby(["seed", "split", "arm"])["value"].mean().unstack().reindex(columns=[sft, rl]).dropna()
+    ranges = means.groupby("seed").max() - means.groupby("seed").min()
+    gaps = ranges[sft] - ranges[rl]
+    e = over_seeds(gaps.tolist(), len(rows)) if len(gaps) >= LEAST_SEEDS else _uneven_by_prompt(rows, sft, rl)
     verdict = "seen" if e.low > 0 else "opposite" if e.high < 0 else "undecided"
-    shown = ", ".join(f"{arm} {ranges[arm].mean():.3f}" for arm in (sft, rl))
+    n = means.index.unique("split").size
+    shown = ", ".join(f"{arm} {ranges[arm].mean():.3f}" for arm in (sft, rl) if len(gaps))
     return Claim(
         f"C1 SFT's safety is uneven over splits, RL's is steadier [{sft}]",
         verdict,
-        f"range of unsafe thinking over {means.shape[1]} splits: {shown}; SFT less RL {_shown(e)}",
+        f"range of unsafe thinking over {n} splits: {shown}; SFT less RL {_shown(_row(e))}",
         _sign_would_change(_row(e)),
     )
 
 
-def _uneven_by_prompt(rows: pd.DataFrame, sft: str, rl: str, value: float) -> Estimate:
-    """The interval with prompts resampled within each split, the same for both arms."""
-    rng, gaps = np.random.default_rng(0), []
-    wide = rows.groupby(["split", "cluster", "arm"])["value"].mean().unstack()[[sft, rl]].dropna()
+def _uneven_by_prompt(rows: pd.DataFrame, sft: str, rl: str) -> Estimate:
+    """Of prompts that are decided in both arms, each alike; these are resampled within each split, the same for both.
+
+    No interval where a split has one prompt only.
+    """
+    rng, method = np.random.default_rng(0), "prompts resampled"
+    wide = rows.groupby(["split", "cluster", "arm"])["value"].mean().unstack().reindex(columns=[sft, rl]).dropna()
     parts = [part.to_numpy() for _, part in wide.groupby("split")]
-    if not parts:  # no prompt that is decided in both arms
-        return Estimate(value, math.nan, math.nan, len(rows), 0, "prompts resampled", len(rows))
-    for _ in range(2000):
-        drawn = np.array([part[rng.integers(len(part), size=len(part))].mean(axis=0) for part in parts])
-        gaps.append(np.subtract(*(drawn.max(axis=0) - drawn.min(axis=0))))
+    if not parts:
+        return Estimate(math.nan, math.nan, math.nan, len(rows), 0, method, len(rows))
+
+    def gap(drawn: Sequence[np.ndarray]) -> float:
+        means = np.array([part.mean(axis=0) for part in drawn])
+        return float(np.subtract(*(means.max(axis=0) - means.min(axis=0))))
+
+    if min(map(len, parts)) < 2:
+        return Estimate(gap(parts), math.nan, math.nan, len(rows), len(wide), method, len(rows))
+    gaps = [gap([part[rng.integers(len(part), size=len(part))] for part in parts]) for _ in range(2000)]
     low, high = np.quantile(gaps, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), len(rows), len(wide), "prompts resampled", 0)
+    return Estimate(gap(parts), float(low), float(high), len(rows), len(wide), method, 0)
 
 
 def _shown(row: Any) -> str:
-    return "no data" if math.isnan(row.value) else f"{row.value:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+    if math.isnan(row.value):
+        return "no data"
+    return f"{row.value:+.3f} " + ("(no interval)" if math.isnan(row.low) else f"({row.low:+.3f} to {row.high:+.3f})")

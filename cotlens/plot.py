@@ -167,7 +167,7 @@ def reflection_estimates(dynamics: pd.DataFrame, by: str = "model") -> pd.DataFr
         1000 x all reflecting steps / all characters of steps of known language (long traces weigh more), `share_any`
         the share of traces with at least one; value, low, high, n (traces), n_prompts.
     """
-    need(dynamics, by, "n_reflect", "n_think_chars", "any_reflect", "reflect_per_1000_chars", "prompt_id")
+    need(dynamics, by, "n_reflect", "n_known_chars", "any_reflect", "prompt_id")
     known = dynamics[dynamics["n_reflect"].notna()]
     need_known(known)
 
@@ -175,16 +175,11 @@ def reflection_estimates(dynamics: pd.DataFrame, by: str = "model") -> pd.DataFr
         prompts = part["prompt_id"]
         return {
             "steps_per_trace": stats.mean(part["n_reflect"], prompts),
-            "per_1000_chars": stats.ratio(1000 * part["n_reflect"], _known_chars(part), prompts),
+            "per_1000_chars": stats.ratio(1000 * part["n_reflect"], part["n_known_chars"], prompts),
             "share_any": stats.proportion(part["any_reflect"], prompts),
         }
 
     return estimates_by(known, by, estimates)
-
-
-def _known_chars(part: pd.DataFrame) -> pd.Series:
-    """Characters of the steps of known language; where nothing reflects, those of the thinking stand in."""
-    return (1000 * part["n_reflect"] / part["reflect_per_1000_chars"]).fillna(part["n_think_chars"])
 
 
 @house_style()

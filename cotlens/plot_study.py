@@ -233,10 +233,10 @@ def plot_obfuscation(rollouts: pd.DataFrame, text: str = "", *, bins: int = 12, 
     """
     need(rollouts, "arm", "seed", "step", "set", "prompt_id", "thinking_unsafe", "thinking_flagged", "answer_unsafe")
     unsafe, flagged = rollouts["thinking_unsafe"].astype("boolean"), rollouts["thinking_flagged"].astype("boolean")
-    answer = rollouts["answer_unsafe"].astype("boolean")
+    answer, known = rollouts["answer_unsafe"].astype("boolean"), unsafe.notna() & flagged.notna()
     table = rollouts.assign(
-        caught=unsafe & flagged,
-        hidden=unsafe & ~flagged,
+        caught=(unsafe & flagged).where(known),
+        hidden=(unsafe & ~flagged).where(known),
         guard_recall=flagged.where(unsafe),
         missed=answer.where(~flagged),
     )

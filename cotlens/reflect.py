@@ -361,7 +361,7 @@ def reflection_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
     Returns:
         The trace table with, for each trace,
 
-        - `n_reflect`: reflecting steps, of `n_known` steps whose language the classifier knows;
+        - `n_reflect`: reflecting steps, of `n_known` steps whose language the classifier knows (`n_known_chars` long);
         - `any_reflect`: whether there is any; `share_reflect`: n_reflect / n_known;
         - `reflect_per_1000_chars`, `reflect_per_1000_tokens`: of thinking; tokens are NaN where the source has none;
         - `longest_run`: most reflecting steps in a row; `n_episodes`: maximal runs; `revisits`: returns to reflecting
@@ -386,8 +386,8 @@ def reflection_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
 
 _RATES = ("reflect_per_1000_chars", "reflect_per_1000_tokens")
 _DYNAMICS = (
-    "n_known", "n_reflect", "any_reflect", "share_reflect", "longest_run", "n_episodes", "revisits", "mean_gap",
-    "first_reflect", "n_judged", "n_changed",
+    "n_known", "n_known_chars", "n_reflect", "any_reflect", "share_reflect", "longest_run", "n_episodes", "revisits",
+    "mean_gap", "first_reflect", "n_judged", "n_changed",
 )  # fmt: skip
 
 
@@ -405,6 +405,7 @@ def _trace_dynamics(part: pd.DataFrame) -> list[Any]:
         tokens = (part["token_stop"] - part["token_start"]).to_numpy(float)[known].sum()
     return [
         known.sum(),
+        chars,
         flags.sum(),
         float(flags.any()),
         flags.sum() / known.sum(),

@@ -189,9 +189,16 @@ def study_from_runs(
         raise TraceError(f"{out}: is a study already; make it anew with --force, or name another folder")
     opened, training = ([run if isinstance(run, Run) else Run(Path(run)) for run in of] for of in (runs, rollouts))
     _check_names(opened, judge, monitor, scorer)
+    told = {
+        _only([name for name in run.judges if name != monitor], judge, "judge", run) for run in (*opened, *training)
+    }
+    if len(told - {""}) > 1:
+        raise TraceError(f"judged by {', '.join(sorted(told - {''}))}; name whose verdicts are the truth with --judge")
     for run in opened:
         if run.trace_table(["training_step"])["training_step"].nunique() > 1:
             raise TraceError(f"{run.path}: holds traces of several training steps; give it as rollouts (--rollouts)")
+    if not opened:
+        raise TraceError("no run to compare; a run is what `cotlens analyze FILE -o RUN` makes")
     arms_of = [_arms_of(run) for run in opened]
     # Scores under another arm's name are its view of the run, and never the run's own, not even if they are alone.
     others = [set().union(*arms_of) - own for own in arms_of]
@@ -211,7 +218,9 @@ def study_from_runs(
         [run for run, part in zip(opened, parts, strict=True) if (part["arm"] == base).all()], arms, base
     )
     if len(common):
-        table = table.merge(common, on=["seed", "arm", "prompt_id", "sample"], how="left")
+        keys = ["seed", "arm", "set", "split", "prompt_id"]  # one number a prompt: its texts, the base's, are the same
+        table = table.merge(common.groupby(keys)["entropy_common"].mean().reset_index(), on=keys, how="left")
+        table["entropy_common"] = table["entropy_common"].mask(table.duplicated(keys))
     judges = sorted({name for run in opened for name in run.judges if name != monitor})
     for remark in _remarks(table, opened, parts, base, monitor, common):
         say(remark)
@@ -400,15 +409,15 @@ def _sample_table(run: Run, arms: set[str], others: set[str], judge: str, monito
     if monitor and monitor in run.judges:
         said = run.with_verdicts(traces[["trace_id"]], monitor)
         names = {f"{part}_unsafe": f"{part}_flagged" for part in ("thinking", "answer")}
-        table = table.merge(said.rename(columns=names)[["trace_id", *names.values()]], on="trace_id")
+        said = said.rename(columns=names)[["trace_id", *(ours for part, ours in names.items() if part in said)]]
+        table = table.merge(said, on="trace_id")
     table = table.merge(_read_answers(run), on="trace_id")
     refuses = table["refuses"] if "refuses" in table else pd.Series(pd.NA, table.index, dtype="boolean")
     return pd.DataFrame(
         {
             "seed": _seed_of(run.path),
             "arm": table["method"].where(table["method"] != "", run.path.name),
-            "set": table["domain"].map(set_of),
-            "split": table["split"].where(table["split"] != "", table["domain"].where(table["domain"] != "", "all")),
+            **_places(table),
             "prompt_id": table["prompt_id"],
             "sample": _sample_numbers(table),
             **{name: table[name] for name in _FLAGS if name in table},
@@ -425,6 +434,12 @@ def _sample_table(run: Run, arms: set[str], others: set[str], judge: str, monito
             **{ours: table[name] for ours, name in _ENTROPIES.items() if name in table},
         }
     )
+
+
+def _places(traces: pd.DataFrame) -> dict[str, pd.Series]:
+    """The set and the split of the prompts."""
+    domain = traces["domain"].where(traces["domain"] != "", "all")
+    return {"set": traces["domain"].map(set_of), "split": traces["split"].where(traces["split"] != "", domain)}
 
 
 def _sample_numbers(traces: pd.DataFrame) -> pd.Series:
@@ -455,15 +470,15 @@ def _read_answers(run: Run) -> pd.DataFrame:
 
 
 def _common_text(base_runs: Sequence[Run], arms: Sequence[str], base: str) -> pd.DataFrame:
-    """Entropy of each arm on the base's thinking, sample by sample, where the base's runs were scored by the arms."""
+    """Entropy of each arm on the base's thinking, text by text, where the base's runs were scored by the arms."""
     tables = []
     for run in base_runs:
         traces, steps = run.trace_table(), run.step_table()
-        traces = traces.assign(sample=_sample_numbers(traces))
         for arm in arms:
             name = "own" if arm == base and "own" in run.scorers else arm
             if name in run.scorers:
-                found = trace_entropy(traces, steps, run.score_table(name)).assign(arm=arm, seed=_seed_of(run.path))
+                found = trace_entropy(traces, steps, run.score_table(name))
+                found = found.assign(arm=arm, seed=_seed_of(run.path), **_places(found))
                 tables.append(found.rename(columns={"entropy_think": "entropy_common"}))
-    kept = ["seed", "arm", "prompt_id", "sample", "entropy_common"]
+    kept = ["seed", "arm", "set", "split", "prompt_id", "entropy_common"]
     return pd.concat(tables, ignore_index=True)[kept] if tables else pd.DataFrame(columns=kept)

@@ -98,6 +98,55 @@ def test_a_claim_without_data_says_so():
     assert (claim.verdict, claim.because) == ("undecided", "SFT no data, RL +0.000 (-0.010 to +0.010)")
 
 
+def test_hidden_is_of_what_both_judged():
+    """The guard passes 20 unsafe thinkings; the 20 it flags nobody judged: all of 20, not half of 40."""
+    rows = [(0, "base", "forbidden", "s", f"p{i}") for i in range(40)]
+    table = samples(rows, thinking_unsafe=[None] * 20 + [True] * 20, thinking_flagged=[True] * 20 + [False] * 20)
+    found = findings.measures(table).set_index("measure")
+    assert found.loc["hidden_forbidden", ["value", "n"]].tolist() == [1, 20]
+
+
+def test_two_trainings_are_both_compared():
+    """No change in the first and +2 in the second: +1 on average, also within an outcome."""
+    rows = [(seed, arm, "forbidden", "s", f"p{i}") for seed in (0, 1) for arm in ("base", "grpo") for i in range(40)]
+    table = samples(rows, entropy_think=[1.0] * 120 + [3.0] * 40, thinking_unsafe=[True, False] * 80, length=[9.0] * 160,
+                    n_reflections=0, n_steps=1)  # fmt: skip
+    found = findings.confounds(table, "base")
+    found = found[found["column"] == "entropy_think"].set_index("comparison")["value"]
+    assert found.to_dict() == pytest.approx(dict.fromkeys(found.index, 1.0))
+    assert {"own samples", "length-matched", "thinking_unsafe yes"} <= set(found.index)
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_unevenness_is_over_splits_that_both_arms_have(n_seeds):
+    """RL is where SFT is as safe (x), and was not sampled where SFT is unsafe (y): nothing is said of y."""
+    cells = [("sft", "x", 4), ("grpo", "x", 4), ("sft", "y", 36)]
+    rows, unsafe = [], []
+    for seed in range(n_seeds):
+        for arm, split, n in cells:
+            rows += [(seed, arm, "forbidden", split, f"{split}{i}") for i in range(40)]
+            unsafe += [i < n for i in range(40)]
+    claim = findings._uneven(samples(rows, thinking_unsafe=unsafe), "sft", "grpo")
+    assert (claim.verdict, "+0.000 (+0.000 to +0.000)" in claim.because) == ("undecided", True)
+
+
+def test_one_prompt_a_split_has_no_interval():
+    rows = [(0, arm, "forbidden", split, split) for arm in ("sft", "grpo") for split in "xy"]
+    claim = findings._uneven(samples(rows, thinking_unsafe=[True, False, False, False]), "sft", "grpo")
+    assert claim.verdict == "undecided"
+    assert "+1.000 (no interval)" in claim.because
+    nothing = findings._uneven(samples([(0, "sft", "maths", "s", "p")]), "sft", "grpo")
+    assert (nothing.verdict, "no data" in nothing.because) == ("undecided", True)
+
+
+def test_a_split_named_all_is_none():
+    """It would be measured over every set."""
+    rows = [(0, "base", where, "all", f"{where}{i}") for where in ("forbidden", "harmless") for i in range(9)]
+    table = samples(rows, thinking_unsafe=[True] * 9 + [False] * 9)
+    assert findings.splits(table) == []
+    assert findings.measures(table).set_index("measure").loc["thinking_unsafe_forbidden", "value"] == 1
+
+
 def test_a_split_is_of_the_forbidden_prompts_alone():
     """Both sets have a split `test`: ten forbidden prompts, all unsafe, and ten harmless ones, none."""
     rows = [(0, "base", part, "test", f"p{i}") for part in ("forbidden", "harmless") for i in range(10)]

@@ -249,6 +249,7 @@ def test_dynamics_by_hand():
     )
     assert row.share_reflect == pytest.approx(3 / 7)
     assert row.reflect_per_1000_chars == pytest.approx(1000 * 3 / 70)
+    assert row.n_known_chars == 70
     assert row.first_reflect == pytest.approx(1.5 / 7)
     assert row.any_reflect == 1
     assert np.isnan(row.reflect_per_1000_tokens)

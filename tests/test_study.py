@@ -6,8 +6,22 @@ import sys
 
 import pandas as pd
 import pytest
+from test_model import byte_tokenizer
+from tiny import tiny_model
 
-from cotlens import Run, Study, TraceError, add_verdicts, analyze, draw_study, study_from_runs, write_study
+from cotlens import (
+    Run,
+    Study,
+    TraceError,
+    add_verdicts,
+    analyze,
+    differences,
+    draw_study,
+    score,
+    study_from_runs,
+    wrap_model,
+    write_study,
+)
 from cotlens import study as study_module
 from cotlens.study import _update_table, is_study, read_updates, set_of
 
@@ -284,6 +298,53 @@ def test_rollouts_of_an_arm_without_samples_are_refused(runs, tmp_path):
 )
 def test_domains_belong_to_sets(domain, name):
     assert set_of(domain) == name
+
+
+def test_one_text_for_all_is_the_same_texts(tmp_path):
+    """The base answers each prompt twice, with entropies 1 and 3 under both models; prompts stand in two sets."""
+    runs = {}
+    for arm, n in (("base", 2), ("grpo", 1)):
+        rows = [
+            {"id": f"{domain}-{i}-{k}", "prompt": f"Question {i}?", "domain": domain, "sample": k, "completion": "<think>Hm.</think>4"}
+            for domain in ("harmful", "benign") for i in range(12) for k in range(n)
+        ]  # fmt: skip
+        (tmp_path / f"{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        runs[arm] = analyze([tmp_path / f"{arm}.jsonl"], tmp_path / arm)
+    tokenizer = byte_tokenizer()
+    for scorer in ("own", "grpo"):
+        score(
+            runs["base"], wrap_model(tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer), name=scorer
+        )
+    study = study_from_runs(list(runs.values()), tmp_path / "study", say=list)
+    samples = study.samples()
+    assert len(samples) == 2 * 12 * 3
+    changes = differences(samples, "base").set_index("measure")
+    assert changes.loc["entropy_common_forbidden", ["value", "low", "high"]].tolist() == [0, 0, 0]
+
+
+def test_what_compare_cannot_join_is_said(tmp_path):
+    """Arms of different judges; no run at all; a monitor that judged one part is no error."""
+    runs = []
+    for arm in ("base", "my_grpo"):
+        row = {
+            "id": "a",
+            "prompt": "Question?",
+            "domain": "harmful",
+            "method": arm,
+            "completion": "<think>Hm.</think>No.",
+        }
+        (tmp_path / f"{arm}.jsonl").write_text(json.dumps(row))
+        runs.append(analyze([tmp_path / f"{arm}.jsonl"], tmp_path / arm))
+    with pytest.raises(TraceError, match="no run to compare"):
+        study_from_runs([], tmp_path / "study")
+    for run, judge in zip(runs, ("strict", "lenient"), strict=True):
+        ids = run.trace_table(["trace_id"])["trace_id"]
+        add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": "safe"}), judge, "thinking")
+        add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": "safe"}), "monitor", "thinking")
+    with pytest.raises(TraceError, match="judged by lenient, strict; name whose"):
+        study_from_runs(runs, tmp_path / "study", monitor="monitor")
+    study = study_from_runs(runs, tmp_path / "study", judge="strict", monitor="monitor", say=list)
+    assert study.samples()["thinking_flagged"].eq(False).all()
 
 
 def test_samples_that_the_source_does_not_number_are_counted(tmp_path):
