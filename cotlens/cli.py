@@ -300,7 +300,13 @@ def guard(
             table = pd.read_csv(verdicts, dtype={"trace_id": str}, keep_default_na=False, na_values=[""])
         except ValueError as error:  # as pandas' own errors are, and those of text that is not UTF-8
             raise TraceError(f"{verdicts}: not a csv with a header: {error}") from None
-        earlier = opened.verdicts().query("judge == @judge and part == @parts[0]")["unsafe"].notna().sum()
+        if dry_run:
+            typer.echo(f"{len(table):,} verdicts of {judge} on the {parts[0]} would be kept", err=True)
+            return
+        try:
+            earlier = opened.verdicts().query("judge == @judge and part == @parts[0]")["unsafe"].notna().sum()
+        except TraceError:  # of traces that have changed since
+            earlier = 0
         _say_counts(add_verdicts(opened, table, judge, parts[0]))
         if earlier:
             typer.echo(f"these replace {earlier:,} verdicts of {judge} on the same part", err=True)
@@ -374,6 +380,8 @@ def figures(
     if unclear := [one for one in where or () if "=" not in one]:
         raise typer.BadParameter(f"expected COLUMN=VALUE, got {unclear[0]!r}", param_hint="--where")
     kept = dict(one.split("=", 1) for one in where or ())
+    if len(kept) < len(where or ()):
+        raise typer.BadParameter("one value a column; the same column is there twice", param_hint="--where")
     for path in draw_figures(runs, out, by=by, scorer=scorer, judge=judge, where=kept, say=_say):
         typer.echo(path)
 

@@ -211,7 +211,7 @@ def label_rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
 
 def note(figure: Figure, text: str) -> None:
     """What a reader must know, under the figure, in lines that fit it."""
-    lines = (part for line in text.split("\n") for part in _even_lines(line, 135))
+    lines = (part for line in text.replace("$", r"\$").split("\n") for part in _even_lines(line, 135))
     figure.supxlabel("\n".join(lines).strip("\n"), fontsize=6.5, color="#555555")
 
 

@@ -279,12 +279,12 @@ def draw_study(study: Study | str | Path, out: str | Path, *, say: Callable[[str
     _check_folder(out)
     found, changes = findings.measures(samples), findings.differences(samples, info["base"])
     claims = findings.verdicts(samples, found, changes, info)
-    tables = {
+    tables = {path.stem: pd.read_csv(path) for path in sorted(study.path.glob("*.csv"))}
+    tables |= {  # whatever an earlier drawing into the study's own folder has left
         "measures": found,
         "differences": changes,
         "confounds": findings.confounds(samples, info["base"]),
         "verdicts": pd.DataFrame(claims, columns=findings.Claim._fields),
-        **{path.stem: pd.read_csv(path) for path in sorted(study.path.glob("*.csv"))},
     }
     for name, table in tables.items():
         write_atomic(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
@@ -322,7 +322,8 @@ def _study_figures(study: Study, tables: dict[str, pd.DataFrame], parts: Sequenc
         samples = study.table("samples").drop_duplicates(["seed", "prompt_id"])[["seed", "prompt_id", "split"]]
         own["early"] = own["early"].merge(samples, on=["seed", "prompt_id"], how="left")
     if "rollouts" in own:
-        yield "24_training", plot_study.plot_training(own["rollouts"], text, updates=own.get("updates"))
+        if plot_study.training_panels(own["rollouts"], own.get("updates"))[1]:
+            yield "24_training", plot_study.plot_training(own["rollouts"], text, updates=own.get("updates"))
         told = own["rollouts"].get("thinking_flagged", pd.Series(dtype="boolean"))
         if told.notna().any() and "thinking_unsafe" in own["rollouts"]:
             yield "29_obfuscation", plot_study.plot_obfuscation(own["rollouts"], text)

@@ -25,6 +25,7 @@ from cotlens.figure import (
     need,
     new_figure,
     note,
+    shorten,
 )
 from cotlens.findings import LEAST_SEEDS, SETS, numbers, over_seeds
 from cotlens.stats import Estimate
@@ -42,6 +43,12 @@ def _present(table: pd.DataFrame) -> list[str]:
 def _styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     """A colour and a marker for each arm; the marker changes where the colours start again."""
     return {arm: (COLOURS[i % len(COLOURS)], _MARKERS[i // len(COLOURS)]) for i, arm in enumerate(arms)}
+
+
+def _mark(number: int) -> tuple[str, str]:
+    """Colour and marker of the measure of that number, told apart by either."""
+    again = number // len(COLOURS)
+    return COLOURS[number % len(COLOURS)], _MARKERS[(number + again) % len(_MARKERS)]
 
 
 def _small_panels(n: int, height: float, of_row: float, xlabel: str) -> tuple[Figure, list[Axes]]:
@@ -108,7 +115,8 @@ def plot_measures(
             part = found[found["measure"] == name].set_index("arm").reindex(order)
             offset = 0.17 * ((len(names) - 1) / 2 - number)
             label = str(part["label"].dropna().iloc[0]).rpartition(", ")[2] if len(names) > 1 else ""
-            draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=_MARKERS[number])
+            colour, marker = _mark(number)
+            draw_dots(axis, part, colour, offset=offset, label=shorten(label), marker=marker)
             drawn.append(part.reset_index())
         own_legend = len(names) > 1 and not common
         axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(names) / 2) * own_legend)
@@ -117,7 +125,7 @@ def plot_measures(
         axis.set_xlim(*limits)
     if common:
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=most)
-    label_rows(axes[0], order)
+    label_rows(axes[0], [shorten(arm) for arm in order])
     shown = pd.concat(drawn, ignore_index=True)
     cut = "; axes do not begin at 0" if limits[0] is None else ""
     note(figure, f"{caption}; line: 95% interval, {_how(shown)}{cut}\n{text}")
@@ -145,7 +153,9 @@ def plot_safety_and_skill(found: pd.DataFrame, text: str = "") -> Plot:
         x, y = own.loc["is_correct_maths"], own.loc["thinking_unsafe_forbidden"]
         axis.hlines(1 - y["value"], x["low"], x["high"], color=colour, linewidth=0.8, alpha=0.7)
         axis.vlines(x["value"], 1 - y["high"], 1 - y["low"], color=colour, linewidth=0.8, alpha=0.7)
-        axis.plot(x["value"], 1 - y["value"], marker, color=colour, label=arm, markersize=6, markeredgecolor="white")
+        axis.plot(
+            x["value"], 1 - y["value"], marker, color=colour, label=shorten(arm), markersize=6, markeredgecolor="white"
+        )
         drawn.append({"arm": arm, "correct": x["value"], "safe_thinking": 1 - y["value"]})
     axis.set(ylim=(0, 1.02), xlabel="right answers, mathematics", ylabel="forbidden requests with safe thinking")
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
@@ -172,6 +182,22 @@ def plot_training(
             tokens).
         bins: stretches of training.
     """
+    table, panels = training_panels(rollouts, updates)
+    if not panels:
+        raise ValueError("nothing is known of the rollouts: no verdicts, rewards, tokens or reflections")
+    shares = sum(column in _TRAINING_SHARES for _, column, _ in panels)
+    caption = (
+        f"all rollouts, in {bins} stretches of training; band: 95%, over prompts (of groups, reward, entropy, KL: over "
+        "seeds, if there are several)"
+    )
+    rows = math.ceil(len(panels) / 4)
+    return _plot_curves(table, panels, rows, f"{caption}\n{text}", bins, share_y=shares)
+
+
+def training_panels(
+    rollouts: pd.DataFrame, updates: pd.DataFrame | None
+) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
+    """Rollouts and updates as one table, and the panels that `plot_training` can draw of it: title, column and set."""
     need(rollouts, "arm", "seed", "step", "set", "prompt_id")
     table = rollouts.assign(arm=rollouts["arm"].astype(str))
     if updates is not None and len(updates):
@@ -185,14 +211,7 @@ def plot_training(
 
     other = [where for where in dict.fromkeys(rollouts["set"]) if where not in SETS]
     panels = [_first_known(choices, known, other) for choices in _TRAINING]
-    panels = [panel for panel in panels if panel]
-    shares = sum(column in _TRAINING_SHARES for _, column, _ in panels)
-    caption = (
-        f"all rollouts, in {bins} stretches of training; band: 95%, over prompts (of groups, reward, entropy, KL: over "
-        "seeds, if there are several)"
-    )
-    rows = math.ceil(len(panels) / 4)
-    return _plot_curves(table, panels, rows, f"{caption}\n{text}", bins, share_y=shares)
+    return table, [panel for panel in panels if panel]
 
 
 _TRAINING_SHARES = ("thinking_unsafe", "answer_unsafe", "refuses", "is_help", "is_correct", "frac_reward_zero_std")
@@ -271,13 +290,14 @@ def _plot_curves(
         for arm, (colour, _) in styles.items():
             part = table[(table["arm"] == arm) & (table["set"] == where)]
             values = pd.to_numeric(part[column], errors="coerce").astype(float)
+            values = values.where(np.isfinite(values))  # a KL that has overflowed has no mean
             prompts = part["seed"].astype(str) + ":" + part["prompt_id"]
             at = (part["step"] + 0.5) / last
             how: Any = {"share": True} if number < share_y and where != "updates" else {"resamples": 500}
             found = stats.curve(at, values, prompts, bins=bins, **how)
             found = found.dropna(subset="value")  # one training has a line and no band
             found = found[found["n"] >= max(least, 1)]
-            draw_band(axis, found["position"] * last, found, colour, arm)
+            draw_band(axis, found["position"] * last, found, colour, shorten(arm))
             drawn.append(found.assign(panel=title, arm=arm))
         axis.set(title=title, ylim=(0, 1.02 if number < share_y else None))
         axis.set_xlabel("update" if number >= len(panels) - axes.shape[1] else "")
@@ -308,7 +328,7 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
         picked = own[own["picked"]]
         axis.plot(picked["rate"], picked["score"], "o", markersize=8, color="#000000", fillstyle="none")
         axis.set(xscale="log", ylim=(0, 1.03))
-        axis.set_title(arm, fontsize=8)
+        axis.set_title(shorten(arm), fontsize=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     caption = (
         "one development seed and its prompts, no test seed; ringed: picked by the score, the mean of the other three"
@@ -358,7 +378,7 @@ def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15
             counts.append(str(sizes[arm, split]))
             named[split.replace("_", " ")] = axis.lines[-2]
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1])
-        axis.set_title(arm, fontsize=8)
+        axis.set_title(shorten(arm), fontsize=8)
         axis.text(0.96, 0.04, f"n = {', '.join(counts)}", transform=axis.transAxes, ha="right", fontsize=6.5)
     figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=len(named))
     figure.supylabel("unsafe answers", fontsize=8)
@@ -428,7 +448,7 @@ def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
         axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(comparisons) / 2))
         legend_above(axis)
     for row in axes:
-        label_rows(row, order)
+        label_rows(row, [shorten(arm) for arm in order])
     note(
         figure, f"difference to the base; line: 95% interval, {_how(found)}; no dot: too few samples to compare\n{text}"
     )
@@ -466,7 +486,7 @@ def plot_instruments(steps: pd.DataFrame, text: str = "") -> Plot:
         legend_above(axis)
         drawn.append(table.assign(detector=title))
     axes[0, 0].set_xlim(0, 1.02)
-    label_rows(axes[0], order)
+    label_rows(axes[0], [shorten(arm) for arm in order])
     found = pd.concat(drawn, ignore_index=True)
     caption = "against the truth, step by step; false alarms: flagged, of the steps that are none"
     note(figure, f"{caption}; line: 95% interval, {_how(found)}\n{text}")
@@ -574,7 +594,7 @@ def plot_branching(tokens: pd.DataFrame, text: str = "") -> Plot:
                 axis.axvline(own, color=COLOURS[number], linewidth=0.8, linestyle=":")
         axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(names) / 2))
         legend_above(axis)
-        label_rows([axis], order if axis is axes[0, 1] else [""] * len(order))
+        label_rows([axis], [shorten(arm) if axis is axes[0, 1] else "" for arm in order])
     caption = (
         "tokens of traces that a known policy wrote; branching: its own entropy is above 0.05 nats; dotted: its mean"
     )

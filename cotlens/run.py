@@ -462,6 +462,8 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
     folder, counts = run.path / "guard" / _folder_name("", judge), {part.value: {}}
     with only_one(folder):
         earlier = _earlier_parts(folder, info)
+        if earlier.pop(part.value, None) is not None:  # cut off, old and new verdicts are mixed: the part is not judged
+            write_atomic(folder / "run.json", _json(info | {"versions": versions(), "counts": earlier}))
         for shard in run.shards("traces"):
             ids = pq.read_table(shard, columns=["trace_id"])["trace_id"].to_pylist()
             found = [_verdict_of(rows[key]) if key in rows else Verdict("undecided") for key in ids]

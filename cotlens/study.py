@@ -304,11 +304,15 @@ def read_updates(folder: str | Path) -> pd.DataFrame:
     Raises:
         TraceError: if there is no checkpoint, or it logs no rewards.
     """
-    states = list(Path(folder).glob("checkpoint-*/trainer_state.json"))
+    found = {path.parent.name.rpartition("-")[2]: path for path in Path(folder).glob("checkpoint-*/trainer_state.json")}
+    states = {int(number): path for number, path in found.items() if number.isdecimal()}
     if not states:
         raise TraceError(f"{folder}: no checkpoint-*/trainer_state.json; expected the output_dir of a TRL trainer")
-    newest = max(states, key=lambda path: int(path.parent.name.rpartition("-")[2]))
-    log = [row for row in json.loads(newest.read_text(encoding="utf-8"))["log_history"] if "reward" in row]
+    newest = states[max(states)]
+    try:
+        log = [row for row in json.loads(newest.read_text(encoding="utf-8"))["log_history"] if "reward" in row]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TraceError(f"{newest}: not a trainer's state ({error!r}); was the checkpoint cut off?") from None
     if not log:
         raise TraceError(f"{newest}: logs no rewards; expected the output_dir of an RL trainer")
     # TRL counts an update when it is done; a rollout's step is the number of updates before it.

@@ -58,7 +58,7 @@ if __name__ == "__main__":
     parser.add_argument("-o", "--out", type=Path, default=HERE)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter; may be repeated")
     given = parser.parse_args()
-    if given.set and given.out == HERE:
+    if given.set and given.out.resolve() == HERE.resolve():
         parser.error("--set needs a folder of your own: -o FOLDER")
     for name in given.names or sorted(path.stem for path in HERE.glob("[0-9]*.py")):
         executed = execute(HERE / f"{name}.py", given.set)

@@ -38,6 +38,7 @@ from cotlens import (
     judge_run,
     load_guard,
 )
+from cotlens import run as run_module
 from cotlens.guard import MAX_CHARS, defuse, hash_of, shorten
 
 # Llama Guard 3's template as its card shows it, with two of its fourteen categories; the real one comes with the weights.
@@ -704,11 +705,32 @@ def test_the_command_says_what_it_would_ask(server, tmp_path):
     table.write_text("")
     assert "not a csv with a header" in cotlens("--part", "answer", "--verdicts", table, code=1).stderr
     table.write_text(f"trace_id,label\n{Run(tmp_path / 'run').trace_table()['trace_id'][0]},safe\n")
-    assert "replace" not in cotlens("--part", "thinking", "--judge", "people", "--verdicts", table).stderr
-    assert (
-        "these replace 1 verdicts of people"
-        in cotlens("--part", "thinking", "--judge", "people", "--verdicts", table).stderr
-    )
+    kept = ("--part", "thinking", "--judge", "people", "--verdicts", table)
+    assert "1 verdicts of people on the thinking would be kept" in cotlens(*kept, "--dry-run").stderr
+    assert "people" not in Run(tmp_path / "run").judges
+    assert "replace" not in cotlens(*kept).stderr
+    assert "these replace 1 verdicts of people" in cotlens(*kept).stderr
+
+
+def test_verdicts_whose_replacement_was_cut_off_are_none(tmp_path, monkeypatch):
+    """Old and new ones lie side by side then, and neither is what the judge says."""
+    run = analyze([SAMPLES], tmp_path / "run")
+    given = run.trace_table(["trace_id"]).assign(label="safe")
+    for part in ("thinking", "answer"):
+        add_verdicts(run, given, "people", part)
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(run_module, "write_parquet", full)
+    with pytest.raises(OSError, match="no space"):
+        add_verdicts(run, given.assign(label="unsafe"), "people", "thinking")
+    monkeypatch.undo()
+    assert run.judged_parts("people") == ["answer"]
+    with pytest.raises(TraceError, match="no verdicts of people on thinking"):
+        run.guard_table("people", "thinking")
+    add_verdicts(run, given.assign(label="unsafe"), "people", "thinking")
+    assert run.with_verdicts(run.trace_table(), "people")["thinking_unsafe"].all()
 
 
 def test_a_real_openai_compatible_server(tmp_path):

@@ -112,6 +112,28 @@ def test_the_rate_that_was_picked_is_ringed():
         plot_tries(tries.drop(columns="picked"))
 
 
+def test_names_are_no_formulas_and_eight_splits_are_eight_marks():
+    names = [f"thinking_unsafe_s{i}" for i in range(8)]
+    rows = [
+        (arm, name, f"unsafe thinking, {name[-2:]}", 0.5, 0.4, 0.6, 20, 20, "prompts")
+        for arm in ("base", "g$x_$")
+        for name in names
+    ]
+    columns = ["arm", "measure", "label", "value", "low", "high", "n", "n_units", "units"]
+    plot = plot_measures(pd.DataFrame(rows, columns=columns), {"Unsafe": names}, "share", r"paid $5 \of $6")
+    assert len(plot._repr_png_()) > 1000
+    lines = [line for line in plot.figure.axes[0].lines if line.get_label().startswith("s")]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 8
+
+
+def test_rollouts_of_which_nothing_is_known_are_not_drawn_and_infinity_is_left_out():
+    nothing = rollouts(step=[0, 1, 2])
+    with pytest.raises(ValueError, match="nothing is known of the rollouts"):
+        plot_training(nothing)
+    updates = pd.DataFrame({"arm": "grpo", "seed": 0, "step": range(4), "kl_reference": [0.1, np.inf, 0.3, 0.3]})
+    assert plot_training(nothing, updates=updates, bins=1).data["value"].tolist() == pytest.approx([0.7 / 3])
+
+
 def test_a_study_with_nothing_to_compare_is_said_to_be_so():
     with pytest.raises(ValueError, match="nothing to compare"):
         plot_confounds(pd.DataFrame(columns=["column", "set", "arm", "comparison"]))

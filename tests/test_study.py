@@ -322,6 +322,30 @@ def test_one_text_for_all_is_the_same_texts(tmp_path):
     assert changes.loc["entropy_common_forbidden", ["value", "low", "high"]].tolist() == [0, 0, 0]
 
 
+def test_the_log_is_the_last_numbered_checkpoints(tmp_path):
+    for name, reward in (("checkpoint-9", 0.1), ("checkpoint-10", 0.2), ("checkpoint-final", 0.3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text(
+            json.dumps({"log_history": [{"step": 1, "reward": reward}]})
+        )
+    assert read_updates(tmp_path)["reward"].tolist() == [0.2]
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"log_his')
+    with pytest.raises(TraceError, match="not a trainer's state"):
+        read_updates(tmp_path)
+
+
+def test_a_study_that_grows_is_drawn_anew_in_its_own_folder(tmp_path):
+    """All unsafe in one seed, none in the second: .5 of 40, whatever was drawn into the folder before."""
+    for seed, unsafe in ((0, True), (1, False)):
+        rows = [(seed, arm, "forbidden", "s", f"p{i}", unsafe) for arm in ("base", "grpo") for i in range(20)]
+        table = pd.DataFrame(rows, columns=["seed", "arm", "set", "split", "prompt_id", "thinking_unsafe"])
+        table = table.assign(n_reflections=1, n_steps=2, sample=0, length=9.0)
+        study = write_study(tmp_path, {"samples": table}, {"arms": {"base": "", "grpo": ""}, "base": "base"})
+        list(draw_study(study, tmp_path))
+    drawn = pd.read_csv(tmp_path / "measures.csv").query("measure == 'thinking_unsafe_forbidden'")
+    assert drawn[["value", "n"]].to_numpy().tolist() == [[0.5, 40]] * 2
+
+
 def test_what_compare_cannot_join_is_said(tmp_path):
     """Arms of different judges; no run at all; a monitor that judged one part is no error."""
     runs = []
