@@ -636,6 +636,7 @@ def export(
 ) -> None:
     """Write traces for another tool. What its format cannot say stands beside in a field `cotlens`."""
     from cotlens.read import read_traces
+    from cotlens.run import Run
     from cotlens.write import write_traces
 
     if out.resolve() in (path.resolve(), *path.resolve().parents) or path.resolve() in out.resolve().parents:
@@ -643,7 +644,7 @@ def export(
     if out.exists() and not force and not (out.is_dir() and not any(out.iterdir())):
         raise TraceError(f"{out}: is there already; replace it with --force, or name another place")
     traces = tqdm(read_traces(path, format=format), unit=" traces", desc="export", smoothing=0.1)
-    made = write_traces(traces, out, to=to.value)
+    made = write_traces(traces, out, to=to.value, tags=Run(path).tags if (path / "run.json").exists() else None)
     typer.echo(f"{out}: {made.n_traces:,} traces")
     if made.beside:
         named = ", ".join(f"{name} {n:,}" for name, n in sorted(made.beside.items()))

@@ -41,21 +41,23 @@ def draw_figures(
     Raises:
         TraceError: if a run is not complete, or its traces have no such groups, or there is no such scorer or judge.
     """
-    opened = [run if isinstance(run, Run) else Run(Path(run)) for run in dict.fromkeys(runs)]
+    every = (run if isinstance(run, Run) else Run(Path(run)) for run in runs)
+    opened = list({run.path.resolve(): run for run in every}.values())
+    names = _names(opened)
     for run in opened:
         if not run.info.get("complete"):
             raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
     _check_folder(Path(out))
     by = by or ("run" if len(opened) > 1 else "model")
     where = dict(where or {})
-    listed = [run.trace_table().assign(run=run.path.name) for run in opened]
+    listed = [run.trace_table().assign(run=names[run]) for run in opened]
     _check_groups(listed, by, "--by")
     for column in where:
         _check_groups(listed, column, "--where")
-    tables = _join(opened, listed, by, judge, where)
+    tables = _join(opened, names, listed, by, judge, where)
     inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
     of_steps, of_verdicts = _step_figures(tables, by), _verdict_figures(tables, by)
-    of_scores = _entropy_figures(opened, by, scorer, where, say)
+    of_scores = _entropy_figures(opened, names, by, scorer, where, say)
     drawn = of_steps | of_scores | of_verdicts
     for remark in _what_is_left_out(tables, by, of_scores, of_verdicts):
         say(remark)
@@ -64,11 +66,21 @@ def draw_figures(
         provenance |= {"n_traces": len(tables.traces), "n_steps": len(tables.steps)}
         if name in of_scores:
             provenance["scores"] = {
-                run.path.name: run.score_info(scorer or run.scorers[0]) for run in opened if run.scorers
+                names[run]: run.score_info(scorer or run.scorers[0]) for run in opened if run.scorers
             }
         if name in of_verdicts:
             provenance["judges"] = tables.judge or sorted(set(tables.verdicts["judge"]))
         yield from save(picture, Path(out) / name, provenance)
+
+
+def _names(runs: Sequence[Run]) -> dict[Run, str]:
+    """The runs' folders by as much of their paths as tells them apart."""
+    parts = [run.path.resolve().parts for run in runs]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        found = ["/".join(part[-depth:]) for part in parts]
+        if len(set(found)) == len(found):
+            break
+    return dict(zip(runs, found, strict=True))
 
 
 def _check_folder(out: Path) -> None:
@@ -110,9 +122,12 @@ def _what_is_left_out(tables: _Tables, by: str, of_scores: dict, of_verdicts: di
         remarks.append("no figures of token entropy (06 to 11): `cotlens score RUN --model MODEL` gives what they need")
     if not of_verdicts:
         remarks.append("no figures of judged safety (16 to 20): `cotlens guard RUN --judge JUDGE` gives what they need")
+    if (n := tables.traces[by].nunique(dropna=False)) > MOST_CURVES:
+        remarks.append(f"curves (03, 07, 08, 09, 11, 12, 14) and 17 are of the {MOST_CURVES} largest of {n} groups")
     return remarks + _too_few("", tables.traces.groupby(by, dropna=False)["prompt_id"].nunique())
 
 
+MOST_CURVES = 6  # groups; the `most` of the figures of curves
 _FEW = 10  # prompts; docs/statistics.md
 
 
@@ -130,7 +145,12 @@ def _keep(table: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _join(
-    runs: Sequence[Run], listed: Sequence[pd.DataFrame], by: str, judge: str, where: Mapping[str, str]
+    runs: Sequence[Run],
+    names: Mapping[Run, str],
+    listed: Sequence[pd.DataFrame],
+    by: str,
+    judge: str,
+    where: Mapping[str, str],
 ) -> _Tables:
     judge = judge or min((name for run in runs for name in run.judges), default="")
     traces, steps, verdicts = [], [], []
@@ -153,14 +173,14 @@ def _join(
         raise TraceError(f"no trace has {', '.join(f'{name} = {value}' for name, value in where.items()) or 'a row'}")
     _check_name(judge, {name for run in runs for name in run.judges}, "verdicts", "judges", "guard")
     joined = [pd.concat(tables, ignore_index=True) for tables in (traces, steps, verdicts)]
-    return _Tables(*(_in_order(table, by, runs) for table in joined), judge)
+    return _Tables(*(_in_order(table, by, names) for table in joined), judge)
 
 
-def _in_order(table: pd.DataFrame, by: str, runs: Sequence[Run]) -> pd.DataFrame:
+def _in_order(table: pd.DataFrame, by: str, names: Mapping[Run, str]) -> pd.DataFrame:
     """Runs stay in the order in which they were named, whatever a figure would sort by."""
     if by != "run" or "run" not in table:
         return table
-    return table.assign(run=pd.Categorical(table["run"], list(dict.fromkeys(run.path.name for run in runs))))
+    return table.assign(run=pd.Categorical(table["run"], list(names.values())))
 
 
 def _step_figures(tables: _Tables, by: str) -> dict[str, Plot]:
@@ -210,7 +230,12 @@ def _verdict_figures(tables: _Tables, by: str) -> dict[str, Plot]:
 
 
 def _entropy_figures(
-    runs: Sequence[Run], by: str, scorer: str, where: Mapping[str, str], say: Callable[[str], object]
+    runs: Sequence[Run],
+    names: Mapping[Run, str],
+    by: str,
+    scorer: str,
+    where: Mapping[str, str],
+    say: Callable[[str], object],
 ) -> dict[str, Plot]:
     """The figures of token scores, for the runs that a model has scored; read a shard at a time."""
     scored = [run for run in runs if run.scorers]
@@ -224,13 +249,13 @@ def _entropy_figures(
     found: dict[str, list[pd.DataFrame]] = {kind: [] for kind in kinds}
     for run in scored:
         for every, all_steps, all_scores in run.scored_shards(scorer):
-            traces = _keep(every.assign(run=run.path.name), where)
+            traces = _keep(every.assign(run=names[run]), where)
             steps, scores = (part[part["trace_id"].isin(traces["trace_id"])] for part in (all_steps, all_scores))
             if traces.empty:
                 continue
             group = traces[["trace_id", "prompt_id", *{by} - {"prompt_id"}]]
-            found["parts"].append(entropy.trace_entropy(traces, steps, scores).assign(run=run.path.name))
             tables = {
+                "parts": entropy.trace_entropy(traces, steps, scores),
                 "position": entropy.position_entropy(traces, scores),
                 "reflection": entropy.reflection_entropy(steps, scores),
                 "survival": entropy.entropy_survival(scores, np.geomspace(1e-3, 12, 61)),
@@ -238,13 +263,16 @@ def _entropy_figures(
             if scores["kl"].notna().any():
                 tables["kl"] = entropy.position_entropy(traces, scores, column="kl")
             for kind, table in tables.items():
-                found[kind].append(table.merge(group, on="trace_id"))
+                table = table if kind == "parts" else table.merge(group, on="trace_id")
+                found[kind].append(table.assign(trace_id=f"{run.path}:" + table["trace_id"]))
             if "completion" in traces:
                 found["words"].append(entropy.word_entropy(traces, scores))
     joined = {kind: pd.concat(parts, ignore_index=True) for kind, parts in found.items() if parts}
     if not found["parts"]:
         return {}
-    return _draw_entropy({kind: _in_order(table, by, scored) for kind, table in joined.items()}, by)
+    return _draw_entropy(
+        {kind: _in_order(table, by, {run: names[run] for run in scored}) for kind, table in joined.items()}, by
+    )
 
 
 def _draw_entropy(tables: dict[str, pd.DataFrame], by: str) -> dict[str, Plot]:

@@ -54,6 +54,11 @@ class Run:
         object.__setattr__(self, "path", Path(self.path))
 
     @property
+    def name(self) -> str:
+        """That of its folder, also where the path is `.`."""
+        return self.path.resolve().name
+
+    @property
     def info(self) -> dict[str, Any]:
         """What `run.json` says."""
         if not (self.path / "run.json").exists():
@@ -80,7 +85,7 @@ class Run:
         """What a notebook shows: from what it was made, how much of it there is, who scored and judged it."""
         info = self.info
         inputs = ", ".join(f"{Path(made['path']).name} ({made['format']})" for made in info["inputs"])
-        facts = {"run": self.path.name, "inputs": inputs, "complete": "yes" if info.get("complete") else "no"}
+        facts = {"run": self.name, "inputs": inputs, "complete": "yes" if info.get("complete") else "no"}
         facts |= {name.removeprefix("n_"): f"{info[name]:,}" for name in _COUNTS if name in info}
         facts |= {"scored by": ", ".join(self.scorers) or "-", "judged by": ", ".join(self.judges) or "-"}
         return facts_html(facts)

@@ -230,7 +230,7 @@ def study_from_runs(
     if wrong := [arm for arm in (rl, *chosen) if arm and arm not in arms]:
         raise TraceError(f"no samples of {', '.join(wrong)}; the arms are {', '.join(arms)}")
     info = {"arms": dict.fromkeys(arms, ""), "base": base, "rl": rl, "sft": chosen, "note": note}
-    made = {"judge": judge or ", ".join(judges), "monitor": monitor, "runs": [run.path.name for run in opened]}
+    made = {"judge": judge or ", ".join(judges), "monitor": monitor, "runs": [run.name for run in opened]}
     tables = {"samples": table}
     if training:
         sampled = pd.concat([_rollout_table(run, judge, monitor, say) for run in training], ignore_index=True)
@@ -332,7 +332,7 @@ def _seed_of(path: Path) -> int:
 
 
 def _arms_of(run: Run) -> set[str]:
-    return {method or run.path.name for method in run.trace_table(["method"])["method"]}
+    return {method or run.name for method in run.trace_table(["method"])["method"]}
 
 
 def set_of(domain: str) -> str:
@@ -372,7 +372,7 @@ def _remarks(
     for run in runs:
         for arm, models in run.trace_table(["method", "model"]).groupby("method")["model"].unique().items():
             if len(models) > 1:
-                remarks.append(f"{run.path}: one arm, {arm or run.path.name}, of several models: {', '.join(models)}")
+                remarks.append(f"{run.path}: one arm, {arm or run.name}, of several models: {', '.join(models)}")
     for column, what in wanted.items():
         if lacking := [str(run.path) for run, part in zip(runs, parts, strict=True) if column not in part]:
             remarks.append(f"no {what}: {', '.join(lacking)}")
@@ -420,7 +420,7 @@ def _sample_table(run: Run, arms: set[str], others: set[str], judge: str, monito
     return pd.DataFrame(
         {
             "seed": _seed_of(run.path),
-            "arm": table["method"].where(table["method"] != "", run.path.name),
+            "arm": table["method"].where(table["method"] != "", run.name),
             **_places(table),
             "prompt_id": table["prompt_id"],
             "sample": _sample_numbers(table),

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from cotlens.formats import find_format
 from cotlens.formats_chat import dicts
-from cotlens.split import has_delimiters
+from cotlens.split import Tags, has_delimiters
 from cotlens.table import analyze_traces, arrow_schema
 from cotlens.trace import Origin, Reasoning, Span, Trace, TraceError, dump_json, hash_text
 
@@ -40,7 +40,7 @@ class Export(NamedTuple):
     beside: dict[str, int]
 
 
-def write_traces(traces: Iterable[Trace], path: str | Path, *, to: str) -> Export:
+def write_traces(traces: Iterable[Trace], path: str | Path, *, to: str, tags: Tags | None = None) -> Export:
     """Writes traces for another tool, whole or not at all, and returns what its format has no place for.
 
     Args:
@@ -48,6 +48,7 @@ def write_traces(traces: Iterable[Trace], path: str | Path, *, to: str) -> Expor
         path: the file to make, or with `hf` the folder. What is there already is replaced.
         to: `openai` (JSON lines of chat messages), `scout` (Inspect Scout's transcript parquet) or `hf` (a Hugging Face
             dataset on disk, with the columns `SCHEMA["traces"]`).
+        tags: delimiters of the thought, if they are none of the known: `hf` says where it lies.
 
     Raises:
         TraceError: if there is no trace, or one that the format cannot hold.
@@ -62,7 +63,7 @@ def write_traces(traces: Iterable[Trace], path: str | Path, *, to: str) -> Expor
     path.parent.mkdir(parents=True, exist_ok=True)
     part, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("partial", "replaced"))
     try:
-        WRITERS[to](iter(traces), part, counts)
+        WRITERS[to](iter(traces), part, counts, tags)
         n = counts.pop("", 0)
         if not n:
             raise TraceError("there is no trace to write")
@@ -102,7 +103,7 @@ def _remove(path: Path) -> None:
 # --- chat messages ---------------------------------------------------------------------------------------------
 
 
-def _write_openai(traces: Iterator[Trace], path: Path, counts: Counter[str]) -> None:
+def _write_openai(traces: Iterator[Trace], path: Path, counts: Counter[str], _: Tags | None) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for trace in traces:
             row = _openai_row(trace)
@@ -243,7 +244,7 @@ _SCOUT = pa.schema(
 )
 
 
-def _write_scout(traces: Iterator[Trace], path: Path, counts: Counter[str]) -> None:
+def _write_scout(traces: Iterator[Trace], path: Path, counts: Counter[str], _: Tags | None) -> None:
     with pq.ParquetWriter(path, _SCOUT, compression="zstd") as file:
         while batch := list(islice(traces, _BATCH)):
             rows = [_scout_row(trace) for trace in batch]
@@ -346,7 +347,7 @@ def _inspect_part(part: Any) -> dict[str, Any] | None:
 # --- Hugging Face ----------------------------------------------------------------------------------------------
 
 
-def _write_hf(traces: Iterator[Trace], path: Path, counts: Counter[str]) -> None:
+def _write_hf(traces: Iterator[Trace], path: Path, counts: Counter[str], tags: Tags | None) -> None:
     """A dataset as `datasets` saves it: an Arrow stream and two small files; the library itself is not needed.
 
     Shape: datasets 5.2, `arrow_dataset.py` (`save_to_disk`).
@@ -356,7 +357,7 @@ def _write_hf(traces: Iterator[Trace], path: Path, counts: Counter[str]) -> None
     schema = pa.schema([field.remove_metadata() for field in schema])
     with pa.OSFile(str(path / name), "wb") as sink, pa.ipc.new_stream(sink, schema) as file:
         while batch := list(islice(traces, _BATCH)):
-            file.write_table(analyze_traces(batch)[0].cast(schema))
+            file.write_table(analyze_traces(batch, tags)[0].cast(schema))
             counts[""] += len(batch)
     state = {
         "_data_files": [{"filename": name}],
@@ -371,7 +372,7 @@ def _write_hf(traces: Iterator[Trace], path: Path, counts: Counter[str]) -> None
     (path / "dataset_info.json").write_text(json.dumps({"description": "traces written by cotlens"}), encoding="utf-8")
 
 
-WRITERS: dict[str, Callable[[Iterator[Trace], Path, Counter[str]], None]] = {
+WRITERS: dict[str, Callable[[Iterator[Trace], Path, Counter[str], Tags | None], None]] = {
     "openai": _write_openai,
     "scout": _write_scout,
     "hf": _write_hf,

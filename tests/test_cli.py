@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from cotlens import Run
 COTLENS = [sys.executable, "-m", "cotlens.cli"]
 
 
-def cotlens(*arguments, code=0):
-    done = subprocess.run([*COTLENS, *map(str, arguments)], capture_output=True, text=True)
+def cotlens(*arguments, code=0, folder=None):
+    done = subprocess.run([*COTLENS, *map(str, arguments)], capture_output=True, text=True, cwd=folder)
     assert done.returncode == code, done.stderr
     return done
 
@@ -35,6 +36,26 @@ def test_from_file_to_figure(tmp_path):
         str(tmp_path / "figures" / f"{name}.{kind}") for name in names for kind in ("pdf", "png", "csv", "json")
     ]
     assert str(tmp_path) not in (tmp_path / "figures" / "01_lengths.json").read_text()
+
+
+def test_runs_are_told_apart_by_their_paths(tmp_path):
+    """Two folders grpo are two groups; one run named in two ways is one; `.` has its folder's name; eight are too many."""
+    runs = [tmp_path / f"seed={k}" / "grpo" for k in range(8)]
+    for run in runs[:2]:
+        cotlens("analyze", SAMPLES, "-o", run)
+
+    def groups(*named, folder=tmp_path):
+        said = cotlens("figures", *named, "-o", tmp_path / "f", folder=folder).stderr
+        table = pd.read_csv(tmp_path / "f" / "01_lengths.csv").drop_duplicates("group")
+        return dict(zip(table["group"], table["n_traces"], strict=True)), said
+
+    assert groups(*runs[:2])[0] == {"seed=0/grpo": 14, "seed=1/grpo": 14}
+    groups(runs[0], "seed=0/grpo", tmp_path / "seed=1" / ".." / "seed=0" / "grpo")
+    assert json.loads((tmp_path / "f" / "01_lengths.json").read_text())["n_traces"] == 14
+    assert set(groups(".", runs[1], folder=runs[0])[0]) == {"seed=0/grpo", "seed=1/grpo"}
+    for run in runs[2:]:
+        shutil.copytree(runs[0], run)
+    assert "are of the 6 largest of 8 groups" in groups(*runs)[1]
 
 
 def test_several_runs_are_compared_and_not_pooled(tmp_path):

@@ -22,6 +22,7 @@ from cotlens import (
     Label,
     Reasoning,
     Span,
+    Tags,
     Trace,
     TraceError,
     detect_format,
@@ -566,6 +567,14 @@ def test_models_whose_thinking_is_shown_as_a_summary(tmp_path, model, known):
     for to in ("openai", "scout", "hf"):
         write_traces([own], tmp_path / to, to=to)
         assert next(iter(read_traces(tmp_path / to))).reasoning is Reasoning.VERBATIM
+
+
+def test_a_data_set_knows_tags_of_ones_own(tmp_path):
+    """The run's delimiters, which nothing in the text makes known: the thought is `I think. `, 9 characters."""
+    trace = Trace(id="x", completion="[[T]]I think. [[/T]]done")
+    write_traces([trace], tmp_path / "hf", to="hf", tags=Tags("[[T]]", "[[/T]]"))
+    table = pa.ipc.open_stream((tmp_path / "hf" / "data-00000-of-00001.arrow").read_bytes()).read_all().to_pylist()
+    assert (table[0]["status"], table[0]["n_think_chars"]) == ("closed", 9)
 
 
 # --- what fresh eyes broke -------------------------------------------------------------------------------------
