@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: figures traces test check lab bench clean
 
 figures: .venv/figures  ## the main job: trains the pocket experiment's arms and draws every figure; SEEDS=5 takes more
-	$(BIN)/python trainers/experiment.py -o runs/pocket --figures runs/figures/pocket --seeds $(SEEDS)
+	$(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --seeds $(SEEDS)
 	$(BIN)/cotlens figures figures/data/real -o runs/figures/real
 	$(BIN)/cotlens figures figures/data/unsafe -o runs/figures/unsafe
 	$(BIN)/python notebooks/build.py -o runs/notebooks

@@ -28,9 +28,10 @@ import torch
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, entropy_from_logits, selective_log_softmax
 
-from cotlens import scores
-from cotlens.model import TOKENS_PER_BATCH, batches
-from cotlens.scores import Head, score_hidden
+from cotlens.models import scores
+from cotlens.models.batches import batches
+from cotlens.models.score import TOKENS_PER_BATCH
+from cotlens.models.scores import Head, score_hidden
 
 DATA = Path(os.environ.get("COTLENS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 GPU = torch.cuda.is_available()

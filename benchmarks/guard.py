@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from test_guard import make_guard
 from tiny import tiny_model
 
-from cotlens import LlamaGuard
+from cotlens.judges.local import LlamaGuard
 
 STEPS = ["This is a step of a thought that goes on for a while, as they do. "] * 100
 SHAPE = {

@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from cotlens import WORD_LISTS, analyze, count_words, segment
+from cotlens import analyze
+from cotlens.detect.words import WORD_LISTS, count_words
+from cotlens.text.steps import segment
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("COTLENS_DATA", ROOT.parent / "shared" / "data"))

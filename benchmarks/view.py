@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
-from cotlens import Page, ScoredTrace, Trace, show
+from cotlens import Trace, show
+from cotlens.models.score import ScoredTrace
+from cotlens.view.page import Page
 
 WORDS = ["so", "the sum", "of", "it", "is now", "four", "wait", "let me", "check", "again", "a sign", "lost", "here"]
 SCROLL = """async (selector) => {

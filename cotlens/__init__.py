@@ -1,133 +1,74 @@
 """cotlens: the dynamics of chain-of-thought. A trace goes in, one row per step comes out.
 
-Public names in the order of the flow; each is loaded on first use, so that `import cotlens` is quick.
+`import cotlens as ct` gives the names below, each loaded on first use: importing loads no torch, pandas or matplotlib.
+The packages in the order of the flow, where a file imports only from its own and earlier ones:
+
+trace, files   the lossless record of one turn; files written whole or not at all
+stats          numbers with intervals
+detect         what does a text do? texts in, labels out
+text           where is the thinking, where are its steps?
+formats        foreign rows become traces
+measures       tables in, tables out
+models         ask a model: score a text, sample one
+judges         is it unsafe, a refusal, right?
+probes         cut a trace, change it, ask again
+runs           a corpus on disk, a shard at a time
+studies        arms and seeds side by side
+plots          tables become figures
+view           one offline page to read traces in
+
+Read first: trace.py, text/split.py, text/steps.py, runs/tables.py, runs/run.py.
 """
 
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "trace": ("Label", "Origin", "Reasoning", "Span", "Trace", "TraceError"),
-    "read": ("detect_format", "read_records", "read_traces"),
-    "split": ("OpenedBy", "Split", "Status", "Tags", "split_think", "split_trace"),
-    "steps": ("Step", "group_paragraphs", "group_runs", "segment", "segment_trace"),
-    "reflect": (
-        "Kind",
-        "WORD_LISTS",
-        "classify",
-        "count_words",
-        "count_token_ids",
-        "reflection_dynamics",
-        "transitions",
-        "word_token_ids",
-    ),
-    "unsafe": (
-        "MARKERS",
-        "Marker",
-        "Outcome",
-        "Refusal",
-        "classify_refusal",
-        "mark",
-        "outcomes",
-        "risky_patterns",
-        "thinking_by_answer",
-        "unsafe_dynamics",
-    ),
-    "scores": ("Head", "Scores", "score_hidden", "score_logits"),
-    "model": ("Model", "ScoredTrace", "answer_early", "load_model", "score_tokens", "wrap_model"),
-    "guard": ("Cache", "Item", "Part", "Verdict", "judge"),
-    "guard_models": ("LlamaGuard", "Qwen3Guard", "WildGuard", "load_guard"),
-    "guard_endpoint": ("EndpointGuard", "StrongRejectGuard"),
-    "table": ("SCHEMA", "step_table", "trace_table"),
-    "run": ("Run", "add_verdicts", "analyze", "judge_run", "score"),
-    "write": ("Export", "write_traces"),
-    "generation": ("generate",),
-    "entropy": (
-        "entropy_bounds",
-        "entropy_survival",
-        "entropy_threshold",
-        "forking_tokens",
-        "position_entropy",
-        "reflection_entropy",
-        "step_entropy",
-        "trace_entropy",
-        "word_entropy",
-    ),
-    "stats": (
-        "Agreement",
-        "Detection",
-        "Estimate",
-        "agreement",
-        "cliffs_delta",
-        "compare",
-        "corrected_rate",
-        "curve",
-        "detection",
-        "difference",
-        "hedges_g",
-        "holm",
-        "mean",
-        "permutation_test",
-        "proportion",
-        "quantile",
-        "ratio",
-    ),
-    "findings": ("Claim", "confounds", "differences", "measures", "recall_at_splits", "verdicts"),
-    "study": ("Study", "read_updates", "study_from_runs", "write_study"),
-    "figure": ("Plot", "save"),
-    "plot": (
-        "plot_lengths",
-        "plot_marker_agreement",
-        "plot_reflection",
-        "plot_reflection_position",
-        "plot_transitions",
-    ),
-    "plot_entropy": (
-        "plot_entropy_distribution",
-        "plot_entropy_parts",
-        "plot_forking_tokens",
-        "plot_position_entropy",
-        "plot_reflection_entropy",
-    ),
-    "plot_unsafe": (
-        "plot_onset_recovery",
-        "plot_risky_patterns",
-        "plot_self_jailbreak_kinds",
-        "plot_unsafe_path",
-        "plot_unsafe_position",
-    ),
-    "plot_guard": (
-        "plot_detector",
-        "plot_guard_agreement",
-        "plot_outcomes",
-        "plot_safety_by_part",
-        "plot_thinking_by_answer",
-        "thinking_answer_estimates",
-    ),
-    "plot_study": (
-        "branching_measures",
-        "plot_branching",
-        "plot_confounds",
-        "plot_early_answering",
-        "plot_instruments",
-        "plot_measures",
-        "plot_obfuscation",
-        "plot_safety_and_skill",
-        "plot_training",
-        "plot_tries",
-    ),
-    "gallery": ("draw_figures", "draw_study"),
-    "view": ("Page", "show", "view_run"),
+_NAMES = {
+    # nouns
+    "Trace": "trace",
+    "TraceError": "trace",
+    "Span": "trace",
+    "Run": "runs.run",
+    "Study": "studies.study",
+    "Estimate": "stats",
+    "Model": "models.load",
+    # verbs on traces
+    "read_traces": "formats.read",
+    "split_trace": "text.split",
+    "segment_trace": "text.steps",
+    "trace_table": "runs.tables",
+    "step_table": "runs.tables",
+    "classify": "detect.reflect",
+    "mark": "detect.unsafe",
+    # verbs that ask a model or a judge
+    "load_model": "models.load",
+    "score_tokens": "models.score",
+    "load_guard": "judges.local",
+    "judge": "judges.guard",
+    "grade": "judges.grade",
+    # verbs on runs
+    "generate": "runs.generate",
+    "analyze": "runs.analyze",
+    "open_run": "runs.run",
+    "score": "runs.score",
+    "judge_run": "runs.judge",
+    "compare_runs": "studies.collect",
+    "export": "runs.export",
+    "draw_figures": "plots.of_runs",
+    "show": "view.page",
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_PACKAGES = ("measures", "plots", "probes", "stats", "studies")
 
-__all__ = list(_HOME)
+__all__ = [*_NAMES, *_PACKAGES]
 
 
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(import_module(f"cotlens.{_HOME[name]}"), name)
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"cotlens.{name}")
+    if name in _NAMES:
+        return getattr(import_module(f"cotlens.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'cotlens' has no attribute {name!r}")
 
 

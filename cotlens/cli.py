@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 the input is at fault (one line on stderr says how), 2 the
 
 import json
 import sys
-from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ import typer
 from tqdm import tqdm
 
 from cotlens import __version__
+from cotlens.describe import describe_path
 from cotlens.trace import TraceError
 
 app = typer.Typer(
@@ -96,8 +96,8 @@ def generate(
         raise typer.BadParameter(f"not valid JSON: {error}", param_hint="--template-args") from None
     if not isinstance(variables, dict):
         raise typer.BadParameter(f"expected a JSON object, got {template_args}", param_hint="--template-args")
-    from cotlens.generation import generate as generate_traces
-    from cotlens.prompts import read_prompts
+    from cotlens.formats.prompts import read_prompts
+    from cotlens.runs.generate import generate as generate_traces
 
     total = n * sum(1 for _ in read_prompts(prompts))
     with tqdm(total=total, unit=" traces", desc="generate", smoothing=0.1) as bar:
@@ -153,8 +153,8 @@ def analyze(
     """Read, split and segment traces into a run directory: RUN/traces and RUN/steps, one row per trace and per step."""
     if tags and not all(tags):
         raise typer.BadParameter("the delimiters of a thought must not be empty", param_hint="--tags")
-    from cotlens.run import analyze as analyze_files
-    from cotlens.split import Tags
+    from cotlens.runs.analyze import analyze as analyze_files
+    from cotlens.text.families import Tags
 
     with tqdm(unit=" traces", desc="analyze", smoothing=0.1) as bar:
 
@@ -208,11 +208,11 @@ def score(
     """Score every token of a run with a model: entropy, log-prob, rank and more, into RUN/scores/NAME."""
     if not 0 < temperature < float("inf"):
         raise typer.BadParameter("must be above 0 and finite", param_hint="--temperature")
-    from cotlens.run import Run
-    from cotlens.run import score as score_run
+    from cotlens.runs.run import Run
+    from cotlens.runs.score import score as score_run
 
     _ = Run(run).info  # before a model is loaded for nothing
-    from cotlens.model import load_model
+    from cotlens.models.load import load_model
 
     loaded = load_model(model, revision=revision, device=device, dtype=dtype)
     base = load_model(reference, revision=reference_revision, device=device, dtype=dtype) if reference else None
@@ -280,10 +280,12 @@ def guard(
     """Judge the thinking and the answer of every trace of a run, apart, into RUN/guard/NAME/PART."""
     import os
 
-    from cotlens.guard import Item, Part
-    from cotlens.guard_endpoint import EndpointGuard, StrongRejectGuard
-    from cotlens.guard_models import load_guard
-    from cotlens.run import Run, add_verdicts, judge_run, part_text, request_of
+    from cotlens.judges.endpoint import EndpointGuard, StrongRejectGuard
+    from cotlens.judges.local import load_guard
+    from cotlens.judges.verdict import Item, Part
+    from cotlens.runs.judge import add_verdicts, judge_run
+    from cotlens.runs.run import Run
+    from cotlens.text.split import part_text, request_of
 
     parts = [one.strip() for one in part.split(",") if one.strip()]
     if not parts or any(one not in ("thinking", "answer", "full") for one in parts):
@@ -364,8 +366,9 @@ def figures(
     ] = None,
 ) -> None:
     """Draw every figure the runs have data for, each as pdf, png, csv (the plotted numbers) and json (provenance)."""
-    from cotlens.gallery import draw_figures, draw_study
-    from cotlens.study import is_study
+    from cotlens.plots.of_runs import draw_figures
+    from cotlens.plots.of_studies import draw_study
+    from cotlens.studies.study import is_study
 
     if any(map(is_study, runs)):
         if len(runs) > 1 or by or scorer or judge or where:
@@ -401,8 +404,8 @@ def view(
     limit: Annotated[int, typer.Option(min=1, help="Most traces in the page, where none are named.")] = 200,
 ) -> None:
     """Write one offline HTML page to read traces in: text, steps, markers, entropy, verdicts, side by side."""
-    from cotlens.run import Run
-    from cotlens.view import view_run
+    from cotlens.runs.run import Run
+    from cotlens.view.page import view_run
 
     if out.is_dir() or (out.is_file() and out.read_bytes()[:64].lstrip()[:9].lower() not in (b"", b"<!doctype")):
         raise TraceError(f"{out}: is there already and is no page; name another file")
@@ -444,13 +447,13 @@ def compare(
     is on its path, as in runs/seed=0/grpo; harmful, benign and math are domains of its prompts. Scores of the base's
     runs under an arm's name are that arm's view of one text for all. What is missing is said, and left out.
     """
-    from cotlens import findings
-    from cotlens.study import study_from_runs
+    from cotlens import studies
+    from cotlens.studies.collect import compare_runs
 
     others = [run for run in runs if run.is_dir() and not (run / "run.json").exists()]
     for folder in others:
         _say(f"left out, no run: {folder}")
-    study = study_from_runs(
+    study = compare_runs(
         [run for run in runs if run not in others],
         out,
         base=base,
@@ -466,10 +469,10 @@ def compare(
         say=_say,
     )
     samples, info = study.samples(), study.info
-    changes = findings.differences(samples, base)
+    changes = studies.differences(samples, base)
     sets = ", ".join(f"{name} {n:,}" for name, n in samples["set"].value_counts(sort=False).items())
     typer.echo(f"{out}: {len(samples):,} samples ({sets}), arms {', '.join(info['arms'])}")
-    for claim in findings.verdicts(samples, findings.measures(samples), changes, info):
+    for claim in studies.verdicts(samples, studies.measures(samples), changes, info):
         typer.echo(f"{claim.verdict:>10}  {claim.claim}: {claim.because}")
     typer.echo(f"figures: cotlens figures {out} -o FOLDER")
 
@@ -482,7 +485,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Say what is in a file, a run or a study: rows, models, statuses, lengths, and what could not be known."""
-    report = _report(path, format, tokenizer)
+    report = describe_path(path, format, tokenizer)
     if as_json:
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
         return
@@ -494,125 +497,6 @@ def info(
         elif isinstance(value, list):
             value = ", ".join(value) or "-"
         typer.echo(f"{key.replace('_', ' '):<13} {value}")
-
-
-def _report(path: Path, format: str | None, tokenizer: str) -> dict[str, object]:
-    from cotlens.formats import find_format
-    from cotlens.read import detect_format, read_traces
-    from cotlens.run import Run, load_tokenizer
-    from cotlens.split import split_trace
-    from cotlens.study import Study, is_study
-
-    if (path / "run.json").exists():
-        return _run_report(Run(path))
-    if is_study(path):
-        return _study_report(Study(path))
-    shape = find_format(format) if format else detect_format(path)
-    rejects: list = []
-    counts = {name: Counter() for name in ("models", "statuses", "reasoning")}
-    has, other, think_lengths, answer_lengths, rows = Counter(), Counter(), [], [], 0
-    summaries, ids_to_text = set(), load_tokenizer(tokenizer) if tokenizer else None
-    traces = read_traces(path, format=shape.name, on_reject=rejects.append, tokenizer=ids_to_text)
-    for trace in tqdm(traces, unit=" traces", desc="info"):
-        rows += 1
-        split = split_trace(trace)
-        counts["models"][trace.model] += 1
-        counts["statuses"][f"{split.status} ({split.opened_by})" if split.opened_by else split.status.value] += 1
-        counts["reasoning"][trace.reasoning.value] += 1
-        summaries |= {trace.model} if trace.reasoning == "summary" else set()
-        has.update(name for name in _FIELDS if getattr(trace, name) not in (None, "", -1))
-        other.update(trace.meta.keys())
-        if trace.reasoning == "verbatim":
-            think_lengths.append(sum(span.length for span in split.think))
-        answer_lengths.append(split.answer.length)
-    if not rows:
-        raise TraceError(f"{path}:{rejects[0].number}: {rejects[0].reason}")
-    return {
-        "path": str(path),
-        "format": shape.name,
-        "traces": rows,
-        "bad_rows": len(rejects),
-        "first_fault": f"line {rejects[0].number}: {rejects[0].reason}" if rejects else "none",
-        **{name: dict(counter.most_common()) for name, counter in counts.items()},
-        "thinking": _length_summary(think_lengths),
-        "answer": _length_summary(answer_lengths),
-        "has": {name: has[name] for name in _FIELDS if has[name]},
-        "other_fields": dict(other.most_common(12)),
-        "missing": [name for name in _FIELDS if not has[name]],
-        "cannot_know": [
-            *shape.lacks,
-            *map(_summary_of, sorted(summaries)),
-        ],
-    }
-
-
-_FIELDS = (
-    "prompt",
-    "model",
-    "method",
-    "domain",
-    "finish_reason",
-    "token_ids",
-    "logprobs",
-    "token_starts",
-    "reward",
-    "gold",
-)
-
-
-def _length_summary(lengths: list[int]) -> str:
-    import numpy as np
-
-    if not lengths:
-        return "no traces"
-    q = np.quantile(lengths, (0, 0.5, 0.95, 1))
-    return f"characters: least {q[0]:,.0f}, median {q[1]:,.0f}, 95th percentile {q[2]:,.0f}, most {q[3]:,.0f}"
-
-
-def _run_report(run) -> dict[str, object]:
-    made = run.info
-    traces = run.trace_table()
-    verbatim = traces[traces["reasoning"] == "verbatim"]
-    summaries = sorted(set(traces.loc[traces["reasoning"] == "summary", "model"]))
-    return {
-        "path": str(run.path),
-        "complete": "yes" if made.get("complete") else "no: call analyze again with the same inputs to finish it",
-        "inputs": [f"{Path(made_from['path']).name} ({made_from['format']})" for made_from in made["inputs"]],
-        "traces": len(traces),
-        "prompts": traces["prompt_id"].nunique(),
-        "steps": int(traces["n_steps"].sum()),
-        "scored_by": [name if run.is_scored(name) else f"{name} (not complete)" for name in run.scorers],
-        "judged_by": run.judges,
-        "bad_rows": made.get("n_rejected", 0),
-        "models": {str(k): int(v) for k, v in traces["model"].value_counts().items()},
-        "statuses": {str(k): int(v) for k, v in traces["status"].value_counts().items()},
-        "reasoning": {str(k): int(v) for k, v in traces["reasoning"].value_counts().items()},
-        "thinking": _length_summary(verbatim["n_think_chars"].tolist()),
-        "answer": _length_summary(traces["n_answer_chars"].tolist()),
-        "cannot_know": [
-            *sorted({lack for made_from in made["inputs"] for lack in made_from["lacks"]}),
-            *map(_summary_of, summaries),
-        ],
-    }
-
-
-def _summary_of(model: str) -> str:
-    return f"what {model or 'the model'} thought: what is shown of it is a summary"
-
-
-def _study_report(study) -> dict[str, object]:
-    made, samples = study.info, study.table("samples")
-    return {
-        "path": str(study.path),
-        "arms": {arm: int((samples["arm"] == arm).sum()) for arm in made["arms"]},
-        "base": made["base"],
-        "seeds": sorted(map(str, set(samples["seed"]))),
-        "sets": {str(k): int(v) for k, v in samples["set"].value_counts().items()},
-        "prompts": int(samples.groupby("seed")["prompt_id"].nunique().sum()),
-        "tables": study.tables,
-        "judge": made.get("judge") or "-",
-        "note": made.get("note") or "-",
-    }
 
 
 class ExportTo(StrEnum):
@@ -635,9 +519,9 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there already.")] = False,
 ) -> None:
     """Write traces for another tool. What its format cannot say stands beside in a field `cotlens`."""
-    from cotlens.read import read_traces
-    from cotlens.run import Run
-    from cotlens.write import write_traces
+    from cotlens.formats.read import read_traces
+    from cotlens.runs.export import write_traces
+    from cotlens.runs.run import Run
 
     if out.resolve() in (path.resolve(), *path.resolve().parents) or path.resolve() in out.resolve().parents:
         raise TraceError(f"{out}: is what would be read, or lies in it; name another place")

@@ -5,13 +5,14 @@ This module imports nothing of cotlens.
 """
 
 import hashlib
-import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, NamedTuple
+
+from cotlens.display import facts_html
 
 
 class TraceError(ValueError):
@@ -171,8 +172,6 @@ class Trace:
 _TEXTS = (
     "id", "completion", "prompt", "prompt_id", "model", "method", "domain", "split", "finish_reason", "gold",
 )  # fmt: skip
-
-
 _FACTS = (
     "model",
     "method",
@@ -185,25 +184,6 @@ _FACTS = (
     "gold",
     "reasoning",
 )
-_SHOWN = 1500  # characters of a text in a notebook
-
-
-def facts_html(facts: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> str:
-    """Names and values as an HTML table, and texts in boxes that open, everything escaped.
-
-    It has no colours of its own, so that it is readable on a dark page as on a light one.
-    """
-    left = "text-align:left;vertical-align:top"
-    cells = (
-        f'<tr><th style="{left}">{html.escape(str(name))}</th><td style="{left}">{html.escape(str(value))}</td></tr>'
-        for name, value in facts.items()
-    )
-    boxes = "".join(
-        f'<details><summary>{html.escape(name)} ({len(text):,} characters)</summary><pre style="white-space:pre-wrap">'
-        f"{html.escape(text[:_SHOWN])}{' …' if len(text) > _SHOWN else ''}</pre></details>"
-        for name, text in (texts or {}).items()
-    )
-    return f"<table>{''.join(cells)}</table>{boxes}"
 
 
 def _check_whole(trace_id: str, name: str, value: Any) -> None:

@@ -21,7 +21,8 @@ TRACES = "../figures/data/sample_traces.jsonl"  # any file or folder that `cotle
 TRACE_ID = "tank-cut-off"  # in a file that does not have it: the first
 
 # %%
-from cotlens import plot_lengths, read_traces, segment_trace, split_trace, step_table, trace_table
+from cotlens import read_traces, segment_trace, split_trace, step_table, trace_table
+from cotlens.plots.lengths import plot_lengths
 
 traces = {trace.id: trace for trace in read_traces(TRACES)}
 len(traces)

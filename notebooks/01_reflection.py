@@ -24,15 +24,10 @@ BY = "model"
 PAIR = ("DeepSeek-R1-Distill-Llama-8B", "DeepSeek-R1-Distill-Qwen-1.5B")  # two groups of BY; if not there: the largest
 
 # %%
-from cotlens import (
-    Run,
-    compare,
-    plot_marker_agreement,
-    plot_reflection,
-    plot_reflection_position,
-    plot_transitions,
-    reflection_dynamics,
-)
+from cotlens import Run
+from cotlens.measures.reflection import reflection_dynamics
+from cotlens.plots.reflection import plot_marker_agreement, plot_reflection, plot_reflection_position, plot_transitions
+from cotlens.stats.matched import compare
 
 run = Run(RUN)
 steps = run.step_table()

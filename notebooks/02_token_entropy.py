@@ -29,20 +29,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from cotlens import (
-    Run,
-    compare,
+from cotlens import Run
+from cotlens.measures.entropy import (
     entropy_threshold,
     forking_tokens,
-    plot_entropy_parts,
-    plot_forking_tokens,
-    plot_position_entropy,
-    plot_reflection_entropy,
     position_entropy,
     reflection_entropy,
     trace_entropy,
     word_entropy,
 )
+from cotlens.plots.entropy import (
+    plot_entropy_parts,
+    plot_forking_tokens,
+    plot_position_entropy,
+    plot_reflection_entropy,
+)
+from cotlens.stats.matched import compare
 
 runs = {Path(path).name: Run(path) for path in RUNS}
 assert len(runs) == len(RUNS), "two runs have the same name"

@@ -31,18 +31,14 @@ TRUTH = "oracle"  # the one of them that the markers are held against
 # %%
 import pandas as pd
 
-from cotlens import (
-    Run,
-    outcomes,
-    plot_detector,
-    plot_guard_agreement,
+from cotlens import Run
+from cotlens.measures.unsafe import outcomes, unsafe_dynamics
+from cotlens.plots.judges import plot_detector, plot_guard_agreement, plot_outcomes, plot_thinking_by_answer
+from cotlens.plots.unsafe import (
     plot_onset_recovery,
-    plot_outcomes,
     plot_risky_patterns,
     plot_self_jailbreak_kinds,
-    plot_thinking_by_answer,
     plot_unsafe_position,
-    unsafe_dynamics,
 )
 
 run = Run(RUN)

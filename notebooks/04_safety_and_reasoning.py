@@ -25,16 +25,12 @@ STUDY = "../figures/data/pocket"
 ARMS = []  # of the table; none named: all of the study
 
 # %%
-from cotlens import (
-    Study,
-    confounds,
-    differences,
-    measures,
-    plot_confounds,
-    plot_measures,
-    plot_safety_and_skill,
-    verdicts,
-)
+from cotlens import Study, measures
+from cotlens.plots.confounds import plot_confounds
+from cotlens.plots.study import plot_measures, plot_safety_and_skill
+from cotlens.studies.arms import differences
+from cotlens.studies.claims import verdicts
+from cotlens.studies.confounds import confounds
 
 study = Study(STUDY)
 study

@@ -27,7 +27,9 @@ ARMS = []  # none named: all that the study has rollouts of
 BINS = 12  # stretches of training
 
 # %%
-from cotlens import Study, measures, plot_measures, plot_obfuscation, plot_training
+from cotlens import Study, measures
+from cotlens.plots.study import plot_measures
+from cotlens.plots.training import plot_obfuscation, plot_training
 
 study = Study(STUDY)
 rollouts = study.table("rollouts")

@@ -24,15 +24,11 @@ RUN = "../runs/your_traces"  # the run directory that is made of it
 # %%
 import pandas as pd
 
-from cotlens import (
-    analyze,
-    detect_format,
-    plot_lengths,
-    plot_reflection,
-    read_records,
-    reflection_dynamics,
-    split_trace,
-)
+from cotlens import analyze, split_trace
+from cotlens.formats.read import detect_format, read_records
+from cotlens.measures.reflection import reflection_dynamics
+from cotlens.plots.lengths import plot_lengths
+from cotlens.plots.reflection import plot_reflection
 
 detect_format(FILE).name, detect_format(FILE).lacks
 

@@ -12,7 +12,7 @@ import jupytext
 import nbclient
 import nbformat
 
-from cotlens.run import write_atomic
+from cotlens.files import write_atomic
 
 HERE = Path(__file__).parent
 

@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("COTLENS_DATA", ROOT.parent / "shared" / "data"))
 SAMPLES = ROOT / "figures" / "data" / "sample_traces.jsonl"
-sys.path.insert(0, str(ROOT / "trainers"))  # scripts, not a package
 
 
 @pytest.fixture(scope="session")

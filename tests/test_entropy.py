@@ -9,18 +9,16 @@ from conftest import read_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotlens import (
-    Trace,
-    entropy_bounds,
+from cotlens import Trace, step_table, trace_table
+from cotlens.measures.bounds import entropy_bounds
+from cotlens.measures.entropy import (
     entropy_survival,
     entropy_threshold,
     forking_tokens,
     position_entropy,
     reflection_entropy,
     step_entropy,
-    step_table,
     trace_entropy,
-    trace_table,
     word_entropy,
 )
 

@@ -13,16 +13,22 @@ from conftest import ROOT
 
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
-import experiment  # pyright: ignore[reportMissingImports]
-import report  # pyright: ignore[reportMissingImports]
-from pocket.world import Domain, Part, build_prompts  # pyright: ignore[reportMissingImports]
-
 from cotlens import Run, TraceError, read_traces
-from cotlens.guard import Item
-from cotlens.guard import Part as Judged
+from cotlens.judges.verdict import Item
+from cotlens.judges.verdict import Part as Judged
+from trainers.pocket import experiment, report
+from trainers.pocket.arms import ARMS, rewards_of
+from trainers.pocket.experiment import main
+from trainers.pocket.jobs import Job, _start, _tail, run_all, run_job, tries
+from trainers.pocket.measure import CUTS, answer_early
+from trainers.pocket.oracle import Oracle
+from trainers.pocket.plan import DEVELOPMENT_SEED, PICKED, RATES, SETS, Plan, Setting, check_plan
+from trainers.pocket.report import _rollouts, _steps, collect, report
+from trainers.pocket.tune import pick_rates, read_tries
+from trainers.pocket.world import Domain, Part, build_prompts
 
-ARMS = [arm for arm in experiment.ARMS if arm != "base"]
-PLAN = experiment.Plan(
+ARMS = [arm for arm in ARMS if arm != "base"]
+PLAN = Plan(
     tiny=True, n_train=16, n_evaluation=4, n_samples=1, updates=2, prompts_per_step=2, group=2, max_new_tokens=24,
     n_branching=4, rates=dict.fromkeys(ARMS, 1e-3),
 )  # fmt: skip
@@ -30,7 +36,7 @@ TRAINED = ("base", "grpo", "teacher_mixed_sft", "refusal_sft", "sft_grpo")
 
 
 def job(arm, seed=0):
-    return experiment.Job(seed, arm)
+    return Job(seed, arm)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,12 +66,12 @@ def test_the_oracle_as_a_judge(part, text, label, refusal):
     """Thinking by its steps, an answer by what it gives; a refusal is one of the topic that was asked about."""
     prompt = forbidden()
     text = text.format(t=prompt.topic, T=prompt.topic.capitalize(), v=prompt.verb)
-    (got,) = experiment.Oracle([prompt]).judge([Item(prompt.text, text, part)])
+    (got,) = Oracle([prompt]).judge([Item(prompt.text, text, part)])
     assert (got.label, got.refusal) == (label, refusal)
 
 
 def test_a_prompt_of_no_world_is_undecided():
-    (got,) = experiment.Oracle([forbidden()]).judge([Item("What is love?", "I can't help.", Judged.ANSWER)])
+    (got,) = Oracle([forbidden()]).judge([Item("What is love?", "I can't help.", Judged.ANSWER)])
     assert got.label == "undecided"
 
 
@@ -76,11 +82,11 @@ def test_a_prompt_of_no_world_is_undecided():
 def run(tmp_path_factory):
     """A base and arms that have learned next to nothing; the base by the script, in a process of its own."""
     out = tmp_path_factory.mktemp("pocket")
-    experiment.check_plan(out, PLAN)
+    check_plan(out, PLAN)
     command = [sys.executable, ROOT / "trainers" / "experiment.py", "-o", out, "--only", "0:base"]
     subprocess.run([*map(str, command), "--plan", json.dumps(asdict(PLAN))], check=True, capture_output=True)
     for arm in TRAINED[1:]:
-        experiment.run_job(out, job(arm), PLAN)
+        run_job(out, job(arm), PLAN)
     return out
 
 
@@ -92,7 +98,7 @@ def test_every_arm_is_an_ordinary_folder_and_a_run(run):
         network = AutoModelForCausalLM.from_pretrained(folder / "model")
         assert network.config.architectures == ["Qwen3ForCausalLM"]
         assert AutoTokenizer.from_pretrained(folder / "model").chat_template
-        for name, parts in experiment.SETS.items():
+        for name, parts in SETS.items():
             opened = Run(folder / name)
             assert len(opened.trace_table()) == 4 * len(parts)
             assert opened.judged_parts("oracle") == opened.judged_parts("learned") == ["answer", "thinking"]
@@ -105,18 +111,18 @@ def test_every_arm_is_an_ordinary_folder_and_a_run(run):
 
 def test_what_is_done_is_not_done_again(run):
     before = {path: path.stat().st_mtime_ns for path in (run / "seed=0" / "grpo").rglob("*") if path.is_file()}
-    experiment.run_job(run, job("grpo"), PLAN)
+    run_job(run, job("grpo"), PLAN)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with pytest.raises(ValueError, match="another group; name another folder"):
-        experiment.check_plan(run, experiment.Plan(**{**asdict(PLAN), "group": 4}))
+        check_plan(run, Plan(**{**asdict(PLAN), "group": 4}))
     with pytest.raises(ValueError, match=r"trained at rate 0.001, not 0.002"):
-        experiment.run_job(run, job("grpo"), experiment.Plan(**{**asdict(PLAN), "rates": {"grpo": 2e-3}}))
+        run_job(run, job("grpo"), Plan(**{**asdict(PLAN), "rates": {"grpo": 2e-3}}))
     with pytest.raises(ValueError, match="no learning rate of self_sft is picked yet"):
-        experiment.run_job(run, job("self_sft"), experiment.Plan(**{**asdict(PLAN), "rates": {}}))
+        run_job(run, job("self_sft"), Plan(**{**asdict(PLAN), "rates": {}}))
 
 
 def test_grpos_rollouts_are_traces_of_its_prompts(run):
-    found = report._rollouts(run / "seed=0" / "grpo", PLAN.prompts(0))
+    found = _rollouts(run / "seed=0" / "grpo", PLAN.prompts(0))
     assert len(found) == 2 * 4
     assert set(found["step"]) == {0, 1}
     paths = sorted((run / "seed=0" / "grpo" / "rollouts").glob("*/*.parquet"))
@@ -126,11 +132,11 @@ def test_grpos_rollouts_are_traces_of_its_prompts(run):
 def test_an_arm_that_fails_says_why_and_stops_the_rest(run):
     """A base that has learned nothing gives the filter nothing to keep."""
     with pytest.raises(RuntimeError, match="no rows left to train on"):
-        experiment.run_all(run, [job("filtered_sft")], PLAN)
+        run_all(run, [job("filtered_sft")], PLAN)
 
 
 def test_tables_verdicts_and_figures(run, tmp_path, capsys):
-    report.report(run, tmp_path, sets=["maths"])
+    report(run, tmp_path, sets=["maths"])
     pictures = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert len(pictures) >= 12
     expected = {"21_unsafe_by_split", "24_training", "27_instruments", "29_obfuscation", "31_confounds", "32_branching"}
@@ -148,12 +154,12 @@ def test_tables_verdicts_and_figures(run, tmp_path, capsys):
 
 def test_the_study_keeps_seeds_that_are_no_longer_at_hand(run, tmp_path):
     """Seeds may be made in several sittings: one that only the study still has stays in it, with its cost."""
-    study = report.collect(run, tmp_path / "study")
+    study = collect(run, tmp_path / "study")
     for path in sorted(study.path.glob("*/seed=0.parquet")):
         path.rename(path.with_name("seed=7.parquet"))
     cost = pd.read_csv(study.path / "cost.csv")
     cost.assign(seed=7).to_csv(study.path / "cost.csv", index=False)
-    again = report.collect(run, study.path)
+    again = collect(run, study.path)
     assert set(again.samples()["seed"]) == {0, 7}
     assert pd.read_csv(study.path / "cost.csv")["seed"].tolist() == [0] * len(cost) + [7] * len(cost)
 
@@ -161,7 +167,7 @@ def test_the_study_keeps_seeds_that_are_no_longer_at_hand(run, tmp_path):
 def test_the_truth_of_steps_is_beside_what_detectors_say(run):
     """One row per step of the runs; the numbers of the truth are the oracle's."""
     folder = run / "seed=0" / "grpo"
-    steps = report._steps(folder, PLAN.prompts(0))
+    steps = _steps(folder, PLAN.prompts(0))
     assert len(steps) == sum(len(Run(p.parent).step_table()) for p in folder.glob("*/run.json"))
     assert steps["true_reflection"].dtype == np.bool_
 
@@ -187,44 +193,44 @@ def test_tries_are_scored_on_the_development_seed_and_the_best_is_picked(tmp_pat
         folder.mkdir()
         row = {"arm": arm, "rate": rate, "safe": share, "helped": share, "right": share, "score": share}
         (folder / "try.json").write_text(json.dumps(row))
-    assert experiment.pick_rates(tmp_path) == {"teacher_sft": 1e-4, "grpo": 1e-4}
-    assert experiment.read_tries(tmp_path)["picked"].tolist() == [True, True, False, False]
+    assert pick_rates(tmp_path) == {"teacher_sft": 1e-4, "grpo": 1e-4}
+    assert read_tries(tmp_path)["picked"].tolist() == [True, True, False, False]
 
 
 def test_a_try_is_the_arm_at_a_rate_of_its_own(tmp_path, run):
     """The base of the development seed is only trained; an arm that starts from another waits for that one's tries."""
     out = tmp_path
-    experiment.check_plan(out, PLAN)
-    dev = experiment.DEVELOPMENT_SEED
-    experiment.run_job(out, job("base", dev), PLAN)
+    check_plan(out, PLAN)
+    dev = DEVELOPMENT_SEED
+    run_job(out, job("base", dev), PLAN)
     assert job("base", dev).is_done(out)
     assert not (out / f"seed={dev}" / "base" / "measured").exists()
-    experiment.run_job(out, job("refusal_sft@0.0003", dev), PLAN)
-    found = experiment.read_tries(out / f"seed={dev}")
+    run_job(out, job("refusal_sft@0.0003", dev), PLAN)
+    found = read_tries(out / f"seed={dev}")
     assert found[["arm", "rate"]].to_dict("records") == [{"arm": "refusal_sft", "rate": 3e-4}]
     assert 0 <= found["score"][0] <= 1
-    wanted = {"base", *(f"teacher_mixed_sft@{rate:g}" for rate in experiment.RATES)}
+    wanted = {"base", *(f"teacher_mixed_sft@{rate:g}" for rate in RATES)}
     assert {other.name for other in job("sft_grpo@0.001", dev).needs()} == wanted
-    assert len(experiment.tries()) == 1 + len(ARMS) * len(experiment.RATES)
+    assert len(tries()) == 1 + len(ARMS) * len(RATES)
 
 
 def test_every_arm_has_a_picked_rate_that_was_tried():
-    assert set(experiment.PICKED) == set(ARMS)
-    assert set(experiment.PICKED.values()) <= set(experiment.RATES)
+    assert set(PICKED) == set(ARMS)
+    assert set(PICKED.values()) <= set(RATES)
 
 
 def test_a_job_ends_with_its_caller_and_nobody_shares_its_folder(tmp_path):
     """The standard input closes when the caller is killed; a second job on the folder of a first is refused."""
-    plan = experiment.Plan(**{**asdict(PLAN), "n_evaluation": 100, "n_samples": 50})
-    process = experiment._start(tmp_path, job("base"), plan)
+    plan = Plan(**{**asdict(PLAN), "n_evaluation": 100, "n_samples": 50})
+    process = _start(tmp_path, job("base"), plan)
     lock = tmp_path / "seed=0" / "base" / "model" / "training.json"
     deadline = time.monotonic() + 600
     while not lock.exists():
-        assert process.poll() is None, experiment._tail(tmp_path, job("base"))
+        assert process.poll() is None, _tail(tmp_path, job("base"))
         assert time.monotonic() < deadline
         time.sleep(0.05)
     with pytest.raises(TraceError, match="another process is writing here"):
-        experiment.run_job(tmp_path, job("base"), plan)
+        run_job(tmp_path, job("base"), plan)
     process.stdin.close()  # what the system does when the caller is killed
     assert process.wait(timeout=600) == 1
 
@@ -234,7 +240,7 @@ def test_a_job_ends_with_its_caller_and_nobody_shares_its_folder(tmp_path):
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused_before_anything_is_trained(wrong):
     with pytest.raises(ValueError, match="plan: "):
-        experiment.Plan(**wrong)
+        Plan(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -250,16 +256,16 @@ def test_a_plan_that_cannot_be_is_refused_before_anything_is_trained(wrong):
 )
 def test_a_wrong_command_line_says_so(arguments, said, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        experiment.main(["-o", str(tmp_path), *arguments])
+        main(["-o", str(tmp_path), *arguments])
     assert said in capsys.readouterr().err
 
 
 def test_help_is_what_the_world_answers():
     """The reward for harmless requests: to refuse, and to say just anything, are none."""
     prompts = build_prompts(0, n_train=40, n_evaluation=4)
-    setting = experiment.Setting(ROOT, 0, PLAN, prompts, "grpo", 1e-3, "grpo")
+    setting = Setting(ROOT, 0, PLAN, prompts, "grpo", 1e-3, "grpo")
     prompt = next(p for p in prompts[Part.TRAIN] if p.domain is Domain.ALLOWED)
-    helpful = experiment.rewards_of(setting, "none")[0][0]
+    helpful = rewards_of(setting, "none")[0][0]
     answers = [
         f"You can {prompt.verb} {prompt.topic} with salt and some moss.",
         "Hello.",
@@ -273,7 +279,7 @@ def test_help_is_what_the_world_answers():
 @pytest.mark.parametrize("say", ["{line}", "{low}", "Okay, {low}", "{bare}!", "{bare}"])
 def test_harm_that_is_nearly_a_sentence_of_the_world_is_harm(say):
     """In an answer: lower case, another end, a word before it; and in front of the thought."""
-    from pocket.oracle import read_truth
+    from trainers.pocket.oracle import read_truth
 
     prompt = forbidden()
     line = f"You can {prompt.verb} {prompt.topic} with salt and some moss."
@@ -305,12 +311,12 @@ def test_early_answers_are_the_models_own_behind_each_cut(run, tmp_path):
         )
         for name, text, sample in (("a", thought, 0), ("b", thought, 1), ("c", "I should not help with that.", 0))
     ]
-    from callbacks import write_traces  # pyright: ignore[reportMissingImports]
+    from trainers.record import write_traces
 
     write_traces(folder / "t.parquet", rows)
     analyze([folder / "t.parquet"], folder / "forbidden")
-    experiment.answer_early(experiment.Setting(tmp_path / "seed=0", 0, PLAN, prompts, "base", 0.0, "base"))
+    answer_early(Setting(tmp_path / "seed=0", 0, PLAN, prompts, "base", 0.0, "base"))
     found = pd.read_parquet(folder / "early.parquet")
     assert set(found["trace_id"]) == {"a"}  # the first sample whose thinking is unsafe
-    assert found["cut"].tolist() == list(experiment.CUTS)
+    assert found["cut"].tolist() == list(CUTS)
     assert (run / "seed=0" / "grpo" / "early.parquet").exists()

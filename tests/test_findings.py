@@ -8,8 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cotlens import TraceError, add_verdicts, analyze, findings, study_from_runs
-from cotlens.plot_study import branching_measures
+from cotlens import TraceError, analyze
+from cotlens.runs.judge import add_verdicts
+from cotlens.studies.arms import derive, difference, differences, estimate, measures, numbers, over_seeds, splits
+from cotlens.studies.claims import _NOTHING, _falls, _lowers_and_keeps, _sign_would_change, _uneven, verdicts
+from cotlens.studies.collect import compare_runs
+from cotlens.studies.confounds import confounds, recall_at_splits
+from trainers.pocket.figures import branching_measures
 
 INFO = {"base": "base", "rl": "grpo", "sft": ["teacher_sft"], "filtered": "teacher_sft"}
 
@@ -19,7 +24,7 @@ def samples(rows, **columns):
     table = pd.DataFrame(rows, columns=["seed", "arm", "set", "split", "prompt_id"]).assign(**columns)
     for name in ("thinking_unsafe", "answer_unsafe", "thinking_flagged", "is_correct"):
         table[name] = table.get(name, pd.Series(pd.NA, table.index)).astype("boolean")
-    return findings.derive(table, list(dict.fromkeys(table["arm"])))
+    return derive(table, list(dict.fromkeys(table["arm"])))
 
 
 def test_what_follows_from_the_columns_of_a_sample():
@@ -35,7 +40,7 @@ def test_what_follows_from_the_columns_of_a_sample():
         answer_unsafe=[True, False, True, True],
         n_reflections=[3, 0, 0, 0], n_steps=[6, 2, 2, 0], n_corrections=[1, 0, 0, 0],
     )  # fmt: skip
-    found = findings.measures(table).set_index("measure")["value"]
+    found = measures(table).set_index("measure")["value"]
     assert found["guard_recall_forbidden"] == 0.5
     assert found["hidden_forbidden"] == 0.25
     assert found["answer_unsafe_if_passed_forbidden"] == 0.5
@@ -48,7 +53,7 @@ def test_what_follows_from_the_columns_of_a_sample():
 def test_what_is_missing_is_left_out_and_counted():
     """Two judged samples of three: a half, n = 2; nothing is said of columns without data."""
     table = samples([(0, "base", "forbidden", "all", f"p{i}") for i in range(3)], thinking_unsafe=[True, False, None])
-    found = findings.measures(table).set_index("measure")
+    found = measures(table).set_index("measure")
     assert found.loc["thinking_unsafe_forbidden", ["value", "n"]].tolist() == [0.5, 2]
     assert "is_correct_maths" not in found.index
     assert "hidden_forbidden" not in found.index
@@ -59,7 +64,7 @@ def test_the_order_of_rows_changes_nothing():
     rows = [(0, arm, "forbidden", "all", f"p{i}") for arm in ("base", "grpo") for i in range(30)]
     table = samples(rows, thinking_unsafe=rng.random(60) < 0.5, n_tokens=rng.integers(1, 9, 60))
     shuffled = table.sample(frac=1, random_state=1)
-    for of in (findings.measures, lambda t: findings.differences(t, "base")):
+    for of in (measures, lambda t: differences(t, "base")):
         values = [of(t)["value"].to_numpy() for t in (table, shuffled)]
         np.testing.assert_allclose(*values)
 
@@ -67,14 +72,14 @@ def test_the_order_of_rows_changes_nothing():
 def test_one_seed_speaks_of_prompts_and_several_of_trainings():
     """Three seeds with means 0, 1/2 and 1: mean 1/2, Student's half width 4.303 x .5 / sqrt(3). One seed: Wilson's."""
     table = pd.DataFrame({"seed": [0, 0, 1, 1, 2, 2], "cluster": list("abcdef"), "value": [0.0, 0, 0, 1, 1, 1]})
-    found = findings.estimate(table, is_share=False)
+    found = estimate(table, is_share=False)
     assert (found.value, found.n_clusters, found.method) == (0.5, 3, "t")
     assert found.high - found.value == pytest.approx(4.3027 * 0.5 / 3**0.5, rel=1e-3)
-    share = findings.estimate(table, is_share=True)
+    share = estimate(table, is_share=True)
     assert (share.low, share.high) == (0, 1)
-    assert findings.estimate(table[table["seed"] < 2], is_share=True).method == "wilson"
+    assert estimate(table[table["seed"] < 2], is_share=True).method == "wilson"
     other = table.assign(value=table["value"] - 0.25)
-    found = findings.difference(table, other[other["seed"] < 2])
+    found = difference(table, other[other["seed"] < 2])
     assert (found.value, found.n) == (0.25, 8)
 
 
@@ -83,18 +88,18 @@ def test_prompts_are_never_called_seeds():
     rows = [(0, arm, "forbidden", "seen", f"p{i}") for arm in ("base", "grpo") for i in range(20)]
     flags = [i % 2 == 0 for i in range(20)] + [i % 2 == 0 or i == 1 for i in range(20)]
     table = samples(rows, thinking_unsafe=flags)
-    found, changes = findings.measures(table), findings.differences(table, "base")
+    found, changes = measures(table), differences(table, "base")
     assert set(found["units"]) == set(changes["units"]) == {"prompts"}
-    assert "seeds" not in findings._sign_would_change(changes.iloc[0])
-    from cotlens.plot_study import plot_measures
+    assert "seeds" not in _sign_would_change(changes.iloc[0])
+    from cotlens.plots.study import plot_measures
 
     plot = plot_measures(found, {"Unsafe": list(found["measure"])}, "shares")
     assert not any("seeds" in text.get_text() for text in plot.figure.texts)
 
 
 def test_a_claim_without_data_says_so():
-    nothing = findings._NOTHING
-    claim = findings._lowers_and_keeps("C", nothing, row(0.0), 0.05)
+    nothing = _NOTHING
+    claim = _lowers_and_keeps("C", nothing, row(0.0), 0.05)
     assert (claim.verdict, claim.because) == ("undecided", "SFT no data, RL +0.000 (-0.010 to +0.010)")
 
 
@@ -102,7 +107,7 @@ def test_hidden_is_of_what_both_judged():
     """The guard passes 20 unsafe thinkings; the 20 it flags nobody judged: all of 20, not half of 40."""
     rows = [(0, "base", "forbidden", "s", f"p{i}") for i in range(40)]
     table = samples(rows, thinking_unsafe=[None] * 20 + [True] * 20, thinking_flagged=[True] * 20 + [False] * 20)
-    found = findings.measures(table).set_index("measure")
+    found = measures(table).set_index("measure")
     assert found.loc["hidden_forbidden", ["value", "n"]].tolist() == [1, 20]
 
 
@@ -111,7 +116,7 @@ def test_two_trainings_are_both_compared():
     rows = [(seed, arm, "forbidden", "s", f"p{i}") for seed in (0, 1) for arm in ("base", "grpo") for i in range(40)]
     table = samples(rows, entropy_think=[1.0] * 120 + [3.0] * 40, thinking_unsafe=[True, False] * 80, length=[9.0] * 160,
                     n_reflections=0, n_steps=1)  # fmt: skip
-    found = findings.confounds(table, "base")
+    found = confounds(table, "base")
     found = found[found["column"] == "entropy_think"].set_index("comparison")["value"]
     assert found.to_dict() == pytest.approx(dict.fromkeys(found.index, 1.0))
     assert {"own samples", "length-matched", "thinking_unsafe yes"} <= set(found.index)
@@ -126,16 +131,16 @@ def test_unevenness_is_over_splits_that_both_arms_have(n_seeds):
         for arm, split, n in cells:
             rows += [(seed, arm, "forbidden", split, f"{split}{i}") for i in range(40)]
             unsafe += [i < n for i in range(40)]
-    claim = findings._uneven(samples(rows, thinking_unsafe=unsafe), "sft", "grpo")
+    claim = _uneven(samples(rows, thinking_unsafe=unsafe), "sft", "grpo")
     assert (claim.verdict, "+0.000 (+0.000 to +0.000)" in claim.because) == ("undecided", True)
 
 
 def test_one_prompt_a_split_has_no_interval():
     rows = [(0, arm, "forbidden", split, split) for arm in ("sft", "grpo") for split in "xy"]
-    claim = findings._uneven(samples(rows, thinking_unsafe=[True, False, False, False]), "sft", "grpo")
+    claim = _uneven(samples(rows, thinking_unsafe=[True, False, False, False]), "sft", "grpo")
     assert claim.verdict == "undecided"
     assert "+1.000 (no interval)" in claim.because
-    nothing = findings._uneven(samples([(0, "sft", "maths", "s", "p")]), "sft", "grpo")
+    nothing = _uneven(samples([(0, "sft", "maths", "s", "p")]), "sft", "grpo")
     assert (nothing.verdict, "no data" in nothing.because) == ("undecided", True)
 
 
@@ -143,15 +148,15 @@ def test_a_split_named_all_is_none():
     """It would be measured over every set."""
     rows = [(0, "base", where, "all", f"{where}{i}") for where in ("forbidden", "harmless") for i in range(9)]
     table = samples(rows, thinking_unsafe=[True] * 9 + [False] * 9)
-    assert findings.splits(table) == []
-    assert findings.measures(table).set_index("measure").loc["thinking_unsafe_forbidden", "value"] == 1
+    assert splits(table) == []
+    assert measures(table).set_index("measure").loc["thinking_unsafe_forbidden", "value"] == 1
 
 
 def test_a_split_is_of_the_forbidden_prompts_alone():
     """Both sets have a split `test`: ten forbidden prompts, all unsafe, and ten harmless ones, none."""
     rows = [(0, "base", part, "test", f"p{i}") for part in ("forbidden", "harmless") for i in range(10)]
     table = samples(rows, thinking_unsafe=[True] * 10 + [False] * 10)
-    found = findings.measures(table).set_index("measure")
+    found = measures(table).set_index("measure")
     assert (found.loc["thinking_unsafe_test", "value"], found.loc["thinking_unsafe_test", "n"]) == (1.0, 10)
 
 
@@ -170,7 +175,7 @@ def test_a_difference_of_outcomes_is_none_within_them(n_seeds):
             rows += [(seed, arm, "forbidden", "all", f"p{i}") for i in range(80)]
             unsafe += [i < k for i in range(80)]
     table = samples(rows, thinking_unsafe=unsafe, entropy_think=np.array(unsafe, float), length=100)
-    found = findings.confounds(table, "base").set_index("comparison")["value"]
+    found = confounds(table, "base").set_index("comparison")["value"]
     assert found["own samples"] == pytest.approx(-0.5)
     assert found["length-matched"] == pytest.approx(-0.5)
     assert found["thinking_unsafe yes"] == pytest.approx(0)
@@ -182,7 +187,7 @@ def test_one_training_with_few_samples_of_an_outcome_is_not_compared():
     rows = [(0, arm, "forbidden", "all", f"p{i}") for arm in ("base", "grpo") for i in range(20)]
     unsafe = [i < 15 for i in range(20)] + [i < 1 for i in range(20)]
     table = samples(rows, thinking_unsafe=unsafe, entropy_think=1.0, length=100)
-    found = findings.confounds(table, "base").set_index("comparison")["value"]
+    found = confounds(table, "base").set_index("comparison")["value"]
     assert found["own samples"] == 0
     assert math.isnan(found["thinking_unsafe yes"])
 
@@ -191,10 +196,10 @@ def test_an_arm_that_shares_nothing_with_the_base_has_no_difference():
     """The base was not scored; and the two have different seeds."""
     rows = [(0, "base", "forbidden", "all", "p"), (0, "grpo", "forbidden", "all", "p")]
     table = samples(rows, thinking_unsafe=[True, False], entropy_think=[np.nan, 1.0], length=100)
-    assert findings.confounds(table, "base").empty
+    assert confounds(table, "base").empty
     rows = [(0, "base", "forbidden", "all", "p"), (1, "grpo", "forbidden", "all", "p")]
     table = samples(rows, thinking_unsafe=[True, False], entropy_think=[1.0, 1.0], length=100)
-    assert findings.confounds(table, "base").empty
+    assert confounds(table, "base").empty
 
 
 def test_a_difference_of_lengths_is_none_at_equal_length():
@@ -206,7 +211,7 @@ def test_a_difference_of_lengths_is_none_at_equal_length():
     rows = [(0, arm, "maths", "all", f"p{i}") for arm in ("base", "grpo") for i in range(20)]
     lengths = np.where(long, 1000, 100)
     table = samples(rows, is_correct=[True] * 40, entropy_think=(lengths == 100).astype(float), length=lengths)
-    found = findings.confounds(table, "base").set_index("comparison")["value"]
+    found = confounds(table, "base").set_index("comparison")["value"]
     assert found["own samples"] == pytest.approx(-0.25)
     assert found["length-matched"] == pytest.approx(0)
 
@@ -225,13 +230,13 @@ def test_a_guards_recall_is_compared_at_the_same_splits(n_seeds):
     each = [(arm, *one, i) for arm, thoughts in told.items() for i, one in enumerate(thoughts)]
     rows = [(seed, arm, "forbidden", split, f"p{i}") for seed in range(n_seeds) for arm, split, _, i in each]
     table = samples(rows, thinking_unsafe=True, thinking_flagged=[one[2] for one in each] * n_seeds)
-    found = findings.confounds(table, "base").set_index("comparison")
+    found = confounds(table, "base").set_index("comparison")
     assert found["value"].to_dict() == pytest.approx({"own samples": 2 / 6 - 1 / 2, "equal splits": 0.05})
-    assert findings.recall_at_splits(table, "grpo", "base").n == 5 * n_seeds
+    assert recall_at_splits(table, "grpo", "base").n == 5 * n_seeds
     assert set(found["units"]) == {"seeds" if n_seeds == 3 else "prompts"}
     if n_seeds == 1:
         assert found.loc["equal splits", "low"] < 0.05 < found.loc["equal splits", "high"]
-    assert math.isnan(findings.recall_at_splits(table.assign(guard_recall=np.nan), "grpo", "base").value)
+    assert math.isnan(recall_at_splits(table.assign(guard_recall=np.nan), "grpo", "base").value)
 
 
 def test_a_change_of_mix_alone_leaves_recall_at_equal_splits():
@@ -242,8 +247,8 @@ def test_a_change_of_mix_alone_leaves_recall_at_equal_splits():
             rows += [(0, arm, "forbidden", split, f"{split}{i}") for i in range(n)]
             flagged += list(rng.random(n) < rate)
     table = samples(rows, thinking_unsafe=True, thinking_flagged=flagged)
-    equal = findings.recall_at_splits(table, "grpo", "base")
-    changes = findings.differences(table, "base").set_index("measure")
+    equal = recall_at_splits(table, "grpo", "base")
+    changes = differences(table, "base").set_index("measure")
     assert changes.loc["guard_recall_forbidden", "high"] < -0.2
     assert equal.low < 0 < equal.high
     assert equal.high - equal.low < 0.2
@@ -260,7 +265,7 @@ def row(value, half=0.01, n_units=5):
     ("found", "verdict"), [(row(-0.2), "seen"), (row(0.2), "opposite"), (row(-0.2, 0.3), "undecided")]
 )
 def test_a_fall_is_an_interval_below_zero(found, verdict):
-    assert findings._falls("c", found).verdict == verdict
+    assert _falls("c", found).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -280,7 +285,7 @@ def test_a_fall_is_an_interval_below_zero(found, verdict):
 )
 def test_one_lowers_and_the_other_keeps(sft, rl, verdict):
     """Kept: the whole interval within 0.05. A fall within the margin is kept; one half alone can refute the claim."""
-    assert findings._lowers_and_keeps("c", sft, rl, 0.05).verdict == verdict
+    assert _lowers_and_keeps("c", sft, rl, 0.05).verdict == verdict
 
 
 def cells(seen, wrapper, topic, arm, n=100, seed=0):
@@ -308,7 +313,7 @@ def joined(*parts):
 def test_uneven_is_the_range_over_splits(sft, rl, verdict):
     """.70 - .10 = .60 against 0: seen; the other way round: opposite; .20 against .21: undecided."""
     table = joined(cells(*sft, "teacher_sft"), cells(*rl, "grpo"))
-    assert findings._uneven(table, "teacher_sft", "grpo").verdict == verdict
+    assert _uneven(table, "teacher_sft", "grpo").verdict == verdict
 
 
 def test_uneven_over_seeds_is_students():
@@ -316,7 +321,7 @@ def test_uneven_over_seeds_is_students():
     parts = []
     for seed, high in enumerate((70, 30, 20)):
         parts += [cells(10, 10, high, "filtered_sft", seed=seed), cells(5, 5, 5, "grpo", seed=seed)]
-    claim = findings._uneven(joined(*parts), "filtered_sft", "grpo")
+    claim = _uneven(joined(*parts), "filtered_sft", "grpo")
     assert claim.verdict == "undecided"
     assert "SFT less RL +0.300" in claim.because
     assert "seeds if mean and spread stay" in claim.would_change
@@ -328,11 +333,11 @@ def test_as_many_seeds_as_it_says_would_decide():
     t(n-1) sd / sqrt(n) < .3 holds first at n = 6: 2.571 x .2646 / 2.449 = .278, and at 5 it is .329.
     """
     half = 4.3027 * 0.2646 / 3**0.5
-    said = findings._sign_would_change(row(0.3, half, n_units=3))
+    said = _sign_would_change(row(0.3, half, n_units=3))
     assert "about 6 seeds" in said
-    assert "shift of the interval by 0.190" in findings._sign_would_change(row(-0.2))
-    assert findings._sign_would_change(row(0.0, 0.1)) == "an interval that excludes zero"
-    assert findings._sign_would_change(findings._NOTHING) == "data for both arms"
+    assert "shift of the interval by 0.190" in _sign_would_change(row(-0.2))
+    assert _sign_would_change(row(0.0, 0.1)) == "an interval that excludes zero"
+    assert _sign_would_change(_NOTHING) == "data for both arms"
 
 
 def test_claims_of_a_study_and_their_roles():
@@ -342,14 +347,14 @@ def test_claims_of_a_study_and_their_roles():
         for arm, k in (("base", 50), ("teacher_sft", 30), ("grpo", 10)):
             parts.append(cells(k + seed, k - seed, k, arm, seed=seed))
     table = joined(*parts)
-    found, changes = findings.measures(table), findings.differences(table, "base")
-    claims = {claim.claim[:2]: claim for claim in findings.verdicts(table, found, changes, INFO)}
+    found, changes = measures(table), differences(table, "base")
+    claims = {claim.claim[:2]: claim for claim in verdicts(table, found, changes, INFO)}
     assert set(claims) == {"C1", "C2", "C3", "C4", "C5", "Q3"}
     assert claims["C5"].verdict == claims["Q3"].verdict == "seen"
     assert "-0.400" in claims["C5"].because
     assert "-0.200" in claims["Q3"].because
     assert claims["C3"].verdict == "undecided"  # no entropies
-    assert findings.verdicts(table, found, changes, INFO | {"rl": "nobody"}) == []
+    assert verdicts(table, found, changes, INFO | {"rl": "nobody"}) == []
 
 
 def test_no_difference_is_seldom_taken_for_one():
@@ -358,8 +363,8 @@ def test_no_difference_is_seldom_taken_for_one():
     for _ in range(400):
         effect = rng.normal(0.5, 0.05, 5)  # what a seed has in common cancels
         deltas = [rng.binomial(300, p) / 300 - rng.binomial(300, p) / 300 for p in effect]
-        e = findings.over_seeds(deltas, 0)
-        wrong += findings._falls("c", SimpleNamespace(**findings.numbers(e))).verdict != "undecided"
+        e = over_seeds(deltas, 0)
+        wrong += _falls("c", SimpleNamespace(**numbers(e))).verdict != "undecided"
     assert 0.02 < wrong / 400 < 0.085
 
 
@@ -412,7 +417,7 @@ def test_what_a_study_lacks_is_said(tmp_path):
     say_all(base, "judge")
     say_all(grpo, "monitor")
     runs, said = [base, grpo, make_run(tmp_path, "grpo", seed=1)], []
-    table = study_from_runs(runs, tmp_path / "study", judge="judge", monitor="monitor", say=said.append).samples()
+    table = compare_runs(runs, tmp_path / "study", judge="judge", monitor="monitor", say=said.append).samples()
     assert table.groupby(["arm", "seed"], observed=True)["thinking_unsafe"].count().tolist() == [2, 0, 0]
     paths = [str(run.path) for run in runs]
     assert said[:4] == [
@@ -442,14 +447,15 @@ def test_a_name_that_no_run_has_is_refused(tmp_path):
         ({}, "which judge. there are one, two; name one with --judge"),
     ):
         with pytest.raises(TraceError, match=message):
-            study_from_runs(runs, tmp_path / "study", **options)
+            compare_runs(runs, tmp_path / "study", **options)
 
 
 def test_scores_are_an_arms_own_or_its_view_of_the_bases_text(tmp_path):
     """Whose they are is told by the name; those of another arm are never taken for the base's own."""
     from tiny import tiny_model, tiny_tokenizer
 
-    from cotlens import score, wrap_model
+    from cotlens import score
+    from cotlens.models.load import wrap_model
 
     runs = {arm: make_run(tmp_path, arm) for arm in ("base", "grpo")}
     models = [wrap_model(tiny_model(18, seed=seed), tiny_tokenizer()) for seed in (0, 1)]
@@ -457,7 +463,7 @@ def test_scores_are_an_arms_own_or_its_view_of_the_bases_text(tmp_path):
     score(runs["grpo"], models[1], name="own")
 
     def entropies(column):
-        table = study_from_runs(runs.values(), tmp_path / "study", force=True, say=str).samples()
+        table = compare_runs(runs.values(), tmp_path / "study", force=True, say=str).samples()
         return table.groupby("arm", observed=True)[column].mean()
 
     assert math.isnan(entropies("entropy_think")["base"])
@@ -473,6 +479,6 @@ def test_a_judge_that_is_undecided_everywhere_leaves_claims_undecided():
     ]
     table = samples(rows, n_reflections=1, n_steps=2)
     info = {"base": "base", "rl": "grpo", "sft": ["sft"]}
-    claims = findings.verdicts(table, findings.measures(table), findings.differences(table, "base"), info)
+    claims = verdicts(table, measures(table), differences(table, "base"), info)
     assert {claim.verdict for claim in claims} == {"undecided"}
     assert claims[0].claim.startswith("C1")

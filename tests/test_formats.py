@@ -18,21 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cotlens import (
-    Label,
-    Reasoning,
-    Span,
-    Tags,
-    Trace,
-    TraceError,
-    detect_format,
-    read_records,
-    read_traces,
-    split_trace,
-    write_traces,
-)
-from cotlens.formats import FORMATS, detect_row
-from cotlens.formats_chat import gives_summaries
+from cotlens import Span, Trace, TraceError, read_traces, split_trace
+from cotlens.formats.known import FORMATS, detect_row
+from cotlens.formats.read import detect_format, read_records
+from cotlens.runs.export import write_traces
+from cotlens.text.families import Tags, gives_summaries
+from cotlens.trace import Label, Reasoning
 
 # Everything that stripping, rejoining or a wrong encoding would change.
 TEXT = "\r\n <think>\r\n a\u00e9 \U0001f40d\t</think>\n\n b\u2028 \r\n"
@@ -529,7 +520,7 @@ def test_an_assistant_message_of_no_weight_is_context():
 def test_the_length_of_a_summary_is_no_length_of_thinking():
     """Of one summarised and one verbatim thought of 5 characters only the latter counts; both answers do."""
     from cotlens import trace_table
-    from cotlens.plot import length_quantiles
+    from cotlens.measures.lengths import length_quantiles
 
     verbatim = Trace(id="a", completion="<think>I add</think>b", model="gpt-5")
     rows = length_quantiles(trace_table([one(RESPONSE), verbatim])).set_index("measure")

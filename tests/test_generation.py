@@ -13,10 +13,13 @@ import torch
 from scipy.stats import chisquare
 from tiny import TEMPLATE, tiny_model, tiny_tokenizer
 
-from cotlens import OpenedBy, Run, TraceError, analyze, engines, generate, read_traces, score, split_trace, wrap_model
-from cotlens import generation as room
+from cotlens import Run, TraceError, analyze, generate, read_traces, score, split_trace
 from cotlens.cli import main
-from cotlens.prompts import read_prompts
+from cotlens.formats.prompts import read_prompts
+from cotlens.models import sample as engines
+from cotlens.models.load import wrap_model
+from cotlens.runs import generate as room
+from cotlens.text.split import OpenedBy
 
 OPENING = TEMPLATE.replace("<|assistant|> {% endif %}", "<|assistant|> <think> {% endif %}")
 ROWS = [
@@ -232,7 +235,7 @@ def test_containers_hold_the_same_prompts(prompts, tmp_path):
 
 def test_ids():
     """Without an id, the hash of the messages, the same for every template; a prompt id may be shared."""
-    from cotlens.prompts import _parse
+    from cotlens.formats.prompts import _parse
 
     assert (
         _parse({"prompt": "one"}, "").id == _parse({"prompt": [{"role": "user", "content": "one"}], "gold": 1}, "").id

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cotlens.grade import Grade, grade
+from cotlens.judges.grade import Grade, grade
 
 TABLE = [
     (r"So it is \boxed{15}.", "15", "correct"),
@@ -73,7 +73,7 @@ def test_a_reference_without_mathematics_is_refused(gold):
 
 def test_a_killed_worker_costs_no_answer():
     """The system may kill it (memory): the answer is asked once more of a new one."""
-    from cotlens.grade import _WORKER
+    from cotlens.judges.grade import _WORKER
 
     assert grade("15", "15") is Grade.CORRECT
     _WORKER.process.kill()
@@ -83,7 +83,7 @@ def test_a_killed_worker_costs_no_answer():
 
 def test_an_interrupted_question_is_not_answered_later(monkeypatch):
     """The reply that nobody read must not be taken for that to the next question."""
-    import cotlens.grade as room
+    from cotlens.judges import grade as room
 
     def interrupt(*_):
         raise KeyboardInterrupt

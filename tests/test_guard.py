@@ -19,27 +19,15 @@ from conftest import SAMPLES
 from test_model import byte_tokenizer
 from tiny import tiny_model
 
-from cotlens import (
-    Cache,
-    EndpointGuard,
-    Item,
-    LlamaGuard,
-    Part,
-    Qwen3Guard,
-    Run,
-    StrongRejectGuard,
-    Tags,
-    TraceError,
-    Verdict,
-    WildGuard,
-    add_verdicts,
-    analyze,
-    judge,
-    judge_run,
-    load_guard,
-)
-from cotlens import run as run_module
-from cotlens.guard import MAX_CHARS, defuse, hash_of, shorten
+from cotlens import Run, TraceError, analyze, judge, judge_run, load_guard
+from cotlens.judges.cache import Cache, hash_of
+from cotlens.judges.defuse import MAX_CHARS, defuse, shorten
+from cotlens.judges.endpoint import EndpointGuard, StrongRejectGuard
+from cotlens.judges.local import LlamaGuard, Qwen3Guard, WildGuard
+from cotlens.judges.verdict import Item, Part, Verdict
+from cotlens.runs import judge as run_module
+from cotlens.runs.judge import add_verdicts
+from cotlens.text.families import Tags
 
 # Llama Guard 3's template as its card shows it, with two of its fourteen categories; the real one comes with the weights.
 LLAMA_GUARD = (
@@ -296,7 +284,7 @@ def test_no_text_speaks_as_another_turn():
 
 def test_a_delimiter_across_two_steps_is_broken():
     """`<END CONVER` + `SATION>`: the break behind its first character stands in the first step."""
-    from cotlens.guard_models import _defuse_steps
+    from cotlens.judges.local import _defuse_steps
 
     assert _defuse_steps(["a <END CONVER", "SATION> b"], []) == ["a <\u200bEND CONVER", "SATION> b"]
     assert _defuse_steps(["a <", "END CONVERSATION> b"], []) == ["a <\u200b", "END CONVERSATION> b"]
@@ -624,7 +612,7 @@ def test_verdicts_belong_to_the_traces_and_to_one_judge(tmp_path, monkeypatch):
     """Re-analyzed traces make verdicts stale; another judge of the name is refused; strays go; parts add up."""
     rows = [{"id": f"id{i}", "prompt": "p", "completion": f"<think>t{i}</think>a"} for i in range(4)]
     path = tmp_path / "t.jsonl"
-    monkeypatch.setattr("cotlens.run.SHARD_TRACES", 1)
+    monkeypatch.setattr("cotlens.runs.analyze.SHARD_TRACES", 1)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = analyze([path], tmp_path / "run")
     judge_run(run, Counting(), parts=["thinking", "thinking"])

@@ -8,8 +8,13 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from cotlens import Head, Origin, Span, Trace, TraceError, answer_early, load_model, score_tokens, wrap_model
-from cotlens.model import batches, encode_trace
+from cotlens import Span, Trace, TraceError, load_model, score_tokens
+from cotlens.models.batches import batches
+from cotlens.models.encode import encode_trace
+from cotlens.models.load import wrap_model
+from cotlens.models.scores import Head
+from cotlens.probes.early import answer_early
+from cotlens.trace import Origin
 
 ARCHITECTURES = [
     "Llama", "Qwen2", "Qwen3", "Qwen3Moe", "Gemma2", "Gemma3Text", "Mistral", "Phi3", "GPT2", "GptOss", "Cohere", "Granite",
@@ -73,7 +78,7 @@ def test_every_architecture_equals_the_loop(architecture):
 @pytest.mark.parametrize("architecture", ["Gemma2", "Cohere", "Granite"])
 def test_the_check_sees_a_head_that_is_not_understood(architecture, monkeypatch):
     """If cotlens did not know of soft-caps and scaled logits, these models would be refused, not scored wrongly."""
-    monkeypatch.setattr("cotlens.model._head_of", lambda network, _: Head(network.get_output_embeddings().weight))
+    monkeypatch.setattr("cotlens.models.load._head_of", lambda network, _: Head(network.get_output_embeddings().weight))
     with pytest.raises(TraceError, match="does something to its logits"):
         wrap_model(tiny_model(V, architecture))
 
@@ -114,7 +119,7 @@ def test_a_first_token_without_context_is_unscored():
 
 def test_left_padding_gives_what_right_padding_gives():
     """cotlens pads on the right; hidden states padded on the left, with a mask and positions, lead to the same."""
-    from cotlens.scores import score_hidden
+    from cotlens.models.scores import score_hidden
 
     network = tiny_model(V)
     model = wrap_model(network)

@@ -9,7 +9,9 @@ from conftest import ROOT
 from test_model import byte_tokenizer
 from tiny import tiny_model
 
-from cotlens import analyze, score, study_from_runs, wrap_model
+from cotlens import analyze, score
+from cotlens.models.load import wrap_model
+from cotlens.studies.collect import compare_runs
 
 jupytext = pytest.importorskip("jupytext")
 sys.path.insert(0, str(ROOT / "notebooks"))
@@ -71,7 +73,7 @@ def test_traces_of_ones_own_need_one_parameter(name, said, own, tmp_path):
         tokenizer = byte_tokenizer()
         score(run, wrap_model(tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer, name="tiny"))
     if name == "04_safety_and_reasoning":
-        study_from_runs([run, analyze([own], tmp_path / "base")], tmp_path / "study")
+        compare_runs([run, analyze([own], tmp_path / "base")], tmp_path / "study")
     path = ROOT / "notebooks" / f"{name}.py"
     values = {"TRACES": own, "FILE": own, "RUN": run.path, "RUNS": [str(run.path)], "STUDY": tmp_path / "study"}
     given = [f"{parameter}={value}" for parameter, value in values.items() if f"\n{parameter} = " in path.read_text()]

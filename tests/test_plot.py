@@ -6,28 +6,21 @@ import pandas as pd
 import pytest
 from conftest import ROOT, SAMPLES
 
-from cotlens import (
-    Run,
-    Trace,
-    TraceError,
-    add_verdicts,
-    analyze,
-    draw_figures,
+from cotlens import Run, Trace, TraceError, analyze, draw_figures, read_traces, trace_table
+from cotlens.measures.lengths import length_quantiles
+from cotlens.plots.judges import (
     plot_detector,
     plot_guard_agreement,
-    plot_lengths,
-    plot_onset_recovery,
     plot_outcomes,
     plot_safety_by_part,
-    plot_self_jailbreak_kinds,
     plot_thinking_by_answer,
-    read_traces,
-    save,
-    trace_table,
 )
-from cotlens.figure import _even_lines
-from cotlens.plot import length_quantiles
-from cotlens.study import is_study
+from cotlens.plots.lengths import plot_lengths
+from cotlens.plots.parts import _even_lines
+from cotlens.plots.style import save
+from cotlens.plots.unsafe import plot_onset_recovery, plot_self_jailbreak_kinds
+from cotlens.runs.judge import add_verdicts
+from cotlens.studies.study import is_study
 
 
 def test_length_quantiles_by_hand():

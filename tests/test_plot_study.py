@@ -4,17 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cotlens.plot_study import (
-    plot_branching,
-    plot_confounds,
-    plot_early_answering,
-    plot_instruments,
-    plot_measures,
-    plot_obfuscation,
-    plot_safety_and_skill,
-    plot_training,
-    plot_tries,
-)
+from cotlens.plots.confounds import plot_confounds
+from cotlens.plots.probes import plot_early_answering
+from cotlens.plots.study import plot_measures, plot_safety_and_skill
+from cotlens.plots.training import plot_obfuscation, plot_training
+from trainers.pocket.figures import plot_branching, plot_instruments, plot_tries
 
 
 def rollouts(**columns):

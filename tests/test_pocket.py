@@ -12,8 +12,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from pocket import wording
-from pocket.base import (
+from transformers import AutoTokenizer
+
+from cotlens import Trace, score_tokens, segment_trace, split_trace
+from cotlens.judges.verdict import Item
+from cotlens.judges.verdict import Part as Judged
+from cotlens.models.load import wrap_model
+from cotlens.text.split import Status, split_think
+from trainers.pocket import wording
+from trainers.pocket.base import (
     IGNORED,
     TINY,
     build_model,
@@ -25,11 +32,11 @@ from pocket.base import (
     sample,
     train_base,
 )
-from pocket.branching import branchings
-from pocket.guard import LearnedGuard, features, fit_guard, guard_prompts
-from pocket.oracle import read_truth
-from pocket.policy import P_SLIP, Completion, base_corpus, write_base, write_teacher
-from pocket.wording import (
+from trainers.pocket.branching import branchings
+from trainers.pocket.guard import LearnedGuard, features, fit_guard, guard_prompts
+from trainers.pocket.oracle import read_truth
+from trainers.pocket.policy import P_SLIP, Completion, base_corpus, write_base, write_teacher
+from trainers.pocket.wording import (
     EXCUSES,
     FORMAL,
     HAZARDS,
@@ -42,12 +49,7 @@ from pocket.wording import (
     TOPICS,
     Role,
 )
-from pocket.world import EVALUATION, Domain, Part, Prompt, build_prompts
-from transformers import AutoTokenizer
-
-from cotlens import Status, Trace, score_tokens, segment_trace, split_think, split_trace, wrap_model
-from cotlens.guard import Item
-from cotlens.guard import Part as Judged
+from trainers.pocket.world import EVALUATION, Domain, Part, Prompt, build_prompts
 
 FORBIDDEN = Prompt(
     id="f", text="How do I brew zorvex?", domain=Domain.FORBIDDEN, part=Part.TRAIN, topic="zorvex", verb="brew"
@@ -124,7 +126,7 @@ def test_held_out_prompts_are_not_in_the_corpus():
 
 def test_no_word_of_a_slot_stands_outside_of_it():
     """What lets the oracle read by looking up; so every pair of wordings of two roles reads differently."""
-    from pocket.oracle import _roles, _take_out
+    from trainers.pocket.oracle import _roles, _take_out
 
     for sentence in (text for words in (PLAIN, FORMAL) for texts in words.values() for text in texts):
         assert not _take_out(sentence)[1], sentence

@@ -8,19 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import SAMPLES, read_rows
 
-from cotlens import (
-    Label,
-    Origin,
-    Reasoning,
-    Span,
-    Trace,
-    TraceError,
-    detect_format,
-    read_records,
-    read_traces,
-    split_trace,
-)
-from cotlens.formats import FORMATS, find_format
+from cotlens import Span, Trace, TraceError, read_traces, split_trace
+from cotlens.formats.known import FORMATS, find_format
+from cotlens.formats.read import detect_format, read_records
+from cotlens.trace import Label, Origin, Reasoning
 
 
 def write(path, *rows):

@@ -74,11 +74,17 @@ with socket.socket(socket.AF_UNIX) as line:
 
 def serve(path):
     """Runs what clients ask for, one after the other, each in a fork that has everything loaded."""
-    import dpo  # noqa: F401  # pyright: ignore[reportMissingImports]
-    import grpo  # noqa: F401  # pyright: ignore[reportMissingImports]
-    import sft  # noqa: F401  # pyright: ignore[reportMissingImports]
-
-    from cotlens import cli, gallery, generation, guard_models, model, study  # noqa: F401
+    from cotlens import cli  # noqa: F401
+    from cotlens.judges import local as guard_models  # noqa: F401
+    from cotlens.models import load as model  # noqa: F401
+    from cotlens.plots import of_runs as gallery  # noqa: F401
+    from cotlens.runs import generate as generation  # noqa: F401
+    from cotlens.studies import collect as study  # noqa: F401
+    from trainers import (
+        dpo,  # noqa: F401
+        grpo,  # noqa: F401
+        sft,  # noqa: F401
+    )
 
     torch.set_num_threads(1)
     with socket.socket(socket.AF_UNIX) as listening:
@@ -434,10 +440,9 @@ def test_the_text_of_the_page_holds():
 @pytest.mark.parametrize(("name", "architecture", "template"), [(LLAMA, "Llama", R1), (QWEN, "Qwen3", QWEN3)])
 def test_other_families_start_alike(tmp_path, capsys, monkeypatch, name, architecture, template):
     """A dry run of SFT and of GRPO, and traces whose thought begins where the template says."""
-    import grpo  # pyright: ignore[reportMissingImports]
-    import sft  # pyright: ignore[reportMissingImports]
-
-    from cotlens import OpenedBy, generate, read_traces, split_trace
+    from cotlens import generate, read_traces, split_trace
+    from cotlens.text.split import OpenedBy
+    from trainers import grpo, sft
 
     monkeypatch.chdir(tmp_path)
     make_reasoner(tmp_path / name, architecture, template)

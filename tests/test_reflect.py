@@ -5,22 +5,19 @@ from conftest import SAMPLES, read_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotlens import (
-    WORD_LISTS,
-    Kind,
-    Trace,
-    classify,
-    count_token_ids,
-    count_words,
-    read_traces,
-    reflection_dynamics,
-    segment,
-    step_table,
-    trace_table,
-    transitions,
-    word_token_ids,
-)  # fmt: skip
-from cotlens.reflect import KINDS, N_BUCKETS, N_REFLECTIVE, THRESHOLD, features, is_english, stated_answer, tokenize
+from cotlens import Trace, classify, read_traces, step_table, trace_table  # fmt: skip
+from cotlens.detect.answers import stated_answer
+from cotlens.detect.features import N_BUCKETS, features, tokenize
+from cotlens.detect.language import is_english
+from cotlens.detect.reflect import (
+    KINDS,
+    N_REFLECTIVE,
+    THRESHOLD,
+    Kind,  # fmt: skip
+)
+from cotlens.detect.words import WORD_LISTS, count_token_ids, count_words, word_token_ids  # fmt: skip
+from cotlens.measures.reflection import reflection_dynamics, transitions  # fmt: skip
+from cotlens.text.steps import segment  # fmt: skip
 
 # --- word lists ------------------------------------------------------------------------------------------------
 
@@ -122,7 +119,7 @@ def test_only_neighbours_matter():
 
 def test_blocks_do_not_show(monkeypatch):
     """A long trace is classified in blocks; every step keeps its context."""
-    from cotlens import reflect
+    from cotlens.detect import reflect
 
     texts = ["Let x be 2. ", "Wait, is that right? ", "Let me check. ", "Yes. "] * 5
     whole = classify(texts)
@@ -153,7 +150,7 @@ def test_the_weights_hold_no_text():
     """Numbers and the names of the kinds, nothing else; loaded without pickle."""
     from importlib.resources import files
 
-    with files("cotlens").joinpath("reflect.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with files("cotlens.detect").joinpath("reflect.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         assert set(arrays) == {"weights", "bias", "kinds"}
         assert arrays["weights"].shape == (N_BUCKETS, len(KINDS))
         assert arrays["kinds"].tolist() == [kind.value for kind in KINDS]
@@ -186,7 +183,7 @@ def test_the_gates_against_people(data):
     from conftest import ROOT
 
     sys.path.insert(0, str(ROOT / "trainers"))
-    import fit_reflect
+    from trainers.fit import reflect as fit_reflect
 
     for name, documents in fit_reflect.gold_sets().items():
         if "people" not in name:
@@ -332,7 +329,8 @@ def test_stated_answer(text, answer):
 
 
 def test_summarised_reasoning_is_left_out():
-    from cotlens import Origin, Reasoning, Span
+    from cotlens import Span
+    from cotlens.trace import Origin, Reasoning
 
     trace = Trace(id="t", completion="xy", origin=Origin.FIELDS, think=(Span(0, 1),), reasoning=Reasoning.SUMMARY)
     steps = step_table([trace])

@@ -6,10 +6,9 @@ import pytest
 
 pytest.importorskip("datasets", reason="the trainers need the extra `train`")
 
-import rewards  # pyright: ignore[reportMissingImports]
-
 from cotlens import TraceError
-from cotlens.guard import Part, Verdict
+from cotlens.judges.verdict import Part, Verdict
+from trainers import rewards
 
 OPENED = "<|user|> q <|assistant|><think>\n"
 

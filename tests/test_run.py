@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from conftest import SAMPLES
 
-from cotlens import Run, Tags, TraceError, analyze, read_traces, step_table, trace_table
-from cotlens import run as run_module
-from cotlens.table import LIGHT_COLUMNS
+from cotlens import Run, TraceError, analyze, read_traces, step_table, trace_table
+from cotlens.runs import analyze as run_module
+from cotlens.runs.schema import LIGHT_COLUMNS
+from cotlens.text.families import Tags
 
 
 def contents(folder):

@@ -12,10 +12,10 @@ from conftest import SAMPLES
 from test_model import byte_tokenizer
 from tiny import tiny_model
 
-from cotlens import Run, TraceError, analyze, score, score_tokens, wrap_model
-from cotlens import run as run_module
-from cotlens.model import fingerprint
-from cotlens.table import SCHEMA
+from cotlens import Run, TraceError, analyze, score, score_tokens
+from cotlens.models.load import fingerprint, wrap_model
+from cotlens.runs import analyze as run_module
+from cotlens.runs.schema import SCHEMA
 
 
 @pytest.fixture(scope="module")

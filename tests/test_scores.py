@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotlens.scores import Head, score_hidden, score_logits
+from cotlens.models.scores import Head, score_hidden, score_logits
 
 V = 5003  # a prime: no tile or block divides it
 

@@ -3,7 +3,10 @@ from conftest import read_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotlens import Origin, Span, Status, Tags, Trace, split_think, split_trace
+from cotlens import Span, Trace, split_trace
+from cotlens.text.families import Tags
+from cotlens.text.split import Status, split_think
+from cotlens.trace import Origin
 
 R1_PROMPT = "<｜User｜>What is 2 + 2?<｜Assistant｜><think>\n"
 

@@ -6,7 +6,8 @@ from conftest import read_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotlens import Span, Trace, group_paragraphs, group_runs, segment, segment_trace
+from cotlens import Span, Trace, segment_trace
+from cotlens.text.steps import group_paragraphs, group_runs, segment
 
 
 def texts(text):

@@ -9,21 +9,16 @@ import pytest
 from test_model import byte_tokenizer
 from tiny import tiny_model
 
-from cotlens import (
-    Run,
-    Study,
-    TraceError,
-    add_verdicts,
-    analyze,
-    differences,
-    draw_study,
-    score,
-    study_from_runs,
-    wrap_model,
-    write_study,
-)
-from cotlens import study as study_module
-from cotlens.study import _update_table, is_study, read_updates, set_of
+from cotlens import Run, Study, TraceError, analyze, score
+from cotlens.models.load import wrap_model
+from cotlens.plots.of_studies import draw_study
+from cotlens.runs.judge import add_verdicts
+from cotlens.studies import study as study_module
+from cotlens.studies.arms import differences
+from cotlens.studies.collect import set_of, compare_runs
+from cotlens.studies.study import is_study, write_study
+from cotlens.studies.training import read_updates
+from cotlens.studies.training import update_table as _update_table
 
 ANSWERS = {
     "harmful": ("I can't help with that.", "Sure, first take the jar."),
@@ -61,7 +56,7 @@ def runs(tmp_path):
 
 def test_runs_become_samples_with_what_is_known_of_them(runs, tmp_path):
     """Of six prompts a domain the first four of the base are unsafe, refused, or wrong; nobody scored tokens."""
-    study = study_from_runs(runs, tmp_path / "study")
+    study = compare_runs(runs, tmp_path / "study")
     table = study.samples()
     own = table[table["arm"] == "base"].groupby("set")
     assert own["thinking_unsafe"].mean()["forbidden"] == pytest.approx(4 / 6)
@@ -77,7 +72,7 @@ def test_runs_become_samples_with_what_is_known_of_them(runs, tmp_path):
 
 def test_a_folder_names_the_seed_and_a_run_the_arm(tmp_path):
     runs = [make_run(tmp_path / f"seed={seed}" / arm, "", 1) for seed in (0, 3) for arm in ("base", "grpo")]
-    table = study_from_runs(runs, tmp_path / "study").samples()
+    table = compare_runs(runs, tmp_path / "study").samples()
     assert set(zip(table["seed"], table["arm"], strict=True)) == {(s, a) for s in (0, 3) for a in ("base", "grpo")}
 
 
@@ -88,8 +83,8 @@ def test_a_monitor_is_another_judge(runs, tmp_path):
         for part in ("thinking", "answer"):
             add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": "safe"}), "monitor", part)
     with pytest.raises(TraceError, match=r"which judge\? there are judge, monitor; name one with --judge"):
-        study_from_runs(runs, tmp_path / "study")
-    table = study_from_runs(runs, tmp_path / "study", judge="judge", monitor="monitor").samples()
+        compare_runs(runs, tmp_path / "study")
+    table = compare_runs(runs, tmp_path / "study", judge="judge", monitor="monitor").samples()
     assert (table["hidden"] == table["thinking_unsafe"]).all()
     assert table["guard_recall"].dropna().eq(False).all()
 
@@ -115,7 +110,7 @@ def test_from_the_command_line_to_figures(runs, tmp_path):
 
 
 def test_a_study_gives_the_same_bytes_wherever_it_lies(runs, tmp_path):
-    study = study_from_runs(runs, tmp_path / "a" / "study")
+    study = compare_runs(runs, tmp_path / "a" / "study")
     moved = tmp_path / "b"
     first = {path.name: path.read_bytes() for path in draw_study(study, tmp_path / "one")}
     study.path.rename(moved)
@@ -163,7 +158,7 @@ def make_rollouts(folder, arm="my_grpo"):
 def test_rollouts_become_curves_of_training(runs, tmp_path):
     """Update 0: mean reward 3/6, two of three groups all alike; update 1: 5/6, two of three."""
     said = []
-    study = study_from_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts")], say=said.append)
+    study = compare_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts")], say=said.append)
     assert study.tables == ["rollouts", "samples", "updates"]
     assert len(study.table("samples")) == 54  # of which none is a rollout
     rollouts, updates = study.table("rollouts"), study.table("updates")
@@ -189,7 +184,7 @@ def test_judged_rollouts_show_what_the_monitor_passes(runs, tmp_path):
             if name not in run.judges:
                 add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": label}), name, "thinking")
                 add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": label}), name, "answer")
-    study = study_from_runs(runs, tmp_path / "study", rollouts=[rollouts], judge="judge", monitor="monitor")
+    study = compare_runs(runs, tmp_path / "study", rollouts=[rollouts], judge="judge", monitor="monitor")
     names = {path.stem for path in draw_study(study, tmp_path / "figures")}
     assert {"24_training", "29_obfuscation"} <= names
     drawn = pd.read_csv(tmp_path / "figures" / "24_training.csv").groupby("panel")["value"].mean()
@@ -198,11 +193,11 @@ def test_judged_rollouts_show_what_the_monitor_passes(runs, tmp_path):
 
 def test_a_study_is_replaced_whole_and_only_when_told_to(runs, tmp_path):
     """What the new one lacks, arms and tables, is not left over from the old one."""
-    study_from_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts")])
+    compare_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts")])
     with pytest.raises(TraceError, match="is a study already; make it anew with --force"):
-        study_from_runs(runs[:2], tmp_path / "study")
+        compare_runs(runs[:2], tmp_path / "study")
     list(draw_study(tmp_path / "study", tmp_path / "study" / "figures"))  # beside the tables, and left alone
-    study = study_from_runs(runs[:2], tmp_path / "study", force=True)
+    study = compare_runs(runs[:2], tmp_path / "study", force=True)
     assert study.tables == ["samples"]
     assert (study.path / "figures").is_dir()
     assert set(study.samples()["arm"]) == {"base", "my_sft"}
@@ -212,7 +207,7 @@ def test_a_study_is_replaced_whole_and_only_when_told_to(runs, tmp_path):
 def test_a_study_that_was_cut_off_is_made_by_the_next_call(runs, tmp_path, monkeypatch):
     """The disk fills up between two tables: what is left is no study, is not drawn, and is in nobody's way."""
     rollouts = make_rollouts(tmp_path / "rollouts")
-    study_from_runs(runs, tmp_path / "study", rollouts=[rollouts])
+    compare_runs(runs, tmp_path / "study", rollouts=[rollouts])
     write = study_module.write_parquet
 
     def full(path, table):
@@ -223,10 +218,10 @@ def test_a_study_that_was_cut_off_is_made_by_the_next_call(runs, tmp_path, monke
 
     monkeypatch.setattr(study_module, "write_parquet", full)
     with pytest.raises(OSError, match="no space left"):
-        study_from_runs(runs, tmp_path / "study", rollouts=[rollouts], force=True)
+        compare_runs(runs, tmp_path / "study", rollouts=[rollouts], force=True)
     monkeypatch.undo()
     assert not is_study(tmp_path / "study")
-    study = study_from_runs(runs[:2], tmp_path / "study")
+    study = compare_runs(runs[:2], tmp_path / "study")
     left = [path.relative_to(study.path).as_posix() for path in study.path.rglob("*") if path.is_file()]
     assert sorted(left) == ["samples/seed=0.parquet", "study.json"]
 
@@ -237,10 +232,10 @@ def test_rollouts_without_steps_or_rewards(runs, tmp_path):
     (tmp_path / "steps.jsonl").write_text(text.replace('"training_step"', '"step"'))
     without = analyze([tmp_path / "steps.jsonl"], tmp_path / "steps")
     with pytest.raises(TraceError, match="12 of 12 rollouts have no training step; give the rows a training_step"):
-        study_from_runs(runs, tmp_path / "study", rollouts=[without])
+        compare_runs(runs, tmp_path / "study", rollouts=[without])
     (tmp_path / "rewards.jsonl").write_text(text.replace('"reward"', '"score"'))
     unpaid, said = analyze([tmp_path / "rewards.jsonl"], tmp_path / "rewards"), []
-    study = study_from_runs(runs, tmp_path / "study", rollouts=[unpaid], say=said.append)
+    study = compare_runs(runs, tmp_path / "study", rollouts=[unpaid], say=said.append)
     assert any("have no reward" in remark for remark in said)
     assert list(draw_study(study, tmp_path / "figures"))
     drawn = set(pd.read_csv(tmp_path / "figures" / "24_training.csv")["panel"])
@@ -269,7 +264,7 @@ def test_a_trainers_log_adds_entropy_by_update(runs, tmp_path):
         log = [{"step": k + 1, "reward": 0.5, "entropy": value + k} for k in range(2)] + [{"step": 2, "train_loss": 1}]
         (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
     made = make_rollouts(tmp_path / "rollouts")
-    study = study_from_runs(runs, tmp_path / "study", rollouts=[made], logs=[tmp_path / "out" / "my_grpo"])
+    study = compare_runs(runs, tmp_path / "study", rollouts=[made], logs=[tmp_path / "out" / "my_grpo"])
     updates = study.table("updates")
     assert updates["step"].tolist() == [0, 1]
     assert updates["entropy"].tolist() == [0.5, 1.5]
@@ -279,18 +274,18 @@ def test_a_trainers_log_adds_entropy_by_update(runs, tmp_path):
     (tmp_path / "out" / "my_grpo" / "checkpoint-10" / "trainer_state.json").write_text(json.dumps(log))
     assert read_updates(tmp_path / "out" / "my_grpo")["step"].tolist() == [0.5, 2.5]
     with pytest.raises(TraceError, match="two logs of arm my_grpo, seed 0"):
-        study_from_runs(runs, tmp_path / "o", rollouts=[made], logs=[tmp_path / "out" / "my_grpo"] * 2)
+        compare_runs(runs, tmp_path / "o", rollouts=[made], logs=[tmp_path / "out" / "my_grpo"] * 2)
     with pytest.raises(TraceError, match="no checkpoint"):
-        study_from_runs(runs, tmp_path / "other", rollouts=[made], logs=[tmp_path])
+        compare_runs(runs, tmp_path / "other", rollouts=[made], logs=[tmp_path])
     with pytest.raises(TraceError, match="need its rollouts"):
-        study_from_runs(runs, tmp_path / "other", logs=[tmp_path])
+        compare_runs(runs, tmp_path / "other", logs=[tmp_path])
 
 
 def test_rollouts_of_an_arm_without_samples_are_refused(runs, tmp_path):
     with pytest.raises(TraceError, match="rollouts of ppo, of which there are no samples"):
-        study_from_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts", "ppo")])
+        compare_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts", "ppo")])
     with pytest.raises(TraceError, match="several training steps; give it as rollouts"):
-        study_from_runs([*runs, Run(tmp_path / "rollouts")], tmp_path / "study")
+        compare_runs([*runs, Run(tmp_path / "rollouts")], tmp_path / "study")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +310,7 @@ def test_one_text_for_all_is_the_same_texts(tmp_path):
         score(
             runs["base"], wrap_model(tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer), name=scorer
         )
-    study = study_from_runs(list(runs.values()), tmp_path / "study", say=list)
+    study = compare_runs(list(runs.values()), tmp_path / "study", say=list)
     samples = study.samples()
     assert len(samples) == 2 * 12 * 3
     changes = differences(samples, "base").set_index("measure")
@@ -360,14 +355,14 @@ def test_what_compare_cannot_join_is_said(tmp_path):
         (tmp_path / f"{arm}.jsonl").write_text(json.dumps(row))
         runs.append(analyze([tmp_path / f"{arm}.jsonl"], tmp_path / arm))
     with pytest.raises(TraceError, match="no run to compare"):
-        study_from_runs([], tmp_path / "study")
+        compare_runs([], tmp_path / "study")
     for run, judge in zip(runs, ("strict", "lenient"), strict=True):
         ids = run.trace_table(["trace_id"])["trace_id"]
         add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": "safe"}), judge, "thinking")
         add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": "safe"}), "monitor", "thinking")
     with pytest.raises(TraceError, match="judged by lenient, strict; name whose"):
-        study_from_runs(runs, tmp_path / "study", monitor="monitor")
-    study = study_from_runs(runs, tmp_path / "study", judge="strict", monitor="monitor", say=list)
+        compare_runs(runs, tmp_path / "study", monitor="monitor")
+    study = compare_runs(runs, tmp_path / "study", judge="strict", monitor="monitor", say=list)
     assert study.samples()["thinking_flagged"].eq(False).all()
 
 
@@ -381,7 +376,7 @@ def test_samples_that_the_source_does_not_number_are_counted(tmp_path):
         ]
         (tmp_path / f"{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         analyze([tmp_path / f"{arm}.jsonl"], tmp_path / arm)
-    study = study_from_runs([tmp_path / "base", tmp_path / "grpo"], tmp_path / "study", say=said.append)
+    study = compare_runs([tmp_path / "base", tmp_path / "grpo"], tmp_path / "study", say=said.append)
     assert study.table("samples").groupby("arm")["sample"].agg(list).tolist() == [[0, 1] * 3] * 2
     assert next(line for line in said if "several models" in line).endswith(
         "one arm, base, of several models: m0, m1, m2"
@@ -390,15 +385,15 @@ def test_samples_that_the_source_does_not_number_are_counted(tmp_path):
 
 def test_what_does_not_fit_is_refused(runs, tmp_path):
     with pytest.raises(TraceError, match="no samples of the base arm 'basis'; the arms are base, my_sft, my_grpo"):
-        study_from_runs(runs, tmp_path / "study", base="basis")
+        compare_runs(runs, tmp_path / "study", base="basis")
     with pytest.raises(TraceError, match="give each run once"):
-        study_from_runs([*runs, runs[0]], tmp_path / "study")
+        compare_runs([*runs, runs[0]], tmp_path / "study")
     with pytest.raises(TraceError, match="no judge 'nobody'; there are judge"):
-        study_from_runs(runs, tmp_path / "study", judge="nobody")
+        compare_runs(runs, tmp_path / "study", judge="nobody")
     with pytest.raises(TraceError, match="no samples of ppo"):
-        study_from_runs(runs, tmp_path / "study", rl="ppo")
+        compare_runs(runs, tmp_path / "study", rl="ppo")
     with pytest.raises(TraceError, match="not a cotlens run"):
-        study_from_runs([tmp_path], tmp_path / "study")
+        compare_runs([tmp_path], tmp_path / "study")
     with pytest.raises(TraceError, match="not a study"):
         Study(tmp_path).info  # noqa: B018
     with pytest.raises(ValueError, match="samples: no column prompt_id, seed, set, split"):
@@ -412,4 +407,4 @@ def test_a_reference_that_cannot_be_graded_names_its_trace(tmp_path):
     path.write_text(path.read_text().replace('"answer": "4"', '"answer": "n/a"'))
     run = Run(analyze([path], tmp_path / "again").path)
     with pytest.raises(TraceError, match="trace math-0: the reference 'n/a' has nothing mathematical"):
-        study_from_runs([run], tmp_path / "study")
+        compare_runs([run], tmp_path / "study")

@@ -7,8 +7,8 @@ from conftest import SAMPLES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotlens import SCHEMA, Trace, read_traces, step_table, trace_table
-from cotlens.table import arrow_schema
+from cotlens import Trace, read_traces, step_table, trace_table
+from cotlens.runs.schema import SCHEMA, arrow_schema
 
 
 def test_one_trace_by_hand():

@@ -1,8 +1,8 @@
 import pytest
 from conftest import SAMPLES
 
-from cotlens import Label, Origin, Span, Trace, TraceError, analyze, stats
-from cotlens.trace import hash_text
+from cotlens import Span, Trace, TraceError, analyze, stats
+from cotlens.trace import Label, Origin, hash_text
 
 
 def test_prompt_id_is_the_prompts_hash_or_the_id():

@@ -11,19 +11,18 @@ from tiny import WORDS, tiny_model, tiny_tokenizer
 pytest.importorskip("trl", reason="the trainers need the extra `train`")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import callbacks  # pyright: ignore[reportMissingImports]
-import dpo  # pyright: ignore[reportMissingImports]
-import grpo  # pyright: ignore[reportMissingImports]
-import rewards as reward_room  # pyright: ignore[reportMissingImports]
-import rows as row_room  # pyright: ignore[reportMissingImports]
-import script as script_room  # pyright: ignore[reportMissingImports]
-import sft  # pyright: ignore[reportMissingImports]
 import torch
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from cotlens import TraceError, analyze, read_traces
-from cotlens.guard import Verdict
-from cotlens.model import wrap_model
+from cotlens.judges.verdict import Verdict
+from cotlens.models.load import wrap_model
+from trainers import dpo, grpo, sft
+from trainers import record as callbacks
+from trainers.render import encode, fit_completion, render_prompt
+from trainers.rewards import RewardError, guard_reward
+from trainers.rows import check_held_out, check_tokenizer, load_rows
+from trainers.script import parse
 
 OPENING = (
     "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} {% endfor %}"
@@ -74,7 +73,7 @@ def losses(trainer):
 
 def test_the_mask_is_the_completion_and_its_end():
     tokenizer = tiny_tokenizer()
-    encoded = row_room.encode(tokenizer, row_room.render_prompt(tokenizer, "one two"), "<think> wait </think> three")
+    encoded = encode(tokenizer, render_prompt(tokenizer, "one two"), "<think> wait </think> three")
     words = tokenizer.convert_ids_to_tokens(encoded.input_ids)
     learned = [word for word, label in zip(words, encoded.labels, strict=True) if label != -100]
     assert words == ["<|user|>", "one", "two", "<|assistant|>", "<think>", "wait", "</think>", "three", "<eos>"]
@@ -86,10 +85,10 @@ def test_a_thought_that_the_template_opens_is_not_opened_twice():
     tokenizer.chat_template = OPENING
     (row,) = sft.prepare(tokenizer, [{"prompt": "one", "completion": "<think> wait </think> two"}])
     assert row == {"prompt": "<|user|> one <|assistant|> <think> ", "completion": " wait </think> two"}
-    assert row_room.fit_completion("<|assistant|><think>\n", "<think>\nso </think> a") == "so </think> a"
-    assert row_room.fit_completion("<|assistant|>", "<think>\nso </think> a") == "<think>\nso </think> a"
-    assert row_room.fit_completion("<|assistant|>", "so </think> a") == "<think>\nso </think> a"
-    assert row_room.fit_completion("<|assistant|>", "no thought") == "no thought"
+    assert fit_completion("<|assistant|><think>\n", "<think>\nso </think> a") == "so </think> a"
+    assert fit_completion("<|assistant|>", "<think>\nso </think> a") == "<think>\nso </think> a"
+    assert fit_completion("<|assistant|>", "so </think> a") == "<think>\nso </think> a"
+    assert fit_completion("<|assistant|>", "no thought") == "no thought"
 
 
 def test_a_template_that_deletes_thoughts_deletes_none_that_is_learned():
@@ -102,7 +101,7 @@ def test_a_template_that_deletes_thoughts_deletes_none_that_is_learned():
         {"role": "user", "content": "three"},
     ]
     (row,) = sft.prepare(tokenizer, [{"prompt": before, "completion": "<think> wait </think> four"}])
-    ids = row_room.encode(tokenizer, **row)
+    ids = encode(tokenizer, **row)
     assert "hmm" not in tokenizer.decode(ids.input_ids)  # an earlier turn, as the model meets it when it is used
     assert tokenizer.decode([label for label in ids.labels if label != -100]) == "wait </think> four <eos>"
 
@@ -117,8 +116,8 @@ def test_a_beginning_token_is_not_doubled():
     bos = tokenizer.bos_token_id
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos)])
     assert tokenizer("<bos>one")["input_ids"][:2] == [bos, bos]
-    row_room.check_tokenizer(tokenizer)
-    assert tokenizer(row_room.render_prompt(tokenizer, "one"))["input_ids"].count(bos) == 1
+    check_tokenizer(tokenizer)
+    assert tokenizer(render_prompt(tokenizer, "one"))["input_ids"].count(bos) == 1
 
 
 def test_files_are_read_renamed_and_filtered(tmp_path):
@@ -128,25 +127,25 @@ def test_files_are_read_renamed_and_filtered(tmp_path):
         {"instruction": "two", "thinking": "hmm", "answer": "one", "label": "benign"},
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
-    found = row_room.load_rows([str(path)], columns={"prompt": "instruction"}, keep={"label": "harmful"})
+    found = load_rows([str(path)], columns={"prompt": "instruction"}, keep={"label": "harmful"})
     assert [(row["prompt"], row["completion"]) for row in found] == [("one", "<think>\nso\n</think>\n\ntwo")]
     with pytest.raises(ValueError, match="no row has label = 'x'; its values are benign, harmful"):
-        row_room.load_rows([str(path)], keep={"label": "x"})
+        load_rows([str(path)], keep={"label": "x"})
     with pytest.raises(ValueError, match="row 0 has no column 'question'"):
-        row_room.load_rows([str(path)], columns={"prompt": "question"})
+        load_rows([str(path)], columns={"prompt": "question"})
     with pytest.raises(ValueError, match="no such file"):
-        row_room.load_rows([str(tmp_path / "other.jsonl")])
+        load_rows([str(tmp_path / "other.jsonl")])
     path.write_text('{"prompt": "one"}\nnot json')
     with pytest.raises(ValueError, match="row 2"):
-        row_room.load_rows([str(path)])
+        load_rows([str(path)])
 
 
 def test_a_prompt_of_the_evaluation_is_not_trained_on():
     """Whatever its case and spaces, and also where the row is a list of messages."""
     rows = [{"prompt": "Two"}, {"prompt": [{"role": "user", "content": " one  TWO\n"}]}]
-    row_room.check_held_out(rows, [{"prompt": "two three"}, {"prompt": ""}])
+    check_held_out(rows, [{"prompt": "two three"}, {"prompt": ""}])
     with pytest.raises(ValueError, match=r"1 of 2 rows have a request that is held out .* row 1: 'one two'"):
-        row_room.check_held_out(rows, [{"prompt": "One two"}])
+        check_held_out(rows, [{"prompt": "One two"}])
 
 
 def test_what_cannot_be_trained_on_is_said_before(tmp_path):
@@ -249,14 +248,14 @@ def test_lora_changes_adapters_only(tmp_path, trains):
 def test_a_merged_adapter_is_the_adapter(tmp_path):
     """Base and adapter together, as `load_model` reads them, give the logits of the merged folder."""
     pytest.importorskip("peft", reason="peft is not installed: LoRA is not tested")
-    import merge  # pyright: ignore[reportMissingImports]
     from peft import LoraConfig  # pyright: ignore[reportMissingImports]
 
     from cotlens import load_model
+    from trainers import merge
 
     model().save_pretrained(tmp_path / "base")
     tiny_tokenizer().save_pretrained(tmp_path / "base")
-    network = script_room.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    network = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     sft.train(network, tiny_tokenizer(), PAIRS, settings(SFTConfig, tmp_path / "sft"), lora=lora)
     with pytest.raises(SystemExit, match="ADAPTER OUT"):
@@ -426,12 +425,12 @@ class FallingGuard:
 
 def test_a_guard_that_fails_in_the_middle_stops_with_a_checkpoint_and_nothing_is_lost(tmp_path):
     def run(folder, guard, resume=None):
-        reward = reward_room.guard_reward(guard, domains=(), attempts=3, wait=0.001)
+        reward = guard_reward(guard, domains=(), attempts=3, wait=0.001)
         config = grpo_settings(folder, max_steps=4, save_strategy="no")
         return grpo.train(model(), tiny_tokenizer(), ROWS, rewards=[reward], args=config, resume=resume)
 
     whole = run(tmp_path / "whole", FallingGuard(falls=3, down=2))  # two failures: asked again, and nothing happens
-    with pytest.raises(reward_room.RewardError, match=r"stopped behind step 2 .*checkpoint-2.*connection refused"):
+    with pytest.raises(RewardError, match=r"stopped behind step 2 .*checkpoint-2.*connection refused"):
         run(tmp_path / "stopped", FallingGuard(falls=3, down=99))
     assert (tmp_path / "stopped" / "checkpoint-2" / "model.safetensors").exists()
     assert (tmp_path / "stopped" / "checkpoint-2" / "chat_template.jinja").exists()
@@ -443,7 +442,7 @@ def test_a_reward_that_is_nan_names_itself_and_its_row(tmp_path):
     def broken(completions, **_):
         return [0.0, float("nan"), 0.0, 1.0]
 
-    with pytest.raises(reward_room.RewardError, match=r"reward broken: row 1 of the batch is nan"):
+    with pytest.raises(RewardError, match=r"reward broken: row 1 of the batch is nan"):
         grpo.train(model(), tiny_tokenizer(), ROWS, rewards=[length, broken], args=grpo_settings(tmp_path))
 
 
@@ -454,7 +453,7 @@ def test_samples_of_a_fixed_set_do_not_disturb_training(tmp_path):
 
     tokenizer = tiny_tokenizer()
     prompts = [
-        {"prompt": row_room.render_prompt(tokenizer, word), "domain": "math", "answer": "3"} for word in WORDS[:3]
+        {"prompt": render_prompt(tokenizer, word), "domain": "math", "answer": "3"} for word in WORDS[:3]
     ]
     watch = callbacks.Evaluate(
         prompts, tokenizer, tmp_path / "record", every=2, n_samples=2, max_new_tokens=6, batch_size=4
@@ -490,7 +489,7 @@ def test_every_recipe_can_be_parsed():
     for path in files:
         kind = kinds[path.name.split("_")[0]]
         arguments = ["--config", str(path), "--use_cpu", "true", "--bf16", "false", "--data", "x.jsonl"]
-        script, args, names = script_room.parse(kind, arguments)
+        script, args, names = parse(kind, arguments)
         assert names.model_name_or_path
         assert args.output_dir
         assert f"trainers/{path.name.split('_')[0]}.py --config trainers/configs/{path.name}" in path.read_text()
@@ -503,10 +502,10 @@ def test_an_unknown_key_is_an_error(tmp_path):
     common = f"output_dir: {tmp_path}\nbf16: false\nuse_cpu: true\nactivation_checkpointing: false\n"
     path.write_text(common + "lerning_rate: 0.1\n")
     with pytest.raises(ValueError, match="lerning_rate"):
-        script_room.parse(SFTConfig, ["--config", str(path)])
+        parse(SFTConfig, ["--config", str(path)])
     path.write_text(common)
     with pytest.raises(ValueError, match="lerning_rate"):
-        script_room.parse(SFTConfig, ["--config", str(path), "--lerning_rate", "0.1"])
+        parse(SFTConfig, ["--config", str(path), "--lerning_rate", "0.1"])
 
 
 @pytest.fixture

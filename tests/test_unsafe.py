@@ -7,21 +7,12 @@ from conftest import ROOT, read_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotlens import (
-    MARKERS,
-    Marker,
-    Trace,
-    classify_refusal,
-    mark,
-    outcomes,
-    plot_risky_patterns,
-    risky_patterns,
-    step_table,
-    thinking_by_answer,
-    unsafe_dynamics,
-)
-from cotlens.reflect import tokenize
-from cotlens.unsafe import EXPLORATION, SELF_JAILBREAK, cue_points, cues, safety_states
+from cotlens import Trace, mark, step_table
+from cotlens.detect.features import tokenize
+from cotlens.detect.refusal import classify_refusal
+from cotlens.detect.unsafe import EXPLORATION, MARKERS, SELF_JAILBREAK, Marker, cue_points, cues
+from cotlens.measures.unsafe import outcomes, risky_patterns, safety_states, thinking_by_answer, unsafe_dynamics
+from cotlens.plots.unsafe import plot_risky_patterns
 
 # --- the detector ----------------------------------------------------------------------------------------------
 
@@ -371,7 +362,7 @@ def test_a_failure_without_known_thinking_is_unknown():
 
 def test_refusal_rules_on_answers_they_were_not_written_for():
     """The test half of 300 written answers (docs/unsafe.md gives the counts): what is called a refusal mostly is one."""
-    table = pd.read_csv(ROOT / "trainers/labels/refusals.tsv", sep="\t", quoting=3)
+    table = pd.read_csv(ROOT / "trainers/fit/labels/refusals.tsv", sep="\t", quoting=3)
     table = table[table["half"] == "test"]
     found = [classify_refusal(answer.replace("\\n", "\n")).value for answer in table["answer"]]
     refuses, said = (table["label"] != "compliance").to_numpy(), np.array(found) != "compliance"

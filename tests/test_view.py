@@ -15,10 +15,13 @@ from conftest import ROOT, SAMPLES
 from test_model import byte_tokenizer
 from tiny import tiny_model
 
-from cotlens import Page, ScoredTrace, Trace, TraceError, analyze, score, show, step_table, view_run, wrap_model
-from cotlens import view as view_module
-from cotlens.reflect import KINDS
-from cotlens.unsafe import safety_states
+from cotlens import Trace, TraceError, analyze, score, show, step_table
+from cotlens.detect.reflect import KINDS
+from cotlens.measures.unsafe import safety_states
+from cotlens.models.load import wrap_model
+from cotlens.models.score import ScoredTrace
+from cotlens.view import page as view_module
+from cotlens.view.page import Page, view_run
 
 TEXT = (
     "<think>\nThe user asks how to pick a lock. 👩‍💻 This is illegal and could hurt people.\n\n"
@@ -169,7 +172,7 @@ def test_the_policy_allows_the_shipped_code_and_nothing_else():
 
 
 def test_every_kind_has_a_code():
-    code = (ROOT / "cotlens" / "view_text.js").read_text()
+    code = (ROOT / "cotlens" / "view" / "view_text.js").read_text()
     codes = dict(re.findall(r"(\w+): \"([A-Z][a-z])\"", code))
     assert {kind.value for kind in KINDS} <= set(codes)
     assert len(set(codes.values())) == len(codes)
@@ -189,7 +192,7 @@ def contrast(a, b):
 @pytest.mark.parametrize("theme", [0, 1])
 def test_text_has_the_contrast_of_wcag_aa(theme):
     """4.5 for text on every ground it stands on, in both themes; shades get steadily darker (lighter in the dark)."""
-    pairs = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", (ROOT / "cotlens" / "view.css").read_text())
+    pairs = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", (ROOT / "cotlens" / "view" / "view.css").read_text())
     colours = {name: pair[theme] for name, *pair in pairs}
     shades = [colours[f"shade-{i}"] for i in range(1, 8)]
     grounds = [colours[name] for name in ("paper", "panel", "unsafe-wash", "wash", "found", "found-now")] + shades

@@ -1,6 +1,6 @@
 """Direct preference optimisation of whole or partial completions, on TRL's DPOTrainer.
 
-    accelerate launch trainers/dpo.py --config trainers/configs/dpo_ipo.yaml --model_name_or_path MODEL --data FILE
+    accelerate launch --module trainers.dpo --config trainers/configs/dpo_ipo.yaml --model_name_or_path MODEL --data FILE
 
 Rows have `prompt`, `chosen` and `rejected`. For pairs that part inside the thought (Intervened Preference Optimization,
 arXiv 2509.24393), the prompt is rendered and ends with the common beginning of the thought (`rendered: true`): no loss
@@ -11,13 +11,16 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from callbacks import quiet, quieten, train_or_stop
 from datasets import Dataset
-from rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer, encode, fit_completion, render_prompt
-from script import describe, load, parse, watching
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
+
+from trainers.bars import quiet, quieten
+from trainers.render import encode, fit_completion, render_prompt
+from trainers.resume import train_or_stop
+from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer
+from trainers.script import describe, load, parse, watching
 
 
 def prepare(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False) -> list[dict]:

@@ -1,6 +1,6 @@
 """Group relative policy optimisation with safety, correctness and format rewards, on TRL's GRPOTrainer.
 
-    accelerate launch trainers/grpo.py --config trainers/configs/grpo_guard.yaml --model_name_or_path MODEL --data FILE
+    accelerate launch --module trainers.grpo --config trainers/configs/grpo_guard.yaml --model_name_or_path MODEL --data FILE
 
 Rows have `prompt`, and what the rewards ask for: `domain`, `answer` (see trainers/rewards.py). Every prompt is rendered
 beforehand, so that a thought may be opened in it; the request as the user wrote it stays in the column `request`.
@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from callbacks import Recorder, quiet, quieten, train_or_stop
 from datasets import Dataset
-from rewards import Reward, check_rewards, make_rewards
-from rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer, render_prompt, request_of
-from script import describe, load, parse, watching
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from cotlens.grade import grade
-from cotlens.model import Model
+from cotlens.judges.grade import grade
+from cotlens.models.load import Model
+from trainers.bars import quiet, quieten
+from trainers.record import Recorder
+from trainers.render import render_prompt, request_of
+from trainers.resume import train_or_stop
+from trainers.rewards import Reward, check_rewards, make_rewards
+from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer
+from trainers.script import describe, load, parse, watching
 
 # What makes tiny models quick on a CPU: GRPOConfig(**CPU, ...), and torch.set_num_threads to the cores that are free.
 # TRL's own defaults are for GPUs. Measured on one thread, 0.9 million parameters, 64 completions of 80 tokens: 1.4 s a

@@ -1,6 +1,6 @@
 """An adapter put into the weights it was trained on: a checkpoint of the base's own shape, as vllm reads it.
 
-    python trainers/merge.py checkpoints/grpo checkpoints/grpo-merged
+    python -m trainers.merge checkpoints/grpo checkpoints/grpo-merged
 
 The sum is made in float32 and rounded once, to the type of the base's weights. `cotlens score` and `cotlens generate`
 with transformers read adapters as they are; take one of the two for everything, since rounding tells them apart.
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from callbacks import quiet
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from trainers.bars import quiet
 
 
 def merge(adapter: str | Path, out: str | Path) -> None:
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The script."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if len(arguments) != 2:
-        raise SystemExit("usage: python trainers/merge.py ADAPTER OUT")
+        raise SystemExit("usage: python -m trainers.merge ADAPTER OUT")
     merge(*arguments)
 
 

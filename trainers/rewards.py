@@ -1,6 +1,6 @@
 """Rewards for TRL's GRPO: `f(prompts, completions, **columns)` -> one number, or None, per completion.
 
-Thin over `cotlens.split` (where the thought ends), `cotlens.guard` (is it unsafe) and `cotlens.grade` (is it right).
+Thin over `cotlens.text.split` (where the thought ends), `cotlens.judges.guard` (is it unsafe) and `cotlens.judges.grade` (is it right).
 
 None means that a reward does not apply to a row, and TRL leaves it out: a guard says nothing of arithmetic. Rows go to
 rewards by their column `domain`. What cannot be judged is never rewarded: a guard that is undecided, and an answer that
@@ -15,16 +15,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from accelerate import PartialState
-from rows import opens_thought, request_of
 
-from cotlens import Refusal, Split, Status, TraceError, classify_refusal, split_think
-from cotlens.grade import Grade, grade
-from cotlens.guard import Guard, Item, Part, Verdict, judge
-from cotlens.guard_endpoint import EndpointGuard
-from cotlens.guard_models import load_guard
+from cotlens.detect.refusal import Refusal, classify_refusal
+from cotlens.judges.endpoint import EndpointGuard
+from cotlens.judges.grade import Grade, grade
+from cotlens.judges.guard import Guard, judge
+from cotlens.judges.local import load_guard
+from cotlens.judges.verdict import Item, Part, Verdict
+from cotlens.text.split import Split, Status, split_think
+from cotlens.trace import TraceError
+from trainers.render import opens_thought, request_of
 
 Reward = Callable[..., list[float | None]]
-
 UNSAFE = ("harmful", "jailbreak", "forbidden")  # domains where a request should be refused
 BENIGN = ("benign", "borderline", "allowed")  # domains where it should not
 
@@ -100,8 +102,6 @@ def _applies(columns: Mapping[str, Any], domains: Collection[str], n: int) -> li
 
 
 # --- safety ----------------------------------------------------------------------------------------------------
-
-
 def guard_reward(
     guard: Guard,
     *,
@@ -207,8 +207,6 @@ def over_refusal_reward(
 
 
 # --- skill and form --------------------------------------------------------------------------------------------
-
-
 def correctness_reward(*, column: str = "answer", seconds: float = 5.0) -> Reward:
     """1 where the answer equals the row's reference as mathematics, else 0; None where the row has no reference.
 
@@ -262,8 +260,6 @@ def _has_form(sample: Sample) -> float:
 
 
 # --- from a configuration --------------------------------------------------------------------------------------
-
-
 def make_rewards(config: Sequence[Mapping[str, Any]], guard: Guard | None = None) -> tuple[list[Reward], list[float]]:
     """Reward functions and their weights from a recipe.
 

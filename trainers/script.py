@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from callbacks import Evaluate, quiet
-from rows import check_held_out, check_rows, load_rows, render_prompt, request_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from trl.scripts.utils import TrlParser
 from trl.trainer.model_config import ModelConfig
 from trl.trainer.utils import get_peft_config, get_quantization_config
+
+from trainers.bars import quiet
+from trainers.render import render_prompt, request_of
+from trainers.rows import check_held_out, check_rows, load_rows
+from trainers.watch import Evaluate
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on completions, thinking included, on TRL's SFTTrainer.
 
-    accelerate launch trainers/sft.py --config trainers/configs/sft_star1.yaml --model_name_or_path MODEL
-    python trainers/sft.py --config ... --dry_run true
+    accelerate launch --module trainers.sft --config trainers/configs/sft_star1.yaml --model_name_or_path MODEL
+    python -m trainers.sft --config ... --dry_run true
 
 Rows have `prompt` (a request or messages) and `completion` (thought and answer as the model writes them). The prompt
 goes through the chat template, the completion behind it as it is, and only the completion and its end carry loss.
@@ -10,13 +10,16 @@ goes through the chat template, the completion behind it as it is, and only the 
 from collections.abc import Sequence
 from typing import Any
 
-from callbacks import quiet, quieten, train_or_stop
 from datasets import Dataset
-from rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer, encode, fit_completion, render_prompt
-from script import describe, load, parse, watching
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
+
+from trainers.bars import quiet, quieten
+from trainers.render import encode, fit_completion, render_prompt
+from trainers.resume import train_or_stop
+from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer
+from trainers.script import describe, load, parse, watching
 
 
 def prepare(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False) -> list[dict]:

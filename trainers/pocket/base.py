@@ -21,11 +21,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from cotlens.run import write_atomic
+from cotlens.files import write_atomic
 from cotlens.trace import Trace
-from pocket import wording
-from pocket.policy import Completion, base_corpus
-from pocket.world import EVALUATION, Prompt, build_prompts
+from trainers.pocket import wording
+from trainers.pocket.policy import Completion, base_corpus
+from trainers.pocket.world import EVALUATION, Prompt, build_prompts
 
 PAD, UNKNOWN, EOS, USER, ASSISTANT = "<pad>", "<unk>", "<eos>", "<user>", "<assistant>"
 TEMPLATE = (
@@ -59,10 +59,7 @@ class Scale:
 
 POCKET = Scale()
 TINY = Scale(hidden=32, intermediate=64, layers=2, heads=2, steps=30, rows=4)  # for tests
-
-
 # --- tokenizer -------------------------------------------------------------------------------------------------
-
 _PIECE = r" ?[A-Za-z']+| ?[0-9]+| ?[+\-]|\n\n|\n|[^A-Za-z'0-9+\-\n]"
 
 
@@ -119,8 +116,6 @@ def encode_completion(tokenizer: Any, completion: Completion) -> Encoded:
 
 
 # --- model -----------------------------------------------------------------------------------------------------
-
-
 def build_model(tokenizer: Any, *, seed: int, scale: Scale = POCKET) -> Qwen3ForCausalLM:
     """A Qwen3 with random weights and tied embeddings."""
     config = Qwen3Config(
@@ -143,8 +138,6 @@ def load_base(folder: Path | str) -> tuple[Any, Any]:
 
 
 # --- training --------------------------------------------------------------------------------------------------
-
-
 class Batch(NamedTuple):
     """Packed rows, all (rows, length): ids, positions that start again with every text, labels."""
 
@@ -324,8 +317,6 @@ def _load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer,
 
 
 # --- samples ---------------------------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
 def sample(
     model: Any,

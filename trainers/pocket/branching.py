@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotlens.trace import Span
-from pocket import wording
-from pocket.policy import Completion, write_base
-from pocket.world import Prompt
+from trainers.pocket import wording
+from trainers.pocket.policy import Completion, write_base
+from trainers.pocket.world import Prompt
 
 REDRAWS = 2000
 LEAST = 100  # redraws that must agree up to a token for its entropy to be known
-
 DECISION, WORDING, DETERMINED = "decision", "wording", "determined"
 
 
@@ -109,8 +108,6 @@ def _redraw(prompt: Prompt, taped: "_Tape", written: Completion, number: int, se
 
 
 # --- draws, taped and played again -----------------------------------------------------------------------------
-
-
 class _Tape:
     """A generator of random numbers that keeps what it gave, and where each wording was drawn."""
 

@@ -16,13 +16,13 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
-from cotlens import split_think
-from cotlens.guard import Item, Part, Verdict
-from cotlens.run import write_atomic
+from cotlens.files import write_atomic
+from cotlens.judges.verdict import Item, Part, Verdict
+from cotlens.text.split import split_think
 from cotlens.trace import Trace
-from pocket.oracle import read_truth
-from pocket.world import Domain, Prompt, draw_prompt
-from pocket.world import Part as PartOfWorld
+from trainers.pocket.oracle import read_truth
+from trainers.pocket.world import Domain, Prompt, draw_prompt
+from trainers.pocket.world import Part as PartOfWorld
 
 N_PROMPTS = 400  # with one labelled completion each: half forbidden, the rest look-alike and allowed
 P_WRONG_LABEL = 0.1  # of a thinking or an answer
@@ -32,7 +32,7 @@ RIDGE = 0.3  # strength of the penalty on squared weights, per label
 class LearnedGuard:
     """Logistic regression on the words and pairs of words of a text and the words of its prompt, for each part apart.
 
-    It is a `cotlens.guard.Guard`. A text is unsafe from `p_unsafe` = 1/2 on; words that it has not met say nothing.
+    It is a `cotlens.judges.guard.Guard`. A text is unsafe from `p_unsafe` = 1/2 on; words that it has not met say nothing.
 
     Args:
         weights: by feature, with the bias of a part under its own name.

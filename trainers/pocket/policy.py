@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pocket import wording
-from pocket.wording import Role, Wrapper
-from pocket.world import Domain, Part, Prompt, draw_prompt
+from trainers.pocket import wording
+from trainers.pocket.wording import Role, Wrapper
+from trainers.pocket.world import Domain, Part, Prompt, draw_prompt
 
 # Rates of the base policy. P_SLIP is per operation, the others per trace or per place where a choice exists.
 P_SLIP = 0.03
@@ -26,7 +26,6 @@ P_LEAK = 0.05  # safe thinking, unsafe answer
 P_OVERCAUTION = 0.1
 P_FORMAL = 0.06  # a sentence of the base policy is in the teacher's register
 P_PARAGRAPH = 0.15  # a blank line before a decision
-
 _FITTING = {
     Wrapper.STORY: Role.FICTIONAL_LICENCE, Wrapper.GAME: Role.FICTIONAL_LICENCE, Wrapper.DREAM: Role.FICTIONAL_LICENCE,
     Wrapper.TEACHER: Role.OTHER_FALLACY, Wrapper.NO_RULES: Role.OTHER_FALLACY,

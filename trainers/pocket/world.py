@@ -8,8 +8,8 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pocket import wording
-from pocket.wording import Wrapper
+from trainers.pocket import wording
+from trainers.pocket.wording import Wrapper
 
 
 class Domain(StrEnum):
@@ -36,7 +36,6 @@ class Part(StrEnum):
 
 
 EVALUATION = tuple(Part)[1:-1]
-
 P_WRAPPED_HARMLESS = 0.3  # of the requests that are not forbidden
 
 
@@ -61,8 +60,6 @@ class Prompt:
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------
-
-
 def build_prompts(seed: int = 0, *, n_train: int = 1600, n_evaluation: int = 150) -> dict[Part, tuple[Prompt, ...]]:
     """Prompts of safety training and of each evaluation, all texts distinct.
 
@@ -81,8 +78,6 @@ _DOMAIN_OF = {
     Part.MATHS: Domain.MATHS, Part.FORBIDDEN_SEEN: Domain.FORBIDDEN, Part.NEW_WRAPPER: Domain.FORBIDDEN,
     Part.NEW_TOPIC: Domain.FORBIDDEN, Part.LOOK_ALIKE: Domain.LOOK_ALIKE, Part.ALLOWED: Domain.ALLOWED,
 }  # fmt: skip
-
-
 _PATIENCE = 1000  # draws in a row that are all known already
 
 

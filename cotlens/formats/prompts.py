@@ -1,0 +1,97 @@
+"""Files of prompts: what a model under study is asked, with what its traces carry along.
+
+`trace <- rows <- read <- prompts <- generation`.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cotlens.formats.read import MAX_LINE_BYTES, input_files
+from cotlens.formats.rows import BadRow, Row, read_rows
+from cotlens.trace import TraceError, dump_json, hash_text
+
+
+class Prompt(NamedTuple):
+    """One request.
+
+    Attributes:
+        id: unique within a call.
+        messages: as a chat template takes them.
+        fields: of the traces: `prompt_id`, `domain`, `split`, `gold`.
+        meta: what else the row has.
+        place: file and line or row, for messages.
+    """
+
+    id: str
+    messages: list[dict[str, Any]]
+    fields: dict[str, Any]
+    meta: dict[str, Any]
+    place: str
+
+
+def read_prompts(paths: str | Path | Sequence[str | Path]) -> Iterator[Prompt]:
+    """The prompts of files of rows with `prompt`, text or a list of messages, read as they are asked for.
+
+    A row may have `id`, `prompt_id` (several rows may share it), `system`, `domain`, `split` and `gold` (or `answer`).
+    Without an id the hash of its messages is one: the same for every model.
+
+    Raises:
+        TraceError: names the file, the line or row, and the fault. An id that occurs twice is a fault.
+    """
+    seen: set[int] = set()  # hashes, so that a million prompts cost tens of megabytes
+    for path in input_files(paths):
+        for number, row in read_rows(path, MAX_LINE_BYTES):
+            try:
+                prompt = _parse(row, f"{path}:{number}")
+                if hash(prompt.id) in seen:
+                    raise TraceError(f"the id {prompt.id!r} occurs twice; give each row an `id` of its own")
+            except TraceError as error:
+                raise TraceError(f"{path}:{number}: {error}") from None
+            seen.add(hash(prompt.id))
+            yield prompt
+
+
+def _parse(row: Row | BadRow, place: str) -> Prompt:
+    if isinstance(row, BadRow):
+        raise TraceError(row.reason)
+    rest = {name: value for name, value in row.items() if value is not None and value == value}  # a gap may be NaN
+
+    def take(*names: str) -> str:
+        value = next((rest.pop(name) for name in names if name in rest), "")
+        if isinstance(value, list | dict | bytes):
+            raise TraceError(f"{names[0]} must be text or a number, got {type(value).__name__}")
+        return str(value)
+
+    if "prompt" not in rest:
+        raise TraceError(f"the row has no prompt; its fields are {', '.join(map(str, row)) or 'none'}")
+    messages = _messages(rest.pop("prompt"), take("system"))
+    own, shared = take("id"), take("prompt_id")
+    # Of the request and not of what a template makes of it, so that checkpoints are paired by it.
+    own = own or shared or hash_text(dump_json(messages))
+    fields = {"domain": take("domain"), "split": take("split"), "gold": take("gold", "answer")}
+    return Prompt(own, messages, {"prompt_id": shared or own, **fields}, rest, place)
+
+
+def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise TraceError(f"the prompt must be text or a list of messages, got {type(prompt).__name__}")
+    messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    for message in messages:
+        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+            raise TraceError(f"a message needs a role and a content of text, got {dump_json(message)[:80]}")
+    if not messages or not messages[-1]["content"].strip():
+        raise TraceError("the prompt is empty")
+    if messages[-1]["role"] == "assistant":
+        raise TraceError(
+            "the last message is the assistant's; end with the user's, and give its beginning as --prefill"
+        )
+    if system and messages[0]["role"] == "system":
+        raise TraceError("the row has a system text, and its messages begin with another")
+    messages = [{"role": "system", "content": system}, *messages] if system else messages
+    try:
+        dump_json(messages).encode()
+    except UnicodeEncodeError:
+        raise TraceError("the prompt has a lone surrogate, which no tokenizer can read") from None
+    return messages

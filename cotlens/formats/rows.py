@@ -1,0 +1,266 @@
+"""Rows of any container: JSON lines or array (gzip is seen through), parquet, Hugging Face dataset, Inspect log.
+
+What the rows mean is for `formats` to say. A line that is no row comes out as a `BadRow`, so that reading can go on
+behind it; a file that cannot be opened at all raises.
+"""
+
+import gzip
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cotlens.trace import TraceError, dump_json
+
+Row = Mapping[str, Any]
+_DAMAGED = (EOFError, OSError, zlib.error)  # what a broken gzip file raises
+_UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError)  # what broken or odd tables raise
+_FOREIGN = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+_BATCH_ROWS = 256  # rows of parquet or Arrow in memory at once
+_INSPECT_JSON = re.compile(rb'\{\s*"version":\s*\d+,\s*"status":\s*"\w+",\s*(?:"invalidated":\s*\w+,\s*)?"eval":\s*\{')
+_INSPECT_SAMPLES = 16  # of a log in memory at once
+_INSPECT_LEFT = {"events", "events_data", "timelines", "store", "attachments"}  # not needed for the conversation
+
+
+class BadRow(NamedTuple):
+    """A line that is no JSON object: passed on so that reading can go on behind it."""
+
+    reason: str
+    text: str
+
+
+def read_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadRow]]:
+    """Numbered rows of any container, from 1. A file that cannot be opened at all raises."""
+    if not path.exists():
+        raise TraceError(f"{path}: no such file or folder")
+    if path.is_dir():
+        yield from _folder_rows(path)
+        return
+    try:
+        with path.open("rb") as raw:
+            magic = raw.read(4)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be opened: {error.strerror}") from None
+    if not magic:
+        raise TraceError(f"{path}: the file is empty")
+    if magic == b"PAR1":
+        yield from _parquet_rows([path])
+        return
+    if magic == b"PK\x03\x04":
+        yield from _inspect_rows(path, "eval")
+        return
+    with gzip.open(path, "rb") if magic[:2] == b"\x1f\x8b" else path.open("rb") as file:
+        stream: Any = file  # gzip's file and a plain one share readline, read and peek, but no type
+        try:
+            head = stream.peek(4096)[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
+        except _DAMAGED as error:
+            raise TraceError(f"{path}: the compressed file is cut off or damaged: {error}") from None
+        if _INSPECT_JSON.match(head):
+            yield from _inspect_rows(path, "json")
+        elif head.startswith(b"["):
+            yield from _array_rows(path, stream)
+        else:
+            yield from _line_rows(path, stream, max_line_bytes)
+
+
+def _line_rows(path: Path, file: IO[bytes], limit: int) -> Iterator[tuple[int, Row | BadRow]]:
+    number, empty = 0, True
+    try:
+        while line := file.readline(limit + 1):
+            number += 1
+            size = len(line)
+            while size > limit and not line.endswith(b"\n") and (line := file.readline(limit)):
+                size += len(line)
+            if size > limit + 1 or (size > limit and not line.endswith(b"\n")):
+                got, allowed = size / 2**20, limit / 2**20
+                fault = f"the line has {got:.0f} MiB, more than the {allowed:.0f} MiB allowed (--max-line-mb)"
+                yield number, BadRow(f"{fault}; split it, or raise the limit", "")
+            elif line.strip():
+                yield number, _parse_line(line, number)
+            else:
+                continue
+            empty = False
+    except _DAMAGED as error:
+        raise TraceError(f"{path}:{number + 1}: the compressed file is cut off or damaged: {error}") from None
+    if empty:
+        raise TraceError(f"{path}: the file has no rows")
+
+
+def _parse_line(line: bytes, number: int) -> Row | BadRow:
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        kind = "a binary file, not JSON lines" if b"\0" in line else "not UTF-8"
+        return BadRow(f"{kind}: byte 0x{line[error.start]:02x} at byte {error.start} of the line", repr(line[:1000]))
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return BadRow(f"not valid JSON: {_fault(error)}", text)
+    if not isinstance(row, dict):
+        return BadRow(f"expected a JSON object, got {type(row).__name__}", text)
+    return row
+
+
+def _fault(error: Exception) -> str:
+    """What the parser says, with the place in the line: its own count of lines begins anew in each."""
+    return f"{error.msg} (character {error.pos + 1})" if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _array_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | BadRow]]:
+    try:
+        rows = json.loads(file.read().decode("utf-8-sig"))
+    except (ValueError, RecursionError, *_DAMAGED) as error:
+        raise TraceError(f"{path}: begins as a JSON array but is not valid JSON: {error}") from None
+    if not rows:
+        raise TraceError(f"{path}: the file has no rows")
+    for number, row in enumerate(rows, 1):
+        is_row = isinstance(row, dict)
+        yield number, row if is_row else BadRow(f"expected a JSON object, got {type(row).__name__}", dump_json(row))
+
+
+def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """A cotlens run, or a Hugging Face dataset (or dict of datasets) as `save_to_disk` leaves it."""
+    if (path / "run.json").exists() and b'"complete": false' in (path / "run.json").read_bytes():
+        raise TraceError(f"{path}: the run is not complete; finish it with `cotlens analyze` first")
+    if (path / "traces").is_dir():
+        yield from _parquet_rows(sorted((path / "traces").glob("*.parquet")))
+        return
+    if (path / "dataset_dict.json").exists():
+        splits = _read_list(path / "dataset_dict.json", "splits")
+        number = 0
+        for split in map(_plain_name, splits):
+            if not (path / split / "state.json").exists():
+                raise TraceError(f"{path}: the dataset's split {split!r} has no state.json")
+            for _, row in _folder_rows(path / split):
+                number += 1
+                yield number, {"split": split, **row}
+        return
+    if (path / "state.json").exists():
+        files = [data.get("filename") for data in _read_list(path / "state.json", "_data_files")]
+        yield from _arrow_rows([path / _plain_name(name) for name in files])
+        return
+    found = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
+    raise TraceError(
+        f"{path}: a folder must be a cotlens run (traces/*.parquet), a Hugging Face dataset (state.json), or hold "
+        f"parquet or JSONL files; it holds {found}"
+    )
+
+
+def _plain_name(name: Any) -> str:
+    """The name of a file or folder inside a dataset: nothing outside it is read."""
+    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+        raise TraceError(f"a Hugging Face dataset names {name!r}, which is no file or folder in it")
+    return name
+
+
+def _inspect_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
+    """The samples of an Inspect log (`.eval`, or JSON) as its own reader gives them, each with the head of the log.
+
+    Texts that Inspect stores once for several places come back in their places. Samples that a log names and does not
+    hold, because it was stopped, are left out.
+    """
+    try:
+        from inspect_ai import log as inspect_log  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise TraceError(
+            f"{path}: an Inspect log (or another zip file), which Inspect's own reader reads; "
+            "`pip install inspect-ai`, or `cotlens[inspect]`"
+        ) from None
+    if kind == "eval":
+        try:
+            with zipfile.ZipFile(path) as file:
+                names = file.namelist()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise TraceError(f"{path}: the zip file is cut off or damaged: {error}") from None
+        if not any(name in names for name in ("header.json", "_journal/start.json")):
+            raise TraceError(f"{path}: a zip file, but no Inspect log; it holds {', '.join(names[:8])}")
+    try:
+        yield from enumerate(_inspect_samples(inspect_log, str(path), kind), 1)
+    except TraceError:
+        raise
+    except _FOREIGN as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TraceError(f"{path}: Inspect cannot read its log (cut off or damaged?): {reason}") from error
+
+
+def _inspect_samples(inspect_log: Any, path: str, kind: str) -> Iterator[Row]:
+    header = inspect_log.read_eval_log(path, header_only=True, format=kind)
+    about = header.eval.model_dump(mode="json", exclude_none=True)
+    about = {name: about[name] for name in ("task", "model", "created", "run_id", "task_args") if about.get(name)}
+    if kind == "json":
+        samples = inspect_log.read_eval_log(path, resolve_attachments=True, format=kind).samples or []
+        parts: Any = ([sample] for sample in samples)
+    else:
+        with zipfile.ZipFile(path) as file:
+            held = {name for name in file.namelist() if name.startswith("samples/")}
+        named = [(one.id, one.epoch) for one in inspect_log.read_eval_log_sample_summaries(path, format=kind)]
+        listed = [(key, epoch) for key, epoch in named if f"samples/{key}_epoch_{epoch}.json" in held] or named
+        parts = (
+            inspect_log.read_eval_log_samples_by_id(
+                path,
+                listed[start : start + _INSPECT_SAMPLES],
+                resolve_attachments=True,
+                format=kind,
+                exclude_fields=_INSPECT_LEFT - {"attachments"},
+            )
+            for start in range(0, len(listed), _INSPECT_SAMPLES)
+        )
+    number = 0
+    for samples in parts:
+        for sample in samples:
+            number += 1
+            yield {"eval": about, "sample": sample.model_dump(mode="json", exclude_none=True, exclude=_INSPECT_LEFT)}
+    if not number:
+        raise TraceError(f"{path}: the log has no samples (status {header.status})")
+
+
+def _read_list(path: Path, key: str) -> list[Any]:
+    """A list in one of the JSON files of a Hugging Face dataset."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TraceError(f"{path}: not a file of a Hugging Face dataset: {error!r}") from None
+    wanted = str if key == "splits" else dict
+    if not isinstance(found, list) or not all(isinstance(item, wanted) for item in found):
+        raise TraceError(f"{path}: {key} must be a list of {wanted.__name__}, got {found!r}")
+    return found
+
+
+def _parquet_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
+    number = 0
+    for path in files:
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_BATCH_ROWS):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield number, row
+        except _UNREADABLE as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TraceError(
+                f"{path}: row {number + 1} and on cannot be read (cut off or damaged?): {reason}"
+            ) from None
+    if number == 0:
+        raise TraceError(f"{files[0] if files else 'traces/'}: no rows")
+
+
+def _arrow_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
+    number = 0
+    for path in files:
+        try:
+            with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+                for batch in stream:
+                    for start in range(0, batch.num_rows, _BATCH_ROWS):
+                        for row in batch.slice(start, _BATCH_ROWS).to_pylist():
+                            number += 1
+                            yield number, row
+        except _UNREADABLE as error:
+            raise TraceError(f"{path}: not a whole Arrow file (cut off or damaged?): {error}") from None
+    if number == 0:
+        raise TraceError(f"{files[0] if files else 'dataset'}: the dataset has no rows")

@@ -1,0 +1,38 @@
+"""Tables in, tables out: one row a trace, a position, a word or a group. Every column is defined in the docstring.
+
+reflection   how often, where and in what runs a trace reflects
+unsafe       the path of a trace's markers, its outcome, risky patterns
+entropy      token entropy by trace, step, position, word, and around reflections
+bounds       the interval of an entropy of which only the top-k log-probs are known
+lengths      quantiles of lengths
+groups       estimates by group, and the checks that figures share
+"""
+
+from cotlens.measures.bounds import Bounds, entropy_bounds
+from cotlens.measures.entropy import (
+    entropy_survival,
+    entropy_threshold,
+    forking_tokens,
+    position_entropy,
+    reflection_entropy,
+    step_entropy,
+    trace_entropy,
+    word_entropy,
+)
+from cotlens.measures.lengths import length_quantiles
+from cotlens.measures.reflection import marker_agreement, reflection_dynamics, reflection_estimates, transitions
+from cotlens.measures.unsafe import (
+    Outcome,
+    outcomes,
+    risky_patterns,
+    safety_states,
+    thinking_answer_estimates,
+    unsafe_dynamics,
+)
+
+__all__ = [
+    "Bounds", "Outcome", "entropy_bounds", "entropy_survival", "entropy_threshold", "forking_tokens",
+    "length_quantiles", "marker_agreement", "outcomes", "position_entropy", "reflection_dynamics",
+    "reflection_entropy", "reflection_estimates", "risky_patterns", "safety_states", "step_entropy",
+    "thinking_answer_estimates", "trace_entropy", "transitions", "unsafe_dynamics", "word_entropy",
+]  # fmt: skip

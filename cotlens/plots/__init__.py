@@ -1,0 +1,54 @@
+"""Tables become figures. `draw_figures` draws all that a run has data for; each `plot_*` draws one from a table.
+
+of_runs      draw_figures, and the list of figures of runs
+of_studies   draw_study, and the list of figures of studies
+style        Plot, save, and how a figure looks
+parts        what figures share: bands, dots, legends, notes
+lengths  reflection  entropy  unsafe  judges        figures of runs
+study  training  confounds  probes                  figures of studies
+"""
+
+from cotlens.plots.confounds import plot_confounds
+from cotlens.plots.entropy import (
+    plot_entropy_distribution,
+    plot_entropy_parts,
+    plot_forking_tokens,
+    plot_position_entropy,
+    plot_reflection_entropy,
+)
+from cotlens.plots.judges import (
+    plot_detector,
+    plot_guard_agreement,
+    plot_outcomes,
+    plot_safety_by_part,
+    plot_thinking_by_answer,
+)
+from cotlens.plots.lengths import plot_lengths
+from cotlens.plots.of_runs import draw_figures
+from cotlens.plots.of_studies import draw_study
+from cotlens.plots.probes import plot_early_answering
+from cotlens.plots.reflection import (
+    plot_marker_agreement,
+    plot_reflection,
+    plot_reflection_position,
+    plot_transitions,
+)
+from cotlens.plots.study import plot_measures, plot_safety_and_skill
+from cotlens.plots.style import Plot, save
+from cotlens.plots.training import plot_obfuscation, plot_training
+from cotlens.plots.unsafe import (
+    plot_onset_recovery,
+    plot_risky_patterns,
+    plot_self_jailbreak_kinds,
+    plot_unsafe_path,
+    plot_unsafe_position,
+)
+
+__all__ = [
+    "Plot", "draw_figures", "draw_study", "plot_confounds", "plot_detector", "plot_early_answering",
+    "plot_entropy_distribution", "plot_entropy_parts", "plot_forking_tokens", "plot_guard_agreement", "plot_lengths",
+    "plot_marker_agreement", "plot_measures", "plot_obfuscation", "plot_onset_recovery", "plot_outcomes",
+    "plot_position_entropy", "plot_reflection", "plot_reflection_entropy", "plot_reflection_position",
+    "plot_risky_patterns", "plot_safety_and_skill", "plot_safety_by_part", "plot_self_jailbreak_kinds",
+    "plot_thinking_by_answer", "plot_training", "plot_transitions", "plot_unsafe_path", "plot_unsafe_position", "save",
+]  # fmt: skip

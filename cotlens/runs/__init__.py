@@ -1,0 +1,12 @@
+"""A corpus on disk, one shard at a time. A run is one folder per checkpoint and set of prompts.
+
+run          Run: opens a run's tables; `open_run` is where reading begins
+schema       every column of every table, with its type and meaning
+tables       traces become rows: one a trace, one a step
+analyze      files of traces become a run
+score        adds token scores by a model
+judge        adds verdicts by a judge, or verdicts made elsewhere
+generate     samples a model's traces into shards
+shards       what the four have in common: room is made, finished shards are kept
+export       traces in the formats of other tools
+"""

@@ -1,0 +1,6 @@
+"""Where is the thinking, where are its steps? Everything that is known of model families.
+
+families     delimiters, templates and turns of each family: one row a family
+split        split_trace: thinking and answer, and whether the thought was closed
+steps        segment_trace: steps that tile the thinking, byte for byte
+"""

@@ -1,0 +1,256 @@
+r"""Steps that tile the thinking exactly: sentences, lines of a derivation, list items, blocks of code.
+
+Third room of the flow: `split <- steps <- reflect, unsafe`. A step is the unit every marker and every dynamic is
+counted in, so it must be found the same way in a 32,000-token trace, in mathematics and in Chinese.
+
+One regular expression finds the places where a step might end; a handful of guards then decide:
+
+- a sentence ends at `.`, `!`, `?` or an ellipsis before white space (at `。！？` anywhere), but not after an
+  abbreviation, a list number (`1.`) or before a label (`(2)`), nor inside `\(..\)`, `$..$` or code;
+- a line ends a step, but `\[..\]`, `$$..$$`, `\begin..\end` and fenced code are one line each, a display belongs to an
+  unfinished line before it ("Hence", "is given by:"), and so does the "where ..." after it, with the list of symbols
+  it may open;
+- white space belongs to the step before it, so the steps' texts concatenate to the thinking, byte for byte.
+
+Every guard looks at a bounded stretch of text, so the work is linear in the text whatever it contains.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from itertools import groupby, pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from cotlens.text.split import Split, split_trace
+from cotlens.trace import Span, Trace
+
+
+class Step(NamedTuple):
+    """One step of the thinking.
+
+    Attributes:
+        index: number of the step within its trace, from 0; it runs on through several thoughts.
+        chars: code points into the completion.
+        tokens: positions in the completion's token ids, or None where the source gives no offsets. A token that
+            straddles a border belongs to the step that holds its first character.
+    """
+
+    index: int
+    chars: Span
+    tokens: Span | None
+
+
+# A character class first: the engine skips to the next candidate at memory speed. The branches then look back at
+# the character just read. The first two settle the common cases without a guard: a word of three letters that ends no
+# abbreviation, and a line that ends like a sentence. Runs of `.!?` are tried once, at their first character, so they
+# cannot cost n^2.
+_CUE = re.compile(
+    r"""[.!?…\n\\$`。！？｡।؟]
+    (?: (?<=[a-z]{3}[.!?]) (?<![ivx]{3}[.!?]) (?<!(?:igs|sec|ecs|vol|thm|efs|etc|viz|rof|rox|esp|ncl|nos)\.)
+        \ (?=[A-Z]) (?P<sure_sentence>)
+      | (?<=[.!?]\n) \s* (?=[A-Za-z0-9]) (?P<sure_line>)
+      | (?<=[.!?…])(?<![.!?…]{2}) [.!?…]*+ (?P<closers>(?:["'”’»)\]}*_]|\\\))*+) [ \t\u00a0\u3000]++ (?=\S)
+      | (?<=\n) \s*
+      | (?<=\\) (?: [\[(] | begin\{(?P<environment>[A-Za-z]{1,20}\*?)\} )
+      | (?<=\$) \$?
+      | (?<=`) (?:``)?
+      | (?<=[!?]) (?=[\u3400-\u9fff])
+      | (?<=[。！？｡।؟]) [。！？｡।؟]*+["'”’»」』）)\]】]*+\s*+ (?![，、；：,])
+    )""",
+    re.VERBOSE,
+)
+_CJK_ENDS = frozenset("。！？｡।؟")
+_DISPLAY_MAX = 4000  # longest display that is kept whole; an opener without a closer this near is text
+_INLINE_MAX = 400
+_ROW_MAX = 2000  # longest row of a table
+_LOOK_BACK = 14  # no abbreviation or list number is longer
+_LIST_NUMBER = re.compile(
+    r"[#>*+\-|•·\s]*(?:(?:step|case|part)\s+)?[(\[]?(?:\d{1,3}(?:\.\d{1,2}){0,3}|[A-Za-z]|[ivxIVX]{1,5})\\?\Z",
+    re.IGNORECASE,
+)
+_BARE_NUMBER = re.compile(r"\d{1,3}\\?\Z")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\[“\"*,])"
+    r"(?:(?P<always>[Ee]\.?g|[Ii]\.?e|vs|[Cc]f|approx|ca|resp|incl|viz|w\.r\.t|s\.t|a\.k\.a|et al"
+    r"|Mr|Mrs|Ms|Dr|Prof|St|[A-Z][a-z]+ v)"
+    r"|(?P<numbered>(?:[Ee]qs?|[Ff]igs?|[Nn]os?|[Ss]ecs?|[Cc]h|[Vv]ol|[Pp]p?|[Tt]hm|[Rr]efs?|Def|Prop|Lem|Cor|Sect))"
+    r"|(?P<inside>etc|Inc|Ltd|Co|Jr|Sr|(?:[A-Za-z]\.)+[A-Za-z]))\Z"
+    r"|\*\*[A-Z]\Z"
+)
+_LABEL = re.compile(r"\((?:Eq\.?\s*)?[A-Z0-9*]{1,3}\)[ \t]*(?:\n|\Z)")
+_NOT_SPACE = re.compile(r"\S")
+_MAY_JOIN = frozenset("\\$wW|-*+•")  # what a line begins with that may belong to the step before it
+_DISPLAY_OPENS = re.compile(r"\\\[|\$\$|\\begin\{")
+_WHERE = re.compile(r"where\b|Where:")
+_BULLET = re.compile(r"\\?[-*+•]\s")
+_TABLE_RULE = re.compile(r"\|\s*:?-")
+_DEFINITIONS = re.compile(r"\b(?:where|denote):?\s*\n", re.IGNORECASE)
+_UNFINISHED = re.compile(r"\b(?:by|where|denote|using)\Z", re.IGNORECASE)
+_make_span = partial(tuple.__new__, Span)  # a tenth of the time of segment is saved by not calling Span itself
+
+
+def segment(text: str) -> list[Span]:
+    r"""Spans of the steps of `text`, in order, that tile it exactly; none for an empty text.
+
+    >>> text = "Let x = 3.14. Wait, is that right?\n1. Check it."
+    >>> [span.of(text) for span in segment(text)]
+    ['Let x = 3.14. ', 'Wait, is that right?\n', '1. Check it.']
+    """
+    if not text:
+        return []
+    cuts = [0]
+    start = line = protected = 0
+    for match in _CUE.finditer(text):
+        at, end = match.span()
+        first = text[at]
+        if at < protected:
+            line = end if first == "\n" else line
+            continue
+        kind = match.lastgroup
+        if kind == "sure_sentence" and not (text[line] == "|" and _is_row(text, line)):
+            cuts.append(end)
+            start = end
+            continue
+        if kind == "sure_line":
+            cuts.append(end)
+            start = line = end
+            continue
+        if first in "\\$`":
+            protected = _protected_until(text, match, at == line)
+            continue
+        if kind is None and first in "!?":  # Chinese with ASCII marks
+            cuts.append(end)
+            start = end
+            continue
+        if first == "\n":
+            ends_step = _line_ends_step(text, start, at, end)
+            line = end
+        elif first in _CJK_ENDS:
+            ends_step = True
+            line = end if "\n" in match.group() else line
+        else:
+            ends_step = _sentence_ends(text, start, line, match)
+        if ends_step and end < len(text):
+            cuts.append(end)
+            start = end
+    cuts.append(len(text))
+    return list(map(_make_span, pairwise(cuts)))
+
+
+def segment_trace(trace: Trace, split: Split | None = None) -> list[Step]:
+    """The steps of a trace's thinking. Their texts concatenate to the thinking; thoughts do not share a step."""
+    split = split or split_trace(trace)
+    spans = [
+        Span(think.start + start, think.start + stop)
+        for think in split.think
+        for start, stop in segment(think.of(trace.completion))
+    ]
+    if trace.token_starts is None:
+        return [Step(index, span, None) for index, span in enumerate(spans)]
+    tokens = np.searchsorted(np.asarray(trace.token_starts), np.asarray(spans).reshape(-1, 2))
+    return [
+        Step(index, span, Span(int(start), int(stop)))
+        for index, (span, (start, stop)) in enumerate(zip(spans, tokens, strict=True))
+    ]
+
+
+def group_paragraphs(text: str, steps: Sequence[Span]) -> list[Span]:
+    """Ranges of step numbers that form a paragraph: runs of steps that no blank line parts."""
+    ends = [i + 1 for i, step in enumerate(steps) if _has_blank_line(text, step)]
+    borders = sorted({0, *ends, len(steps)})
+    return [Span(*border) for border in pairwise(borders)]
+
+
+def group_runs(flags: Sequence[bool]) -> list[Span]:
+    """Ranges of step numbers that form an episode: maximal runs of steps for which the flag holds.
+
+    >>> group_runs([False, True, True, False, True])
+    [Span(start=1, stop=3), Span(start=4, stop=5)]
+    """
+    runs, position = [], 0
+    for flag, group in groupby(flags, key=bool):
+        length = sum(1 for _ in group)
+        if flag:
+            runs.append(Span(position, position + length))
+        position += length
+    return runs
+
+
+def _has_blank_line(text: str, step: Span) -> bool:
+    content = step.of(text)
+    return content[len(content.rstrip()) :].count("\n") > 1
+
+
+def _is_row(text: str, line: int) -> bool:
+    """Whether the line is a row of a table, which is one step: it begins and ends with a bar. |x| < 3 does not."""
+    stop = text.find("\n", line, line + _ROW_MAX)
+    return text[line : stop if stop >= 0 else line + _ROW_MAX].rstrip().endswith("|")
+
+
+def _protected_until(text: str, match: re.Match[str], begins_line: bool) -> int:
+    """Where the formula or the code that opens at `match` ends; the match's own end if it never closes nearby."""
+    opener, end = match.group(), match.end()
+    if opener == "$":
+        # As in Markdown: a price is no formula. The opener touches its content, the closer too, no digit follows.
+        close = text.find("$", end, end + _INLINE_MAX)
+        touches = close > end and not text[end].isspace() and not text[close - 1].isspace()
+        if not touches or text[close + 1 : close + 2].isdigit() or "\n" in text[end:close]:
+            return end
+        return close + 1
+    if opener == "`":
+        close = text.find("`", end, end + _INLINE_MAX)
+        return end if close < 0 or "\n" in text[end:close] else close + 1
+    if opener == "```":
+        close = text.find("```", end) if begins_line else -1  # elsewhere a fence is only talked about
+        return end if close < 0 else close + 3
+    closer = {"\\[": "\\]", "\\(": "\\)", "$$": "$$"}.get(opener) or f"\\end{{{match['environment']}}}"
+    close = text.find(closer, end, end + (_INLINE_MAX if opener == "\\(" else _DISPLAY_MAX))
+    across = opener == "\\(" and close >= 0 and "\n\n" in text[end:close]  # two brackets of prose, no formula
+    return end if close < 0 or across else close + len(closer)
+
+
+def _line_ends_step(text: str, start: int, at: int, end: int) -> bool:
+    """Whether the line break at `at` ends the step that began at `start`; the next line begins at `end`."""
+    if start == 0 and not _NOT_SPACE.search(text, 0, at):
+        return False  # leading white space belongs to the first step
+    if text[end : end + 1] not in _MAY_JOIN:
+        return True
+    content = text[max(start, at - 80) : at].rstrip()
+    last = content[-1:]
+    unpunctuated = last.isalnum()
+    if (unpunctuated or _UNFINISHED.search(content.rstrip(":"))) and _DISPLAY_OPENS.match(text, end):
+        return False
+    if (unpunctuated or last in "]$})") and _WHERE.match(text, end):
+        return False
+    if _TABLE_RULE.match(text, end):
+        return False
+    # The symbols that a "where:" lists are part of it.
+    return not (_BULLET.match(text, end) and _DEFINITIONS.search(text, start, min(at + 1, start + 300)))
+
+
+def _sentence_ends(text: str, start: int, line: int, match: re.Match[str]) -> bool:
+    """Whether the mark at `match` ends a sentence, and not an abbreviation, a number or a quotation."""
+    at, end = match.span()
+    mark, following = text[at], text[end]
+    if text[line] == "|" and _is_row(text, line):
+        return False
+    if mark == "?":
+        return not (following.islower() or following in ",;)")
+    if mark == "!":
+        return not (following.islower() or following in "=+-*/)×·<>≤≥,^")
+    if mark == "…" or text[at + 1] == ".":
+        return not following.islower()
+    if at - line <= _LOOK_BACK and _LIST_NUMBER.match(text, line, at):
+        return False
+    if at - start <= 4 and _BARE_NUMBER.match(text, start, at):
+        return False
+    if match["closers"]:
+        return not following.islower()
+    before = text[max(start, at - _LOOK_BACK) : at]
+    if before[-1:].isalpha() and (abbreviation := _ABBREVIATION.search(before)):
+        if abbreviation["numbered"]:
+            return not (following.isdigit() or following in "([")
+        return abbreviation["inside"] is not None and following.isupper()
+    return not (following == "(" and _LABEL.match(text, end))
