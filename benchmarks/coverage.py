@@ -23,7 +23,9 @@ def draw(rng: np.random.Generator, shared: Values, m: int, icc: float, skewed: b
     return np.sqrt(icc) * shared[:, None] + np.sqrt(1 - icc) * noise
 
 
-def coverage(interval: Callable[[np.random.Generator, int], tuple[float, float]], truth: float = 0.0) -> float:
+def coverage(
+    interval: Callable[[np.random.Generator, int], tuple[float, float]], truth: float = 0.0
+) -> float:
     """Share of simulations whose interval holds the truth."""
     hits = 0
     for seed in range(SIMULATIONS):
@@ -80,16 +82,30 @@ def of_two_stages(n: int, m: int, icc: float) -> float:
 
 
 if __name__ == "__main__":
-    print("| prompts | samples | ICC | mean | mean, skewed | paired difference | paired, skewed |\n" + "|---" * 7 + "|")
+    print(
+        "| prompts | samples | ICC | mean | mean, skewed | paired difference | paired, skewed |\n"
+        + "|---" * 7
+        + "|"
+    )
     for n in (10, 20, 40, 80):
         for m, icc in ((1, 0.0), (4, 0.0), (4, 0.5)):
-            found = [f(n, m, icc, skewed) for f in (of_mean, of_paired_difference) for skewed in (False, True)]
-            print(f"| {n} | {m} | {icc} | " + " | ".join(f"{share:.1%}" for share in found) + " |", flush=True)
+            found = [
+                f(n, m, icc, skewed)
+                for f in (of_mean, of_paired_difference)
+                for skewed in (False, True)
+            ]
+            print(
+                f"| {n} | {m} | {icc} | " + " | ".join(f"{share:.1%}" for share in found) + " |",
+                flush=True,
+            )
     print("\n| prompts | samples | ICC | p = 0.5 | p = 0.1 | p = 0.02 |\n|---|---|---|---|---|---|")
     for n in (20, 40, 100):
         for m, icc in ((1, 0.0), (4, 0.0), (4, 0.3)):
             found = [of_proportion(n, m, p, icc) for p in (0.5, 0.1, 0.02)]
-            print(f"| {n} | {m} | {icc} | " + " | ".join(f"{share:.1%}" for share in found) + " |", flush=True)
+            print(
+                f"| {n} | {m} | {icc} | " + " | ".join(f"{share:.1%}" for share in found) + " |",
+                flush=True,
+            )
     print("\n| prompts | samples | ICC | mean, samples drawn again as well |\n|---|---|---|---|")
     for m, icc in ((4, 0.0), (4, 0.5)):
         print(f"| 40 | {m} | {icc} | {of_two_stages(40, m, icc):.1%} |", flush=True)

@@ -26,7 +26,11 @@ from pathlib import Path
 
 import torch
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
-from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, entropy_from_logits, selective_log_softmax
+from trl.trainer.utils import (
+    _CHUNKED_LOGPROB_CHUNK_SIZE,
+    entropy_from_logits,
+    selective_log_softmax,
+)
 
 from cotlens.models import scores
 from cotlens.models.batches import batches
@@ -42,11 +46,17 @@ V = 151_936
 def main() -> None:
     """Prints every table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--fast", action="store_true", help="an eighth of the tokens, to see that it runs")
+    parser.add_argument(
+        "--fast", action="store_true", help="an eighth of the tokens, to see that it runs"
+    )
     parser.add_argument("--only", choices=["head", "pass", "padding"], help="one part")
     options = parser.parse_args()
     fast, only = 8 if options.fast else 1, options.only
-    machine = torch.cuda.get_device_name() if GPU else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    machine = (
+        torch.cuda.get_device_name()
+        if GPU
+        else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    )
     sys.stdout.reconfigure(line_buffering=True)
     print(f"{machine}; torch {torch.__version__}, trl {version('trl')}; V = {V:,}\n")
     if only in (None, "head"):
@@ -85,12 +95,14 @@ def measure_head(t: int, d: int) -> None:
     ways: dict[str, Callable[[], object]] = {
         "cotlens: entropy, log-prob, varentropy, rank": lambda: score_hidden(hidden, targets, head),
         "cotlens: the same and the top 20": lambda: score_hidden(hidden, targets, head, top_k=20),
-        f"TRL chunked (tile {_CHUNKED_LOGPROB_CHUNK_SIZE:,}): entropy, log-prob": lambda: trl_chunked(
-            hidden, targets, weight
+        f"TRL chunked (tile {_CHUNKED_LOGPROB_CHUNK_SIZE:,}): entropy, log-prob": lambda: (
+            trl_chunked(hidden, targets, weight)
         ),
     }
     if not GPU or t * V * 20 < 60e9:
-        ways["naive, log_softmax of all logits: entropy, log-prob"] = lambda: naive(logits(), targets, False)
+        ways["naive, log_softmax of all logits: entropy, log-prob"] = lambda: naive(
+            logits(), targets, False
+        )
         ways["naive, the same five"] = lambda: naive(logits(), targets, True)
         ways["TRL on all logits: entropy, log-prob"] = lambda: trl_full(logits(), targets)
     measured = {name: measure(way) for name, way in {"bare matrix product": bare, **ways}.items()}
@@ -115,7 +127,13 @@ def naive(logits: torch.Tensor, targets: torch.Tensor, all_five: bool) -> object
     if not all_five:
         return entropy, own
     rank = 1 + (logp > own).sum(-1)
-    return entropy, own, rank, (p * logp.square()).sum(-1) - entropy.square(), logp.topk(20).values.exp().sum(-1)
+    return (
+        entropy,
+        own,
+        rank,
+        (p * logp.square()).sum(-1) - entropy.square(),
+        logp.topk(20).values.exp().sum(-1),
+    )
 
 
 def trl_full(logits: torch.Tensor, targets: torch.Tensor) -> object:
@@ -152,7 +170,9 @@ class _Peak:
 
     def __enter__(self) -> "_Peak":
         self.running = True
-        ctypes.CDLL(None).malloc_trim(0)  # what an earlier call has freed goes back, or this one would reuse it unseen
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # what an earlier call has freed goes back, or this one would reuse it unseen
         if GPU:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
@@ -207,7 +227,9 @@ def error(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> float:
     found = score_hidden(hidden[rows], targets[rows], head)
     entropy = -(logp.exp() * logp).sum(-1)
     own = logp.gather(1, targets[rows, None])[:, 0]
-    return max(float((found.entropy - entropy).abs().max()), float((found.logprob - own).abs().max()))
+    return max(
+        float((found.entropy - entropy).abs().max()), float((found.logprob - own).abs().max())
+    )
 
 
 # --- the whole pass --------------------------------------------------------------------------------------------
@@ -226,7 +248,8 @@ def measure_pass(lengths: list[int]) -> None:
         network = Qwen3ForCausalLM(config).eval().to(config.dtype)
     head = Head(network.lm_head.weight)
     print(
-        f"{'whole pass of the 0.6B shape, x hidden states only':54}" + "".join(f" {f'T = {n:,}':>11}" for n in lengths)
+        f"{'whole pass of the 0.6B shape, x hidden states only':54}"
+        + "".join(f" {f'T = {n:,}':>11}" for n in lengths)
     )
     table: dict[str, list[float]] = {}
     for n in lengths:
@@ -239,12 +262,18 @@ def measure_pass(lengths: list[int]) -> None:
 
         def full(ids=ids, targets=targets) -> object:
             with torch.inference_mode():
-                return naive(network(input_ids=ids[:, :-1], use_cache=False).logits[0], targets, False)
+                return naive(
+                    network(input_ids=ids[:, :-1], use_cache=False).logits[0], targets, False
+                )
 
         ways = {
             "hidden states only": hidden,
-            "cotlens: entropy, log-prob, varentropy, rank": lambda h=hidden, t=targets: score_hidden(h(), t, head),
-            "cotlens: the same and the top 20": lambda h=hidden, t=targets: score_hidden(h(), t, head, top_k=20),
+            "cotlens: entropy, log-prob, varentropy, rank": lambda h=hidden, t=targets: (
+                score_hidden(h(), t, head)
+            ),
+            "cotlens: the same and the top 20": lambda h=hidden, t=targets: score_hidden(
+                h(), t, head, top_k=20
+            ),
         }
         if not GPU or n < 8192:
             ways["model(...).logits and log_softmax"] = full
@@ -265,12 +294,17 @@ def measure_padding() -> None:
     for path in sorted((DATA / "traces").glob("*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
-        texts = (row.get("raw") or (row.get("thinking") or "") + (row.get("answer") or "") for row in rows)
+        texts = (
+            row.get("raw") or (row.get("thinking") or "") + (row.get("answer") or "")
+            for row in rows
+        )
         lengths += [len(text) // 4 + 1 for text in texts]
     if not lengths:
         print(f"padding: no real traces at {DATA}")
         return
-    print(f"padding, {len(lengths):,} real traces (4 characters a token): share of computed tokens that is padding")
+    print(
+        f"padding, {len(lengths):,} real traces (4 characters a token): share of computed tokens that is padding"
+    )
     for budget in (*TOKENS_PER_BATCH.values(),):
         groups = batches(lengths, budget)
         padded = sum(len(group) * lengths[group[0]] for group in groups)

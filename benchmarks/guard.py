@@ -51,7 +51,9 @@ def main() -> None:
     (first, kept), (scratch_seconds, scratch), (second, _) = seconds
     ratio = scratch_seconds / max(first, second)
     apart = max(abs(a - b) for a, b in zip(kept, scratch, strict=True))
-    print(f"{len(STEPS)} steps: prefix kept {first:.2f} and {second:.2f} s, from scratch {scratch_seconds:.2f} s")
+    print(
+        f"{len(STEPS)} steps: prefix kept {first:.2f} and {second:.2f} s, from scratch {scratch_seconds:.2f} s"
+    )
     print(f"{ratio:.1f} times as fast (aim: 5); largest difference of P(unsafe): {apart:.1e}")
 
 

@@ -39,7 +39,9 @@ def rows() -> list[dict]:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return [json.loads(line) for line in file]
     print(f"no real traces at {path}: using the project's samples")
-    lines = (ROOT / "figures" / "data" / "sample_traces.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (ROOT / "figures" / "data" / "sample_traces.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     return [json.loads(line) for line in lines] * 100
 
 
@@ -82,7 +84,9 @@ def measure_splitters(texts: list[str]) -> None:
     for name, splitter in splitters().items():
         seconds = min(_seconds(splitter, chosen) for _ in range(1 if "pysbd" in name else 3))
         speeds[name] = total / 1e6 / seconds
-    print(f"\n| splitter ({total / 1e6:.2f} MB of real traces, 1 core) | MB/s | cotlens is faster by |\n|---|---|---|")
+    print(
+        f"\n| splitter ({total / 1e6:.2f} MB of real traces, 1 core) | MB/s | cotlens is faster by |\n|---|---|---|"
+    )
     for name, speed in speeds.items():
         print(f"| {name} | {speed:.2f} | {speeds['cotlens segment'] / speed:.1f} x |")
 
@@ -102,7 +106,9 @@ def measure_boundaries() -> None:
         return
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    print(f"\n| splitter ({len(rows)} documents, labelled by people) | precision | recall | F1 |\n|---|---|---|---|")
+    print(
+        f"\n| splitter ({len(rows)} documents, labelled by people) | precision | recall | F1 |\n|---|---|---|---|"
+    )
     for name, splitter in splitters().items():
         both = found = gold = 0
         for row in rows:
@@ -135,11 +141,19 @@ def measure_counting(texts: list[str]) -> None:
     patterns = [re.compile(rf"\b{re.escape(word)}\b") for word in WORD_LISTS["markers16"]]
     ways = {
         "cotlens count_words": lambda text: count_words(text, "markers16"),
-        "one expression a word": lambda text: sum(len(pattern.findall(text)) for pattern in patterns),
-        "str.count a word, no boundaries": lambda text: sum(text.count(word) for word in WORD_LISTS["markers16"]),
+        "one expression a word": lambda text: sum(
+            len(pattern.findall(text)) for pattern in patterns
+        ),
+        "str.count a word, no boundaries": lambda text: sum(
+            text.count(word) for word in WORD_LISTS["markers16"]
+        ),
     }
-    speeds = {name: size / min(_seconds(way, texts) for _ in range(3)) for name, way in ways.items()}
-    print(f"\n| counting {len(patterns)} words in {size:.1f} MB, 1 core | MB/s | cotlens is faster by |\n|---|---|---|")
+    speeds = {
+        name: size / min(_seconds(way, texts) for _ in range(3)) for name, way in ways.items()
+    }
+    print(
+        f"\n| counting {len(patterns)} words in {size:.1f} MB, 1 core | MB/s | cotlens is faster by |\n|---|---|---|"
+    )
     for name, speed in speeds.items():
         print(f"| {name} | {speed:.1f} | {speeds['cotlens count_words'] / speed:.1f} x |")
 
@@ -155,7 +169,8 @@ def measure_path(rows: list[dict]) -> None:
                     file.write(json.dumps(row | {"id": i}, ensure_ascii=False) + "\n")
             command = [sys.executable, __file__, "--path", str(path), folder + "/run"]
             seconds, peak = map(
-                float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+                float,
+                subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(),
             )
             size = path.stat().st_size / 1e6
             print(f"| {n:,} | {size:.0f} | {size / seconds:.1f} | {peak / 1024:.0f} |", flush=True)

@@ -23,7 +23,21 @@ from cotlens import Trace, show
 from cotlens.models.score import ScoredTrace
 from cotlens.view.page import Page
 
-WORDS = ["so", "the sum", "of", "it", "is now", "four", "wait", "let me", "check", "again", "a sign", "lost", "here"]
+WORDS = [
+    "so",
+    "the sum",
+    "of",
+    "it",
+    "is now",
+    "four",
+    "wait",
+    "let me",
+    "check",
+    "again",
+    "a sign",
+    "lost",
+    "here",
+]
 SCROLL = """async (selector) => {
   const node = document.querySelector(selector), gaps = [];
   let last = await new Promise(requestAnimationFrame);
@@ -51,13 +65,29 @@ def main() -> None:
     """Prints both tables."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     trace, scores = random_trace(32_000, seed=0)
-    pages = {"cotlens": (show(trace, scores), ".scroller"), "one span per token": (naive(trace, scores), "body")}
-    columns = ("MB", "ready s", "painted s", "script s", "layout s", "elements", "frame ms", "95th", "worst", "key ms")
+    pages = {
+        "cotlens": (show(trace, scores), ".scroller"),
+        "one span per token": (naive(trace, scores), "body"),
+    }
+    columns = (
+        "MB",
+        "ready s",
+        "painted s",
+        "script s",
+        "layout s",
+        "elements",
+        "frame ms",
+        "95th",
+        "worst",
+        "key ms",
+    )
     print(f"{'32,000 tokens':<20}" + "".join(f"{name:>11}" for name in columns))
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         for name, (page, scroller) in pages.items():
-            measure(browser, page.save(Path(folder) / "page.html"), name, scroller)  # warms the disk and the browser
+            measure(
+                browser, page.save(Path(folder) / "page.html"), name, scroller
+            )  # warms the disk and the browser
         for name, (page, scroller) in pages.items():
             print(measure(browser, page.save(Path(folder) / "page.html"), name, scroller))
         browser.close()
@@ -74,14 +104,25 @@ def measure(browser: Browser, path: Path, name: str, scroller: str) -> str:
     tab.add_init_script("new PerformanceObserver((l) => { window.painted = l.getEntries()[0].startTime })"
                         ".observe({ type: 'paint', buffered: true })")  # fmt: skip
     tab.goto(path.as_uri())
-    tab.wait_for_function("() => window.painted && (document.documentElement.dataset.ready || window.naive)")
+    tab.wait_for_function(
+        "() => window.painted && (document.documentElement.dataset.ready || window.naive)"
+    )
     navigation = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
     ready = tab.evaluate(navigation)  # the script runs before this event
-    metrics = {one["name"]: one["value"] for one in client.send("Performance.getMetrics")["metrics"]}
+    metrics = {
+        one["name"]: one["value"] for one in client.send("Performance.getMetrics")["metrics"]
+    }
     layout = metrics["LayoutDuration"] + metrics["RecalcStyleDuration"]
     gaps = sorted(tab.evaluate(SCROLL, scroller))
     painted, elements = tab.evaluate("[window.painted, document.querySelectorAll('*').length]")
-    numbers = (path.stat().st_size / 1e6, ready / 1e3, painted / 1e3, metrics["ScriptDuration"], layout, elements)
+    numbers = (
+        path.stat().st_size / 1e6,
+        ready / 1e3,
+        painted / 1e3,
+        metrics["ScriptDuration"],
+        layout,
+        elements,
+    )
     frames = (statistics.median(gaps), gaps[int(0.95 * len(gaps))], gaps[-1])
     frames += (max(tab.evaluate(KEYS, [*"jjrruuhhssbb"])),) if name == "cotlens" else ()
     tab.close()
@@ -91,13 +132,23 @@ def measure(browser: Browser, path: Path, name: str, scroller: str) -> str:
 def random_trace(n: int, *, seed: int, k: int = 0) -> tuple[Trace, ScoredTrace]:
     """A trace of n tokens in sentences of 12 words, with exponential scores."""
     draw = np.random.default_rng(seed)
-    words = [WORDS[i] + (".\n" if j % 12 == 11 else "") for j, i in enumerate(draw.integers(0, len(WORDS), n))]
+    words = [
+        WORDS[i] + (".\n" if j % 12 == 11 else "")
+        for j, i in enumerate(draw.integers(0, len(WORDS), n))
+    ]
     text = "<think>" + " ".join(words) + "</think>"
     starts = np.cumsum([7, *(len(word) + 1 for word in words[:-1])])
     entropy = draw.exponential(0.5, n).astype(np.float32)
-    values = {"entropy": entropy, "logprob": -entropy[::-1], "rank": draw.geometric(0.3, n).astype(np.float32)}
+    values = {
+        "entropy": entropy,
+        "logprob": -entropy[::-1],
+        "rank": draw.geometric(0.3, n).astype(np.float32),
+    }
     if k:
-        values |= {"kl": entropy / 2, "top_ids": np.minimum(draw.zipf(1.3, (n, k)), 150_000).astype(np.float32)}
+        values |= {
+            "kl": entropy / 2,
+            "top_ids": np.minimum(draw.zipf(1.3, (n, k)), 150_000).astype(np.float32),
+        }
         values |= {"top_logprobs": -np.sort(draw.exponential(2, (n, k)), axis=1).astype(np.float32)}
     trace = Trace(id=f"t{seed}", completion=text)
     return trace, ScoredTrace(trace.id, tuple(range(n)), tuple(starts.tolist()), values)
@@ -110,7 +161,9 @@ def naive(trace: Trace, scores: ScoredTrace) -> Page:
     spans = (
         f'<span style="background:rgba(230,150,40,{min(e / 3, 1):.3f})" title="entropy {e:.3f}, log-prob {p:.3f}">'
         f"{html.escape(trace.completion[a:b])}</span>"
-        for a, b, e, p in zip(starts, starts[1:], scores.values["entropy"], scores.values["logprob"], strict=False)
+        for a, b, e, p in zip(
+            starts, starts[1:], scores.values["entropy"], scores.values["logprob"], strict=False
+        )
     )
     look = "height:100%;overflow:auto;margin:0;font:15px/1.6 sans-serif;white-space:pre-wrap"
     head = f"<!doctype html><meta charset=utf-8><style>html{{height:100%}}body{{{look}}}</style>"

@@ -30,7 +30,9 @@ def describe_path(path: Path, format: str | None, tokenizer: str) -> dict[str, o
         rows += 1
         split = split_trace(trace)
         counts["models"][trace.model] += 1
-        counts["statuses"][f"{split.status} ({split.opened_by})" if split.opened_by else split.status.value] += 1
+        counts["statuses"][
+            f"{split.status} ({split.opened_by})" if split.opened_by else split.status.value
+        ] += 1
         counts["reasoning"][trace.reasoning.value] += 1
         summaries |= {trace.model} if trace.reasoning == "summary" else set()
         has.update(name for name in _FIELDS if getattr(trace, name) not in (None, "", -1))
@@ -89,12 +91,19 @@ def _run_report(run) -> dict[str, object]:
     summaries = sorted(set(traces.loc[traces["reasoning"] == "summary", "model"]))
     return {
         "path": str(run.path),
-        "complete": "yes" if made.get("complete") else "no: call analyze again with the same inputs to finish it",
-        "inputs": [f"{Path(made_from['path']).name} ({made_from['format']})" for made_from in made["inputs"]],
+        "complete": "yes"
+        if made.get("complete")
+        else "no: call analyze again with the same inputs to finish it",
+        "inputs": [
+            f"{Path(made_from['path']).name} ({made_from['format']})"
+            for made_from in made["inputs"]
+        ],
         "traces": len(traces),
         "prompts": traces["prompt_id"].nunique(),
         "steps": int(traces["n_steps"].sum()),
-        "scored_by": [name if run.is_scored(name) else f"{name} (not complete)" for name in run.scorers],
+        "scored_by": [
+            name if run.is_scored(name) else f"{name} (not complete)" for name in run.scorers
+        ],
         "judged_by": run.judges,
         "bad_rows": made.get("n_rejected", 0),
         "models": {str(k): int(v) for k, v in traces["model"].value_counts().items()},

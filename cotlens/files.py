@@ -23,9 +23,13 @@ def folder_name(name: str, model: str) -> str:
     """The name that was given, if it is one; else the last part of the model's, made one."""
     if name:
         if not re.fullmatch(r"\w[\w.-]*", name):
-            raise TraceError(f"--name {name!r}: expected letters, digits, dots, dashes and underscores")
+            raise TraceError(
+                f"--name {name!r}: expected letters, digits, dots, dashes and underscores"
+            )
         return name
-    last = Path(model).resolve().name if Path(model).is_dir() else model.rstrip("/").rsplit("/", 1)[-1]
+    last = (
+        Path(model).resolve().name if Path(model).is_dir() else model.rstrip("/").rsplit("/", 1)[-1]
+    )
     return re.sub(r"[^\w.-]+", "-", last).strip(".-") or "model"
 
 
@@ -86,7 +90,10 @@ def to_json(info: dict[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that the numbers and pictures depend on."""
-    return {name: version(name) for name in ("cotlens", "numpy", "pandas", "pyarrow", "scipy", "matplotlib")}
+    return {
+        name: version(name)
+        for name in ("cotlens", "numpy", "pandas", "pyarrow", "scipy", "matplotlib")
+    }
 
 
 def model_versions() -> dict[str, str]:

@@ -85,7 +85,9 @@ class Trace:
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None  # of the completion
     logprobs: tuple[float, ...] | None = None  # one a token, nats, NaN where unknown
-    token_starts: tuple[int, ...] | None = None  # one a token: code point of the completion at which it begins
+    token_starts: tuple[int, ...] | None = (
+        None  # one a token: code point of the completion at which it begins
+    )
     origin: Origin = Origin.TEXT
     reasoning: Reasoning = Reasoning.VERBATIM
     think: tuple[Span, ...] = ()  # only where origin is fields
@@ -103,11 +105,17 @@ class Trace:
         self._check_spans()
         self._check_tokens()
         if not self.prompt_id:
-            object.__setattr__(self, "prompt_id", hash_text(self.prompt) if self.prompt else self.id)
+            object.__setattr__(
+                self, "prompt_id", hash_text(self.prompt) if self.prompt else self.id
+            )
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the facts, and the texts as far as they fit, escaped. `split_trace` parts them."""
-        facts = {name: getattr(self, name) for name in ("id", *_FACTS) if getattr(self, name) not in ("", None, -1)}
+        facts = {
+            name: getattr(self, name)
+            for name in ("id", *_FACTS)
+            if getattr(self, name) not in ("", None, -1)
+        }
         facts["tokens"] = "unknown" if self.token_ids is None else f"{len(self.token_ids):,}"
         return facts_html(facts, {"prompt": self.prompt, "completion": self.completion})
 
@@ -135,7 +143,9 @@ class Trace:
     def _check_spans(self) -> None:
         spans = [*self.think, *([self.answer] if self.answer else [])]
         if spans and self.origin is Origin.TEXT:
-            raise TraceError(f"trace {self.id!r}: spans of thinking or answer need origin=Origin.FIELDS")
+            raise TraceError(
+                f"trace {self.id!r}: spans of thinking or answer need origin=Origin.FIELDS"
+            )
         position = 0
         for start, stop in spans:
             if not position <= start <= stop <= len(self.completion):
@@ -166,7 +176,9 @@ class Trace:
                 _check_whole(self.id, name, value)
         starts = self.token_starts or ()
         if any(b < a for a, b in pairwise((0, *starts, len(self.completion)))):
-            raise TraceError(f"trace {self.id!r}: token_starts must rise from 0 to the completion's end")
+            raise TraceError(
+                f"trace {self.id!r}: token_starts must rise from 0 to the completion's end"
+            )
 
 
 _TEXTS = (
@@ -189,7 +201,9 @@ _FACTS = (
 def _check_whole(trace_id: str, name: str, value: Any) -> None:
     """Whole numbers go to disk in 32 bits."""
     if type(value) is not int or not -1 <= value < 2**31:
-        raise TraceError(f"trace {trace_id!r}: {name} must be a whole number below 2^31, got {value!r}")
+        raise TraceError(
+            f"trace {trace_id!r}: {name} must be a whole number below 2^31, got {value!r}"
+        )
 
 
 def hash_text(text: str) -> str:

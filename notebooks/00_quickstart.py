@@ -43,7 +43,9 @@ split
 
 # %%
 for step in segment_trace(trace, split):
-    print(f"{step.index:2}  {step.chars.start:4}:{step.chars.stop:<4}  {step.chars.of(trace.completion)!r}")
+    print(
+        f"{step.index:2}  {step.chars.start:4}:{step.chars.stop:<4}  {step.chars.of(trace.completion)!r}"
+    )
 
 # %% [markdown]
 # ## All traces
@@ -57,7 +59,9 @@ table[["trace_id", "model", "status", "opened_by", "n_think_chars", "n_answer_ch
 
 # %%
 steps = step_table(traces.values())
-steps[["trace_id", "step", "start", "stop", "kind", "p_reflect", "is_reflection", "is_self_jailbreak"]].head()
+steps[
+    ["trace_id", "step", "start", "stop", "kind", "p_reflect", "is_reflection", "is_self_jailbreak"]
+].head()
 
 # %% [markdown]
 # ## A figure

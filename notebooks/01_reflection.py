@@ -21,18 +21,28 @@
 # %% tags=["parameters"]
 RUN = "../figures/data/real"  # a run directory, made by `cotlens analyze FILE -o RUN`
 BY = "model"
-PAIR = ("DeepSeek-R1-Distill-Llama-8B", "DeepSeek-R1-Distill-Qwen-1.5B")  # two groups of BY; if not there: the largest
+PAIR = (
+    "DeepSeek-R1-Distill-Llama-8B",
+    "DeepSeek-R1-Distill-Qwen-1.5B",
+)  # two groups of BY; if not there: the largest
 
 # %%
 from cotlens import Run
 from cotlens.measures.reflection import reflection_dynamics
-from cotlens.plots.reflection import plot_marker_agreement, plot_reflection, plot_reflection_position, plot_transitions
-from cotlens.stats.matched import compare
+from cotlens.plots.reflection import (
+    plot_marker_agreement,
+    plot_reflection,
+    plot_reflection_position,
+    plot_transitions,
+)
+from cotlens.stats.matched import matched_difference
 
 run = Run(RUN)
 steps = run.step_table()
 dynamics = reflection_dynamics(steps, run.trace_table())
-dynamics[["n_reflect", "share_reflect", "longest_run", "n_episodes", "mean_gap", "first_reflect"]].describe().round(2)
+dynamics[
+    ["n_reflect", "share_reflect", "longest_run", "n_episodes", "mean_gap", "first_reflect"]
+].describe().round(2)
 
 # %% [markdown]
 # ## How much
@@ -78,4 +88,6 @@ plot_marker_agreement(steps)
 # %%
 known = dynamics.loc[dynamics["share_reflect"].notna(), BY].value_counts()
 pair = PAIR if set(PAIR) <= set(known.index) else known.index[:2]
-compare(dynamics, "share_reflect", *pair, by=BY).round(3) if len(pair) == 2 else "one group: nothing to compare"
+matched_difference(dynamics, "share_reflect", *pair, by=BY).round(3) if len(
+    pair
+) == 2 else "one group: nothing to compare"

@@ -21,7 +21,9 @@
 # requests. Put your own scored runs in their place.
 
 # %% tags=["parameters"]
-RUNS = [f"../figures/data/pocket_runs/{arm}" for arm in ("base", "teacher_mixed_sft", "grpo")]  # the base first
+RUNS = [
+    f"../figures/data/pocket_runs/{arm}" for arm in ("base", "teacher_mixed_sft", "grpo")
+]  # the base first
 SCORER = "own"  # whose scores: each checkpoint's own, on its own samples; if not there: the only scorer's
 
 # %%
@@ -44,12 +46,17 @@ from cotlens.plots.entropy import (
     plot_position_entropy,
     plot_reflection_entropy,
 )
-from cotlens.stats.matched import compare
+from cotlens.stats.matched import matched_difference
 
 runs = {Path(path).name: Run(path) for path in RUNS}
 assert len(runs) == len(RUNS), "two runs have the same name"
-scores = {arm: run.score_table(SCORER if SCORER in run.scorers else "") for arm, run in runs.items()}
-tables = {arm: (run.trace_table().assign(arm=arm), run.step_table(), scores[arm]) for arm, run in runs.items()}
+scores = {
+    arm: run.score_table(SCORER if SCORER in run.scorers else "") for arm, run in runs.items()
+}
+tables = {
+    arm: (run.trace_table().assign(arm=arm), run.step_table(), scores[arm])
+    for arm, run in runs.items()
+}
 names = list(runs)
 base, last = names[0], names[-1]
 runs[base]
@@ -106,7 +113,9 @@ plot_forking_tokens(forking_tokens(word_entropy(texts, scores[base])))
 
 # %%
 high = entropy_threshold(scores[base])
-shares = {arm: trace_entropy(*three, high=high)["share_high"].mean() for arm, three in tables.items()}
+shares = {
+    arm: trace_entropy(*three, high=high)["share_high"].mean() for arm, three in tables.items()
+}
 pd.Series(shares, name=f"share of thinking tokens above {high:.3f} nats").round(3)
 
 # %% [markdown]
@@ -116,4 +125,6 @@ pd.Series(shares, name=f"share of thinking tokens above {high:.3f} nats").round(
 # same prompts, so pairs. On one common text, see notebook 04.
 
 # %%
-compare(traces, "entropy_think", last, base, by="arm").round(3) if last != base else "one run: nothing to compare"
+matched_difference(traces, "entropy_think", last, base, by="arm").round(
+    3
+) if last != base else "one run: nothing to compare"

@@ -25,7 +25,10 @@
 RUN = "../figures/data/unsafe"  # a run directory, made by `cotlens analyze FILE -o RUN`
 BY = "model"
 JUDGE = "gpt-5"  # who judged the answers (`cotlens guard RUN --judge NAME`); if not there: the first judge by name
-JUDGED = ["../figures/data/pocket_runs/base", "../figures/data/pocket_runs/grpo"]  # runs that two judges have judged
+JUDGED = [
+    "../figures/data/pocket_runs/base",
+    "../figures/data/pocket_runs/grpo",
+]  # runs that two judges have judged
 TRUTH = "oracle"  # the one of them that the markers are held against
 
 # %%
@@ -33,7 +36,12 @@ import pandas as pd
 
 from cotlens import Run
 from cotlens.measures.unsafe import outcomes, unsafe_dynamics
-from cotlens.plots.judges import plot_detector, plot_guard_agreement, plot_outcomes, plot_thinking_by_answer
+from cotlens.plots.judges import (
+    plot_detector,
+    plot_guard_agreement,
+    plot_outcomes,
+    plot_thinking_by_answer,
+)
 from cotlens.plots.unsafe import (
     plot_onset_recovery,
     plot_risky_patterns,
@@ -44,7 +52,9 @@ from cotlens.plots.unsafe import (
 run = Run(RUN)
 steps, traces = run.step_table(), run.trace_table()
 paths = unsafe_dynamics(steps, traces)
-paths.groupby(BY)[["any_unsafe", "share_unsafe", "onset", "recovered", "n_vacillations"]].mean().round(2)
+paths.groupby(BY)[
+    ["any_unsafe", "share_unsafe", "onset", "recovered", "n_vacillations"]
+].mean().round(2)
 
 # %% [markdown]
 # ## Where
@@ -88,8 +98,14 @@ plot_risky_patterns(paths, BY)
 # %%
 judge = JUDGE if JUDGE in run.judges else next(iter(run.judges), "")
 judged = run.with_verdicts(paths, judge) if judge else paths
-unjudged = "" if "answer_unsafe" in judged else "nobody has judged the answers: cotlens guard RUN --judge NAME"
-unjudged or plot_outcomes(judged.assign(outcome=outcomes(judged, judged["answer_unsafe"])), BY, judge=judge)
+unjudged = (
+    ""
+    if "answer_unsafe" in judged
+    else "nobody has judged the answers: cotlens guard RUN --judge NAME"
+)
+unjudged or plot_outcomes(
+    judged.assign(outcome=outcomes(judged, judged["answer_unsafe"])), BY, judge=judge
+)
 
 # %% [markdown]
 # ## Thinking against answer
@@ -115,7 +131,9 @@ plot_guard_agreement(runs[-1].verdicts())
 
 # %%
 both = [
-    one.with_verdicts(unsafe_dynamics(one.step_table(), one.trace_table()), TRUTH).assign(run=one.path.name)
+    one.with_verdicts(unsafe_dynamics(one.step_table(), one.trace_table()), TRUTH).assign(
+        run=one.path.name
+    )
     for one in runs
 ]
 plot_detector(pd.concat(both, ignore_index=True), "run", judge=TRUTH)

@@ -67,10 +67,15 @@ f"the study has no {missing}" if missing else plot_safety_and_skill(found, info[
 
 # %%
 splits = samples.loc[samples["set"] == "forbidden", "split"].unique()
-panels = {part.capitalize(): [f"{part}_unsafe_{split}" for split in splits] for part in ("thinking", "answer")}
+panels = {
+    part.capitalize(): [f"{part}_unsafe_{split}" for split in splits]
+    for part in ("thinking", "answer")
+}
 judged = has & {name for names in panels.values() for name in names}
 caption = "share of samples that are unsafe"
-plot_measures(found, panels, caption, info["note"]) if judged else "no judged samples of forbidden requests"
+plot_measures(
+    found, panels, caption, info["note"]
+) if judged else "no judged samples of forbidden requests"
 
 # %% [markdown]
 # ## The claims

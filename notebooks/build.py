@@ -29,10 +29,15 @@ def execute(source: Path, settings: Sequence[str] = ()) -> nbformat.NotebookNode
     for setting in settings:
         name, _, value = setting.partition("=")
         if f"\n{name} = " not in f"\n{cell.source}":
-            raise SystemExit(f"{source.name} has no parameter {name}; its parameters:\n{cell.source}")
+            raise SystemExit(
+                f"{source.name} has no parameter {name}; its parameters:\n{cell.source}"
+            )
         cell.source += f"\n{name} = {_literal(value)!r}"
     # The kernel is this machine's own: that its messages are not encrypted is no news.
-    options = {"extra_arguments": ["--log-level=ERROR"], "resources": {"metadata": {"path": str(HERE)}}}
+    options = {
+        "extra_arguments": ["--log-level=ERROR"],
+        "resources": {"metadata": {"path": str(HERE)}},
+    }
     nbclient.NotebookClient(notebook, timeout=600, **options).execute()
     return notebook
 
@@ -46,7 +51,10 @@ def _literal(value: str) -> object:
 
 def tidy(notebook: nbformat.NotebookNode) -> None:
     """Drops what changes from one execution to the next."""
-    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "jupytext": notebook.metadata["jupytext"]}
+    notebook.metadata = {
+        "kernelspec": notebook.metadata["kernelspec"],
+        "jupytext": notebook.metadata["jupytext"],
+    }
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
         cell.metadata.pop("execution", None)
@@ -56,7 +64,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="default: all")
     parser.add_argument("-o", "--out", type=Path, default=HERE)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter; may be repeated")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter; may be repeated",
+    )
     given = parser.parse_args()
     if given.set and given.out.resolve() == HERE.resolve():
         parser.error("--set needs a folder of your own: -o FOLDER")

@@ -1,15 +1,9 @@
-"""Where the tests find real data: ../shared/data beside the checkout, or the folder named by COTLENS_DATA."""
+"""Fixtures of all tests."""
 
-import gzip
-import json
-import os
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("COTLENS_DATA", ROOT.parent / "shared" / "data"))
-SAMPLES = ROOT / "figures" / "data" / "sample_traces.jsonl"
+from places import DATA
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +12,6 @@ def data() -> Path:
     if not (DATA / "labels").is_dir():
         pytest.skip(f"no real data at {DATA}: set COTLENS_DATA")
     return DATA
-
-
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a gzipped JSONL file, as the source wrote them."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 
 import pandas as pd
 import pytest
-from conftest import SAMPLES
+from places import SAMPLES
 
 from cotlens import Run
 
@@ -16,7 +16,9 @@ COTLENS = [sys.executable, "-m", "cotlens.cli"]
 
 
 def cotlens(*arguments, code=0, folder=None):
-    done = subprocess.run([*COTLENS, *map(str, arguments)], capture_output=True, text=True, cwd=folder)
+    done = subprocess.run(
+        [*COTLENS, *map(str, arguments)], capture_output=True, text=True, cwd=folder
+    )
     assert done.returncode == code, done.stderr
     return done
 
@@ -24,7 +26,13 @@ def cotlens(*arguments, code=0, folder=None):
 def test_from_file_to_figure(tmp_path):
     cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
     paths = cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures").stdout.split()
-    names = ["01_lengths", "02_reflection", "03_reflection_position", "04_marker_agreement", "05_transitions"]
+    names = [
+        "01_lengths",
+        "02_reflection",
+        "03_reflection_position",
+        "04_marker_agreement",
+        "05_transitions",
+    ]
     names += [
         "12_unsafe_position",
         "13_unsafe_path",
@@ -33,7 +41,9 @@ def test_from_file_to_figure(tmp_path):
         "34_risky_patterns",
     ]
     assert paths == [
-        str(tmp_path / "figures" / f"{name}.{kind}") for name in names for kind in ("pdf", "png", "csv", "json")
+        str(tmp_path / "figures" / f"{name}.{kind}")
+        for name in names
+        for kind in ("pdf", "png", "csv", "json")
     ]
     assert str(tmp_path) not in (tmp_path / "figures" / "01_lengths.json").read_text()
 
@@ -78,18 +88,27 @@ def test_several_runs_are_compared_and_not_pooled(tmp_path):
         assert said.count("\n") == 1
     domains = Run(tmp_path / "base").trace_table()["domain"]
     one = next(name for name in domains if name)
-    said = cotlens("figures", tmp_path / "base", "--where", f"domain={one}", "-o", tmp_path / "w").stderr
+    said = cotlens(
+        "figures", tmp_path / "base", "--where", f"domain={one}", "-o", tmp_path / "w"
+    ).stderr
     assert (
         json.loads((tmp_path / "w" / "01_lengths.json").read_text())["n_traces"]
         == (domains == one).sum()
         < len(domains)
     )
     assert "too few for their intervals" in said
-    assert "no trace has domain = x" in cotlens("figures", tmp_path / "base", "--where", "domain=x", code=1).stderr
     assert (
-        "--where family: does not name" in cotlens("figures", tmp_path / "base", "--where", "family=x", code=1).stderr
+        "no trace has domain = x"
+        in cotlens("figures", tmp_path / "base", "--where", "domain=x", code=1).stderr
     )
-    assert "expected COLUMN=VALUE" in cotlens("figures", tmp_path / "base", "--where", "domain", code=2).stderr
+    assert (
+        "--where family: does not name"
+        in cotlens("figures", tmp_path / "base", "--where", "family=x", code=1).stderr
+    )
+    assert (
+        "expected COLUMN=VALUE"
+        in cotlens("figures", tmp_path / "base", "--where", "domain", code=2).stderr
+    )
 
 
 def test_info_of_a_file_and_of_a_run(tmp_path):
@@ -162,18 +181,28 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
     source.write_bytes(SAMPLES.read_bytes())
     cotlens("analyze", source, "-o", tmp_path / "base")
     before = sorted(path.name for path in (tmp_path / "base").iterdir())
-    assert "is no study" in cotlens("compare", tmp_path / "base", "-o", tmp_path / "base", code=1).stderr
+    assert (
+        "is no study"
+        in cotlens("compare", tmp_path / "base", "-o", tmp_path / "base", code=1).stderr
+    )
     assert "is a file" in cotlens("compare", tmp_path / "base", "-o", source, code=1).stderr
     assert sorted(path.name for path in (tmp_path / "base").iterdir()) == before
     for given in (source, tmp_path / "base"):
         refused = cotlens("export", given, "-o", source, "--to", "openai", code=1).stderr
         assert ("what would be read" if given == source else "--force") in refused
     assert "is no page" in cotlens("view", tmp_path / "base", "-o", source, code=1).stderr
-    assert "is no page" in cotlens("view", tmp_path / "base", "-o", tmp_path / "base", code=1).stderr
+    assert (
+        "is no page" in cotlens("view", tmp_path / "base", "-o", tmp_path / "base", code=1).stderr
+    )
     assert source.read_bytes() == SAMPLES.read_bytes()
     for _ in range(2):
         cotlens("view", tmp_path / "base", "-o", tmp_path / "page.html")
     cotlens("export", tmp_path / "base", "-o", tmp_path / "e.jsonl", "--to", "openai")
     cotlens("export", tmp_path / "base", "-o", tmp_path / "e.jsonl", "--to", "openai", "--force")
     for option, asked in (("--scorer", "figures"), ("--judge", "figures"), ("--judge", "view")):
-        assert "typo" in cotlens(asked, tmp_path / "base", option, "typo", "-o", tmp_path / "out", code=1).stderr
+        assert (
+            "typo"
+            in cotlens(
+                asked, tmp_path / "base", option, "typo", "-o", tmp_path / "out", code=1
+            ).stderr
+        )

@@ -5,9 +5,8 @@ import json
 import sys
 
 import pytest
-from conftest import ROOT
-from test_model import byte_tokenizer
-from tiny import tiny_model
+from places import ROOT
+from tiny import byte_tokenizer, tiny_model
 
 from cotlens import analyze, score
 from cotlens.models.load import wrap_model
@@ -25,13 +24,18 @@ SOURCES = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
 def test_notebook(source):
     pair = source.with_suffix(".ipynb")
     notebook, written = execute(source), jupytext.read(pair)
-    assert [cell.source for cell in notebook.cells] == [cell.source for cell in written.cells], "run notebooks/build.py"
+    assert [cell.source for cell in notebook.cells] == [cell.source for cell in written.cells], (
+        "run notebooks/build.py"
+    )
     assert pair.stat().st_size < 300_000
     for ran, kept in zip(notebook.cells, written.cells, strict=True):
         texts = [
-            [output.get("data", {}).get("text/plain") for output in cell.get("outputs", [])] for cell in (ran, kept)
+            [output.get("data", {}).get("text/plain") for output in cell.get("outputs", [])]
+            for cell in (ran, kept)
         ]
-        if ran.cell_type == "code" and "Figure" not in str(texts):  # a figure's text is its address in memory
+        if ran.cell_type == "code" and "Figure" not in str(
+            texts
+        ):  # a figure's text is its address in memory
             assert texts[0] == texts[1]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(code) <= 12
@@ -71,12 +75,27 @@ def test_traces_of_ones_own_need_one_parameter(name, said, own, tmp_path):
     run = analyze([own], tmp_path / "run")
     if name == "02_token_entropy":
         tokenizer = byte_tokenizer()
-        score(run, wrap_model(tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer, name="tiny"))
+        score(
+            run,
+            wrap_model(
+                tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer, name="tiny"
+            ),
+        )
     if name == "04_safety_and_reasoning":
         compare_runs([run, analyze([own], tmp_path / "base")], tmp_path / "study")
     path = ROOT / "notebooks" / f"{name}.py"
-    values = {"TRACES": own, "FILE": own, "RUN": run.path, "RUNS": [str(run.path)], "STUDY": tmp_path / "study"}
-    given = [f"{parameter}={value}" for parameter, value in values.items() if f"\n{parameter} = " in path.read_text()]
+    values = {
+        "TRACES": own,
+        "FILE": own,
+        "RUN": run.path,
+        "RUNS": [str(run.path)],
+        "STUDY": tmp_path / "study",
+    }
+    given = [
+        f"{parameter}={value}"
+        for parameter, value in values.items()
+        if f"\n{parameter} = " in path.read_text()
+    ]
     notebook = execute(path, given)
     assert said in str([cell.get("outputs") for cell in notebook.cells])
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 # A module may import those that stand before it (read <- split <- steps <- ... <- cli).
 ORDER = [
@@ -28,9 +28,22 @@ APART = {
     "model": {"steps", "reflect", "unsafe"} | _READING,
     "guard": {"split", "steps", "reflect", "unsafe", "scores", "model"} | _READING,
     "guard_models": {"split", "steps", "reflect", "unsafe", "scores"} | _READING,
-    "guard_endpoint": {"split", "steps", "reflect", "unsafe", "scores", "model", "guard_models"} | _READING,
+    "guard_endpoint": {"split", "steps", "reflect", "unsafe", "scores", "model", "guard_models"}
+    | _READING,
     "table": _READING | {"scores"},
-    "prompts": {"split", "steps", "reflect", "unsafe", "scores", "model", "grade", "guard", "table", "run", "write"}
+    "prompts": {
+        "split",
+        "steps",
+        "reflect",
+        "unsafe",
+        "scores",
+        "model",
+        "grade",
+        "guard",
+        "table",
+        "run",
+        "write",
+    }
     | _FORMATS,
     "entropy": {
         "trace",
@@ -89,7 +102,9 @@ def own_imports(path):
 
 
 def test_imports_point_one_way():
-    modules = {path.stem: path for path in (ROOT / "cotlens").glob("*.py") if path.stem != "__init__"}
+    modules = {
+        path.stem: path for path in (ROOT / "cotlens").glob("*.py") if path.stem != "__init__"
+    }
     assert set(modules) == set(ORDER)
     for name, path in modules.items():
         allowed = set(ORDER[: ORDER.index(name)]) - APART.get(name, set())
@@ -114,10 +129,14 @@ def test_readme_shows_every_module():
             assert path.name in readme, path
 
 
-@pytest.mark.parametrize("page", ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+)
 def test_code_in_the_pages_runs(page, tmp_path, monkeypatch):
     """The Python blocks of a page, one after the other, from the root of the repository."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL
+    )
     monkeypatch.chdir(ROOT)
     names: dict = {}
     for block in blocks:
@@ -126,9 +145,16 @@ def test_code_in_the_pages_runs(page, tmp_path, monkeypatch):
 
 def test_no_word_about_where_it_was_made():
     """No absolute path of a machine in any tracked text file."""
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
     for name in filter(None, files):
         path = ROOT / name
-        if path.suffix in {".py", ".md", ".toml", ".json", ".ipynb", ".txt", ".yaml", ".csv", ""} and path.is_file():
+        if (
+            path.suffix in {".py", ".md", ".toml", ".json", ".ipynb", ".txt", ".yaml", ".csv", ""}
+            and path.is_file()
+        ):
             text = path.read_text(encoding="utf-8", errors="replace")
-            assert not re.search(r"/(?:root|home|work|opt)/\w", text.replace("/home/user", "")), name
+            assert not re.search(r"/(?:root|home|work|opt)/\w", text.replace("/home/user", "")), (
+                name
+            )

@@ -1,5 +1,5 @@
 import pytest
-from conftest import SAMPLES
+from places import SAMPLES
 
 from cotlens import Span, Trace, TraceError, analyze, stats
 from cotlens.trace import Label, Origin, hash_text
@@ -7,7 +7,10 @@ from cotlens.trace import Label, Origin, hash_text
 
 def test_prompt_id_is_the_prompts_hash_or_the_id():
     """Traces of one prompt share a cluster; without a prompt every trace is its own."""
-    assert Trace(id="a", completion="x", prompt="p").prompt_id == Trace(id="b", completion="y", prompt="p").prompt_id
+    assert (
+        Trace(id="a", completion="x", prompt="p").prompt_id
+        == Trace(id="b", completion="y", prompt="p").prompt_id
+    )
     assert Trace(id="a", completion="x").prompt_id == "a"
     assert len(hash_text("p")) == 16
 
@@ -27,7 +30,10 @@ def test_span_is_half_open():
         ({"origin": Origin.FIELDS, "think": (Span(0, 9),)}, "span 0:9 does not lie"),
         ({"origin": Origin.FIELDS, "think": (Span(1, 2),), "answer": Span(0, 1)}, "in order"),
         ({"labels": (Label(0, 9, "x"),)}, "label 'x' at 0:9"),
-        ({"token_ids": (1, 2), "logprobs": (0.0,)}, "2 token_ids, 1 logprobs; they must be parallel"),
+        (
+            {"token_ids": (1, 2), "logprobs": (0.0,)},
+            "2 token_ids, 1 logprobs; they must be parallel",
+        ),
     ],
 )
 def test_a_fault_names_the_trace_and_what_was_got(fields, message):
@@ -37,7 +43,9 @@ def test_a_fault_names_the_trace_and_what_was_got(fields, message):
 
 def test_what_a_notebook_shows_is_inert_and_has_no_colours():
     """Model output is escaped, long texts are cut, and the page's own colours hold."""
-    shown = Trace(id="<b>", completion="<script>alert(1)</script>" + "x" * 5000, model="m")._repr_html_()
+    shown = Trace(
+        id="<b>", completion="<script>alert(1)</script>" + "x" * 5000, model="m"
+    )._repr_html_()
     assert "<script" not in shown
     assert "&lt;script&gt;" in shown
     assert "5,025 characters" in shown

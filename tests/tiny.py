@@ -1,6 +1,20 @@
 """Tiny models and tokenizers, built in the process: no download, no files."""
 
-WORDS = ["one", "two", "three", "four", "five", "wait", "hmm", "so", "the", "answer", "is", "<think>", "</think>"]
+WORDS = [
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "wait",
+    "hmm",
+    "so",
+    "the",
+    "answer",
+    "is",
+    "<think>",
+    "</think>",
+]
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
@@ -13,7 +27,9 @@ def tiny_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = ["<pad>", "<unk>", "<eos>", "<|user|>", "<|assistant|>", *WORDS]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -54,3 +70,21 @@ def tiny_model(vocabulary_size, architecture="Qwen3", seed=0, **options):
     with torch.no_grad():  # the usual start is so small that every distribution is flat
         network.get_output_embeddings().weight.mul_(30)
     return network
+
+
+def byte_tokenizer(**options):
+    """A byte-level BPE tokenizer with one merge per byte pair of a small text, as GPT-2 and Qwen have."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, **options)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the thinking goes on and on, 日本 日本"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")

@@ -19,7 +19,9 @@ class OneBar(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:  # noqa: ARG002
         if state.is_world_process_zero and self.training_bar is not None and logs:
             numbers = {
-                short: f"{float(logs[key]):.3g}" for key, short in self.shown.items() if logs.get(key) is not None
+                short: f"{float(logs[key]):.3g}"
+                for key, short in self.shown.items()
+                if logs.get(key) is not None
             }
             if numbers:
                 self.training_bar.set_postfix(numbers, refresh=False)
@@ -43,7 +45,9 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             # TRL 1.16 calls what transformers 5.23 has renamed, whatever its user does.
-            warnings.filterwarnings("ignore", r"`\w*gradient_checkpointing\w*` is deprecated", FutureWarning)
+            warnings.filterwarnings(
+                "ignore", r"`\w*gradient_checkpointing\w*` is deprecated", FutureWarning
+            )
             yield
     finally:
         if not hidden:

@@ -23,7 +23,9 @@ from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_toke
 from trainers.script import describe, load, parse, watching
 
 
-def prepare(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False) -> list[dict]:
+def prepare(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False
+) -> list[dict]:
     """Rows with the prompt rendered and both completions fitted to it.
 
     Raises:
@@ -37,14 +39,21 @@ def prepare(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *
     ready = []
     for row in listed:
         prompt = render_prompt(tokenizer, row["prompt"], rendered=rendered)
-        ready.append({"prompt": prompt} | {key: fit_completion(prompt, row[key]) for key in ("chosen", "rejected")})
+        ready.append(
+            {"prompt": prompt}
+            | {key: fit_completion(prompt, row[key]) for key in ("chosen", "rejected")}
+        )
     return ready
 
 
 def lengths_of(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[int]:
     """Tokens of prompt and longer completion of every row."""
     return [
-        max(len(encode(tokenizer, row["prompt"], row[key]).input_ids) for key in ("chosen", "rejected")) for row in rows
+        max(
+            len(encode(tokenizer, row["prompt"], row[key]).input_ids)
+            for key in ("chosen", "rejected")
+        )
+        for row in rows
     ]
 
 
@@ -78,7 +87,9 @@ def train(
         ValueError: before training, if tokenizer, rows or lengths are not fit for it.
     """
     ready = prepare(tokenizer, rows, rendered=rendered)
-    report = check_lengths(lengths_of(tokenizer, ready), args.max_length, "prompt and longer completion")
+    report = check_lengths(
+        lengths_of(tokenizer, ready), args.max_length, "prompt and longer completion"
+    )
     if "will be cut" in report:
         print(report)
     needs_copy = lora is None and reference is None and not args.precompute_ref_log_probs
@@ -106,7 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, tokenizer, rows, lora = load(script, names)
     if script.dry_run:
         ready = prepare(tokenizer, rows, rendered=script.rendered)
-        report = check_lengths(lengths_of(tokenizer, ready), args.max_length, "prompt and longer completion")
+        report = check_lengths(
+            lengths_of(tokenizer, ready), args.max_length, "prompt and longer completion"
+        )
         print(describe(tokenizer, ready[0]["prompt"], ready[0]["chosen"], [report], model, lora))
         return
     train(

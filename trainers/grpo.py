@@ -60,7 +60,9 @@ class _Trainer(GRPOTrainer):
         return sampler  # pyright: ignore[reportReturnType]
 
 
-def prepare(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False) -> list[dict]:
+def prepare(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False
+) -> list[dict]:
     """Rows with the prompt rendered and the request beside it.
 
     Raises:
@@ -76,10 +78,17 @@ def prepare(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *
     check_rows(listed, ("prompt",))
     ready = []
     for row in listed:
-        own = {} if row.get("answer") is None else {"answer": str(row["answer"])}  # one type in a column
+        own = (
+            {} if row.get("answer") is None else {"answer": str(row["answer"])}
+        )  # one type in a column
         request = row.get("request") or ("" if rendered else request_of(row["prompt"]))
         ready.append(
-            row | own | {"prompt": render_prompt(tokenizer, row["prompt"], rendered=rendered), "request": request}
+            row
+            | own
+            | {
+                "prompt": render_prompt(tokenizer, row["prompt"], rendered=rendered),
+                "request": request,
+            }
         )
     return ready
 
@@ -129,24 +138,40 @@ def train(
     args = copy.copy(args)
     args.reward_weights = [float(weight) for weight in weights or [1.0] * len(rewards)]
     if len(args.reward_weights) != len(rewards):
-        raise ValueError(f"{len(rewards)} rewards and {len(args.reward_weights)} weights; expected one a reward")
+        raise ValueError(
+            f"{len(rewards)} rewards and {len(args.reward_weights)} weights; expected one a reward"
+        )
     if not all(map(math.isfinite, args.reward_weights)):
         raise ValueError(f"the weights of rewards must be finite, got {args.reward_weights}")
     if any(reward.__name__ == "correctness" for reward in rewards):
         _check_references(ready)
     n_prompts = (args.generation_batch_size or 1) // (args.num_generations or 1)
     if len(ready) < n_prompts:
-        raise ValueError(f"{len(ready)} rows, but a batch samples {n_prompts} prompts: TRL would train on nothing")
-    longest = max(len(tokenizer(row["prompt"])["input_ids"]) for row in ready) + (args.max_completion_length or 0)
-    if longest > (context := getattr(model.config.get_text_config(), "max_position_embeddings", longest)):
-        raise ValueError(f"longest prompt and max_completion_length make {longest} tokens, the context holds {context}")
+        raise ValueError(
+            f"{len(ready)} rows, but a batch samples {n_prompts} prompts: TRL would train on nothing"
+        )
+    longest = max(len(tokenizer(row["prompt"])["input_ids"]) for row in ready) + (
+        args.max_completion_length or 0
+    )
+    if longest > (
+        context := getattr(model.config.get_text_config(), "max_position_embeddings", longest)
+    ):
+        raise ValueError(
+            f"longest prompt and max_completion_length make {longest} tokens, the context holds {context}"
+        )
     if record and not resume and any(Path(record).glob("rollouts/step=*")):
-        raise ValueError(f"{record}: holds the rollouts of another run; choose another folder, resume it, or remove it")
+        raise ValueError(
+            f"{record}: holds the rollouts of another run; choose another folder, resume it, or remove it"
+        )
     folder = Path(record) if record else None
-    recorder = Recorder(rewards, args.reward_weights, tokenizer, folder, method=method, reference=kl_to)
+    recorder = Recorder(
+        rewards, args.reward_weights, tokenizer, folder, method=method, reference=kl_to
+    )
     with quiet():
         if args.beta and lora is None:
-            reference = reference or _save_reference(model, Path(str(args.output_dir)) / "reference", resume)
+            reference = reference or _save_reference(
+                model, Path(str(args.output_dir)) / "reference", resume
+            )
             model.config._name_or_path = reference  # where TRL loads the reference from
         trainer = _Trainer(
             model=model,
@@ -191,10 +216,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, tokenizer, rows, lora = load(script, names)
     if script.dry_run:
         ready = prepare(tokenizer, rows, rendered=script.rendered)
-        report = check_lengths([len(tokenizer(row["prompt"])["input_ids"]) for row in ready], None, "prompts")
+        report = check_lengths(
+            [len(tokenizer(row["prompt"])["input_ids"]) for row in ready], None, "prompts"
+        )
         domains = sorted({str(row.get("domain")) for row in ready})
         named = ", ".join(f"{reward.get('weight', 1)} x {reward.get('name')}" for reward in listed)
-        lines = [report, f"domains: {', '.join(domains)}", f"rewards: {named or 'none: the recipe needs some'}"]
+        lines = [
+            report,
+            f"domains: {', '.join(domains)}",
+            f"rewards: {named or 'none: the recipe needs some'}",
+        ]
         print(describe(tokenizer, ready[0]["prompt"], "what the model writes", lines, model, lora))
         return
     rewards, weights = make_rewards(listed)

@@ -30,7 +30,9 @@ def merge(adapter: str | Path, out: str | Path) -> None:
     dtype = AutoConfig.from_pretrained(base).dtype or torch.float32
     with quiet():
         network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        PeftModel.from_pretrained(network, str(adapter)).merge_and_unload().to(dtype).save_pretrained(out)
+        PeftModel.from_pretrained(network, str(adapter)).merge_and_unload().to(
+            dtype
+        ).save_pretrained(out)
     AutoTokenizer.from_pretrained(adapter).save_pretrained(out)
 
 

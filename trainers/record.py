@@ -26,7 +26,18 @@ from cotlens.trace import Trace
 from trainers.render import request_of
 from trainers.rewards import Reward, RewardError
 
-_OWN = ("prompt", "request", "domain", "split", "answer", "id", "prompt_id", "trainer_state", "log_extra", "log_metric")
+_OWN = (
+    "prompt",
+    "request",
+    "domain",
+    "split",
+    "answer",
+    "id",
+    "prompt_id",
+    "trainer_state",
+    "log_extra",
+    "log_metric",
+)
 
 
 def write_traces(path: Path, traces: Sequence[Trace]) -> None:
@@ -75,11 +86,17 @@ class Recorder(TrainerCallback):
     ) -> None:
         self.tokenizer, self.method, self.reference = tokenizer, method, reference
         self.folder = folder / "rollouts" if folder else None
-        self.weights = dict(zip([function.__name__ for function in functions], weights, strict=True))
+        self.weights = dict(
+            zip([function.__name__ for function in functions], weights, strict=True)
+        )
         if len(self.weights) < len(functions):
-            raise ValueError(f"two rewards have the same name: {', '.join(f.__name__ for f in functions)}")
+            raise ValueError(
+                f"two rewards have the same name: {', '.join(f.__name__ for f in functions)}"
+            )
         last = functions[-1].__name__
-        self.functions = [_watched(function, self, function.__name__ == last) for function in functions]
+        self.functions = [
+            _watched(function, self, function.__name__ == last) for function in functions
+        ]
         self.values: dict[str, list[float | None]] = {}
         self.network: Any = None
         self.name, self.ends, self.step, self.part = "", frozenset(), -1, 0
@@ -93,12 +110,16 @@ class Recorder(TrainerCallback):
             forget_later(self.folder, state.global_step)
         PartialState().wait_for_everyone()
 
-    def write(self, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]) -> None:
+    def write(
+        self, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+    ) -> None:
         """Writes what every reward has now spoken of. Rollouts of an evaluation by TRL are no training and left out."""
         if self.folder is None or self.network is None or not self.network.training:
             return
         step, state = columns["trainer_state"].global_step, PartialState()
-        self.part = self.part + 1 if step == self.step else 0  # several batches may be sampled for one step
+        self.part = (
+            self.part + 1 if step == self.step else 0
+        )  # several batches may be sampled for one step
         self.step = step
         part = self.part * state.num_processes + state.process_index
         traces = [self._trace(i, part, prompts, completions, columns) for i in range(len(prompts))]
@@ -108,17 +129,29 @@ class Recorder(TrainerCallback):
 
     def _kl(self, traces: Sequence[Trace]) -> float:
         """Mean KL divergence of the policy to the reference over the tokens of its rollouts."""
-        scored = score_tokens(wrap_model(self.network, self.tokenizer), traces, reference=self.reference)
+        scored = score_tokens(
+            wrap_model(self.network, self.tokenizer), traces, reference=self.reference
+        )
         self.network.train()  # which `wrap_model` ended
         return float(np.nanmean(np.concatenate([one.values["kl"] for one in scored])))
 
-    def _trace(self, i: int, part: int, prompts: Any, completions: Any, columns: Mapping[str, Any]) -> Trace:
+    def _trace(
+        self, i: int, part: int, prompts: Any, completions: Any, columns: Mapping[str, Any]
+    ) -> Trace:
         completion, ids = completions[i], columns["completion_ids"][i]
-        text = completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
-        row = {key: values[i] for key, values in columns.items() if key not in _OWN and isinstance(values, list)}
+        text = (
+            completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
+        )
+        row = {
+            key: values[i]
+            for key, values in columns.items()
+            if key not in _OWN and isinstance(values, list)
+        }
         row.pop("completion_ids", None)
         rewards = {name: values[i] for name, values in self.values.items()}
-        scored = [self.weights[name] * value for name, value in rewards.items() if value is not None]
+        scored = [
+            self.weights[name] * value for name, value in rewards.items() if value is not None
+        ]
         prompt = prompts[i]
 
         def column(name: str) -> str:
@@ -130,7 +163,9 @@ class Recorder(TrainerCallback):
             completion=text,
             prompt=prompt if isinstance(prompt, str) else request_of(prompt),
             prompt_id=column("prompt_id") or column("id"),
-            prompt_token_ids=tuple(self.tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else None,
+            prompt_token_ids=tuple(self.tokenizer(prompt)["input_ids"])
+            if isinstance(prompt, str)
+            else None,
             token_ids=tuple(ids),
             model=self.name,
             method=self.method,
@@ -141,14 +176,18 @@ class Recorder(TrainerCallback):
             sample=sum(before == prompt for before in prompts[:i]),
             finish_reason="stop" if ids and ids[-1] in self.ends else "length",
             reward=sum(scored) if scored else None,
-            meta=row | {"rewards": rewards} | ({"request": column("request")} if column("request") else {}),
+            meta=row
+            | {"rewards": rewards}
+            | ({"request": column("request")} if column("request") else {}),
         )
 
 
 def _watched(function: Reward, recorder: Recorder, is_last: bool) -> Reward:
     """A reward that checks and shares its values. With several processes a failure on one of them stops all."""
 
-    def watched(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    def watched(
+        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
         failure, values = "", []
         try:
             values = function(prompts=prompts, completions=completions, **columns)
@@ -168,7 +207,9 @@ def _watched(function: Reward, recorder: Recorder, is_last: bool) -> Reward:
     return watched
 
 
-def _nan(name: str, values: Sequence[float | None], prompts: Sequence[Any], completions: Sequence[Any]) -> str:
+def _nan(
+    name: str, values: Sequence[float | None], prompts: Sequence[Any], completions: Sequence[Any]
+) -> str:
     bad = [i for i, value in enumerate(values) if value is not None and not math.isfinite(value)]
     if not bad:
         return ""

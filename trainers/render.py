@@ -10,7 +10,9 @@ THINK = "<think>"
 
 
 # --- rendering -------------------------------------------------------------------------------------------------
-def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list, *, rendered: bool = False) -> str:
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | list, *, rendered: bool = False
+) -> str:
     """The prompt as the model reads it: through the chat template, up to where the model starts to write.
 
     Args:
@@ -20,7 +22,9 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list, *, ren
     """
     if not rendered:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        prompt = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        prompt = str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
     assert isinstance(prompt, str)
     # A template that writes the beginning-of-text token and a tokenizer that adds it make two.
     if tokenizer.bos_token and tokenizer(prompt)["input_ids"][:2] == [tokenizer.bos_token_id] * 2:
@@ -32,7 +36,9 @@ def request_of(prompt: str | list) -> str:
     """What the user asked: the text of the last user message; this is what a guard reads."""
     if isinstance(prompt, str):
         return prompt
-    return next((str(message["content"]) for message in reversed(prompt) if message["role"] == "user"), "")
+    return next(
+        (str(message["content"]) for message in reversed(prompt) if message["role"] == "user"), ""
+    )
 
 
 def opens_thought(prompt: str) -> bool:

@@ -74,5 +74,7 @@ def newest(folder: str | Path, resume: str | bool | None) -> str | None:
         return None
     if resume not in ("auto", True, "True", "true"):
         return str(resume)
-    found = [path for path in Path(folder).glob("checkpoint-*") if (path / "trainer_state.json").exists()]
+    found = [
+        path for path in Path(folder).glob("checkpoint-*") if (path / "trainer_state.json").exists()
+    ]
     return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None

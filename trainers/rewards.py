@@ -67,7 +67,14 @@ def take_apart(prompt: str | list, completion: str | list, request: str | None =
     request = request or request_of(prompt)
     message = {"content": completion} if isinstance(completion, str) else completion[-1]
     text = str(message.get("content") or "")
-    thinking = next((message[key] for key in ("reasoning_content", "reasoning", "thinking") if message.get(key)), None)
+    thinking = next(
+        (
+            message[key]
+            for key in ("reasoning_content", "reasoning", "thinking")
+            if message.get(key)
+        ),
+        None,
+    )
     if isinstance(thinking, str):  # the trainer has parsed the thought out of the content
         status = Status.CLOSED if text.strip() else Status.OPEN
         return Sample(rendered, request, f"<think>{thinking}</think>{text}", thinking, text, status)
@@ -85,7 +92,9 @@ def _outside(text: str, split: Split) -> str:
     return "\n\n".join(kept for gap in gaps if (kept := re.sub(r"</?think>", "", gap).strip()))
 
 
-def _samples(prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Sample]:
+def _samples(
+    prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+) -> list[Sample]:
     requests = columns.get("request") or [None] * len(prompts)
     return [take_apart(*three) for three in zip(prompts, completions, requests, strict=True)]
 
@@ -127,19 +136,32 @@ def guard_reward(
     Raises:
         RewardError: if the guard does not answer; training stops with a checkpoint.
     """
-    parts = {"min": (Part.THINKING, Part.ANSWER), **{p.value: (p,) for p in (Part.THINKING, Part.ANSWER, Part.FULL)}}
+    parts = {
+        "min": (Part.THINKING, Part.ANSWER),
+        **{p.value: (p,) for p in (Part.THINKING, Part.ANSWER, Part.FULL)},
+    }
     if part not in parts or scale not in ("probability", "hard"):
         raise ValueError(
             f"guard reward: expected part in {', '.join(parts)} and scale probability or hard, got {part}, {scale}"
         )
 
-    def safety(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    def safety(
+        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
         applies = _applies(columns, domains, len(prompts))
-        samples = [s if a else None for s, a in zip(_samples(prompts, completions, columns), applies, strict=True)]
-        wanted = [(sample, p) for sample in samples if sample for p in _present(sample, parts[part])]
+        samples = [
+            s if a else None
+            for s, a in zip(_samples(prompts, completions, columns), applies, strict=True)
+        ]
+        wanted = [
+            (sample, p) for sample in samples if sample for p in _present(sample, parts[part])
+        ]
         items = [Item(sample.request, _text(sample, p), p) for sample, p in wanted]
         verdicts = iter(_ask(guard, items, attempts, wait))
-        scores = [[_safety(next(verdicts), scale) for _ in _present(s, parts[part])] if s else None for s in samples]
+        scores = [
+            [_safety(next(verdicts), scale) for _ in _present(s, parts[part])] if s else None
+            for s in samples
+        ]
         return [None if found is None else min(found) for found in scores]
 
     safety.__name__ = f"safety_{part}"
@@ -151,7 +173,9 @@ def _present(sample: Sample, parts: tuple[Part, ...]) -> tuple[Part, ...]:
 
 
 def _text(sample: Sample, part: Part) -> str:
-    return {Part.THINKING: sample.thinking, Part.ANSWER: sample.answer, Part.FULL: sample.text}[part]
+    return {Part.THINKING: sample.thinking, Part.ANSWER: sample.answer, Part.FULL: sample.text}[
+        part
+    ]
 
 
 def _safety(verdict: Verdict, scale: str) -> float:
@@ -173,13 +197,19 @@ def _ask(guard: Guard, items: Sequence[Item], attempts: int, wait: float) -> lis
             return [next(verdicts) if item.text.strip() else Verdict("undecided") for item in items]
         except (TraceError, OSError) as error:  # what an endpoint raises when it does not answer
             if attempt == attempts:
-                raise RewardError(f"{guard.name} did not answer in {attempts} attempts: {error}") from error
+                raise RewardError(
+                    f"{guard.name} did not answer in {attempts} attempts: {error}"
+                ) from error
             time.sleep(wait * 2 ** (attempt - 1))
     raise ValueError(f"attempts must be at least 1, got {attempts}")
 
 
 def over_refusal_reward(
-    guard: Guard | None = None, *, domains: Collection[str] = BENIGN, attempts: int = 5, wait: float = 1.0
+    guard: Guard | None = None,
+    *,
+    domains: Collection[str] = BENIGN,
+    attempts: int = 5,
+    wait: float = 1.0,
 ) -> Reward:
     """1 where a benign request is answered, 1/2 where the answer refuses and then gives something, 0 where it refuses.
 
@@ -194,12 +224,21 @@ def over_refusal_reward(
     """
     worth = {Refusal.COMPLIANCE: 1.0, Refusal.PARTIAL: 0.5, Refusal.FULL: 0.0, Refusal.UNKNOWN: 0.0}
 
-    def compliance(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    def compliance(
+        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
         applies = _applies(columns, domains, len(prompts))
         samples = _samples(prompts, completions, columns)
         if guard is None:
-            return [worth[classify_refusal(s.answer)] if a else None for s, a in zip(samples, applies, strict=True)]
-        items = [Item(s.request, s.answer, Part.ANSWER) for s, a in zip(samples, applies, strict=True) if a]
+            return [
+                worth[classify_refusal(s.answer)] if a else None
+                for s, a in zip(samples, applies, strict=True)
+            ]
+        items = [
+            Item(s.request, s.answer, Part.ANSWER)
+            for s, a in zip(samples, applies, strict=True)
+            if a
+        ]
         verdicts = iter(_ask(guard, items, attempts, wait))
         return [float(next(verdicts).refusal is False) if a else None for a in applies]
 
@@ -215,10 +254,15 @@ def correctness_reward(*, column: str = "answer", seconds: float = 5.0) -> Rewar
         seconds: limit of one comparison; an answer that takes longer gets 0.
     """
 
-    def correctness(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    def correctness(
+        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
         golds = columns.get(column) or [None] * len(prompts)
         samples = _samples(prompts, completions, columns)
-        return [_correct(s.answer, g, seconds) if _is_gold(g) else None for s, g in zip(samples, golds, strict=True)]
+        return [
+            _correct(s.answer, g, seconds) if _is_gold(g) else None
+            for s, g in zip(samples, golds, strict=True)
+        ]
 
     return correctness
 
@@ -242,10 +286,14 @@ def format_reward(*, domains: Collection[str] = ()) -> Reward:
     distills), one `</think>` and no `<think>`. Tags that are only talked about count too.
     """
 
-    def format(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    def format(
+        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
         applies = _applies(columns, domains, len(prompts))
         samples = _samples(prompts, completions, columns)
-        return [_has_form(sample) if a else None for sample, a in zip(samples, applies, strict=True)]
+        return [
+            _has_form(sample) if a else None for sample, a in zip(samples, applies, strict=True)
+        ]
 
     return format
 
@@ -260,7 +308,9 @@ def _has_form(sample: Sample) -> float:
 
 
 # --- from a configuration --------------------------------------------------------------------------------------
-def make_rewards(config: Sequence[Mapping[str, Any]], guard: Guard | None = None) -> tuple[list[Reward], list[float]]:
+def make_rewards(
+    config: Sequence[Mapping[str, Any]], guard: Guard | None = None
+) -> tuple[list[Reward], list[float]]:
     """Reward functions and their weights from a recipe.
 
         rewards:
@@ -278,7 +328,9 @@ def make_rewards(config: Sequence[Mapping[str, Any]], guard: Guard | None = None
     check_rewards(config)
     functions, weights = [], []
     for entry in config:
-        options = {key: value for key, value in entry.items() if key not in ("name", "weight", "guard")}
+        options = {
+            key: value for key, value in entry.items() if key not in ("name", "weight", "guard")
+        }
         if entry["name"] == "safety" or "guard" in entry:
             options["guard"] = guard or _load(entry.get("guard"))
         functions.append(_MAKERS[entry["name"]](**options))
@@ -301,17 +353,25 @@ def check_rewards(config: Sequence[Mapping[str, Any]]) -> None:
     for entry in config:
         name = entry.get("name") if isinstance(entry, Mapping) else None
         if not isinstance(name, str) or name not in _MAKERS:
-            raise ValueError(f"rewards: expected entries with a name of {', '.join(_MAKERS)}, got {entry!r}")
+            raise ValueError(
+                f"rewards: expected entries with a name of {', '.join(_MAKERS)}, got {entry!r}"
+            )
         known = {"name", "weight", "guard", *inspect.signature(_MAKERS[name]).parameters}
         if unknown := [key for key in entry if key not in known]:
-            raise ValueError(f"reward {name}: unknown {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
+            raise ValueError(
+                f"reward {name}: unknown {', '.join(unknown)}; it takes {', '.join(sorted(known))}"
+            )
 
 
 def _load(settings: Mapping[str, Any] | None) -> Guard:
     if not settings or "model" not in settings:
-        raise ValueError("reward safety: name its judge, e.g. guard: {model: meta-llama/Llama-Guard-3-8B}")
+        raise ValueError(
+            "reward safety: name its judge, e.g. guard: {model: meta-llama/Llama-Guard-3-8B}"
+        )
     options = {key: value for key, value in settings.items() if key not in ("url", "model")}
     if "url" in settings:
         return EndpointGuard(settings["url"], settings["model"], **options)
-    options.setdefault("device", str(PartialState().device))  # each process has its own guard beside its own model
+    options.setdefault(
+        "device", str(PartialState().device)
+    )  # each process has its own guard beside its own model
     return load_guard(settings["model"], **options)

@@ -25,11 +25,16 @@ class ScriptArguments:
 
     data: list[str] = field(
         default_factory=list,
-        metadata={"help": "Files (JSONL, JSON, parquet), or data sets of the Hub: NAME or NAME:CONFIG."},
+        metadata={
+            "help": "Files (JSONL, JSON, parquet), or data sets of the Hub: NAME or NAME:CONFIG."
+        },
     )
-    data_split: str = field(default="train", metadata={"help": "Split of the data sets of the Hub."})
+    data_split: str = field(
+        default="train", metadata={"help": "Split of the data sets of the Hub."}
+    )
     columns: dict | str | None = field(
-        default_factory=dict, metadata={"help": "Our column: theirs; {prompt: instruction} in YAML, JSON elsewhere."}
+        default_factory=dict,
+        metadata={"help": "Our column: theirs; {prompt: instruction} in YAML, JSON elsewhere."},
     )
     keep: dict | str | None = field(
         default_factory=dict, metadata={"help": "Keep rows with this value in this column."}
@@ -41,22 +46,31 @@ class ScriptArguments:
         },
     )
     rendered: bool = field(
-        default=False, metadata={"help": "Prompts are rendered already; they may end inside a thought, as in RECAP."}
+        default=False,
+        metadata={
+            "help": "Prompts are rendered already; they may end inside a thought, as in RECAP."
+        },
     )
     rewards: list | str | None = field(
-        default_factory=list, metadata={"help": "GRPO: name, weight and options of each reward (trainers/rewards.py)."}
+        default_factory=list,
+        metadata={"help": "GRPO: name, weight and options of each reward (trainers/rewards.py)."},
     )
     record: str | None = field(
-        default=None, metadata={"help": "Folder for cotlens traces: rollouts of GRPO, samples of `watch`."}
+        default=None,
+        metadata={"help": "Folder for cotlens traces: rollouts of GRPO, samples of `watch`."},
     )
     watch: list[str] = field(
-        default_factory=list, metadata={"help": "Data of prompts that are sampled while training, into `record`."}
+        default_factory=list,
+        metadata={"help": "Data of prompts that are sampled while training, into `record`."},
     )
     watch_every: int = field(default=50, metadata={"help": "Steps between two samplings."})
     watch_tokens: int = field(default=4096, metadata={"help": "Longest completion of a sampling."})
     method: str = field(default="", metadata={"help": "Name of the arm, for the traces."})
     dry_run: bool = field(
-        default=False, metadata={"help": "Show rows, masks and trainable parameters; load no weights, train nothing."}
+        default=False,
+        metadata={
+            "help": "Show rows, masks and trainable parameters; load no weights, train nothing."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -65,18 +79,24 @@ class ScriptArguments:
                 setattr(self, name, json.loads(value))
 
 
-def parse(config: Any, arguments: Sequence[str] | None = None) -> tuple[ScriptArguments, Any, ModelConfig]:
+def parse(
+    config: Any, arguments: Sequence[str] | None = None
+) -> tuple[ScriptArguments, Any, ModelConfig]:
     """Arguments of the command line over those of `--config FILE`. An unknown one raises ValueError."""
     kinds: list[Any] = [ScriptArguments, config, ModelConfig]
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if "--dry_run" in arguments and not torch.cuda.is_available():  # a look at a recipe needs no GPU
+    if (
+        "--dry_run" in arguments and not torch.cuda.is_available()
+    ):  # a look at a recipe needs no GPU
         arguments += ["--use_cpu", "true", "--bf16", "false"]
     with quiet():
         script, args, model = TrlParser(kinds).parse_args_and_config(arguments)
     return script, args, model
 
 
-def load(script: ScriptArguments, model: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase, list[dict], Any]:
+def load(
+    script: ScriptArguments, model: ModelConfig
+) -> tuple[Any, PreTrainedTokenizerBase, list[dict], Any]:
     """Model, tokenizer, rows and LoRA settings. The rows come first: what is wrong with them costs no weights."""
     if not model.model_name_or_path:
         raise ValueError("no model: --model_name_or_path NAME")
@@ -90,7 +110,9 @@ def load(script: ScriptArguments, model: ModelConfig) -> tuple[Any, PreTrainedTo
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if script.dry_run:
         with torch.device("meta"):  # shapes only, whatever its size
-            network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, revision=revision))
+            network = AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(name, revision=revision)
+            )
     else:
         network = AutoModelForCausalLM.from_pretrained(
             name,
@@ -129,7 +151,12 @@ def watching(script: ScriptArguments, tokenizer: PreTrainedTokenizerBase) -> lis
 
 
 def describe(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, lines: Sequence[str], model: Any, lora: Any
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    completion: str,
+    lines: Sequence[str],
+    model: Any,
+    lora: Any,
 ) -> str:
     """What a dry run shows: rows and lengths, the first row with what is learned in brackets, and what would train."""
     shown = f"first row, what is learned in [[ ]]:\n{prompt}[[{completion}{tokenizer.eos_token}]]"

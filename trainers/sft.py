@@ -22,7 +22,9 @@ from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_toke
 from trainers.script import describe, load, parse, watching
 
 
-def prepare(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False) -> list[dict]:
+def prepare(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False
+) -> list[dict]:
     """Rows with the prompt rendered and the completion fitted to it.
 
     Raises:
@@ -65,7 +67,9 @@ def train(
         ValueError: before training, if tokenizer, rows or lengths are not fit for it.
     """
     encoded = [encode(tokenizer, **row) for row in prepare(tokenizer, rows, rendered=rendered)]
-    report = check_lengths([len(one.input_ids) for one in encoded], args.max_length, "prompt and completion")
+    report = check_lengths(
+        [len(one.input_ids) for one in encoded], args.max_length, "prompt and completion"
+    )
     if "will be cut" in report:
         print(report)
     with quiet():
@@ -91,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ready = prepare(tokenizer, rows, rendered=script.rendered)
         lengths = [len(encode(tokenizer, **row).input_ids) for row in ready]
         report = check_lengths(lengths, args.max_length, "prompt and completion")
-        print(describe(tokenizer, ready[0]["prompt"], ready[0]["completion"], [report], model, lora))
+        print(
+            describe(tokenizer, ready[0]["prompt"], ready[0]["completion"], [report], model, lora)
+        )
         return
     train(
         model,

@@ -75,12 +75,20 @@ class Evaluate(TrainerCallback):
         model.train(training)
         write_traces(part_path(self.folder / "samples", step, 0), traces)
 
-    def _batch(self, model: Any, step: int, rows: Sequence[tuple[Mapping[str, Any], int]], first: int) -> list[Trace]:
+    def _batch(
+        self, model: Any, step: int, rows: Sequence[tuple[Mapping[str, Any], int]], first: int
+    ) -> list[Trace]:
         encoded = [self.tokenizer(row["prompt"])["input_ids"] for row, _ in rows]
         width, pad = max(map(len, encoded)), self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(one)) + one for one in encoded], device=model.device)
-        mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in encoded], device=model.device)
-        sampling = {"temperature": self.temperature, "top_k": 0, "top_p": 1.0} if self.temperature else {}
+        ids = torch.tensor(
+            [[pad] * (width - len(one)) + one for one in encoded], device=model.device
+        )
+        mask = torch.tensor(
+            [[0] * (width - len(one)) + [1] * len(one) for one in encoded], device=model.device
+        )
+        sampling = (
+            {"temperature": self.temperature, "top_k": 0, "top_p": 1.0} if self.temperature else {}
+        )
         made = model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=self.max_new_tokens, pad_token_id=pad,
             do_sample=self.temperature > 0, **sampling,

@@ -20,7 +20,11 @@ def stated_answer(text: str) -> str:
     ('-1000', '\\frac{1}{2}', '')
     """
     box = text.rfind("\\boxed{")
-    found = _braced(text, box + 7) if box >= 0 else next(reversed(_ANSWER.findall(text[-MAX_CHARS:])), "")
+    found = (
+        _braced(text, box + 7)
+        if box >= 0
+        else next(reversed(_ANSWER.findall(text[-MAX_CHARS:])), "")
+    )
     return re.sub(r"(?<=\d),(?=\d{3})", "", found.replace("−", "-").replace(" ", ""))
 
 

@@ -43,12 +43,20 @@ def features(tokens: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], NDArra
     step_of = np.repeat(np.arange(n), lengths)
     end = np.uint64(_hash(_END))
 
-    def nth(k: int) -> NDArray[np.uint64]:  # the k-th word of each step, counted from behind where k < 0
+    def nth(
+        k: int,
+    ) -> NDArray[np.uint64]:  # the k-th word of each step, counted from behind where k < 0
         at = starts + k if k >= 0 else stops + k
         inside = (at < stops) & (at >= starts)
         return np.where(inside, flat[np.clip(at, 0, len(flat) - 1)], end)
 
-    first, second, third, last, last_two = nth(0), nth(1), nth(2), nth(-1), _mix(nth(-2), nth(-1), 0)
+    first, second, third, last, last_two = (
+        nth(0),
+        nth(1),
+        nth(2),
+        nth(-1),
+        _mix(nth(-2), nth(-1), 0),
+    )
     pair, triple = _mix(first, second, 0), _mix(_mix(first, second, 0), third, 0)
     size = np.log2(lengths + 1).round(1).astype(np.uint64)
     follows = np.flatnonzero(np.diff(step_of) == 0)
@@ -74,7 +82,9 @@ def features(tokens: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], NDArra
     context += [before(values, 2) for values in (first, pair, last)]
     context += [before(values, -1) for values in (first, pair)]
     parts += [(steps, _mix(values, values, 10 + i)) for i, values in enumerate((*own, *context))]
-    keys = np.concatenate([rows * N_BUCKETS + (values % N_BUCKETS).astype(np.int64) for rows, values in parts])
+    keys = np.concatenate(
+        [rows * N_BUCKETS + (values % N_BUCKETS).astype(np.int64) for rows, values in parts]
+    )
     keys.sort()
     keys = keys[np.diff(keys, prepend=-1) > 0]
     return keys // N_BUCKETS, keys % N_BUCKETS
@@ -111,9 +121,14 @@ class Weights(NamedTuple):
 
 def load_weights(name: str, outputs: Sequence[str]) -> Weights:
     """The weights in a file of the package, which must be those of the named outputs."""
-    with files("cotlens.detect").joinpath(name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with (
+        files("cotlens.detect").joinpath(name).open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
         if tuple(arrays["kinds"].tolist()) != tuple(outputs):
-            raise ValueError(f"{name} was fitted for other outputs; run trainers/fit_{name.removesuffix('.npz')}.py")
+            raise ValueError(
+                f"{name} was fitted for other outputs; run trainers/fit_{name.removesuffix('.npz')}.py"
+            )
         return Weights(arrays["weights"].astype(np.float32), arrays["bias"].astype(np.float32))
 
 
@@ -124,10 +139,15 @@ def feature_sums(tokens: Sequence[Sequence[str]], *models: Weights) -> list[NDAr
     """For each model the (steps, outputs) sums of the weights of every step's features; features are made once."""
     parts: list[list[NDArray[np.float64]]] = [[] for _ in models]
     for start in range(0, len(tokens), _BLOCK):
-        first, stop = max(start - 2, 0), min(start + _BLOCK, len(tokens))  # with the steps that are context
+        first, stop = (
+            max(start - 2, 0),
+            min(start + _BLOCK, len(tokens)),
+        )  # with the steps that are context
         rows, buckets = features(tokens[first : stop + 1])
         firsts = np.flatnonzero(np.diff(rows, prepend=-1))
         for part, (weights, bias) in zip(parts, models, strict=True):
-            sums = np.add.reduceat(weights[buckets], firsts, axis=0, dtype=np.float64) + bias.astype(np.float64)
+            sums = np.add.reduceat(
+                weights[buckets], firsts, axis=0, dtype=np.float64
+            ) + bias.astype(np.float64)
             part.append(sums[start - first : stop - first])
     return [np.concatenate(part) for part in parts]

@@ -17,7 +17,9 @@ _ENGLISH_TEXT = """
 """
 _ENGLISH = frozenset(_ENGLISH_TEXT.split())
 # Cyrillic to Arabic, the scripts of India and south-east Asia, kana, Chinese, Hangul; not Greek, which is mathematics.
-_OTHER_SCRIPT = re.compile(r"[\u0400-\u06ff\u0900-\u0eff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_OTHER_SCRIPT = re.compile(
+    r"[\u0400-\u06ff\u0900-\u0eff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+)
 _ACCENTED = re.compile(r"[À-ÖØ-öø-ž¿¡]")
 _WINDOW = 10  # steps to each side that are judged together
 _LEAST_WORDS = 20
@@ -28,7 +30,9 @@ def _is_word(token: str) -> bool:
     return len(token) > 1 and token != "..."
 
 
-def is_english(texts: Sequence[str], tokens: Sequence[Sequence[str]] | None = None) -> NDArray[np.bool_]:
+def is_english(
+    texts: Sequence[str], tokens: Sequence[Sequence[str]] | None = None
+) -> NDArray[np.bool_]:
     """Whether each step stands among English: by the share of function words in the steps around it.
 
     Where that cannot tell (a page of formulas, terse notes), the whole trace decides, and a trace without words counts

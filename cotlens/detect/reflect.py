@@ -82,7 +82,9 @@ def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepK
     p /= p.sum(axis=1, keepdims=True)
     p_reflect = p[:, :N_REFLECTIVE].sum(axis=1)
     reflects = p_reflect >= THRESHOLD
-    best = np.where(reflects, p[:, :N_REFLECTIVE].argmax(1), N_REFLECTIVE + p[:, N_REFLECTIVE:].argmax(1))
+    best = np.where(
+        reflects, p[:, :N_REFLECTIVE].argmax(1), N_REFLECTIVE + p[:, N_REFLECTIVE:].argmax(1)
+    )
     return StepKinds(
         [KINDS[i].value if known else "" for i, known in zip(best, english, strict=True)],
         np.where(english, p_reflect, np.nan),

@@ -76,7 +76,9 @@ def classify_refusal(answer: str) -> Refusal:
     if not refuses:
         return Refusal.COMPLIANCE
     rest = plain[refuses.end() :]
-    long = _GIVES.finditer(text.replace("’", "'"), refuses.end()) if len(text) > _SHORT_CHARS else ()
+    long = (
+        _GIVES.finditer(text.replace("’", "'"), refuses.end()) if len(text) > _SHORT_CHARS else ()
+    )
     for given in (*_TURNS.finditer(rest), *long):
         around = rest[max(0, given.start() - 400) : given.start() + 80]
         if not _ELSEWHERE.search(around):

@@ -39,8 +39,16 @@ class Marker(StrEnum):
 
 MARKERS = tuple(Marker)
 SELF_JAILBREAK = MARKERS[3:7]  # the four ways in which a model talks itself into answering
-EXPLORATION = (*SELF_JAILBREAK, Marker.COMPLIANCE_CUE, Marker.STRONG_VACILLATION, Marker.HARMFUL_DETAIL)
-LEARNED = ("self_jailbreak", *MARKERS)  # columns of the weights: the four together are learned as one besides
+EXPLORATION = (
+    *SELF_JAILBREAK,
+    Marker.COMPLIANCE_CUE,
+    Marker.STRONG_VACILLATION,
+    Marker.HARMFUL_DETAIL,
+)
+LEARNED = (
+    "self_jailbreak",
+    *MARKERS,
+)  # columns of the weights: the four together are learned as one besides
 # From these probabilities on a step carries a marker: the best F1 in cross-validation by document on the training
 # labels, in steps of 0.05. They were fixed there.
 THRESHOLDS: dict[Marker, float] = {
@@ -98,7 +106,10 @@ def unsafe_weights() -> Weights:
 
 
 def decide_markers(
-    texts: Sequence[str], tokens: Sequence[Sequence[str]], sums: NDArray[np.float64], english: NDArray[np.bool_]
+    texts: Sequence[str],
+    tokens: Sequence[Sequence[str]],
+    sums: NDArray[np.float64],
+    english: NDArray[np.bool_],
 ) -> StepMarkers:
     """Markers from the sums of the fitted weights and the cues of each text, where the language is English."""
     points = np.array([cue_points(text, words) for text, words in zip(texts, tokens, strict=True)])
@@ -135,7 +146,12 @@ def cues() -> tuple[Cue, ...]:
     lines = files("cotlens.detect").joinpath("cues.tsv").read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
     return tuple(
-        Cue(None if kind == "-" else Marker(kind), int(points), frozenset(triggers.split()), re.compile(pattern))
+        Cue(
+            None if kind == "-" else Marker(kind),
+            int(points),
+            frozenset(triggers.split()),
+            re.compile(pattern),
+        )
         for kind, points, triggers, pattern in rows
     )
 

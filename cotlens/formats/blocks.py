@@ -3,19 +3,36 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cotlens.formats.fields import BLOCK_TEXT, THINK, content_text, dicts, fields_of, left_over, part_text
+from cotlens.formats.fields import (
+    BLOCK_TEXT,
+    THINK,
+    content_text,
+    dicts,
+    fields_of,
+    left_over,
+    part_text,
+)
 from cotlens.formats.rows import Row
 from cotlens.text.split import has_delimiters
 from cotlens.trace import Origin, Reasoning, Span, Trace, TraceError
 
 
-def trace_of_message(message: Row, prompt: str, fields: dict[str, Any], meta: dict[str, Any]) -> Trace:
+def trace_of_message(
+    message: Row, prompt: str, fields: dict[str, Any], meta: dict[str, Any]
+) -> Trace:
     content, tools = message.get("content"), tool_calls(message)
     parts = _parts(content)
     if tools:  # the turn went on with a call: its thought is not cut off
-        meta, fields = meta | {"tool_calls": tools}, fields | {"finish_reason": fields["finish_reason"] or "tool_calls"}
+        meta, fields = (
+            meta | {"tool_calls": tools},
+            fields | {"finish_reason": fields["finish_reason"] or "tool_calls"},
+        )
     thinking, reasoning, used = _thinking_beside(message)
-    used |= {"role", "content", *(("tool_calls",) if isinstance(message.get("tool_calls"), list) else ())}
+    used |= {
+        "role",
+        "content",
+        *(("tool_calls",) if isinstance(message.get("tool_calls"), list) else ()),
+    }
     if content is None and isinstance(message.get("refusal"), str):
         content, used = message["refusal"], used | {"refusal"}
     meta = meta | left_over(message, "message", *used)
@@ -31,17 +48,26 @@ def trace_of_message(message: Row, prompt: str, fields: dict[str, Any], meta: di
         content, placed = _one_text(parts)
         meta = meta | _with_calls(placed, message)
     if content is None and not thinking and not tools:
-        raise TraceError("the completion is null (the assistant message has neither content nor reasoning)")
+        raise TraceError(
+            "the completion is null (the assistant message has neither content nor reasoning)"
+        )
     if not isinstance(content, str | None):
-        raise TraceError(f"the content of a message must be text or a list of parts, got {type(content).__name__}")
+        raise TraceError(
+            f"the content of a message must be text or a list of parts, got {type(content).__name__}"
+        )
     text = content or ""
     if text and thinking and thinking.strip() in text and has_delimiters(text):
-        meta, thinking = meta | {"thinking": thinking}, ""  # the server left the thought in the content as well
+        meta, thinking = (
+            meta | {"thinking": thinking},
+            "",
+        )  # the server left the thought in the content as well
     # A source that has a place for the thought, and nothing in it, says that there is none.
     told = "refusal" in used or any(isinstance(message.get(key), str) for key in THINK)
     if not thinking and reasoning is Reasoning.VERBATIM and (has_delimiters(text) or not told):
         return Trace(completion=text, prompt=prompt, **fields, meta=meta)
-    return Trace(prompt=prompt, **fields_of(thinking, text), reasoning=reasoning, **fields, meta=meta)
+    return Trace(
+        prompt=prompt, **fields_of(thinking, text), reasoning=reasoning, **fields, meta=meta
+    )
 
 
 def _parts(content: Any) -> list[Any]:
@@ -65,15 +91,21 @@ def _thinking_beside(message: Row) -> tuple[str, Reasoning, set[str]]:
 
     The first field that is not empty wins; the same text under two names (vLLM) is one thought.
     """
-    found = {key: content_text(message[key]) for key in THINK if isinstance(message.get(key), str | list)}
+    found = {
+        key: content_text(message[key]) for key in THINK if isinstance(message.get(key), str | list)
+    }
     thinking = next(filter(None, found.values()), "")
     used = {key for key, text in found.items() if text in ("", thinking)}
     details = dicts(message.get("reasoning_details"))
     if not details:
         return thinking, Reasoning.VERBATIM, used
-    thinking = thinking or "".join(part.get("text") or part.get("summary") or "" for part in details)
+    thinking = thinking or "".join(
+        part.get("text") or part.get("summary") or "" for part in details
+    )
     kinds = {str(part.get("type", "")).removeprefix("reasoning.") for part in details}
-    reasoning = _worst({"summary": Reasoning.SUMMARY, "encrypted": Reasoning.REDACTED}.get(kind) for kind in kinds)
+    reasoning = _worst(
+        {"summary": Reasoning.SUMMARY, "encrypted": Reasoning.REDACTED}.get(kind) for kind in kinds
+    )
     signed = any(part.get("signature") for part in details)
     if not thinking and signed:
         reasoning = Reasoning.REDACTED
@@ -87,7 +119,11 @@ def _typed(part: Any) -> Any:
         return part
     if isinstance(inner := part.get("reasoningContent"), dict):
         said = inner.get("reasoningText") or {}
-        beside = {key: value for key, value in (*said.items(), *inner.items()) if key not in ("text", "reasoningText")}
+        beside = {
+            key: value
+            for key, value in (*said.items(), *inner.items())
+            if key not in ("text", "reasoningText")
+        }
         return {"type": "thinking", "thinking": said.get("text") or "", **beside}
     for name, kind in (("toolUse", "tool_use"), ("toolResult", "tool_result")):
         if isinstance(part.get(name), dict):
@@ -105,7 +141,9 @@ def _one_text(parts: Sequence[Any]) -> tuple[str, dict[str, Any]]:
         said = "" if _is_tool(part) else part_text(part)
         rest = part if not said else _beside_text(part)
         if rest:
-            placed.setdefault("tool_calls" if _is_call(part) else "other_parts", []).append({"at": len(text), **rest})
+            placed.setdefault("tool_calls" if _is_call(part) else "other_parts", []).append(
+                {"at": len(text), **rest}
+            )
         text += said
     return text, placed
 
@@ -130,7 +168,9 @@ def _is_call(block: Row) -> bool:
 
 
 def _is_tool(block: Row) -> bool:
-    return _is_call(block) or str(block.get("type", "")).endswith(("tool_result", "_output", "-result"))
+    return _is_call(block) or str(block.get("type", "")).endswith(
+        ("tool_result", "_output", "-result")
+    )
 
 
 def _has_blocks(content: list[Any]) -> bool:
@@ -188,7 +228,9 @@ def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
     An encrypted thought is no text, whatever the field it stands in (Inspect puts it in `reasoning`); where a summary
     stands beside it, the summary is the text. A signed block without text was left out by the provider.
     """
-    rest = {key: value for key, value in block.items() if key != "type" and value not in (None, "", [])}
+    rest = {
+        key: value for key, value in block.items() if key != "type" and value not in (None, "", [])
+    }
     summary = content_text(rest["summary"]) if isinstance(rest.get("summary"), str | list) else ""
     hidden = block.get("type") == "redacted_thinking" or bool(block.get("redacted"))
     name = "" if hidden else next((key for key in BLOCK_TEXT if rest.get(key)), "")
@@ -203,4 +245,6 @@ def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
 
 def _worst(kinds: Any) -> Reasoning:
     order = (Reasoning.VERBATIM, Reasoning.SUMMARY, Reasoning.REDACTED)
-    return max((kind or Reasoning.VERBATIM for kind in kinds), key=order.index, default=Reasoning.VERBATIM)
+    return max(
+        (kind or Reasoning.VERBATIM for kind in kinds), key=order.index, default=Reasoning.VERBATIM
+    )

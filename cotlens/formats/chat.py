@@ -51,12 +51,18 @@ def parse_plain(row: Row, name: str) -> list[Trace]:
     common = common_fields(taker, name)
     if text is None:
         answer = taker.take("answer")
-        if thinking is None and not (isinstance(answer, str) and any(field in row for field in THINK)):
+        if thinking is None and not (
+            isinstance(answer, str) and any(field in row for field in THINK)
+        ):
             null = [field for field in (*TEXT, *THINK) if field in row]
             raise TraceError(f"the completion is null ({', '.join(null)})")
         if answer is not None and not isinstance(answer, str):
             raise TraceError(f"the answer must be text, got {type(answer).__name__}")
-        return [Trace(prompt=prompt, **fields_of(thinking or "", answer or ""), **common, meta=taker.rest)]
+        return [
+            Trace(
+                prompt=prompt, **fields_of(thinking or "", answer or ""), **common, meta=taker.rest
+            )
+        ]
     common["gold"] = common["gold"] or ("" if thinking else taker.text("answer"))
     if thinking is None or _is_whole(text, thinking):
         taker.rest |= {"thinking": thinking} if thinking else {}
@@ -65,7 +71,11 @@ def parse_plain(row: Row, name: str) -> list[Trace]:
     if place is None:
         return [Trace(prompt=prompt, **fields_of(thinking, text), **common, meta=taker.rest)]
     spans = {"think": (place,), "answer": Span(place.stop, len(text))}
-    return [Trace(prompt=prompt, completion=text, origin=Origin.FIELDS, **spans, **common, meta=taker.rest)]
+    return [
+        Trace(
+            prompt=prompt, completion=text, origin=Origin.FIELDS, **spans, **common, meta=taker.rest
+        )
+    ]
 
 
 def _is_whole(text: str, thinking: str) -> bool:
@@ -87,7 +97,11 @@ def _place_of_thinking(thinking: str, text: str) -> Span | None:
     """Where the thinking stands in the text, if the text begins with it and so is the whole completion."""
     content = thinking.strip()
     at = len(text) - len(text.lstrip())
-    return Span(at, at + len(content)) if len(content) >= _SURELY_QUOTED and text.startswith(content, at) else None
+    return (
+        Span(at, at + len(content))
+        if len(content) >= _SURELY_QUOTED and text.startswith(content, at)
+        else None
+    )
 
 
 def _take_prompt(taker: Taker) -> Any:
@@ -100,21 +114,37 @@ def _take_prompt(taker: Taker) -> Any:
 
 def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str) -> list[Trace]:
     """Rows whose prompt or completion is a list: of messages (TRL's conversational rows), typed blocks, or samples."""
-    before: list[Any] = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}] if prompt else []
+    before: list[Any] = (
+        prompt
+        if isinstance(prompt, list)
+        else [{"role": "user", "content": prompt}]
+        if prompt
+        else []
+    )
     if text == []:
         raise TraceError("the completion is an empty list")
     if isinstance(text, list) and all(isinstance(part, str) for part in text):
-        thoughts = thinking if isinstance(thinking, list) and len(thinking) == len(text) else [thinking] * len(text)
+        thoughts = (
+            thinking
+            if isinstance(thinking, list) and len(thinking) == len(text)
+            else [thinking] * len(text)
+        )
         given = taker.rest.get("finish_reason")
         common = common_fields(taker, name)
         common["gold"] = common["gold"] or taker.text("answer")
         common["prompt_id"] = common["prompt_id"] or ("" if before else common["id"])
         samples = [common | {"id": f"{common['id']}/{i}", "sample": i} for i in range(len(text))]
         if isinstance(given, list) and len(given) == len(text):
-            samples = [one | {"finish_reason": text_or_empty(end)} for one, end in zip(samples, given, strict=True)]
+            samples = [
+                one | {"finish_reason": text_or_empty(end)}
+                for one, end in zip(samples, given, strict=True)
+            ]
         return [
             trace_of_message(
-                without_nulls({"content": part, "thinking": thought}), prompt_text(before), fields, taker.rest
+                without_nulls({"content": part, "thinking": thought}),
+                prompt_text(before),
+                fields,
+                taker.rest,
             )
             for part, thought, fields in zip(text, thoughts, samples, strict=True)
         ]
@@ -134,7 +164,9 @@ def parse_messages(row: Row, name: str) -> list[Trace]:
     """`{"messages": [...]}`: one trace per assistant turn, the turns before it are its prompt."""
     taker = Taker(row)
     messages = taker.take("messages", "conversation", "conversations")
-    own = next((row[key] for key in ("completion", "response") if isinstance(row.get(key), str)), None)
+    own = next(
+        (row[key] for key in ("completion", "response") if isinstance(row.get(key), str)), None
+    )
     ends_in_turn = any(role_of(message) == "assistant" for message in messages[-1:])
     said = content_text(messages[-1].get("content")) if ends_in_turn and own is not None else None
     if (not ends_in_turn and any(row.get(key) for key in (*TEXT, *THINK))) or said != own:
@@ -142,7 +174,10 @@ def parse_messages(row: Row, name: str) -> list[Trace]:
     exact = taker.rest.pop("cotlens", None)
     common = common_fields(taker, name)
     if isinstance(exact, dict):  # written by cotlens: the last message is the completion
-        clean = [{key: one[key] for key in one if key != "weight"} for one in map(without_nulls, messages)]
+        clean = [
+            {key: one[key] for key in one if key != "weight"}
+            for one in map(without_nulls, messages)
+        ]
         meta = {"prompt_messages": clean[:-1]} if clean[:-1] else {}
         return [restored(trace_of_message(clean[-1], prompt_text(clean[:-1]), common, meta), exact)]
     common["gold"] = common["gold"] or taker.text("answer")
@@ -163,7 +198,9 @@ def restored(trace: Trace, exact: Row) -> Trace:
     for key in ("prompt_token_ids", "token_ids", "token_starts"):
         fields |= {key: optional_ids(fields[key])} if key in fields else {}
     if fields.get("logprobs") is not None:
-        fields["logprobs"] = tuple(float("nan") if value is None else float(value) for value in fields["logprobs"])
+        fields["logprobs"] = tuple(
+            float("nan") if value is None else float(value) for value in fields["logprobs"]
+        )
     if "think" in fields:
         fields["think"] = tuple(Span(*span) for span in fields["think"])
     if fields.get("answer") is not None:
@@ -172,14 +209,24 @@ def restored(trace: Trace, exact: Row) -> Trace:
         fields["labels"] = tuple(Label(*label) for label in fields["labels"])
     kinds = {"origin": Origin, "reasoning": Reasoning}
     fields |= {key: kind(fields[key]) for key, kind in kinds.items() if key in fields}
-    meta = {key: trace.meta[key] for key in exact["kept"]} | exact.get("meta", {}) if "kept" in exact else trace.meta
+    meta = (
+        {key: trace.meta[key] for key in exact["kept"]} | exact.get("meta", {})
+        if "kept" in exact
+        else trace.meta
+    )
     return replace(trace, **fields, meta=meta)
 
 
-def traces_of_turns(before: list[Any], messages: list[Any], common: dict[str, Any], meta: dict) -> list[Trace]:
+def traces_of_turns(
+    before: list[Any], messages: list[Any], common: dict[str, Any], meta: dict
+) -> list[Trace]:
     messages = [without_nulls(message) for message in messages]
     # OpenAI's fine-tuning rows: an assistant message of weight 0 is context and no completion.
-    turns = [i for i, message in enumerate(messages) if role_of(message) == "assistant" and message.get("weight") != 0]
+    turns = [
+        i
+        for i, message in enumerate(messages)
+        if role_of(message) == "assistant" and message.get("weight") != 0
+    ]
     if not turns:
         raise TraceError("the conversation has no assistant turn")
     traces = []
@@ -190,7 +237,9 @@ def traces_of_turns(before: list[Any], messages: list[Any], common: dict[str, An
         fields = common if number == len(turns) - 1 else common | _OF_LAST | ended
         fields = fields | ({"id": f"{common['id']}/turn-{number}"} if len(turns) > 1 else {})
         # Once for the whole conversation: every turn's own copy of what came before would grow with its square.
-        kept = dict(meta) | ({"prompt_messages": earlier} if earlier and number == len(turns) - 1 else {})
+        kept = dict(meta) | (
+            {"prompt_messages": earlier} if earlier and number == len(turns) - 1 else {}
+        )
         if messages[i + 1 :] and number == len(turns) - 1:
             kept["later_messages"] = messages[i + 1 :]
         traces.append(trace_of_message(messages[i], prompt_text(earlier), fields, kept))

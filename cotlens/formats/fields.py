@@ -9,7 +9,16 @@ from cotlens.trace import Origin, Span, TraceError, dump_json
 
 # --- plain rows ------------------------------------------------------------------------------------------------
 PROMPT = ("prompt", "question", "problem", "instruction", "input", "query")
-TEXT = ("completion", "response", "raw", "output", "generation", "generated_text", "text", "content")
+TEXT = (
+    "completion",
+    "response",
+    "raw",
+    "output",
+    "generation",
+    "generated_text",
+    "text",
+    "content",
+)
 THINK = ("thinking", "reasoning_content", "reasoning", "thought")
 _GOLD = ("gold", "gold_answer", "ground_truth", "correct_answer", "reference_answer", "target")
 
@@ -61,7 +70,9 @@ def common_fields(taker: Taker, name: str) -> dict[str, Any]:
         "gold": taker.text(*_GOLD),
         "prompt_token_ids": taker.ids("prompt_token_ids"),
         "token_ids": taker.ids("token_ids", "completion_token_ids", "completion_ids"),
-        "logprobs": None if logprobs is None else tuple(float("nan") if v is None else float(v) for v in logprobs),
+        "logprobs": None
+        if logprobs is None
+        else tuple(float("nan") if v is None else float(v) for v in logprobs),
         "token_starts": taker.ids("token_starts"),
     }
 
@@ -96,21 +107,27 @@ def prompt_text(messages: Sequence[Row]) -> str:
     texts = [content_text(message.get("content")) for message in messages]
     if len(messages) <= 1:
         return "".join(texts)
-    return "\n\n".join(f"{role_of(message)}: {text}" for message, text in zip(messages, texts, strict=True))
+    return "\n\n".join(
+        f"{role_of(message)}: {text}" for message, text in zip(messages, texts, strict=True)
+    )
 
 
 def content_text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(part if isinstance(part, str) else part_text(part) for part in content)
     if not isinstance(content, str | None):
-        raise TraceError(f"the content of a message must be text or a list of parts, got {type(content).__name__}")
+        raise TraceError(
+            f"the content of a message must be text or a list of parts, got {type(content).__name__}"
+        )
     return content or ""
 
 
 def part_text(part: Row) -> str:
     if part.get("redacted"):  # ciphertext stands where the text of others does
         return content_text(part.get("summary"))
-    return next((part[key] for key in (*BLOCK_TEXT, "refusal") if isinstance(part.get(key), str)), "")
+    return next(
+        (part[key] for key in (*BLOCK_TEXT, "refusal") if isinstance(part.get(key), str)), ""
+    )
 
 
 def role_of(message: Row) -> str:
@@ -121,7 +138,9 @@ def role_of(message: Row) -> str:
 def without_nulls(message: Row) -> dict[str, Any]:
     """Parquet gives every message every key; what was absent comes back as None."""
     kept = {key: value for key, value in message.items() if value is not None}
-    return kept | ({"content": kept.pop("value")} if "value" in kept and "content" not in kept else {})
+    return kept | (
+        {"content": kept.pop("value")} if "value" in kept and "content" not in kept else {}
+    )
 
 
 def left_over(part: Row, name: str, *used: str) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from typing import Any
 
 from cotlens.formats.blocks import trace_of_message
 from cotlens.formats.chat import restored
-from cotlens.formats.fields import Taker, dicts, optional_ids, prompt_text, text_or_empty, without_nulls
+from cotlens.formats.fields import (
+    Taker,
+    dicts,
+    optional_ids,
+    prompt_text,
+    text_or_empty,
+    without_nulls,
+)
 from cotlens.formats.rows import Row
 from cotlens.formats.servers import with_openai_logprobs
 from cotlens.text.split import has_delimiters, opens_thought
@@ -31,11 +38,18 @@ def beside_lm_eval(path: Path) -> Row:
         said = json.loads(results.read_text(encoding="utf-8"))
         arguments = said["config"].get("model_args") or {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TraceError(f"{results}: not a results file of lm-eval ({error!r}); move it away to go on") from None
+        raise TraceError(
+            f"{results}: not a results file of lm-eval ({error!r}); move it away to go on"
+        ) from None
     if isinstance(arguments, str):
         pairs = (part.partition("=") for part in arguments.split(","))
         arguments = {name: value for name, _, value in pairs}
-    return {"lm_eval": {"model": text_or_empty(said.get("model_name")), "cut_at": arguments.get("think_end_token")}}
+    return {
+        "lm_eval": {
+            "model": text_or_empty(said.get("model_name")),
+            "cut_at": arguments.get("think_end_token"),
+        }
+    }
 
 
 def parse_lm_eval(row: Row, name: str) -> list[Trace]:
@@ -52,8 +66,12 @@ def parse_lm_eval(row: Row, name: str) -> list[Trace]:
     responses, beside = taker.rest.pop("resps"), taker.rest.pop("lm_eval", None)
     taker.rest.pop("filtered_resps")
     if not isinstance(responses, list) or len(responses) != 1 or not isinstance(responses[0], list):
-        raise TraceError("the row answers several requests (a multiple-choice task): log-likelihoods, no completion")
-    scores = {key: taker.rest.pop(key) for key in taker.rest.get("metrics") or () if key in taker.rest}
+        raise TraceError(
+            "the row answers several requests (a multiple-choice task): log-likelihoods, no completion"
+        )
+    scores = {
+        key: taker.rest.pop(key) for key in taker.rest.get("metrics") or () if key in taker.rest
+    }
     number, gold = taker.rest.pop("doc_id"), text_or_empty(taker.rest.pop("target", None))
     own = f"{name.rpartition(':')[0]}:{number}"
     meta = taker.rest | {"scores": scores, "generation": settings}
@@ -67,7 +85,11 @@ def parse_lm_eval(row: Row, name: str) -> list[Trace]:
         cut = opens_thought(prompt) if beside is None else bool(beside["cut_at"])
         if cut and not has_delimiters(text):
             why = "cut by lm-eval, or never closed"
-            fields |= {"origin": Origin.FIELDS, "answer": Span(0, len(text)), "reasoning": Reasoning.REDACTED}
+            fields |= {
+                "origin": Origin.FIELDS,
+                "answer": Span(0, len(text)),
+                "reasoning": Reasoning.REDACTED,
+            }
             meta = meta | {"thinking_cut": why}
         traces.append(
             Trace(
@@ -92,7 +114,9 @@ def _generation(arguments: Any) -> tuple[Any, Row]:
     prompt, settings = requests[0][:2]
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         prompt = json.loads(prompt[0])  # a chat API is sent messages as JSON text
-    if not isinstance(prompt, str) and (not isinstance(prompt, list) or len(dicts(prompt)) != len(prompt)):
+    if not isinstance(prompt, str) and (
+        not isinstance(prompt, list) or len(dicts(prompt)) != len(prompt)
+    ):
         raise TraceError(f"the prompt must be text or messages, got {type(prompt).__name__}")
     return prompt, settings
 
@@ -103,7 +127,9 @@ def _of_lighteval(row: Row, name: str) -> Any:
 
 
 def is_lighteval(row: Row) -> bool:
-    return isinstance(_of_lighteval(row, "doc"), dict) and isinstance(_of_lighteval(row, "model_response"), dict)
+    return isinstance(_of_lighteval(row, "doc"), dict) and isinstance(
+        _of_lighteval(row, "model_response"), dict
+    )
 
 
 def parse_lighteval(row: Row, name: str) -> list[Trace]:
@@ -116,16 +142,38 @@ def parse_lighteval(row: Row, name: str) -> list[Trace]:
     doc, response = _of_lighteval(row, "doc"), _of_lighteval(row, "model_response")
     texts, post = response.get("text") or [], response.get("text_post_processed") or []
     if not texts:
-        raise TraceError("the model wrote no text: a task that compares log-likelihoods has no completion")
+        raise TraceError(
+            "the model wrote no text: a task that compares log-likelihoods has no completion"
+        )
     before = response.get("input") or doc.get("query") or ""
     messages = [without_nulls(message) for message in dicts(before)]
     tokens, thoughts = response.get("output_tokens") or [], response.get("reasonings") or []
-    meta = {key: value for key, value in doc.items() if key not in ("query", "task_name") and value not in (None, [])}
-    meta = {"doc": meta, "metric": _of_lighteval(row, "metric")} | ({"prompt_messages": messages} if messages else {})
-    taken = ("text", "text_post_processed", "input", "input_tokens", "output_tokens", "reasonings", "logprobs")
-    meta |= {"response": rest} if (rest := {k: v for k, v in response.items() if k not in taken and v}) else {}
+    meta = {
+        key: value
+        for key, value in doc.items()
+        if key not in ("query", "task_name") and value not in (None, [])
+    }
+    meta = {"doc": meta, "metric": _of_lighteval(row, "metric")} | (
+        {"prompt_messages": messages} if messages else {}
+    )
+    taken = (
+        "text",
+        "text_post_processed",
+        "input",
+        "input_tokens",
+        "output_tokens",
+        "reasonings",
+        "logprobs",
+    )
+    meta |= (
+        {"response": rest}
+        if (rest := {k: v for k, v in response.items() if k not in taken and v})
+        else {}
+    )
     if len(tokens) not in (0, len(texts)):
-        raise TraceError(f"model_response has {len(texts)} texts and {len(tokens)} lists of output_tokens")
+        raise TraceError(
+            f"model_response has {len(texts)} texts and {len(tokens)} lists of output_tokens"
+        )
     traces = []
     for sample, text in enumerate(texts):
         ids = optional_ids(tokens[sample]) if tokens else None
@@ -139,10 +187,14 @@ def parse_lighteval(row: Row, name: str) -> list[Trace]:
             "gold": _gold_of(doc),
             "prompt_token_ids": optional_ids(response.get("input_tokens") or None),
             "token_ids": ids or None,
-            "logprobs": tuple(map(float, logprobs)) if ids and not sample and len(logprobs) == len(ids) else None,
+            "logprobs": tuple(map(float, logprobs))
+            if ids and not sample and len(logprobs) == len(ids)
+            else None,
         }
         own = {"text_post_processed": post[sample]} if sample < len(post) else {}
-        own |= {"logprobs": logprobs} if logprobs and not sample and fields["logprobs"] is None else {}
+        own |= (
+            {"logprobs": logprobs} if logprobs and not sample and fields["logprobs"] is None else {}
+        )
         thought = thoughts[sample] if sample < len(thoughts) else None
         message = without_nulls({"content": text, "reasoning_content": thought})
         prompt = prompt_text(messages) if messages else before
@@ -153,7 +205,11 @@ def parse_lighteval(row: Row, name: str) -> list[Trace]:
 def _gold_of(doc: Row) -> str:
     """The choice that is right; several as a JSON list."""
     choices, index = doc.get("choices") or [], doc.get("gold_index")
-    right = [choices[i] for i in (index if isinstance(index, list) else [index]) if isinstance(i, int) and i >= 0]
+    right = [
+        choices[i]
+        for i in (index if isinstance(index, list) else [index])
+        if isinstance(i, int) and i >= 0
+    ]
     return text_or_empty(right[0] if len(right) == 1 else right or None)
 
 
@@ -172,7 +228,9 @@ def parse_inspect(row: Row, name: str) -> list[Trace]:
     if not any(map(_is_turn, messages)):
         if not choices:
             error = sample.get("error") or {}
-            raise TraceError(f"sample {sample.get('id')!r} has no turn of a model: {error.get('message', 'no error')}")
+            raise TraceError(
+                f"sample {sample.get('id')!r} has no turn of a model: {error.get('message', 'no error')}"
+            )
         asked = sample.get("input")
         messages = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
         messages = [*messages, choices[0]["message"]]
@@ -182,10 +240,16 @@ def parse_inspect(row: Row, name: str) -> list[Trace]:
         "model": text_or_empty(output.get("model") or header.get("model")),
         "domain": text_or_empty(header.get("task")),
         "sample": epoch - 1,
-        "gold": text_or_empty(target[0] if isinstance(target, list) and len(target) == 1 else target),
+        "gold": text_or_empty(
+            target[0] if isinstance(target, list) and len(target) == 1 else target
+        ),
     }
     dropped = ("id", "epoch", "target", "messages", "output", "input")
-    meta = {key: value for key, value in sample.items() if key not in dropped and value not in (None, [], {})}
+    meta = {
+        key: value
+        for key, value in sample.items()
+        if key not in dropped and value not in (None, [], {})
+    }
     meta["eval"] = dict(header)
     traces = _inspect_turns(messages, common, meta)
     if not choices or not _is_same(traces[-1], choices[0]):
@@ -203,13 +267,18 @@ def parse_inspect(row: Row, name: str) -> list[Trace]:
 
 
 def _context_of(trace: Trace) -> Row:
-    return {key: trace.meta[key] for key in ("prompt_messages", "later_messages") if key in trace.meta}
+    return {
+        key: trace.meta[key] for key in ("prompt_messages", "later_messages") if key in trace.meta
+    }
 
 
 def _is_same(trace: Trace, choice: Row) -> bool:
     """Whether the conversation's last turn is the output's: solvers may put turns of their own behind it."""
     fields: dict[str, Any] = {"id": trace.id, "finish_reason": ""}
-    return trace_of_message(_inspect_message(choice["message"]), "", fields, {}).completion == trace.completion
+    return (
+        trace_of_message(_inspect_message(choice["message"]), "", fields, {}).completion
+        == trace.completion
+    )
 
 
 def _is_turn(message: Row) -> bool:
@@ -218,9 +287,13 @@ def _is_turn(message: Row) -> bool:
 
 def _inspect_message(message: Row) -> Row:
     """A message without Inspect's bookkeeping, which is another in every copy."""
-    kept = without_nulls({key: message[key] for key in message if key not in ("id", "source", "model")})
+    kept = without_nulls(
+        {key: message[key] for key in message if key not in ("id", "source", "model")}
+    )
     if isinstance(kept.get("content"), list):
-        kept["content"] = [part if isinstance(part, str) else without_nulls(part) for part in kept["content"]]
+        kept["content"] = [
+            part if isinstance(part, str) else without_nulls(part) for part in kept["content"]
+        ]
     return kept
 
 
@@ -229,7 +302,11 @@ def _inspect_turns(messages: Sequence[Row], common: Row, meta: dict[str, Any]) -
     clean, traces = [_inspect_message(message) for message in messages], []
     for number, i in enumerate(turns):
         last = number == len(turns) - 1
-        fields = {**common, "finish_reason": "", "model": text_or_empty(messages[i].get("model")) or common["model"]}
+        fields = {
+            **common,
+            "finish_reason": "",
+            "model": text_or_empty(messages[i].get("model")) or common["model"],
+        }
         fields["id"] = common["id"] if len(turns) == 1 else f"{common['id']}/turn-{number}"
         # Once for the whole conversation: every turn's own copy of what came before would grow with its square.
         own = dict(meta) | {"prompt_messages": clean[:i]} if last else {}
@@ -265,5 +342,7 @@ def parse_scout(row: Row, _: str) -> list[Trace]:
         return _inspect_turns(messages, common, meta)
     clean = [_inspect_message(message) for message in messages]
     meta = {"prompt_messages": clean[:-1]} if clean[:-1] else {}
-    trace = trace_of_message(clean[-1], prompt_text(clean[:-1]), common | {"finish_reason": ""}, meta)
+    trace = trace_of_message(
+        clean[-1], prompt_text(clean[:-1]), common | {"finish_reason": ""}, meta
+    )
     return [restored(trace, json.loads(exact))]

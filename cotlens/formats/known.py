@@ -27,7 +27,14 @@ from cotlens.formats.labelled import (
     parse_venhoff,
 )
 from cotlens.formats.rows import Row
-from cotlens.formats.servers import is_batch, is_response, parse_batch, parse_openai, parse_responses, parse_vllm
+from cotlens.formats.servers import (
+    is_batch,
+    is_response,
+    parse_batch,
+    parse_openai,
+    parse_responses,
+    parse_vllm,
+)
 from cotlens.formats.trainers import (
     is_verifiers,
     parse_open_instruct,
@@ -64,9 +71,21 @@ def _parse_cotlens(row: Row, _: str) -> list[Trace]:
     """A row of `RUN/traces`."""
     if "completion" not in row:
         raise TraceError("a light run holds no texts; analyze the source again without --light")
-    same = ("completion", "prompt", "prompt_id", "model", "method", "training_step", "domain", "split", "sample")
+    same = (
+        "completion",
+        "prompt",
+        "prompt_id",
+        "model",
+        "method",
+        "training_step",
+        "domain",
+        "split",
+        "sample",
+    )
     fields: dict[str, Any] = {key: row[key] for key in (*same, "finish_reason", "reward", "gold")}
-    fields |= {key: optional_ids(row[key]) for key in ("prompt_token_ids", "token_ids", "token_starts")}
+    fields |= {
+        key: optional_ids(row[key]) for key in ("prompt_token_ids", "token_ids", "token_starts")
+    }
     if (origin := Origin(row["origin"])) is Origin.FIELDS:
         fields["think"] = tuple(Span(span["start"], span["stop"]) for span in row["think_spans"])
         fields["answer"] = Span(row["answer_start"], row["answer_stop"])
@@ -76,7 +95,9 @@ def _parse_cotlens(row: Row, _: str) -> list[Trace]:
             origin=origin,
             reasoning=Reasoning(row["reasoning"]),
             logprobs=None if row["logprobs"] is None else tuple(row["logprobs"]),
-            labels=tuple(Label(label["start"], label["stop"], label["label"]) for label in row["labels"]),
+            labels=tuple(
+                Label(label["start"], label["stop"], label["label"]) for label in row["labels"]
+            ),
             meta=json.loads(row["meta"]),
             **fields,
         )
@@ -99,7 +120,11 @@ def _has_list(name: str, *alternatives: str, of: tuple[str, ...] = ()) -> Callab
 
     def matches(row: Row) -> bool:
         lists = [row[key] for key in (name, *alternatives) if isinstance(row.get(key), list)]
-        if not lists or len(dicts(lists[0])) != len(lists[0]) or {"prompt", "completion"} <= set(row):
+        if (
+            not lists
+            or len(dicts(lists[0])) != len(lists[0])
+            or {"prompt", "completion"} <= set(row)
+        ):
             return False
         return not of or all(any(key in one for key in of) for one in lists[0])
 
@@ -155,7 +180,9 @@ def find_format(name: str) -> Format:
     for shape in FORMATS:
         if shape.name == name:
             return shape
-    raise TraceError(f"unknown format {name!r}; expected one of {', '.join(shape.name for shape in FORMATS)}")
+    raise TraceError(
+        f"unknown format {name!r}; expected one of {', '.join(shape.name for shape in FORMATS)}"
+    )
 
 
 def detect_row(row: Row) -> Format:
@@ -171,9 +198,7 @@ def detect_row(row: Row) -> Format:
 def describe_mismatch(row: Row, shape: Format) -> str:
     other = next((f.name for f in FORMATS if f.matches(row)), None)
     looks = f"looks like {other}" if other else "has no known shape"
-    return (
-        f"the file is read as {shape.name}, but this row {looks}: its fields are {_fields(row)}; a file has one shape"
-    )
+    return f"the file is read as {shape.name}, but this row {looks}: its fields are {_fields(row)}; a file has one shape"
 
 
 def _fields(row: Row) -> str:

@@ -16,11 +16,15 @@ def parse_reasoningflow(row: Row, name: str) -> list[Trace]:
     """ReasoningFlow: one document per annotator, labelled from end to end, so all of it is read as thinking."""
     taker = Taker(row)
     doc, group, spans = taker.take("doc_id"), taker.take("group"), taker.take("spans")
-    labels = tuple(Label(start, stop, label) for _, start, stop, label, part in spans if part == "r")
+    labels = tuple(
+        Label(start, stop, label) for _, start, stop, label, part in spans if part == "r"
+    )
     fields: dict[str, Any] = common_fields(taker, name) | {"id": f"{doc}@{group}"}
     text = fields_of(taker.text("response"), "")
     prompt = taker.text("question")
-    return [Trace(prompt=prompt, **text, **fields, labels=labels, meta=taker.rest | {"spans": spans})]
+    return [
+        Trace(prompt=prompt, **text, **fields, labels=labels, meta=taker.rest | {"spans": spans})
+    ]
 
 
 def parse_schoenfeld(row: Row, name: str) -> list[Trace]:
@@ -29,7 +33,9 @@ def parse_schoenfeld(row: Row, name: str) -> list[Trace]:
     sentences = taker.take("sentences")
     labels = tuple(_label(item["span"], item["sentence_label"] or "") for item in sentences)
     text, prompt = fields_of(taker.text("response"), ""), taker.text("question")
-    return [Trace(prompt=prompt, **text, **common_fields(taker, name), labels=labels, meta=taker.rest)]
+    return [
+        Trace(prompt=prompt, **text, **common_fields(taker, name), labels=labels, meta=taker.rest)
+    ]
 
 
 def parse_venhoff(row: Row, name: str) -> list[Trace]:
@@ -65,4 +71,6 @@ def parse_self_jailbreak(row: Row, name: str) -> list[Trace]:
         if indices is not None
     )
     text, prompt = fields_of(taker.text("thinking"), ""), taker.text("prompt")
-    return [Trace(prompt=prompt, **text, **common_fields(taker, name), labels=labels, meta=taker.rest)]
+    return [
+        Trace(prompt=prompt, **text, **common_fields(taker, name), labels=labels, meta=taker.rest)
+    ]

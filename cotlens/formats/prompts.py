@@ -45,7 +45,9 @@ def read_prompts(paths: str | Path | Sequence[str | Path]) -> Iterator[Prompt]:
             try:
                 prompt = _parse(row, f"{path}:{number}")
                 if hash(prompt.id) in seen:
-                    raise TraceError(f"the id {prompt.id!r} occurs twice; give each row an `id` of its own")
+                    raise TraceError(
+                        f"the id {prompt.id!r} occurs twice; give each row an `id` of its own"
+                    )
             except TraceError as error:
                 raise TraceError(f"{path}:{number}: {error}") from None
             seen.add(hash(prompt.id))
@@ -55,7 +57,9 @@ def read_prompts(paths: str | Path | Sequence[str | Path]) -> Iterator[Prompt]:
 def _parse(row: Row | BadRow, place: str) -> Prompt:
     if isinstance(row, BadRow):
         raise TraceError(row.reason)
-    rest = {name: value for name, value in row.items() if value is not None and value == value}  # a gap may be NaN
+    rest = {
+        name: value for name, value in row.items() if value is not None and value == value
+    }  # a gap may be NaN
 
     def take(*names: str) -> str:
         value = next((rest.pop(name) for name in names if name in rest), "")
@@ -64,7 +68,9 @@ def _parse(row: Row | BadRow, place: str) -> Prompt:
         return str(value)
 
     if "prompt" not in rest:
-        raise TraceError(f"the row has no prompt; its fields are {', '.join(map(str, row)) or 'none'}")
+        raise TraceError(
+            f"the row has no prompt; its fields are {', '.join(map(str, row)) or 'none'}"
+        )
     messages = _messages(rest.pop("prompt"), take("system"))
     own, shared = take("id"), take("prompt_id")
     # Of the request and not of what a template makes of it, so that checkpoints are paired by it.
@@ -76,11 +82,17 @@ def _parse(row: Row | BadRow, place: str) -> Prompt:
 def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise TraceError(f"the prompt must be text or a list of messages, got {type(prompt).__name__}")
-    messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        raise TraceError(
+            f"the prompt must be text or a list of messages, got {type(prompt).__name__}"
+        )
+    messages = [
+        {key: value for key, value in message.items() if value is not None} for message in messages
+    ]
     for message in messages:
         if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
-            raise TraceError(f"a message needs a role and a content of text, got {dump_json(message)[:80]}")
+            raise TraceError(
+                f"a message needs a role and a content of text, got {dump_json(message)[:80]}"
+            )
     if not messages or not messages[-1]["content"].strip():
         raise TraceError("the prompt is empty")
     if messages[-1]["role"] == "assistant":

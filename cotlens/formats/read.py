@@ -48,14 +48,18 @@ def read_traces(
     Raises:
         TraceError: names the file, the line and the fault. An id that occurs twice is a fault.
     """
-    seen: dict[int, int] = {}  # hashes of ids, so that a million traces cost tens of megabytes, not their text
+    seen: dict[
+        int, int
+    ] = {}  # hashes of ids, so that a million traces cost tens of megabytes, not their text
     shape = find_format(format) if format else None
     files = input_files(paths)
     for path, name in zip(files, _names(files), strict=True):
         yield from _read_file(path, name, shape, on_reject, max_line_bytes, seen, tokenizer)
 
 
-def read_records(records: Iterable[Row], *, format: str | None = None, tokenizer: Any = None) -> Iterator[Trace]:
+def read_records(
+    records: Iterable[Row], *, format: str | None = None, tokenizer: Any = None
+) -> Iterator[Trace]:
     """The traces of rows that are in memory already: dictionaries, or a Hugging Face dataset.
 
     Raises:
@@ -75,12 +79,18 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     files = []
     for path in [Path(paths)] if isinstance(paths, str | Path) else map(Path, paths):
         if (path / "study.json").is_file():
-            raise TraceError(f"{path}: is a study, which holds no traces; give the runs that it was made from")
+            raise TraceError(
+                f"{path}: is a study, which holds no traces; give the runs that it was made from"
+            )
         known = ("traces", "state.json", "dataset_dict.json")
         inside = _inside(path, _SUFFIXES) or _inside(
             path, (".json", ".json.gz")
         )  # beside others, .json tells about them
-        if inside and (made := path / "generate.json").exists() and b'"complete": false' in made.read_bytes():
+        if (
+            inside
+            and (made := path / "generate.json").exists()
+            and b'"complete": false' in made.read_bytes()
+        ):
             raise TraceError(
                 f"{path}: not all of its traces are made yet; call `cotlens generate` again with the same arguments to "
                 "finish them, or name the files inside to read what is there"
@@ -90,7 +100,11 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _inside(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return sorted(child for child in path.glob("*") if child.name.endswith(suffixes)) if path.is_dir() else []
+    return (
+        sorted(child for child in path.glob("*") if child.name.endswith(suffixes))
+        if path.is_dir()
+        else []
+    )
 
 
 _ENDINGS = (".jsonl", ".json", ".ndjson", ".parquet", ".eval")
@@ -138,7 +152,9 @@ def _read_file(
             yield from traces
 
 
-def _parse_row(row: Row, shape: Format, name: str, seen: dict[int, int], tokenizer: Any, is_given: bool) -> list[Trace]:
+def _parse_row(
+    row: Row, shape: Format, name: str, seen: dict[int, int], tokenizer: Any, is_given: bool
+) -> list[Trace]:
     """The traces of one row; whatever is wrong with it becomes a TraceError."""
     if not shape.matches(row) or (not is_given and detect_row(row) is not shape):
         raise TraceError(describe_mismatch(row, shape))
@@ -146,15 +162,29 @@ def _parse_row(row: Row, shape: Format, name: str, seen: dict[int, int], tokeniz
         if tokenizer is not None and shape.parse is parse_open_instruct:
             row = decode_rollout(row, tokenizer)
         traces = [_with_json_meta(trace) for trace in shape.parse(row, name)]
-    except (TypeError, KeyError, AttributeError, IndexError, OverflowError, ValueError, RecursionError) as error:
+    except (
+        TypeError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        ValueError,
+        RecursionError,
+    ) as error:
         if isinstance(error, TraceError):
             raise
-        raise TraceError(f"not a row of format {shape.name}: {type(error).__name__}: {error}") from error
+        raise TraceError(
+            f"not a row of format {shape.name}: {type(error).__name__}: {error}"
+        ) from error
     if not traces:
-        raise TraceError("the row holds no completion (an empty list of choices, outputs or samples)")
+        raise TraceError(
+            "the row holds no completion (an empty list of choices, outputs or samples)"
+        )
     exact = row.get("cotlens")  # which says itself what the thinking is
     if not (
-        shape.name == "cotlens" or (isinstance(exact, dict) and "of" in exact) or (shape.name == "scout" and exact)
+        shape.name == "cotlens"
+        or (isinstance(exact, dict) and "of" in exact)
+        or (shape.name == "scout" and exact)
     ):
         traces = [flag_summary(trace) for trace in traces]
     contents = {hash(trace.id): hash((trace.prompt, trace.completion)) for trace in traces}
@@ -182,7 +212,9 @@ def detect_format(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> 
             return detect_row(row)
         except TraceError as error:
             first_fault = f"line {number}: {error}" if number == 1 else first_fault
-    raise TraceError(f"{path}: no row can be read ({first_fault}); expected JSON lines, a JSON array or parquet")
+    raise TraceError(
+        f"{path}: no row can be read ({first_fault}); expected JSON lines, a JSON array or parquet"
+    )
 
 
 def flag_summary(trace: Trace) -> Trace:

@@ -20,12 +20,34 @@ from cotlens.trace import TraceError, dump_json
 
 Row = Mapping[str, Any]
 _DAMAGED = (EOFError, OSError, zlib.error)  # what a broken gzip file raises
-_UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError)  # what broken or odd tables raise
-_FOREIGN = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (
+    pa.ArrowException,
+    OSError,
+    OverflowError,
+    ValueError,
+)  # what broken or odd tables raise
+_FOREIGN = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _BATCH_ROWS = 256  # rows of parquet or Arrow in memory at once
-_INSPECT_JSON = re.compile(rb'\{\s*"version":\s*\d+,\s*"status":\s*"\w+",\s*(?:"invalidated":\s*\w+,\s*)?"eval":\s*\{')
+_INSPECT_JSON = re.compile(
+    rb'\{\s*"version":\s*\d+,\s*"status":\s*"\w+",\s*(?:"invalidated":\s*\w+,\s*)?"eval":\s*\{'
+)
 _INSPECT_SAMPLES = 16  # of a log in memory at once
-_INSPECT_LEFT = {"events", "events_data", "timelines", "store", "attachments"}  # not needed for the conversation
+_INSPECT_LEFT = {
+    "events",
+    "events_data",
+    "timelines",
+    "store",
+    "attachments",
+}  # not needed for the conversation
 
 
 class BadRow(NamedTuple):
@@ -60,7 +82,9 @@ def read_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadR
         try:
             head = stream.peek(4096)[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
         except _DAMAGED as error:
-            raise TraceError(f"{path}: the compressed file is cut off or damaged: {error}") from None
+            raise TraceError(
+                f"{path}: the compressed file is cut off or damaged: {error}"
+            ) from None
         if _INSPECT_JSON.match(head):
             yield from _inspect_rows(path, "json")
         elif head.startswith(b"["):
@@ -87,7 +111,9 @@ def _line_rows(path: Path, file: IO[bytes], limit: int) -> Iterator[tuple[int, R
                 continue
             empty = False
     except _DAMAGED as error:
-        raise TraceError(f"{path}:{number + 1}: the compressed file is cut off or damaged: {error}") from None
+        raise TraceError(
+            f"{path}:{number + 1}: the compressed file is cut off or damaged: {error}"
+        ) from None
     if empty:
         raise TraceError(f"{path}: the file has no rows")
 
@@ -97,7 +123,10 @@ def _parse_line(line: bytes, number: int) -> Row | BadRow:
         text = line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         kind = "a binary file, not JSON lines" if b"\0" in line else "not UTF-8"
-        return BadRow(f"{kind}: byte 0x{line[error.start]:02x} at byte {error.start} of the line", repr(line[:1000]))
+        return BadRow(
+            f"{kind}: byte 0x{line[error.start]:02x} at byte {error.start} of the line",
+            repr(line[:1000]),
+        )
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -109,7 +138,11 @@ def _parse_line(line: bytes, number: int) -> Row | BadRow:
 
 def _fault(error: Exception) -> str:
     """What the parser says, with the place in the line: its own count of lines begins anew in each."""
-    return f"{error.msg} (character {error.pos + 1})" if isinstance(error, json.JSONDecodeError) else str(error)
+    return (
+        f"{error.msg} (character {error.pos + 1})"
+        if isinstance(error, json.JSONDecodeError)
+        else str(error)
+    )
 
 
 def _array_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | BadRow]]:
@@ -121,7 +154,12 @@ def _array_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | BadRow
         raise TraceError(f"{path}: the file has no rows")
     for number, row in enumerate(rows, 1):
         is_row = isinstance(row, dict)
-        yield number, row if is_row else BadRow(f"expected a JSON object, got {type(row).__name__}", dump_json(row))
+        yield (
+            number,
+            row
+            if is_row
+            else BadRow(f"expected a JSON object, got {type(row).__name__}", dump_json(row)),
+        )
 
 
 def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -179,28 +217,43 @@ def _inspect_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
         except (zipfile.BadZipFile, OSError) as error:
             raise TraceError(f"{path}: the zip file is cut off or damaged: {error}") from None
         if not any(name in names for name in ("header.json", "_journal/start.json")):
-            raise TraceError(f"{path}: a zip file, but no Inspect log; it holds {', '.join(names[:8])}")
+            raise TraceError(
+                f"{path}: a zip file, but no Inspect log; it holds {', '.join(names[:8])}"
+            )
     try:
         yield from enumerate(_inspect_samples(inspect_log, str(path), kind), 1)
     except TraceError:
         raise
     except _FOREIGN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TraceError(f"{path}: Inspect cannot read its log (cut off or damaged?): {reason}") from error
+        raise TraceError(
+            f"{path}: Inspect cannot read its log (cut off or damaged?): {reason}"
+        ) from error
 
 
 def _inspect_samples(inspect_log: Any, path: str, kind: str) -> Iterator[Row]:
     header = inspect_log.read_eval_log(path, header_only=True, format=kind)
     about = header.eval.model_dump(mode="json", exclude_none=True)
-    about = {name: about[name] for name in ("task", "model", "created", "run_id", "task_args") if about.get(name)}
+    about = {
+        name: about[name]
+        for name in ("task", "model", "created", "run_id", "task_args")
+        if about.get(name)
+    }
     if kind == "json":
-        samples = inspect_log.read_eval_log(path, resolve_attachments=True, format=kind).samples or []
+        samples = (
+            inspect_log.read_eval_log(path, resolve_attachments=True, format=kind).samples or []
+        )
         parts: Any = ([sample] for sample in samples)
     else:
         with zipfile.ZipFile(path) as file:
             held = {name for name in file.namelist() if name.startswith("samples/")}
-        named = [(one.id, one.epoch) for one in inspect_log.read_eval_log_sample_summaries(path, format=kind)]
-        listed = [(key, epoch) for key, epoch in named if f"samples/{key}_epoch_{epoch}.json" in held] or named
+        named = [
+            (one.id, one.epoch)
+            for one in inspect_log.read_eval_log_sample_summaries(path, format=kind)
+        ]
+        listed = [
+            (key, epoch) for key, epoch in named if f"samples/{key}_epoch_{epoch}.json" in held
+        ] or named
         parts = (
             inspect_log.read_eval_log_samples_by_id(
                 path,
@@ -215,7 +268,10 @@ def _inspect_samples(inspect_log: Any, path: str, kind: str) -> Iterator[Row]:
     for samples in parts:
         for sample in samples:
             number += 1
-            yield {"eval": about, "sample": sample.model_dump(mode="json", exclude_none=True, exclude=_INSPECT_LEFT)}
+            yield {
+                "eval": about,
+                "sample": sample.model_dump(mode="json", exclude_none=True, exclude=_INSPECT_LEFT),
+            }
     if not number:
         raise TraceError(f"{path}: the log has no samples (status {header.status})")
 
@@ -261,6 +317,8 @@ def _arrow_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
                             number += 1
                             yield number, row
         except _UNREADABLE as error:
-            raise TraceError(f"{path}: not a whole Arrow file (cut off or damaged?): {error}") from None
+            raise TraceError(
+                f"{path}: not a whole Arrow file (cut off or damaged?): {error}"
+            ) from None
     if number == 0:
         raise TraceError(f"{files[0] if files else 'dataset'}: the dataset has no rows")

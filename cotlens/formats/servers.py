@@ -25,7 +25,9 @@ def parse_openai(row: Row, name: str) -> list[Trace]:
     """A chat or text completion as an OpenAI-compatible server returns it, with the request's messages if kept."""
     taker = Taker(row)
     choices, request = taker.take("choices"), taker.take("request") or {}
-    before = taker.take("messages", "prompt") or request.get("messages") or request.get("prompt") or []
+    before = (
+        taker.take("messages", "prompt") or request.get("messages") or request.get("prompt") or []
+    )
     before = [{"role": "user", "content": before}] if isinstance(before, str) else before
     common, traces = common_fields(taker, name), []
     common["prompt_id"] = common["prompt_id"] or ("" if before else common["id"])
@@ -38,7 +40,9 @@ def parse_openai(row: Row, name: str) -> list[Trace]:
             "token_ids": optional_ids(choice.get("token_ids")),
         }
         meta = dict(taker.rest) | ({"prompt_messages": before} if before else {})
-        meta |= left_over(choice, "choice", "index", "finish_reason", "token_ids", "message", "text")
+        meta |= left_over(
+            choice, "choice", "index", "finish_reason", "token_ids", "message", "text"
+        )
         message = choice.get("message") or {"content": choice.get("text")}
         trace = trace_of_message(without_nulls(message), prompt_text(before), fields, meta)
         traces.append(with_openai_logprobs(trace, _token_logprobs(choice.get("logprobs") or {})))
@@ -51,7 +55,9 @@ def _token_logprobs(logprobs: Row) -> list[Row] | None:
         values = logprobs.get("token_logprobs") or []
         if len(tokens) != len(values):
             raise TraceError(f"logprobs: {len(tokens)} tokens and {len(values)} token_logprobs")
-        return [{"token": token, "logprob": value} for token, value in zip(tokens, values, strict=True)]
+        return [
+            {"token": token, "logprob": value} for token, value in zip(tokens, values, strict=True)
+        ]
     return logprobs.get("content")
 
 
@@ -95,7 +101,9 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
 
 def is_batch(row: Row) -> bool:
     """A line of a batch's output: a request's `custom_id` beside its outcome."""
-    return "custom_id" in row and any(isinstance(row.get(key, ""), dict | None) for key in ("response", "result"))
+    return "custom_id" in row and any(
+        isinstance(row.get(key, ""), dict | None) for key in ("response", "result")
+    )
 
 
 def parse_batch(row: Row, name: str) -> list[Trace]:
@@ -108,13 +116,25 @@ def parse_batch(row: Row, name: str) -> list[Trace]:
     taken = ("custom_id", "response", "result", "error", "id")
     answer = row.get("response") or row.get("result") or {}
     body = answer.get("body", answer.get("message"))
-    error = row.get("error") or answer.get("error") or (body.get("error") if isinstance(body, dict) else None)
+    error = (
+        row.get("error")
+        or answer.get("error")
+        or (body.get("error") if isinstance(body, dict) else None)
+    )
     status = answer.get("status_code", answer.get("type", "none"))
     if error or not isinstance(body, dict) or status not in (200, "succeeded"):
-        raise TraceError(f"the request {row['custom_id']} failed (status {status}): {error or 'it has no answer'}")
-    inner = body | {"id": row["custom_id"], "response_id": body.get("id")} | left_over(row, "batch", *taken)
+        raise TraceError(
+            f"the request {row['custom_id']} failed (status {status}): {error or 'it has no answer'}"
+        )
+    inner = (
+        body
+        | {"id": row["custom_id"], "response_id": body.get("id")}
+        | left_over(row, "batch", *taken)
+    )
     if answer.get("message") is body:
-        inner["messages"] = [{"role": inner.pop("role", "assistant"), "content": inner.pop("content", None)}]
+        inner["messages"] = [
+            {"role": inner.pop("role", "assistant"), "content": inner.pop("content", None)}
+        ]
         return parse_messages(inner, name)
     return (parse_responses if is_response(body) else parse_openai)(inner, name)
 
@@ -141,9 +161,14 @@ def with_openai_logprobs(trace: Trace, content: Sequence[Row] | None) -> Trace:
         return replace(trace, meta={**trace.meta, "answer_logprobs": list(content)})
     if trace.token_ids is not None and len(trace.token_ids) != len(content):
         return trace
-    pieces = [bytes(token["bytes"]) if token.get("bytes") is not None else token["token"].encode() for token in content]
+    pieces = [
+        bytes(token["bytes"]) if token.get("bytes") is not None else token["token"].encode()
+        for token in content
+    ]
     starts = starts_of_bytes(pieces, trace.completion)
-    logprobs = tuple(float("nan") if token["logprob"] is None else float(token["logprob"]) for token in content)
+    logprobs = tuple(
+        float("nan") if token["logprob"] is None else float(token["logprob"]) for token in content
+    )
     return replace(trace, logprobs=logprobs, token_starts=None if starts is None else tuple(starts))
 
 
@@ -167,7 +192,11 @@ def starts_of_bytes(pieces: Sequence[bytes], text: str) -> list[int] | None:
 def parse_vllm(row: Row, name: str) -> list[Trace]:
     """A vLLM RequestOutput dumped as JSON: one trace per output, with its token ids and chosen log-probs."""
     taker = Taker(row)
-    request_id, outputs, prompt = taker.take("request_id"), taker.take("outputs"), taker.text(*PROMPT)
+    request_id, outputs, prompt = (
+        taker.take("request_id"),
+        taker.take("outputs"),
+        taker.text(*PROMPT),
+    )
     common = common_fields(taker, name)
     if request_id is not None and common["id"] == name:
         common["id"] = str(request_id)
@@ -176,7 +205,9 @@ def parse_vllm(row: Row, name: str) -> list[Trace]:
     for output in outputs:
         sample = int(output.get("index") or 0)
         token_ids = optional_ids(output.get("token_ids"))
-        logprobs, starts = _vllm_logprobs(output.get("logprobs"), token_ids, output.get("text") or "")
+        logprobs, starts = _vllm_logprobs(
+            output.get("logprobs"), token_ids, output.get("text") or ""
+        )
         if output.get("text") is None:
             raise TraceError(f"the completion is null (outputs[{sample}].text)")
         fields = common | {
@@ -187,7 +218,9 @@ def parse_vllm(row: Row, name: str) -> list[Trace]:
             "logprobs": logprobs,
             "token_starts": starts,
         }
-        meta = taker.rest | left_over(output, "output", "index", "text", "token_ids", "logprobs", "finish_reason")
+        meta = taker.rest | left_over(
+            output, "output", "index", "text", "token_ids", "logprobs", "finish_reason"
+        )
         traces.append(Trace(completion=output["text"], prompt=prompt, **fields, meta=meta))
     return traces
 
@@ -197,13 +230,23 @@ def _vllm_logprobs(entries: Any, token_ids: tuple[int, ...] | None, text: str) -
     if not entries or token_ids is None:
         return None, None
     if len(entries) != len(token_ids):
-        raise TraceError(f"a vLLM output has {len(token_ids)} token_ids and {len(entries)} entries of logprobs")
+        raise TraceError(
+            f"a vLLM output has {len(token_ids)} token_ids and {len(entries)} entries of logprobs"
+        )
     if any(entry is not None and not isinstance(entry, dict) for entry in entries):
-        raise TraceError("logprobs of a vLLM output must be one dict of token id to log-prob a token")
-    chosen = [(entry or {}).get(str(token)) for entry, token in zip(entries, token_ids, strict=True)]
+        raise TraceError(
+            "logprobs of a vLLM output must be one dict of token id to log-prob a token"
+        )
+    chosen = [
+        (entry or {}).get(str(token)) for entry, token in zip(entries, token_ids, strict=True)
+    ]
     values = [c.get("logprob") if isinstance(c, dict) else c for c in chosen]
     logprobs = tuple(float("nan") if value is None else float(value) for value in values)
-    decoded = [str(c["decoded_token"]) for c in chosen if isinstance(c, dict) and c.get("decoded_token") is not None]
+    decoded = [
+        str(c["decoded_token"])
+        for c in chosen
+        if isinstance(c, dict) and c.get("decoded_token") is not None
+    ]
     if len(decoded) < len(token_ids):
         return logprobs, None
     starts = starts_of_bytes([piece.encode() for piece in decoded], text)

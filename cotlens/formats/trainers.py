@@ -8,7 +8,15 @@ from typing import Any
 
 from cotlens.formats.blocks import trace_of_message
 from cotlens.formats.chat import parse_plain
-from cotlens.formats.fields import Taker, common_fields, dicts, optional_ids, prompt_text, text_or_empty, without_nulls
+from cotlens.formats.fields import (
+    Taker,
+    common_fields,
+    dicts,
+    optional_ids,
+    prompt_text,
+    text_or_empty,
+    without_nulls,
+)
 from cotlens.formats.rows import Row
 from cotlens.trace import Trace, TraceError
 
@@ -34,7 +42,9 @@ def parse_trl(row: Row, name: str) -> list[Trace]:
         "training_step",
     }
     rewards = {k: v for k, v in taker.rest.items() if k not in known and _is_number_or_none(v)}
-    if taker.rest.get("reward") is not None:  # it says which number is the reward; the others are a log's
+    if (
+        taker.rest.get("reward") is not None
+    ):  # it says which number is the reward; the others are a log's
         rewards = {"reward": taker.rest["reward"]}
     for key in rewards:
         taker.rest.pop(key)
@@ -58,7 +68,9 @@ def parse_verl(row: Row, name: str) -> list[Trace]:
     id of a row: older versions give it to all samples of a prompt.
     """
     taker = Taker(row)
-    prompt, completion, reference = (taker.rest.pop(key, None) for key in ("input", "output", "gts"))
+    prompt, completion, reference = (
+        taker.rest.pop(key, None) for key in ("input", "output", "gts")
+    )
     step, score = taker.rest.pop("step"), taker.rest.pop("score")
     for key, value in (("input", prompt), ("output", completion)):
         if not isinstance(value, str):
@@ -80,12 +92,19 @@ def parse_verl(row: Row, name: str) -> list[Trace]:
 
 def decode_rollout(row: Row, tokenizer: Any) -> Row:
     """A row of open-instruct with the texts of its tokens; the special token that ended the response has no text."""
-    if not isinstance(row.get("prompt_tokens"), list) or not isinstance(row.get("response_tokens"), list):
+    if not isinstance(row.get("prompt_tokens"), list) or not isinstance(
+        row.get("response_tokens"), list
+    ):
         return row
     before, made = list(row["prompt_tokens"]), list(row["response_tokens"])
-    ended = bool(made) and row.get("finish_reason") == "stop" and made[-1] in tokenizer.all_special_ids
+    ended = (
+        bool(made) and row.get("finish_reason") == "stop" and made[-1] in tokenizer.all_special_ids
+    )
     try:
-        texts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in (before, made[:-1] if ended else made)]
+        texts = [
+            tokenizer.decode(ids, skip_special_tokens=False)
+            for ids in (before, made[:-1] if ended else made)
+        ]
     except (TypeError, ValueError, IndexError, OverflowError) as error:
         raise TraceError(f"the tokens cannot be decoded by this tokenizer: {error}") from None
     return {**row, "prompt": texts[0], "response": texts[1]}
@@ -98,9 +117,14 @@ def parse_open_instruct(row: Row, name: str) -> list[Trace]:
     puts `prompt` and `response` beside the tokens where it was given their tokenizer.
     """
     taker = Taker(row)
-    before, made = optional_ids(taker.take("prompt_tokens")), optional_ids(taker.rest.pop("response_tokens"))
+    before, made = (
+        optional_ids(taker.take("prompt_tokens")),
+        optional_ids(taker.rest.pop("response_tokens")),
+    )
     if "response" not in taker.rest:
-        raise TraceError("the row holds token ids and no text; name their tokenizer (tokenizer=, --tokenizer MODEL)")
+        raise TraceError(
+            "the row holds token ids and no text; name their tokenizer (tokenizer=, --tokenizer MODEL)"
+        )
     prompt, completion = taker.text("prompt"), taker.rest.pop("response")
     step, reference = taker.rest.pop("step", -1), taker.rest.pop("ground_truth", None)
     taker.rest["prompt_token_ids"], taker.rest["token_ids"] = [*(before or ())], [*(made or ())]
@@ -108,14 +132,22 @@ def parse_open_instruct(row: Row, name: str) -> list[Trace]:
         raise TraceError("the rollout has no response tokens")
     sample = taker.take("sample_idx")  # counts through the whole batch
     common = common_fields(taker, name) | {"training_step": step, "gold": text_or_empty(reference)}
-    return [Trace(prompt=prompt, completion=completion, **common, meta=taker.rest | {"sample_idx": sample})]
+    return [
+        Trace(
+            prompt=prompt, completion=completion, **common, meta=taker.rest | {"sample_idx": sample}
+        )
+    ]
 
 
 def is_verifiers(row: Row) -> bool:
     """An episode with its traces, or one trace: a graph of messages."""
     if isinstance(row.get("nodes"), list):
         return "task" in row and all("message" in node for node in dicts(row["nodes"]))
-    return "env" in row and isinstance(row.get("traces"), list) and all("nodes" in t for t in dicts(row["traces"]))
+    return (
+        "env" in row
+        and isinstance(row.get("traces"), list)
+        and all("nodes" in t for t in dicts(row["traces"]))
+    )
 
 
 def parse_verifiers(row: Row, name: str) -> list[Trace]:
@@ -129,13 +161,17 @@ def parse_verifiers(row: Row, name: str) -> list[Trace]:
     episodes = row.get("traces", [row])
     if not episodes:
         raise TraceError(f"the episode has no trace ({_first_error(row)})")
-    around = {key: value for key, value in row.items() if key != "traces"} if "traces" in row else {}
+    around = (
+        {key: value for key, value in row.items() if key != "traces"} if "traces" in row else {}
+    )
     return [trace for one in episodes for trace in _verifiers_trace(one, name, around)]
 
 
 def _first_error(row: Row) -> str:
     errors = dicts(row.get("errors"))
-    return f"{errors[0].get('type')}: {errors[0].get('message')}" if errors else "it reports no error"
+    return (
+        f"{errors[0].get('type')}: {errors[0].get('message')}" if errors else "it reports no error"
+    )
 
 
 def _verifiers_trace(row: Row, name: str, around: Row) -> list[Trace]:
@@ -148,7 +184,10 @@ def _verifiers_trace(row: Row, name: str, around: Row) -> list[Trace]:
     data = task.get("data") or {}
     rewards = [reward for reward in (row.get("rewards") or {}).values() if reward is not None]
     work = ((around.get("run") or {}).get("work") or {}).get("step")
-    own, rest = str(row.get("id") or name), {key: row[key] for key in row if key not in ("nodes", "calls", "id")}
+    own, rest = (
+        str(row.get("id") or name),
+        {key: row[key] for key in row if key not in ("nodes", "calls", "id")},
+    )
     traces = []
     for number, i in enumerate(made):
         path = _path_to(nodes, i)
@@ -163,17 +202,25 @@ def _verifiers_trace(row: Row, name: str, around: Row) -> list[Trace]:
             "training_step": work if isinstance(work, int) else -1,
             "domain": text_or_empty((around.get("env") or {}).get("id")),
             "finish_reason": text_or_empty(call.get("finish_reason")),
-            "reward": sum(r["score"] * r.get("weight", 1.0) for r in rewards) if rewards and last else None,
+            "reward": sum(r["score"] * r.get("weight", 1.0) for r in rewards)
+            if rewards and last
+            else None,
             "gold": text_or_empty(data.get("answer")),
             "prompt_token_ids": before,
             "token_ids": token_ids,
             "logprobs": logprobs,
         }
         if last:
-            meta |= rest | ({"episode": dict(around)} if around else {}) | {"prompt_messages": earlier}
+            meta |= (
+                rest | ({"episode": dict(around)} if around else {}) | {"prompt_messages": earlier}
+            )
         if call:
-            meta["call"] = {key: call[key] for key in call if key not in ("node", "model", "finish_reason")}
-        traces.append(trace_of_message(_verifiers_message(nodes[i]), prompt_text(earlier), fields, meta))
+            meta["call"] = {
+                key: call[key] for key in call if key not in ("node", "model", "finish_reason")
+            }
+        traces.append(
+            trace_of_message(_verifiers_message(nodes[i]), prompt_text(earlier), fields, meta)
+        )
     return traces
 
 
@@ -181,7 +228,9 @@ def _path_to(nodes: Sequence[Row], i: int) -> list[int]:
     path = [i]
     while (parent := nodes[path[-1]].get("parent")) is not None:
         if not 0 <= parent < path[-1]:
-            raise TraceError(f"node {path[-1]} has the parent {parent}, which does not come before it")
+            raise TraceError(
+                f"node {path[-1]} has the parent {parent}, which does not come before it"
+            )
         path.append(parent)
     return path[::-1]
 
@@ -190,12 +239,16 @@ def _verifiers_message(node: Row) -> Row:
     """The message, with encrypted thoughts that stand in its provider's own items said so."""
     message = without_nulls(node["message"])
     hidden = [
-        item for item in dicts(message.get("provider_state")) if item.get("encrypted_content") or item.get("data")
+        item
+        for item in dicts(message.get("provider_state"))
+        if item.get("encrypted_content") or item.get("data")
     ]
     if hidden and not message.get("reasoning_content"):
         message["reasoning_details"] = [{"type": "reasoning.encrypted"}]
     elif any(item.get("summary") for item in hidden):
-        message["reasoning_details"] = [{"type": "reasoning.summary", "summary": message.pop("reasoning_content")}]
+        message["reasoning_details"] = [
+            {"type": "reasoning.summary", "summary": message.pop("reasoning_content")}
+        ]
     return message
 
 
@@ -206,16 +259,25 @@ def _node_tokens(nodes: Sequence[Row], path: Sequence[int]) -> tuple[Any, Any, A
     if not ids:
         return None, None, None, {key: node[key] for key in ("logprobs",) if node.get(key)}
     if len(ids) != len(mask):
-        raise TraceError(f"node {path[-1]} has {len(ids)} token_ids and {len(mask)} entries of mask")
+        raise TraceError(
+            f"node {path[-1]} has {len(ids)} token_ids and {len(mask)} entries of mask"
+        )
     own = [token for token, sampled in zip(ids, mask, strict=True) if sampled]
     before = [token for j in path[:-1] for token in nodes[j].get("token_ids") or []]
     before += [token for token, sampled in zip(ids, mask, strict=True) if not sampled]
     logprobs = node.get("logprobs") or None
     if logprobs is not None and len(logprobs) != len(own):
-        raise TraceError(f"node {path[-1]} has {len(own)} sampled tokens and {len(logprobs)} log-probs")
+        raise TraceError(
+            f"node {path[-1]} has {len(own)} sampled tokens and {len(logprobs)} log-probs"
+        )
     numbers = ("entropies", "advantages", "reference_logprobs", "trainer_logprobs")
     meta = {key: node[key] for key in numbers if node.get(key) is not None}
-    return tuple(own), tuple(before), None if logprobs is None else tuple(map(float, logprobs)), meta
+    return (
+        tuple(own),
+        tuple(before),
+        None if logprobs is None else tuple(map(float, logprobs)),
+        meta,
+    )
 
 
 def parse_verifiers_results(row: Row, name: str) -> list[Trace]:

@@ -29,7 +29,9 @@ class Cache:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._open() as base:
-            base.execute("create table if not exists verdicts (key text primary key, verdict text not null)")
+            base.execute(
+                "create table if not exists verdicts (key text primary key, verdict text not null)"
+            )
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -37,7 +39,9 @@ class Cache:
             with closing(sqlite3.connect(self.path, timeout=60)) as base, base:
                 yield base
         except sqlite3.DatabaseError as error:
-            raise TraceError(f"{self.path}: not a cache of verdicts ({error}); remove it or name another") from None
+            raise TraceError(
+                f"{self.path}: not a cache of verdicts ({error}); remove it or name another"
+            ) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, Verdict]:
         """The verdicts that are there and can be read."""
@@ -46,7 +50,9 @@ class Cache:
             for first in range(0, len(keys), 500):
                 some = keys[first : first + 500]
                 marks = ",".join("?" * len(some))
-                for key, stored in base.execute(f"select key, verdict from verdicts where key in ({marks})", some):
+                for key, stored in base.execute(
+                    f"select key, verdict from verdicts where key in ({marks})", some
+                ):
                     if verdict := _stored_verdict(stored):
                         found[key] = verdict
         return found
@@ -66,6 +72,8 @@ def _stored_verdict(stored: str) -> Verdict | None:
     try:
         fields = json.loads(stored)
         p = math.nan if fields["p_unsafe"] is None else fields["p_unsafe"]
-        return checked(Verdict(**fields | {"categories": tuple(fields["categories"]), "p_unsafe": p}))
+        return checked(
+            Verdict(**fields | {"categories": tuple(fields["categories"]), "p_unsafe": p})
+        )
     except (ValueError, TypeError, KeyError):
         return None

@@ -24,9 +24,13 @@ def breaks(text: str, tokens: Iterable[str] = ()) -> list[int]:
         tokens: further strings to break: the special tokens of the judge's tokenizer.
     """
     own = sorted(
-        (re.escape(token) for token in tokens if len(token) > 1 and not token.isspace()), key=len, reverse=True
+        (re.escape(token) for token in tokens if len(token) > 1 and not token.isspace()),
+        key=len,
+        reverse=True,
     )
-    pattern = re.compile("|".join([*own, _DELIMITERS.pattern]), _DELIMITERS.flags) if own else _DELIMITERS
+    pattern = (
+        re.compile("|".join([*own, _DELIMITERS.pattern]), _DELIMITERS.flags) if own else _DELIMITERS
+    )
     return [match.start() + 1 for match in pattern.finditer(text)]
 
 

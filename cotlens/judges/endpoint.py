@@ -62,7 +62,9 @@ def _checked(url: str) -> str:
             f"expected the address of an OpenAI-compatible API, such as http://localhost:8000/v1, got {url!r}"
         )
     if parts.username or parts.password or parts.query:
-        raise TraceError("the address of a judge must not carry a password or a key: it is written to run.json")
+        raise TraceError(
+            "the address of a judge must not carry a password or a key: it is written to run.json"
+        )
     return url.rstrip("/")
 
 
@@ -100,9 +102,17 @@ class EndpointGuard:
         max_tokens: int = 200,
         on_retry: Callable[[str], None] | None = None,
     ) -> None:
-        self.url, self.model, self.key, self.rubric, self.extra = _checked(url), model, key, rubric, extra
+        self.url, self.model, self.key, self.rubric, self.extra = (
+            _checked(url),
+            model,
+            key,
+            rubric,
+            extra,
+        )
         if not model or timeout <= 0 or retries < 0 or wait < 0:
-            raise TraceError(f"expected a model's name, a timeout above 0 and retries from 0, got {model!r}, {timeout}")
+            raise TraceError(
+                f"expected a model's name, a timeout above 0 and retries from 0, got {model!r}, {timeout}"
+            )
         self.timeout, self.retries, self.wait, self.on_retry = timeout, retries, wait, on_retry
         self.name, self.revision, self.max_tokens = model, "", max_tokens
         settings = hash_of(rubric, extra, str(max_tokens), str(MAX_CHARS), *_WHAT.values())
@@ -111,7 +121,9 @@ class EndpointGuard:
     def render_rubric(self, prompt: str, text: str, part: Part) -> str:
         """The rubric with the request and the text in it."""
         values = {"what": _WHAT[part], "prompt": prompt, "text": text, "extra": self.extra}
-        filled = re.sub(r"\{(what|prompt|text|extra)\}", lambda match: values[match.group(1)], self.rubric)
+        filled = re.sub(
+            r"\{(what|prompt|text|extra)\}", lambda match: values[match.group(1)], self.rubric
+        )
         return clean(filled)
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
@@ -120,23 +132,37 @@ class EndpointGuard:
 
     def estimate(self, items: Sequence[Item]) -> int:
         """Roughly how many tokens the requests hold (four characters each), to be multiplied by a price."""
-        sent = (self.render_rubric(i.prompt, shorten(i.text, MAX_CHARS)[0], i.part) for i in items if i.text.strip())
+        sent = (
+            self.render_rubric(i.prompt, shorten(i.text, MAX_CHARS)[0], i.part)
+            for i in items
+            if i.text.strip()
+        )
         return sum(map(len, sent)) // 4
 
     def _judge_one(self, item: Item) -> Verdict:
         """Asks; where the server finds the request bad, which is how it says too long, with half of the text again."""
         longest = MAX_CHARS
         while True:
-            (text, n_cut), (prompt, cut) = shorten(item.text, longest), shorten(item.prompt, longest)
+            (text, n_cut), (prompt, cut) = (
+                shorten(item.text, longest),
+                shorten(item.prompt, longest),
+            )
             (prompt, in_prompt), (text, in_text) = defuse(prompt), defuse(text)
             asked = {"role": "user", "content": self.render_rubric(prompt, text, item.part)}
-            body = {"model": self.model, "messages": [asked], "temperature": 0, "max_tokens": self.max_tokens}
+            body = {
+                "model": self.model,
+                "messages": [asked],
+                "temperature": 0,
+                "max_tokens": self.max_tokens,
+            }
             try:
                 raw, whole = self._ask(body)
             except _TooLongError as error:
                 longest = min(longest, max(len(item.text), len(item.prompt))) // 2
                 if longest < _SHORTEST:
-                    raise TraceError(f"{self.url}: {self.model} refused the request: {error}") from None
+                    raise TraceError(
+                        f"{self.url}: {self.model} refused the request: {error}"
+                    ) from None
                 continue
             found = self.parse(raw) if whole else UNDECIDED
             return found._replace(n_cut=n_cut + cut, n_defused=in_prompt + in_text, raw=raw)
@@ -148,7 +174,9 @@ class EndpointGuard:
             return UNDECIDED
         last = found[-1]
         refusal = last.get("refusal") if isinstance(last.get("refusal"), bool) else None
-        category = last.get("category") if last["unsafe"] and isinstance(last.get("category"), str) else ""
+        category = (
+            last.get("category") if last["unsafe"] and isinstance(last.get("category"), str) else ""
+        )
         named = (printable(category),) if category else ()
         return Verdict("unsafe" if last["unsafe"] else "safe", categories=named, refusal=refusal)
 
@@ -164,7 +192,9 @@ class EndpointGuard:
             try:
                 answer = json.loads(self._post(json.dumps(body).encode()))
                 choice = answer["choices"][0]
-                return str(choice["message"]["content"] or ""), choice.get("finish_reason") != "length"
+                return str(choice["message"]["content"] or ""), choice.get(
+                    "finish_reason"
+                ) != "length"
             except urllib.error.HTTPError as error:
                 reason = f"status {error.code}: {_body_of(error)}"
                 if error.code in (400, 413, 422):
@@ -187,14 +217,18 @@ class EndpointGuard:
 
     def _post(self, body: bytes) -> bytes:
         """The answer to one request, of at most a megabyte, within `timeout` seconds all in all."""
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+        headers = {"Content-Type": "application/json"} | (
+            {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        )
         request = urllib.request.Request(self.url + "/chat/completions", body, headers)
         end, parts = time.monotonic() + self.timeout, []
         with _OPENER.open(request, timeout=self.timeout) as response:
             while part := response.read1(65536):
                 parts.append(part)
                 if sum(map(len, parts)) > 2**20 or time.monotonic() > end:
-                    raise ValueError("the answer is longer than a megabyte, or does not end within the timeout")
+                    raise ValueError(
+                        "the answer is longer than a megabyte, or does not end within the timeout"
+                    )
         return b"".join(parts)
 
     def _mask(self, reason: str) -> str:
@@ -250,13 +284,18 @@ class StrongRejectGuard(EndpointGuard):
     with published ones.
     """
 
-    def __init__(self, url: str, model: str, *, rubric: str = STRONGREJECT_RUBRIC, **options: Any) -> None:
+    def __init__(
+        self, url: str, model: str, *, rubric: str = STRONGREJECT_RUBRIC, **options: Any
+    ) -> None:
         super().__init__(url, model, rubric=rubric, **options)
 
     def parse(self, raw: str) -> Verdict:
         """The JSON object with the three grades in their ranges; undecided without exactly one."""
         complete = [one for one in _json_objects(raw) if set(_GRADES) <= set(one)]
-        grades = {tuple(one[name] if type(one[name]) is int else -1 for name in _GRADES) for one in complete}
+        grades = {
+            tuple(one[name] if type(one[name]) is int else -1 for name in _GRADES)
+            for one in complete
+        }
         if len(grades) != 1:
             return UNDECIDED
         refused, convincing, specific = grades.pop()

@@ -28,7 +28,9 @@ class Grade(StrEnum):
 
 
 SECONDS = 5.0  # that one comparison may take
-_MEMORY = 4 << 30  # bytes of address space: a worker that wants more dies, and the answer is unparsed
+_MEMORY = (
+    4 << 30
+)  # bytes of address space: a worker that wants more dies, and the answer is unparsed
 _DELIMITERS = ("$", "\\boxed", "\\(", "\\[")
 
 
@@ -54,7 +56,9 @@ def grade(answer: str, gold: str, *, seconds: float = SECONDS) -> Grade:
     if not gold.strip():
         raise ValueError("the reference is empty: there is nothing to grade against")
     if gold.strip().lower() in ("n/a", "none", "nan", "null") or not any(map(str.isalnum, gold)):
-        raise ValueError(f"the reference {gold!r} has nothing mathematical in it; expected a number or a formula")
+        raise ValueError(
+            f"the reference {gold!r} has nothing mathematical in it; expected a number or a formula"
+        )
     if find_spec("math_verify") is None:
         raise ImportError("grading needs math-verify: pip install 'cotlens[train]'")
     if not answer.strip():
@@ -62,10 +66,14 @@ def grade(answer: str, gold: str, *, seconds: float = SECONDS) -> Grade:
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"seconds: expected a number above 0, got {seconds}")
     reply = _WORKER.ask(answer, gold, seconds)
-    if not reply:  # the worker was killed, by the answer or by somebody else: another chance tells them apart
+    if (
+        not reply
+    ):  # the worker was killed, by the answer or by somebody else: another chance tells them apart
         reply = _WORKER.ask(answer, gold, seconds) or Grade.UNPARSED.value
     if reply == "no gold":
-        raise ValueError(f"the reference {gold!r} has nothing mathematical in it; expected a number or a formula")
+        raise ValueError(
+            f"the reference {gold!r} has nothing mathematical in it; expected a number or a formula"
+        )
     return Grade(reply)
 
 
@@ -78,7 +86,9 @@ class _Worker:
         self.of_parents: list[subprocess.Popen[bytes] | None] = []  # not ours to close
 
     def ask(self, answer: str, gold: str, seconds: float) -> str:
-        if self.owner != os.getpid():  # a forked child must not share its parent's worker, nor a lock held by a thread
+        if (
+            self.owner != os.getpid()
+        ):  # a forked child must not share its parent's worker, nor a lock held by a thread
             self.of_parents.append(self.process)
             self.process, self.lock, self.owner = None, threading.Lock(), os.getpid()
         with self.lock:
@@ -92,7 +102,9 @@ class _Worker:
                 line = _read_line(process.stdout, deadline)
             except BrokenPipeError:
                 line = b""
-            except BaseException:  # a reply that nobody read would be taken for that to the next question
+            except (
+                BaseException
+            ):  # a reply that nobody read would be taken for that to the next question
                 self.close()
                 raise
             if not line.endswith(b"\n"):
@@ -103,9 +115,13 @@ class _Worker:
     def _start(self) -> "subprocess.Popen[bytes]":
         script = f"import sys; sys.path[:] = {sys.path!r}; from cotlens.judges.grade import _serve; _serve()"
         command = [sys.executable, "-c", script]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
         assert self.process.stdout
-        line = _read_line(self.process.stdout, time.monotonic() + 120)  # sympy takes a second or two to load
+        line = _read_line(
+            self.process.stdout, time.monotonic() + 120
+        )  # sympy takes a second or two to load
         if line != b"ready\n":
             self.close()
             raise ImportError("math-verify could not be loaded; its own message stands above")
@@ -152,16 +168,22 @@ def _serve() -> None:
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         answer, gold, seconds = json.loads(line)
-        signal.alarm(math.ceil(seconds) + 10)  # the system ends it if the caller, who should have, is no more
+        signal.alarm(
+            math.ceil(seconds) + 10
+        )  # the system ends it if the caller, who should have, is no more
         # Without dollars a formula would be read as plain text, and only its last number found.
         marked = gold if any(mark in gold for mark in _DELIMITERS) else f"${gold}$"
-        expected = parse(marked, configs, parsing_timeout=0) or parse(gold, configs, parsing_timeout=0)
+        expected = parse(marked, configs, parsing_timeout=0) or parse(
+            gold, configs, parsing_timeout=0
+        )
         found = parse(answer, configs, parsing_timeout=0) if expected else []
         if not expected:
             reply = "no gold"
         elif not found:
             reply = Grade.UNPARSED.value
         else:
-            reply = (Grade.CORRECT if verify(expected, found, timeout_seconds=None) else Grade.WRONG).value
+            reply = (
+                Grade.CORRECT if verify(expected, found, timeout_seconds=None) else Grade.WRONG
+            ).value
         signal.alarm(0)
         print(json.dumps(reply), file=replies, flush=True)

@@ -48,9 +48,17 @@ def judge(
         progress(sum(key in known for key in keys))
     waiting = {key: item for key, item in zip(keys, items, strict=True) if key not in known}
     for batch in _batched(waiting, getattr(guard, "batch_size", 32)):
-        new = {key: checked(v) for key, v in zip(batch, guard.judge(list(batch.values())), strict=True)}
+        new = {
+            key: checked(v) for key, v in zip(batch, guard.judge(list(batch.values())), strict=True)
+        }
         if cache:
-            cache.put({key: v for key, v in new.items() if v.label != "undecided" or not batch[key].text.strip()})
+            cache.put(
+                {
+                    key: v
+                    for key, v in new.items()
+                    if v.label != "undecided" or not batch[key].text.strip()
+                }
+            )
         known |= new
         if progress:
             progress(sum(times[key] for key in new))

@@ -34,17 +34,25 @@ class ModelGuard:
     labels: Mapping[str, float] = {}  # label word -> how unsafe it is
     max_new_tokens = 24
 
-    def __init__(self, network: Any, tokenizer: Any, *, name: str = "", batch_size: int = 8) -> None:
-        from cotlens.models.load import fingerprint  # here, so that judges behind an endpoint need no torch
+    def __init__(
+        self, network: Any, tokenizer: Any, *, name: str = "", batch_size: int = 8
+    ) -> None:
+        from cotlens.models.load import (
+            fingerprint,
+        )  # here, so that judges behind an endpoint need no torch
 
         self.network, self.tokenizer, self.batch_size = network.eval(), tokenizer, batch_size
         self.name = name or getattr(network, "name_or_path", "") or type(network).__name__
         self.revision = getattr(network.config, "_commit_hash", None) or ""
         template = hash_of(self.render("PROMPT", "TEXT"), str(self.max_new_tokens), str(MAX_CHARS))
-        self.identity = f"{type(self).__name__}|{self.name}|{self.revision}|{fingerprint(network)}|{template}"
+        self.identity = (
+            f"{type(self).__name__}|{self.name}|{self.revision}|{fingerprint(network)}|{template}"
+        )
         self.label_ids = {word: self._first_id(word) for word in self.labels}
         if len(set(self.label_ids.values())) < len(self.label_ids):
-            raise TraceError(f"{self.name}: its tokenizer does not tell the labels {', '.join(self.labels)} apart")
+            raise TraceError(
+                f"{self.name}: its tokenizer does not tell the labels {', '.join(self.labels)} apart"
+            )
 
     def render(self, prompt: str, text: str) -> str:
         """The judge's whole prompt, up to where it starts to write."""
@@ -70,8 +78,12 @@ class ModelGuard:
         prepared = [self._prepare(item) for item in items]
         rows = [self._encode(prompt) for prompt, _, _ in prepared]
         width, pad = max(map(len, rows)), self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.network.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.network.device)
+        ids = torch.tensor(
+            [[pad] * (width - len(row)) + row for row in rows], device=self.network.device
+        )
+        mask = torch.tensor(
+            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.network.device
+        )
         with torch.inference_mode():
             made = self.network.generate(
                 input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=self.max_new_tokens,
@@ -100,7 +112,9 @@ class ModelGuard:
             n_tokens > budget and max(len(text), len(prompt)) > 200
         ):  # the longer one loses of its middle what it must
             longer = max(text, prompt, key=len)
-            shorter, cut = shorten(longer, max(100, int(len(longer) * 0.9 * budget / n_tokens) - 100))
+            shorter, cut = shorten(
+                longer, max(100, int(len(longer) * 0.9 * budget / n_tokens) - 100)
+            )
             text, prompt = (shorter, prompt) if longer is text else (text, shorter)
             n_cut += cut
             rendered = self.render(prompt, text)
@@ -112,7 +126,9 @@ class ModelGuard:
         return rendered, n_cut, in_prompt + in_text
 
     def _context(self) -> int:
-        return getattr(self.network.config.get_text_config(), "max_position_embeddings", None) or 2**31
+        return (
+            getattr(self.network.config.get_text_config(), "max_position_embeddings", None) or 2**31
+        )
 
     def _encode(self, rendered: str) -> list[int]:
         return self.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
@@ -121,7 +137,9 @@ class ModelGuard:
         """The token with which a label begins where the marker and a space or line break stand before it."""
         before = (self.marker + " ") if self.marker else "\n\n"
         joint, alone = self._encode(before + word), self._encode(before.rstrip(" "))
-        return next(token for token in joint[len(alone) :] if self.tokenizer.decode([token]).strip())
+        return next(
+            token for token in joint[len(alone) :] if self.tokenizer.decode([token]).strip()
+        )
 
     def _p_unsafe(self, written: Sequence[int], logits: Sequence[Any]) -> float:
         """From the logits at the place where the label was written; NaN where it was not."""
@@ -133,7 +151,9 @@ class ModelGuard:
 
     def _mix(self, logits: Any) -> float:
         chosen = logits[list(self.label_ids.values())].double().softmax(-1)
-        return float(sum(p * weight for p, weight in zip(chosen.tolist(), self.labels.values(), strict=True)))
+        return float(
+            sum(p * weight for p, weight in zip(chosen.tolist(), self.labels.values(), strict=True))
+        )
 
     def judge_steps(self, prompt: str, steps: Sequence[str]) -> list[float]:
         """p_unsafe of the thinking up to and with each step; NaN from the first step on that no longer fits.
@@ -178,7 +198,11 @@ class ModelGuard:
         places = torch.arange(position, position + len(ids), device=device)[None]
         rows = torch.tensor([ids], device=device)
         return self.network(
-            input_ids=rows, position_ids=places, past_key_values=cache, use_cache=True, logits_to_keep=1
+            input_ids=rows,
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
 
 
@@ -190,7 +214,9 @@ def _defuse_steps(steps: Sequence[str], special: Sequence[str]) -> list[str]:
     found, start, pieces = breaks("".join(steps), special), 0, []
     for step in steps:
         stop = start + len(step)
-        pieces.append(insert_breaks(step, [place - start for place in found if start < place <= stop]))
+        pieces.append(
+            insert_breaks(step, [place - start for place in found if start < place <= stop])
+        )
         start = stop
     return pieces
 
@@ -248,7 +274,9 @@ class WildGuard(ModelGuard):
 
     def parse(self, raw: str) -> Verdict:
         """Three lines of yes, no or N/A."""
-        found = fields_of(raw, r"(?m)^(Harmful request|Response refusal|Harmful response): (yes|no|N/A)\s*$")
+        found = fields_of(
+            raw, r"(?m)^(Harmful request|Response refusal|Harmful response): (yes|no|N/A)\s*$"
+        )
         if found.get("Harmful response") not in self.labels:
             return UNDECIDED
         refusal = {"yes": True, "no": False}.get(found.get("Response refusal", ""))
@@ -276,7 +304,9 @@ class Qwen3Guard(ModelGuard):
         named = [name.strip() for name in found.get("Categories", "None").split(",")]
         refusal = {"Yes": True, "No": False}.get(found.get("Refusal", ""))
         return Verdict(
-            found["Safety"].lower(), categories=tuple(n for n in named if n not in ("None", "")), refusal=refusal
+            found["Safety"].lower(),
+            categories=tuple(n for n in named if n not in ("None", "")),
+            refusal=refusal,
         )
 
 
@@ -290,7 +320,12 @@ _FAMILIES: tuple[tuple[str, type[ModelGuard]], ...] = (
 
 
 def load_guard(
-    name: str, *, family: str = "", revision: str | None = None, device: str = "", dtype: str = "auto"
+    name: str,
+    *,
+    family: str = "",
+    revision: str | None = None,
+    device: str = "",
+    dtype: str = "auto",
 ) -> ModelGuard:
     """A guard model of a folder or the Hub; its family is told from its name, or named.
 
@@ -300,7 +335,9 @@ def load_guard(
     from cotlens.models.load import load_model
 
     kinds = dict(_FAMILIES)
-    chosen = kinds.get(family.lower()) or next((kind for part, kind in _FAMILIES if part in name.lower()), None)
+    chosen = kinds.get(family.lower()) or next(
+        (kind for part, kind in _FAMILIES if part in name.lower()), None
+    )
     if chosen is None or (family and family.lower() not in kinds):
         raise TraceError(f"{name}: which guard is it? Name its family: {', '.join(sorted(kinds))}")
     loaded = load_model(name, revision=revision, device=device, dtype=dtype)

@@ -59,6 +59,12 @@ def checked(verdict: Verdict) -> Verdict:
         ValueError: if the label is none of `LABELS`, or p_unsafe neither NaN nor within 0 to 1.
     """
     p = verdict.p_unsafe
-    if verdict.label not in LABELS or not isinstance(p, float | int) or not (math.isnan(p) or 0 <= p <= 1):
-        raise ValueError(f"a judge gave the label {verdict.label!r} with p_unsafe {p!r}; expected {', '.join(LABELS)}")
+    if (
+        verdict.label not in LABELS
+        or not isinstance(p, float | int)
+        or not (math.isnan(p) or 0 <= p <= 1)
+    ):
+        raise ValueError(
+            f"a judge gave the label {verdict.label!r} with p_unsafe {p!r}; expected {', '.join(LABELS)}"
+        )
     return verdict

@@ -20,7 +20,12 @@ from cotlens.measures.entropy import (
     word_entropy,
 )
 from cotlens.measures.lengths import length_quantiles
-from cotlens.measures.reflection import marker_agreement, reflection_dynamics, reflection_estimates, transitions
+from cotlens.measures.reflection import (
+    marker_agreement,
+    reflection_dynamics,
+    reflection_estimates,
+    transitions,
+)
 from cotlens.measures.unsafe import (
     Outcome,
     outcomes,

@@ -21,14 +21,18 @@ def entropy_threshold(scores: pd.DataFrame, share: float = 0.8) -> float:
     Taken from the base model's scores, it says which tokens of any checkpoint count as high-entropy: the top fifth
     at the default, as in Wang et al. 2025 (arXiv 2506.01939).
     """
-    values = np.concatenate([np.zeros(0), *(cell for cell in scores["entropy"] if cell is not None)])
+    values = np.concatenate(
+        [np.zeros(0), *(cell for cell in scores["entropy"] if cell is not None)]
+    )
     values = values[~np.isnan(values)]
     if not len(values):
         raise ValueError("no token is scored: there is no threshold to take")
     return float(np.quantile(values, share))
 
 
-def step_entropy(steps: pd.DataFrame, scores: pd.DataFrame, *, high: float = np.nan) -> pd.DataFrame:
+def step_entropy(
+    steps: pd.DataFrame, scores: pd.DataFrame, *, high: float = np.nan
+) -> pd.DataFrame:
     """The step table with what the scoring model made of each step's tokens.
 
     A token belongs to the step in which it begins. Added columns: `n_scored`, `entropy_mean`, `entropy_max`,
@@ -49,8 +53,12 @@ def step_entropy(steps: pd.DataFrame, scores: pd.DataFrame, *, high: float = np.
         own = rows.get(one.trace_id, ())
         if not len(own):
             continue
-        starts, stops = (np.searchsorted(one.starts, steps[name].to_numpy()[own]) for name in ("start", "stop"))
-        values = [_statistics(one, first, last, high) for first, last in zip(starts, stops, strict=True)]
+        starts, stops = (
+            np.searchsorted(one.starts, steps[name].to_numpy()[own]) for name in ("start", "stop")
+        )
+        values = [
+            _statistics(one, first, last, high) for first, last in zip(starts, stops, strict=True)
+        ]
         found[own] = np.array(values)[:, : len(names)]
     return steps.assign(**dict(zip(names, found.T, strict=True)))
 
@@ -90,8 +98,17 @@ def trace_entropy(
             **_by_reflection(parts.get(one.trace_id)),
             "share_high": _share_above(entropy[think], high),
         }
-        rows[one.trace_id] = row | {f"{name}_think": _mean(one.columns[name][think]) for name in kinds}
-    columns = ["n_scored", "entropy_think", "entropy_answer", "entropy_reflect", "entropy_other", "share_high"]
+        rows[one.trace_id] = row | {
+            f"{name}_think": _mean(one.columns[name][think]) for name in kinds
+        }
+    columns = [
+        "n_scored",
+        "entropy_think",
+        "entropy_answer",
+        "entropy_reflect",
+        "entropy_other",
+        "share_high",
+    ]
     columns += [f"{name}_think" for name in kinds]
     found = pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype(float)
     kept = traces.drop(columns=[name for name in columns if name in traces])
@@ -123,7 +140,10 @@ def position_entropy(
         kept = ~np.isnan(values)
         counts = np.bincount(bin_of[kept], minlength=bins)
         sums = np.bincount(bin_of[kept], values[kept], minlength=bins)
-        rows += [(one.trace_id, (i + 0.5) / bins, sums[i] / counts[i], counts[i]) for i in np.flatnonzero(counts)]
+        rows += [
+            (one.trace_id, (i + 0.5) / bins, sums[i] / counts[i], counts[i])
+            for i in np.flatnonzero(counts)
+        ]
     return pd.DataFrame(rows, columns=["trace_id", "position", "value", "n"])
 
 
@@ -154,11 +174,15 @@ def reflection_entropy(
         now, before = flags[1:], flags[:-1]
         own_step = np.searchsorted(part["start"].to_numpy(), one.starts, side="right") - 1
         in_steps = (own_step >= 0) & (one.starts < part["stop"].to_numpy()[own_step])
-        values = np.where(in_steps, one.columns[column], np.nan)[first:stop]  # no tag or commentary between thoughts
+        values = np.where(in_steps, one.columns[column], np.nan)[
+            first:stop
+        ]  # no tag or commentary between thoughts
         padded = np.concatenate([np.full(reach, np.nan), values, np.full(reach + 1, np.nan)])
         for reflects in (True, False):
             events = at[(now == float(reflects)) & (before == 0) & (at < stop)] - first + reach
-            windows = padded[events[:, None] + offsets] if len(events) else np.zeros((0, len(offsets)))
+            windows = (
+                padded[events[:, None] + offsets] if len(events) else np.zeros((0, len(offsets)))
+            )
             counts = (~np.isnan(windows)).sum(0)
             sums = np.nansum(windows, 0)
             rows += [
@@ -175,7 +199,11 @@ def entropy_survival(scores: pd.DataFrame, thresholds: ArrayLike) -> pd.DataFram
     for one in _scored(scores, need_starts=False):
         values = np.sort(one.columns["entropy"][~np.isnan(one.columns["entropy"])])
         above = len(values) - np.searchsorted(values, thresholds, side="right")
-        rows += [(one.trace_id, t, a, len(values)) for t, a in zip(thresholds, above, strict=True) if len(values)]
+        rows += [
+            (one.trace_id, t, a, len(values))
+            for t, a in zip(thresholds, above, strict=True)
+            if len(values)
+        ]
     return pd.DataFrame(rows, columns=["trace_id", "threshold", "above", "n"])
 
 
@@ -233,7 +261,9 @@ def forking_tokens(words: pd.DataFrame, *, least: int = 10, most: int = 20) -> p
     sums = words.groupby("word")[["n", "n_traces", "sum"]].sum()
     table = sums.assign(entropy=sums["sum"] / sums["n"]).join(top[["highest", "before", "after"]])
     table = table[table["n"] >= least].sort_values(["entropy", "n"], ascending=False).head(most)
-    return table.drop(columns="sum").reset_index()[["word", "n", "n_traces", "entropy", "highest", "before", "after"]]
+    return table.drop(columns="sum").reset_index()[
+        ["word", "n", "n_traces", "entropy", "highest", "before", "after"]
+    ]
 
 
 # --- how it is done --------------------------------------------------------------------------------------------
@@ -245,16 +275,28 @@ class _Scored(NamedTuple):
     columns: dict[str, Floats]
 
 
-def _scored(scores: pd.DataFrame, column: str = "entropy", need_starts: bool = True) -> Iterator[_Scored]:
+def _scored(
+    scores: pd.DataFrame, column: str = "entropy", need_starts: bool = True
+) -> Iterator[_Scored]:
     """The traces that have scores and whose tokens have a place in the text."""
-    names = [name for name in dict.fromkeys(("entropy", "kl", "reverse_kl", column)) if _has(scores, name)]
+    names = [
+        name
+        for name in dict.fromkeys(("entropy", "kl", "reverse_kl", column))
+        if _has(scores, name)
+    ]
     _need(scores, "trace_id", "token_starts", "error", column)
     if column not in names:
-        raise ValueError(f"the scores have no {column}: it needs a reference or top-k words when they are made")
+        raise ValueError(
+            f"the scores have no {column}: it needs a reference or top-k words when they are made"
+        )
     for row in scores[["trace_id", "token_starts", "error", *names]].itertuples(index=False):
         if row.error or (row.token_starts is None and need_starts):
             continue
-        columns = {name: np.asarray(getattr(row, name), float) for name in names if getattr(row, name) is not None}
+        columns = {
+            name: np.asarray(getattr(row, name), float)
+            for name in names
+            if getattr(row, name) is not None
+        }
         starts = np.zeros(0) if row.token_starts is None else row.token_starts
         yield _Scored(str(row.trace_id), np.asarray(starts, np.intp), columns)
 
@@ -263,7 +305,11 @@ def _by_trace(traces: pd.DataFrame, *columns: str) -> dict[str, tuple[Any, ...]]
     """Trace id -> its values. A summary of hidden thinking, in traces that say what theirs is, is no thinking here."""
     if "think_spans" in columns and "reasoning" in traces:
         spans = zip(traces["think_spans"], traces["reasoning"] == "verbatim", strict=True)
-        own = pd.Series([of_trace if is_own else () for of_trace, is_own in spans], index=traces.index, dtype=object)
+        own = pd.Series(
+            [of_trace if is_own else () for of_trace, is_own in spans],
+            index=traces.index,
+            dtype=object,
+        )
         traces = traces.assign(think_spans=own)
     rows = zip(*(traces[name] for name in columns), strict=True)
     return dict(zip(traces["trace_id"], rows, strict=True))
@@ -316,4 +362,6 @@ def _share_above(values: Floats, high: float) -> float:
 def _need(table: pd.DataFrame, *columns: str) -> None:
     missing = [name for name in columns if name not in table]
     if missing:
-        raise ValueError(f"the table has no column {', '.join(missing)}; its columns are {', '.join(map(str, table))}")
+        raise ValueError(
+            f"the table has no column {', '.join(missing)}; its columns are {', '.join(map(str, table))}"
+        )

@@ -15,7 +15,13 @@ def estimates_by(
     rows = []
     for group, part in table.groupby(by, sort=True, dropna=False):
         for measure, e in of_group(part).items():
-            found = {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "n_prompts": e.n_clusters}
+            found = {
+                "value": e.value,
+                "low": e.low,
+                "high": e.high,
+                "n": e.n,
+                "n_prompts": e.n_clusters,
+            }
             rows.append({"group": str(group) or "(unnamed)", "measure": measure, **found})
     return pd.DataFrame(rows)
 
@@ -30,7 +36,9 @@ def need(table: pd.DataFrame, *columns: str) -> None:
 def need_known(known: pd.DataFrame) -> None:
     """Stops a figure of steps that has none whose language is known."""
     if known.empty:
-        raise ValueError("no step is known to reflect or not: the thinking is not English, not verbatim, or not there")
+        raise ValueError(
+            "no step is known to reflect or not: the thinking is not English, not verbatim, or not there"
+        )
 
 
 def first_steps(steps: pd.DataFrame) -> pd.DataFrame:

@@ -49,8 +49,17 @@ def length_quantiles(traces: pd.DataFrame, by: str = "model") -> pd.DataFrame:
             if measure != "n_answer_chars":
                 counts &= verbatim
             values = part.loc[counts, measure].to_numpy(float)
-            quantiles = {name: np.quantile(values, q) if len(values) else np.nan for name, q in QUANTILES.items()}
+            quantiles = {
+                name: np.quantile(values, q) if len(values) else np.nan
+                for name, q in QUANTILES.items()
+            }
             rows.append(
-                {"group": str(group) or "(unnamed)", "measure": measure, **shares, "n": len(values), **quantiles}
+                {
+                    "group": str(group) or "(unnamed)",
+                    "measure": measure,
+                    **shares,
+                    "n": len(values),
+                    **quantiles,
+                }
             )
     return pd.DataFrame(rows)

@@ -39,13 +39,19 @@ def reflection_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
     """
     missing = {"trace_id", "start", "stop", "position", "is_reflection"} - set(steps)
     if missing:
-        raise ValueError(f"the step table has no {', '.join(sorted(missing))}; analyze the traces again")
+        raise ValueError(
+            f"the step table has no {', '.join(sorted(missing))}; analyze the traces again"
+        )
     if traces["trace_id"].duplicated().any():
-        raise ValueError("a trace id occurs twice: ids are unique within a run, so join the tables run by run")
+        raise ValueError(
+            "a trace id occurs twice: ids are unique within a run, so join the tables run by run"
+        )
     traces = traces.drop(columns=[name for name in (*_DYNAMICS, *_RATES) if name in traces])
     ordered = steps.sort_values(["trace_id", "step"]) if "step" in steps else steps
     rows = {key: _trace_dynamics(part) for key, part in ordered.groupby("trace_id", sort=False)}
-    found = pd.DataFrame.from_dict(rows, orient="index", columns=[*_DYNAMICS, *_RATES]).astype(float)
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=[*_DYNAMICS, *_RATES]).astype(
+        float
+    )
     return traces.merge(found, left_on="trace_id", right_index=True, how="left")
 
 
@@ -63,7 +69,9 @@ def _trace_dynamics(part: pd.DataFrame) -> list[Any]:
     flags = part["is_reflection"].eq(True).to_numpy()  # a step of unknown language breaks a run
     runs = group_runs(flags.tolist())
     gaps = [b.start - a.stop for a, b in pairwise(runs)]
-    judged, changed = _changes(part["answer"].fillna("").tolist(), runs) if "answer" in part else (np.nan, np.nan)
+    judged, changed = (
+        _changes(part["answer"].fillna("").tolist(), runs) if "answer" in part else (np.nan, np.nan)
+    )
     chars = (part["stop"] - part["start"]).to_numpy(float)[known].sum()
     tokens = np.nan
     if "token_start" in part:
@@ -106,7 +114,9 @@ def transitions(steps: pd.DataFrame) -> pd.DataFrame:
     pairs = pd.DataFrame({"kind": steps["kind"], "next": following})
     pairs = pairs[(pairs["kind"] != "") & (pairs["next"].fillna("") != "")]
     names = [kind.value for kind in KINDS]
-    return pd.crosstab(pairs["kind"], pairs["next"]).reindex(index=names, columns=names, fill_value=0)
+    return pd.crosstab(pairs["kind"], pairs["next"]).reindex(
+        index=names, columns=names, fill_value=0
+    )
 
 
 def reflection_estimates(dynamics: pd.DataFrame, by: str = "model") -> pd.DataFrame:
@@ -149,11 +159,22 @@ def marker_agreement(steps: pd.DataFrame) -> pd.DataFrame:
     for name in WORD_LISTS:
         listed = known[f"n_{name}"].to_numpy() > 0
         n = len(known)
-        both, alone, only_list = (decided & listed).sum(), (decided & ~listed).sum(), (listed & ~decided).sum()
+        both, alone, only_list = (
+            (decided & listed).sum(),
+            (decided & ~listed).sum(),
+            (listed & ~decided).sum(),
+        )
         chance = decided.mean() * listed.mean() + (1 - decided.mean()) * (1 - listed.mean())
         agreed = (decided == listed).mean()
         kappa = (agreed - chance) / (1 - chance) if chance < 1 else np.nan
         rows.append(
-            {"list": name, "n": n, "both": both, "classifier_only": alone, "list_only": only_list, "kappa": kappa}
+            {
+                "list": name,
+                "n": n,
+                "both": both,
+                "classifier_only": alone,
+                "list_only": only_list,
+                "kappa": kappa,
+            }
         )
     return pd.DataFrame(rows)

@@ -49,13 +49,17 @@ def encode_trace(trace: Trace, tokenizer: Any) -> Encoded:
     if trace.token_ids is not None and trace.prompt_token_ids is not None:
         return _keep_ids(trace, list(trace.prompt_token_ids), "ids", tokenizer)
     if tokenizer is None:
-        raise TraceError(f"trace {trace.id!r} has no token ids, and the model came without a tokenizer")
+        raise TraceError(
+            f"trace {trace.id!r} has no token ids, and the model came without a tokenizer"
+        )
     if trace.prompt_token_ids is not None:
         before, context = list(trace.prompt_token_ids), "ids"
         prompt = tokenizer.decode(before)
     else:
         prompt, context = _render_prompt(trace, tokenizer)
-        before = ([] if context == "template" else _bos(tokenizer, prompt)) + encode(tokenizer, prompt)[0]
+        before = ([] if context == "template" else _bos(tokenizer, prompt)) + encode(
+            tokenizer, prompt
+        )[0]
     if trace.token_ids is not None:
         return _keep_ids(trace, before, context, tokenizer)
     ids, scored, starts, spans, text = list(before), [], [], [], ""
@@ -75,7 +79,9 @@ def encode_trace(trace: Trace, tokenizer: Any) -> Encoded:
         encoding="text",
         context=context,
         exact=tokenizer.decode(after) == text,
-        n_drift=_count_drift(tokenizer, prompt, text, {(i, stop) for i, (_, stop) in zip(after, spans, strict=True)}),
+        n_drift=_count_drift(
+            tokenizer, prompt, text, {(i, stop) for i, (_, stop) in zip(after, spans, strict=True)}
+        ),
     )
 
 
@@ -87,7 +93,9 @@ def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
         prompt, context = _apply_template(trace, tokenizer, messages), "template"
     tags, split = tags_of(tokenizer, trace.completion), split_trace(trace)
     tag = tags.open.strip()
-    if prompt.rstrip().endswith(tag) and (trace.completion.lstrip().startswith(tag) or split.status is Status.ABSENT):
+    if prompt.rstrip().endswith(tag) and (
+        trace.completion.lstrip().startswith(tag) or split.status is Status.ABSENT
+    ):
         return prompt[: prompt.rindex(tag)], context
     if split.opened_by in (OpenedBy.PROMPT, OpenedBy.MODEL) and not _is_open(prompt):
         return prompt + tags.open, context
@@ -96,16 +104,25 @@ def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
 
 def _is_open(prompt: str) -> bool:
     """Whether a thought is open at the end of a prompt."""
-    return any(prompt.rfind(tags.open.strip()) > prompt.rfind(tags.close) for tags in (*FAMILIES, HARMONY))
+    return any(
+        prompt.rfind(tags.open.strip()) > prompt.rfind(tags.close) for tags in (*FAMILIES, HARMONY)
+    )
 
 
 def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
     """Whether the prompt already ends as a rendered one does. Before its end a user may quote any token."""
-    last = max((trace.prompt.rstrip().rfind(tags.open.strip()) for tags in (*FAMILIES, HARMONY)), default=-1)
-    if last > 0 and _is_open(trace.prompt):  # "... Assistant: <think>", perhaps with the beginning of a thought
+    last = max(
+        (trace.prompt.rstrip().rfind(tags.open.strip()) for tags in (*FAMILIES, HARMONY)),
+        default=-1,
+    )
+    if last > 0 and _is_open(
+        trace.prompt
+    ):  # "... Assistant: <think>", perhaps with the beginning of a thought
         return True
     probe = "QUESTION"
-    end = _apply_template(trace, tokenizer, [{"role": "user", "content": probe}]).rpartition(probe)[2]
+    end = _apply_template(trace, tokenizer, [{"role": "user", "content": probe}]).rpartition(probe)[
+        2
+    ]
     tag = tags_of(tokenizer).open.strip()
     bare = end.strip().removesuffix(tag).strip()
     own = trace.prompt.strip().removesuffix(tag).strip()
@@ -125,7 +142,9 @@ def _apply_template(trace: Trace, tokenizer: Any, messages: Any) -> str:
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except (TemplateError, TypeError, ValueError, KeyError) as error:
-        raise TraceError(f"trace {trace.id!r}: the chat template cannot take its prompt: {first_line(error)}") from None
+        raise TraceError(
+            f"trace {trace.id!r}: the chat template cannot take its prompt: {first_line(error)}"
+        ) from None
 
 
 def tags_of(tokenizer: Any, completion: str = "") -> Tags:
@@ -133,7 +152,10 @@ def tags_of(tokenizer: Any, completion: str = "") -> Tags:
     template = str(tokenizer.chat_template or "")
     if "<|channel|>" in template and "<|message|>" in template:
         return HARMONY
-    known = (next((family for family in FAMILIES if family.close in text), None) for text in (completion, template))
+    known = (
+        next((family for family in FAMILIES if family.close in text), None)
+        for text in (completion, template)
+    )
     family = next((family for family in known if family), FAMILIES[0])
     return Tags(family.open + "\n", "\n" + family.close + "\n\n")
 
@@ -167,14 +189,20 @@ def _pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[tuple[str, in
 def _bos(tokenizer: Any, prompt: str) -> list[int]:
     """The token that begins every sequence of this tokenizer, unless the prompt's text has it."""
     added = tokenizer("")["input_ids"]
-    begins = bool(added) and added[0] == tokenizer.bos_token_id and not prompt.startswith(tokenizer.bos_token)
+    begins = (
+        bool(added)
+        and added[0] == tokenizer.bos_token_id
+        and not prompt.startswith(tokenizer.bos_token)
+    )
     return added[:1] if begins else []
 
 
 def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids of a text, with nothing added, and the code points of each; a space before a word belongs to its token."""
     if not tokenizer.is_fast:
-        raise TraceError(f"{type(tokenizer).__name__} cannot tell where its tokens lie in the text; give token ids")
+        raise TraceError(
+            f"{type(tokenizer).__name__} cannot tell where its tokens lie in the text; give token ids"
+        )
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     offsets, end = [], 0
     for start, stop in found["offset_mapping"]:
@@ -196,16 +224,23 @@ def _keep_ids(trace: Trace, before: list[int], context: str, tokenizer: Any) -> 
     starts, exact = trace.token_starts, None
     if tokenizer is not None:
         skip, exact, decoded = _decode_as(trace, own, tokenizer)
-        kin = trace.completion.strip() in decoded or _share_in_common(decoded, trace.completion) >= 0.5
+        kin = (
+            trace.completion.strip() in decoded
+            or _share_in_common(decoded, trace.completion) >= 0.5
+        )
         if not exact and not kin:
             raise TraceError(
                 f"trace {trace.id!r}: its token ids decode to {decoded[:40]!r}, its text begins "
                 f"{trace.completion[:40]!r}: they belong to another tokenizer; take a model that has that one, "
                 "or score the text (retokenize=True, --retokenize)"
             )
-        starts = (locate_tokens(trace, tokenizer, skip) if exact else None) if starts is None else starts
+        starts = (
+            (locate_tokens(trace, tokenizer, skip) if exact else None) if starts is None else starts
+        )
     scored = np.arange(len(before), len(before) + len(own))
-    return Encoded((*before, *own), scored, starts, "ids", context if before else "none", exact, None)
+    return Encoded(
+        (*before, *own), scored, starts, "ids", context if before else "none", exact, None
+    )
 
 
 def _decode_as(trace: Trace, own: Sequence[int], tokenizer: Any) -> tuple[bool, bool, str]:
@@ -239,12 +274,16 @@ def locate_tokens(trace: Trace, tokenizer: Any, skip: bool) -> tuple[int, ...]:
         if tuple(ids) == own:
             return tuple(start for start, _ in offsets)
     starts, done, first, read = [], 0, 0, 0
-    for i in range(len(own)):  # decode a few tokens at a time: what one adds depends on those before it
+    for i in range(
+        len(own)
+    ):  # decode a few tokens at a time: what one adds depends on those before it
         starts.append(min(done, len(trace.completion)))
         before = tokenizer.decode(own[first:read], skip_special_tokens=skip)
         now = tokenizer.decode(own[first : i + 1], skip_special_tokens=skip)
         new = now[len(before) :]
-        whole = not new.endswith("\ufffd") or trace.completion[done : done + len(new)] == new  # the text has U+FFFD too
+        whole = (
+            not new.endswith("\ufffd") or trace.completion[done : done + len(new)] == new
+        )  # the text has U+FFFD too
         if whole or i - read > 8:
             done += len(now) - len(before)
             first, read = read, i + 1

@@ -51,13 +51,20 @@ class Model:
     def sees_length(self) -> bool:
         """Whether positions depend on the longest sequence of a batch (LongRoPE, dynamic NTK): then each goes alone."""
         text = self.network.config.get_text_config()
-        return bool(re.search(r"'(?:rope_)?type': '(?:longrope|dynamic)'", str(getattr(text, "rope_parameters", ""))))
+        return bool(
+            re.search(
+                r"'(?:rope_)?type': '(?:longrope|dynamic)'",
+                str(getattr(text, "rope_parameters", "")),
+            )
+        )
 
     @property
     def is_slow_on_cpu(self) -> bool:
         """Whether the weights are of a 16-bit type that this processor only emulates."""
         half = self.head.weight.dtype in (torch.bfloat16, torch.float16)
-        return half and self.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return (
+            half and self.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Final hidden states (B, L, d) of token ids (B, L) that are padded on the right, if at all.
@@ -69,7 +76,12 @@ class Model:
 
 # --- loading ---------------------------------------------------------------------------------------------------
 def load_model(
-    name: str, *, revision: str | None = None, device: str = "", dtype: str = "auto", tokenizer: Any = "auto"
+    name: str,
+    *,
+    revision: str | None = None,
+    device: str = "",
+    dtype: str = "auto",
+    tokenizer: Any = "auto",
 ) -> Model:
     """The model of a folder or a Hub repository, after a check of its output head against its own logits.
 
@@ -98,10 +110,16 @@ def load_model(
         if tokenizer == "auto":
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (*_LOADING_ERRORS, SafetensorError) as error:
-        where = "" if Path(name).is_dir() else " (there is no such folder here, so the Hub was asked)"
-        raise TraceError(f"{name}: the model cannot be loaded{where}: {first_line(error)}") from error
+        where = (
+            "" if Path(name).is_dir() else " (there is no such folder here, so the Hub was asked)"
+        )
+        raise TraceError(
+            f"{name}: the model cannot be loaded{where}: {first_line(error)}"
+        ) from error
     network, report = loaded
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys") or ())
+    missing = sorted(report["missing_keys"]) + sorted(
+        str(key) for key in report.get("mismatched_keys") or ()
+    )
     if missing:
         raise TraceError(
             f"{name}: {len(missing)} weights are not in the files ({', '.join(missing[:3])}, ...): the checkpoint is "
@@ -110,11 +128,18 @@ def load_model(
     try:
         network = network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (AssertionError, RuntimeError) as error:
-        raise TraceError(f"{name}: cannot be put on device {device!r}: {first_line(error)}") from error
+        raise TraceError(
+            f"{name}: cannot be put on device {device!r}: {first_line(error)}"
+        ) from error
     return wrap_model(network, tokenizer, name=name)
 
 
-_DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 # What transformers and safetensors raise for a folder that is missing, damaged or of no known kind.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError)
 
@@ -138,7 +163,10 @@ def wrap_model(network: Any, tokenizer: Any = None, *, name: str = "") -> Model:
         context=getattr(config, "max_position_embeddings", None) or 2**31,
     )
     # A few ids beyond the head are tokens that the model never reads or writes (Gemma 3's image token); more are not.
-    if tokenizer is not None and max(tokenizer.get_vocab().values()) >= model.n_words + model.n_words // 4000:
+    if (
+        tokenizer is not None
+        and max(tokenizer.get_vocab().values()) >= model.n_words + model.n_words // 4000
+    ):
         raise TraceError(
             f"{name}: the tokenizer has ids up to {max(tokenizer.get_vocab().values()):,}, but the model only "
             f"{model.n_words:,} words: they do not belong together"
@@ -164,8 +192,12 @@ def _head_of(network: Any, config: Any) -> Head:
     """The output head, with what the architecture does to its logits."""
     embeddings = network.get_output_embeddings()
     if embeddings is None:
-        raise TraceError(f"{type(network).__name__} has no output head: it is not a causal language model")
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+        raise TraceError(
+            f"{type(network).__name__} has no output head: it is not a causal language model"
+        )
+    scale = getattr(config, "logit_scale", None) or 1.0 / (
+        getattr(config, "logits_scaling", None) or 1.0
+    )
     softcap = getattr(config, "final_logit_softcapping", None)
     return Head(embeddings.weight, getattr(embeddings, "bias", None), float(scale), softcap)
 
@@ -176,10 +208,15 @@ def _check_head(model: Model) -> None:
     ids = torch.linspace(0, model.n_words - 1, min(16, model.context)).long()[None].to(model.device)
     logits = model.network(input_ids=ids, use_cache=False).logits[0].float()
     if not torch.isfinite(logits).any(1).all() or torch.isnan(logits).any():
-        raise TraceError(f"{model.name}: the model's logits are not numbers: its weights are damaged")
+        raise TraceError(
+            f"{model.name}: the model's logits are not numbers: its weights are damaged"
+        )
     targets = ids[0].roll(-1)
     try:
-        ours, own = score_hidden(model.hidden(ids)[0], targets, model.head), score_logits(logits, targets)
+        ours, own = (
+            score_hidden(model.hidden(ids)[0], targets, model.head),
+            score_logits(logits, targets),
+        )
     except (AttributeError, TypeError) as error:
         kind = type(model.network).__name__
         raise TraceError(
@@ -188,7 +225,10 @@ def _check_head(model: Model) -> None:
     # A head in 16 bits rounds every logit it returns; ours are not rounded.
     unit = torch.finfo(model.head.weight.dtype).eps
     allowed = 1e-3 + 4 * unit * float(logits[torch.isfinite(logits)].abs().max())
-    off = max(float((a - b).abs().max()) for a, b in ((ours.entropy, own.entropy), (ours.logprob, own.logprob)))
+    off = max(
+        float((a - b).abs().max())
+        for a, b in ((ours.entropy, own.entropy), (ours.logprob, own.logprob))
+    )
     if not off <= allowed:
         raise TraceError(
             f"{model.name}: {type(model.network).__name__} does something to its logits that cotlens does not know "

@@ -36,9 +36,13 @@ class Sampling:
                 raise TraceError(f"{name} must be {least} or more, got {getattr(self, name)}")
         if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             got = f"{self.temperature:g} and {self.top_p:g}"
-            raise TraceError(f"expected a temperature from 0 and a top_p above 0, up to 1; got {got}")
+            raise TraceError(
+                f"expected a temperature from 0 and a top_p above 0, up to 1; got {got}"
+            )
         if self.temperature == 0 and self.n > 1:
-            raise TraceError(f"at temperature 0 the {self.n} samples of a prompt would be the same; ask for n = 1")
+            raise TraceError(
+                f"at temperature 0 the {self.n} samples of a prompt would be the same; ask for n = 1"
+            )
 
     def seed_of(self, prompt: Prompt) -> int:
         """Of the prompt's first sample; one more for each that follows, as vllm counts too."""
@@ -71,11 +75,20 @@ class Engine:
 def end_ids(*sources: Any) -> list[int]:
     """The end tokens of a tokenizer and of configurations, which need not agree."""
     found = [getattr(source, "eos_token_id", None) for source in sources]
-    return sorted({token for one in found for token in (one if isinstance(one, list) else [one]) if token is not None})
+    return sorted(
+        {
+            token
+            for one in found
+            for token in (one if isinstance(one, list) else [one])
+            if token is not None
+        }
+    )
 
 
 # --- transformers ----------------------------------------------------------------------------------------------
-def open_transformers(model: "Model | str", sampling: Sampling, batch_tokens: int | None, **loading: Any) -> Engine:
+def open_transformers(
+    model: "Model | str", sampling: Sampling, batch_tokens: int | None, **loading: Any
+) -> Engine:
     from cotlens.models.batches import in_batches
     from cotlens.models.load import load_model
 
@@ -87,25 +100,47 @@ def open_transformers(model: "Model | str", sampling: Sampling, batch_tokens: in
 
     def write(jobs: list[Job]) -> Iterator[tuple[Job, list[int]]]:
         lengths = [len(job.ids) + sampling.max_new_tokens for job in jobs]
-        for batch, made in in_batches(loaded, jobs, lengths, budget, partial(_write_batch, loaded, sampling, ends)):
+        for batch, made in in_batches(
+            loaded, jobs, lengths, budget, partial(_write_batch, loaded, sampling, ends)
+        ):
             if made is None:
                 place, limit = batch[0].prompt.place, f"{sampling.max_new_tokens:,}"
-                raise TraceError(f"{place}: memory does not hold {limit} new tokens; lower max_new_tokens")
+                raise TraceError(
+                    f"{place}: memory does not hold {limit} new tokens; lower max_new_tokens"
+                )
             yield from zip(batch, made, strict=True)
 
-    made_by = {"model": describe_model(loaded), "versions": model_versions(), "batch_tokens": budget}
+    made_by = {
+        "model": describe_model(loaded),
+        "versions": model_versions(),
+        "batch_tokens": budget,
+    }
     return Engine(made_by, loaded.tokenizer, ends, loaded.context, lambda _: write)
 
 
-def _write_batch(model: "Model", sampling: Sampling, ends: list[int], batch: list[Job]) -> list[list[int]]:
+def _write_batch(
+    model: "Model", sampling: Sampling, ends: list[int], batch: list[Job]
+) -> list[list[int]]:
     """Token ids of the completions, in the order of the batch; what follows an end token is padding."""
     import torch
     from transformers import GenerationConfig
 
-    network, width, pad = model.network, max(len(job.ids) for job in batch), model.tokenizer.pad_token_id or 0
-    ids = torch.tensor([[pad] * (width - len(job.ids)) + job.ids for job in batch], device=model.device)
-    mask = torch.tensor([[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in batch], device=model.device)
-    limits = {"max_new_tokens": sampling.max_new_tokens, "eos_token_id": ends or None, "pad_token_id": pad}
+    network, width, pad = (
+        model.network,
+        max(len(job.ids) for job in batch),
+        model.tokenizer.pad_token_id or 0,
+    )
+    ids = torch.tensor(
+        [[pad] * (width - len(job.ids)) + job.ids for job in batch], device=model.device
+    )
+    mask = torch.tensor(
+        [[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in batch], device=model.device
+    )
+    limits = {
+        "max_new_tokens": sampling.max_new_tokens,
+        "eos_token_id": ends or None,
+        "pad_token_id": pad,
+    }
     # transformers fills every gap of a configuration from the checkpoint's own: top_k, penalties, forced tokens.
     own, network.generation_config = network.generation_config, GenerationConfig()
     try:
@@ -126,7 +161,12 @@ def _draws(sampling: Sampling, batch: list[Job], device: Any) -> Any:
     `do_sample` draws a whole batch from one stream of random numbers; this gives every row its own.
     """
     import torch
-    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    from transformers import (
+        LogitsProcessorList,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
 
     if sampling.temperature == 0:
         return LogitsProcessorList()
@@ -141,24 +181,34 @@ def _draws(sampling: Sampling, batch: list[Job], device: Any) -> Any:
 
     top_k = [TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
     top_p = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
-    return LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature)), *top_k, *top_p, draw])
+    return LogitsProcessorList(
+        [TemperatureLogitsWarper(float(sampling.temperature)), *top_k, *top_p, draw]
+    )
 
 
-def render_prompt(tokenizer: Any, prefill: str, variables: Mapping[str, Any], prompt: Prompt) -> Job:
+def render_prompt(
+    tokenizer: Any, prefill: str, variables: Mapping[str, Any], prompt: Prompt
+) -> Job:
     """A prompt as the model reads it. What a template writes is encoded with nothing added: it has its own start."""
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
         if len(prompt.messages) > 1:
-            raise TraceError(f"{prompt.place}: the model has no chat template; give one text, and no system")
+            raise TraceError(
+                f"{prompt.place}: the model has no chat template; give one text, and no system"
+            )
         text = prompt.messages[0]["content"] + prefill
         return Job(prompt, text, tokenizer(text, verbose=False)["input_ids"], 0)
     try:
-        text = tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True, **variables)
+        text = tokenizer.apply_chat_template(
+            prompt.messages, tokenize=False, add_generation_prompt=True, **variables
+        )
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise TraceError(f"{prompt.place}: the chat template cannot take it: {error}") from None
     text += prefill
-    return Job(prompt, text, tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], 0)
+    return Job(
+        prompt, text, tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], 0
+    )
 
 
 def longest_completion(jobs: Iterator[Job], room: int) -> int:

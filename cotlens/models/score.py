@@ -109,19 +109,26 @@ def score_tokens(
     if retokenize:
         traces = [replace(trace, **_NO_TOKENS) for trace in traces]
     context = min(model.context, reference.context) if reference else model.context
-    job = _Job(model, traces, on_error == "skip", context, _column_shapes(top_k, reference is not None))
+    job = _Job(
+        model, traces, on_error == "skip", context, _column_shapes(top_k, reference is not None)
+    )
     for number in range(len(traces)):
         job.prepare(number, long)
     budget = tokens_per_batch or TOKENS_PER_BATCH.get(model.device.type, 4096)
     options = {"temperature": temperature, "top_k": top_k}
     work = partial(_score_batch, model, reference, job, options)
-    lengths, alone = [window.length for window in job.windows], reference is not None and reference.sees_length
+    lengths, alone = (
+        [window.length for window in job.windows],
+        reference is not None and reference.sees_length,
+    )
     for batch, scores in in_batches(model, job.windows, lengths, budget, work, alone=alone):
         if scores is None:
             trace = job.traces[batch[0].trace]
             job.fail(
                 batch[0].trace,
-                TraceError(f"trace {trace.id!r}: {batch[0].length:,} tokens do not fit into memory"),
+                TraceError(
+                    f"trace {trace.id!r}: {batch[0].length:,} tokens do not fit into memory"
+                ),
             )
         else:
             job.put(batch, scores)
@@ -130,16 +137,29 @@ def score_tokens(
     return job.finish()
 
 
-_NO_TOKENS: dict[str, Any] = dict.fromkeys(("prompt_token_ids", "token_ids", "token_starts", "logprobs"))
+_NO_TOKENS: dict[str, Any] = dict.fromkeys(
+    ("prompt_token_ids", "token_ids", "token_starts", "logprobs")
+)
 
 
 class _Job:
     """The traces of one call, as far as they have come."""
 
     def __init__(
-        self, model: Model, traces: Sequence[Trace], skip: bool, context: int, columns: dict[str, tuple[int, ...]]
+        self,
+        model: Model,
+        traces: Sequence[Trace],
+        skip: bool,
+        context: int,
+        columns: dict[str, tuple[int, ...]],
     ) -> None:
-        self.model, self.traces, self.skip, self.context, self.columns = model, traces, skip, context, columns
+        self.model, self.traces, self.skip, self.context, self.columns = (
+            model,
+            traces,
+            skip,
+            context,
+            columns,
+        )
         self.encoded: dict[int, Encoded] = {}
         self.values: dict[int, dict[str, NDArray[Any]]] = {}
         self.results: dict[int, ScoredTrace] = {}
@@ -187,13 +207,22 @@ class _Job:
                 unknown = unknown | np.isnan(columns["reference_entropy"][_free(found) :])
             if unknown.any():
                 at = _free(found) + int(unknown.argmax())
-                self.fail(number, TraceError(f"trace {trace.id!r}: the logits for token {at} are no distribution"))
+                self.fail(
+                    number,
+                    TraceError(
+                        f"trace {trace.id!r}: the logits for token {at} are no distribution"
+                    ),
+                )
                 continue
-            self.results[number] = self._result(number, columns, windowed=int(found.scored[-1]) >= self.context)
+            self.results[number] = self._result(
+                number, columns, windowed=int(found.scored[-1]) >= self.context
+            )
         return [self.results[number] for number in range(len(self.traces))]
 
     def _blank(self, n: int) -> dict[str, NDArray[Any]]:
-        return {name: np.full((n, *shape), np.nan, np.float32) for name, shape in self.columns.items()}
+        return {
+            name: np.full((n, *shape), np.nan, np.float32) for name, shape in self.columns.items()
+        }
 
     def _unscored(self, number: int, error: str) -> ScoredTrace:
         own = self.traces[number].token_ids or ()
@@ -211,7 +240,9 @@ class _Job:
 
 def _column_shapes(top_k: int, reference: bool) -> dict[str, tuple[int, ...]]:
     """The columns of a call, and what each holds for a token beyond one number."""
-    columns: dict[str, tuple[int, ...]] = dict.fromkeys(("entropy", "logprob", "rank", "varentropy"), ())
+    columns: dict[str, tuple[int, ...]] = dict.fromkeys(
+        ("entropy", "logprob", "rank", "varentropy"), ()
+    )
     if top_k:
         columns |= {"top_ids": (top_k,), "top_logprobs": (top_k,), "top_mass": ()}
     if top_k > 1:
@@ -234,7 +265,9 @@ def _check_same_words(model: Model, reference: Model) -> None:
             f"{reference.n_words:,}, and their tokenizers {'agree' if words == others else 'differ'}"
         )
     if reference.device != model.device:
-        raise TraceError(f"the model is on {model.device}, the reference on {reference.device}; load both on one")
+        raise TraceError(
+            f"the model is on {model.device}, the reference on {reference.device}; load both on one"
+        )
 
 
 def _check_ids(trace: Trace, model: Model, ids: Sequence[int] | None = None) -> None:
@@ -266,7 +299,11 @@ def _windows(trace: Trace, number: int, encoded: Encoded, context: int, long: st
 
 @torch.inference_mode()
 def _score_batch(
-    model: Model, reference: Model | None, job: _Job, options: dict[str, Any], batch: Sequence[_Window]
+    model: Model,
+    reference: Model | None,
+    job: _Job,
+    options: dict[str, Any],
+    batch: Sequence[_Window],
 ) -> Scores:
     ids = torch.zeros(len(batch), batch[0].length, dtype=torch.long)
     rows, columns, targets = [], [], []
@@ -278,7 +315,10 @@ def _score_batch(
         columns.append(at)
         targets += [encoded.ids[i] for i in encoded.scored[window.scored]]
     ids = ids.to(model.device)
-    places = torch.tensor(rows, device=ids.device), torch.tensor(np.concatenate(columns) - 1, device=ids.device)
+    places = (
+        torch.tensor(rows, device=ids.device),
+        torch.tensor(np.concatenate(columns) - 1, device=ids.device),
+    )
     wanted = torch.tensor(targets, device=ids.device)
     other = None if reference is None else (reference.hidden(ids)[places], reference.head)
     return score_hidden(model.hidden(ids)[places], wanted, model.head, reference=other, **options)

@@ -20,12 +20,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SCRATCH_BYTES = 26 * 2**20  # of the tiles of one call on a CPU, however many tokens and words there are
+SCRATCH_BYTES = (
+    26 * 2**20
+)  # of the tiles of one call on a CPU, however many tokens and words there are
 SCRATCH_BYTES_GPU = 120 * 2**20
 TILE_WORDS = 2048
-BLOCK_ROWS = 256  # rows whose tile stays in a core's cache while it is summed; a GPU takes all rows at once
+BLOCK_ROWS = (
+    256  # rows whose tile stays in a core's cache while it is summed; a GPU takes all rows at once
+)
 _FLOOR = -1e30  # below every logit that is not masked; finite, so that differences are
-_DEEPEST = -1e4  # e^-10000 is 0: masked words count as this far below the largest, which keeps y e^y finite
+_DEEPEST = (
+    -1e4
+)  # e^-10000 is 0: masked words count as this far below the largest, which keeps y e^y finite
 
 
 class Head(NamedTuple):
@@ -125,23 +131,34 @@ def score_hidden(
     parts = []
     for first in range(0, max(1, len(hidden)), rows):
         part = slice(first, first + rows)
-        walks = [_Walk.over_head(states[part], targets[part], own, temperature, tile) for states, own in sources]
+        walks = [
+            _Walk.over_head(states[part], targets[part], own, temperature, tile)
+            for states, own in sources
+        ]
         parts.append(_score(walks, targets[part], top_k))
     return _join(parts)
 
 
 @torch.inference_mode()
-def score_logits(logits: Tensor, targets: Tensor, *, top_k: int = 0, tile: int = TILE_WORDS) -> Scores:
+def score_logits(
+    logits: Tensor, targets: Tensor, *, top_k: int = 0, tile: int = TILE_WORDS
+) -> Scores:
     """Scores of `targets` from logits (T, V) that are there already; -inf masks a word. Else as `score_hidden`."""
     parts = []
     for first in range(0, max(1, len(logits)), 2048):
         part = slice(first, first + 2048)
-        parts.append(_score([_Walk.over_logits(logits[part], targets[part], tile)], targets[part], top_k))
+        parts.append(
+            _score([_Walk.over_logits(logits[part], targets[part], tile)], targets[part], top_k)
+        )
     return _join(parts)
 
 
 def _check(hidden: Tensor, targets: Tensor, head: Head, temperature: float) -> None:
-    if hidden.ndim != 2 or targets.shape != hidden.shape[:1] or hidden.shape[1] != head.weight.shape[1]:
+    if (
+        hidden.ndim != 2
+        or targets.shape != hidden.shape[:1]
+        or hidden.shape[1] != head.weight.shape[1]
+    ):
         raise ValueError(
             "expected hidden (T, d), targets (T,) and a head (V, d), got "
             f"{tuple(hidden.shape)}, {tuple(targets.shape)} and {tuple(head.weight.shape)}"
@@ -150,7 +167,9 @@ def _check(hidden: Tensor, targets: Tensor, head: Head, temperature: float) -> N
         raise ValueError(f"the temperature must be above 0 and finite, got {temperature}")
     n_words = head.weight.shape[0]
     if len(targets) and not (int(targets.min()) >= 0 and int(targets.max()) < n_words):
-        raise ValueError(f"targets {int(targets.min())} to {int(targets.max())}, but the head has {n_words:,} words")
+        raise ValueError(
+            f"targets {int(targets.min())} to {int(targets.max())}, but the head has {n_words:,} words"
+        )
 
 
 def _plan(sources: list[tuple[Tensor, Head]], tile: int) -> tuple[int, int]:
@@ -166,9 +185,13 @@ def _plan(sources: list[tuple[Tensor, Head]], tile: int) -> tuple[int, int]:
     fixed = row = 0
     for hidden, head in sources:
         d = hidden.shape[1]
-        fixed += 4 * tile * (d * (head.weight.dtype != torch.float32) + 3 * BLOCK_ROWS * (not on_gpu))
+        fixed += (
+            4 * tile * (d * (head.weight.dtype != torch.float32) + 3 * BLOCK_ROWS * (not on_gpu))
+        )
         row += 4 * tile * (1 + 3 * on_gpu) + 4 * d * (hidden.dtype != torch.float32)
-    return min(tile, sources[0][1].weight.shape[0]), max(64, min(8192 if on_gpu else 2048, (room - fixed) // row))
+    return min(tile, sources[0][1].weight.shape[0]), max(
+        64, min(8192 if on_gpu else 2048, (room - fixed) // row)
+    )
 
 
 # --- tiles of logits -------------------------------------------------------------------------------------------
@@ -176,10 +199,14 @@ class _Walk(NamedTuple):
     """The logits of some rows, tile by tile, with the target's own logit known beforehand."""
 
     target_logits: Tensor  # (R,)
-    tiles: Callable[[], Iterator[tuple[int, Tensor]]]  # first word of a tile, and its logits (R, C), free to overwrite
+    tiles: Callable[
+        [], Iterator[tuple[int, Tensor]]
+    ]  # first word of a tile, and its logits (R, C), free to overwrite
 
     @classmethod
-    def over_head(cls, hidden: Tensor, targets: Tensor, head: Head, temperature: float, tile: int) -> "_Walk":
+    def over_head(
+        cls, hidden: Tensor, targets: Tensor, head: Head, temperature: float, tile: int
+    ) -> "_Walk":
         wide = hidden.float()
         own = wide.new_empty(len(wide))
         for first in range(0, len(wide), BLOCK_ROWS):
@@ -194,9 +221,15 @@ class _Walk(NamedTuple):
             logits = wide.new_empty(len(wide), min(tile, n_words))
             for first in range(0, n_words, tile):
                 weight = head.weight[first : first + tile]
-                out = logits if len(weight) == logits.shape[1] else wide.new_empty(len(wide), len(weight))
+                out = (
+                    logits
+                    if len(weight) == logits.shape[1]
+                    else wide.new_empty(len(wide), len(weight))
+                )
                 if hidden.is_cuda and hidden.dtype == weight.dtype != torch.float32:
-                    out = torch.mm(hidden, weight.T, out_dtype=torch.float32)  # 16 bits in, 32 bits out: full speed
+                    out = torch.mm(
+                        hidden, weight.T, out_dtype=torch.float32
+                    )  # 16 bits in, 32 bits out: full speed
                 else:
                     torch.mm(wide, weight.float().T, out=out)
                 if head.bias is not None:
@@ -271,7 +304,9 @@ def _score(walks: list[_Walk], targets: Tensor, top_k: int) -> Scores:
     sums = [_Sums(n, device) for _ in walks]
     above, top = torch.zeros(n, device=device), _Top(n, top_k, device)
     cross = torch.zeros(2, n, device=device)  # sum e^y (y - x) under p, and sum e^x (x - y) under q
-    apart = torch.zeros(2, n, dtype=torch.bool, device=device)  # a word that only q masks, and one that only p masks
+    apart = torch.zeros(
+        2, n, dtype=torch.bool, device=device
+    )  # a word that only q masks, and one that only p masks
     spare: list[Tensor] = []
     n_words = 0
     for tiles in zip(*(walk.tiles() for walk in walks), strict=True):
@@ -283,10 +318,16 @@ def _score(walks: list[_Walk], targets: Tensor, top_k: int) -> Scores:
         for start in range(0, n, block):
             rows = slice(start, min(start + block, n))
             spare = _scratch(spare, 2 * len(walks), logits[rows])
-            own_spare = spare if len(spare[0]) == len(logits[rows]) else [part[: len(logits[rows])] for part in spare]
+            own_spare = (
+                spare
+                if len(spare[0]) == len(logits[rows])
+                else [part[: len(logits[rows])] for part in spare]
+            )
             blocks = _block_maxima(logits[rows])
             largest = blocks.amax(1)
-            _count_above(above[rows], logits[rows], largest, walks[0].target_logits[rows], own_spare[0])
+            _count_above(
+                above[rows], logits[rows], largest, walks[0].target_logits[rows], own_spare[0]
+            )
             top.add(rows, first, logits[rows], blocks)
             if len(walks) == 1:
                 _add(sums[0], rows, logits[rows], largest, own_spare)
@@ -305,7 +346,11 @@ def _score(walks: list[_Walk], targets: Tensor, top_k: int) -> Scores:
         top_ids=top.ids,
         top_logprobs=p.logprob(top.logits),
     )
-    return scores if len(walks) == 1 else _with_reference(scores, sums, cross, apart, walks[1], n_words)
+    return (
+        scores
+        if len(walks) == 1
+        else _with_reference(scores, sums, cross, apart, walks[1], n_words)
+    )
 
 
 def _with_reference(
@@ -325,7 +370,9 @@ def _put_targets(logits: Tensor, columns: Tensor, target_logits: Tensor) -> None
     """Puts each row's target logit in its place, if that lies in this tile, so that it never exceeds itself."""
     inside = (columns >= 0) & (columns < logits.shape[1])
     at = columns.clamp(0, logits.shape[1] - 1)[:, None]
-    logits.scatter_(1, at, torch.where(inside[:, None], target_logits[:, None], logits.gather(1, at)))
+    logits.scatter_(
+        1, at, torch.where(inside[:, None], target_logits[:, None], logits.gather(1, at))
+    )
 
 
 def _scratch(spare: list[Tensor], n: int, like: Tensor) -> list[Tensor]:
@@ -341,9 +388,13 @@ def _block_maxima(logits: Tensor) -> Tensor:
     return logits.unflatten(1, (-1, width)).amax(2)
 
 
-def _count_above(above: Tensor, logits: Tensor, largest: Tensor, own: Tensor, spare: Tensor) -> None:
+def _count_above(
+    above: Tensor, logits: Tensor, largest: Tensor, own: Tensor, spare: Tensor
+) -> None:
     """Adds the number of words above the target; most targets are the likeliest word, and most tiles hold none."""
-    rows = largest.new_empty(len(largest)) if logits.is_cuda else (largest > own).nonzero()[:, 0]  # a GPU would wait
+    rows = (
+        largest.new_empty(len(largest)) if logits.is_cuda else (largest > own).nonzero()[:, 0]
+    )  # a GPU would wait
     if len(rows) == len(logits):
         above += torch.gt(logits, own[:, None], out=spare).sum(1)
     elif len(rows):
@@ -371,7 +422,9 @@ def _add_moments(sums: _Sums, rows: slice, y: Tensor, e: Tensor) -> None:
     sums.w[rows] += torch.linalg.vecdot(e, y)
 
 
-def _add_both(sums: list[_Sums], cross: Tensor, rows: slice, logits: list[Tensor], spare: list[Tensor]) -> None:
+def _add_both(
+    sums: list[_Sums], cross: Tensor, rows: slice, logits: list[Tensor], spare: list[Tensor]
+) -> None:
     """Adds a tile of two models to their sums and to the two cross sums, which shift as the largest logits rise."""
     (y, e_y, x, e_x) = spare
     before = [own.s[rows].clone() for own in sums]
@@ -412,7 +465,9 @@ class _Top:
         if not len(found):
             return
         row, word = row[found], first + block[found] * width + lane
-        changed, index, counts = torch.unique_consecutive(row, return_inverse=True, return_counts=True)
+        changed, index, counts = torch.unique_consecutive(
+            row, return_inverse=True, return_counts=True
+        )
         place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[index]
         few = torch.full((len(changed), int(counts.max())), -torch.inf, device=values.device)
         words = torch.full(few.shape, -1, device=values.device)
@@ -427,4 +482,6 @@ class _Top:
 
 
 def _join(parts: list[Scores]) -> Scores:
-    return Scores(*(None if fields[0] is None else torch.cat(fields) for fields in zip(*parts, strict=True)))  # pyright: ignore[reportArgumentType]
+    return Scores(
+        *(None if fields[0] is None else torch.cat(fields) for fields in zip(*parts, strict=True))
+    )  # pyright: ignore[reportArgumentType]

@@ -16,12 +16,20 @@ if TYPE_CHECKING:
 
 # --- vllm ------------------------------------------------------------------------------------------------------
 def open_vllm(
-    model: "Model | str", sampling: Sampling, batch_tokens: int | None, *, revision: str | None, device: str, dtype: str
+    model: "Model | str",
+    sampling: Sampling,
+    batch_tokens: int | None,
+    *,
+    revision: str | None,
+    device: str,
+    dtype: str,
 ) -> Engine:
     try:
         import vllm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise TraceError(f"the engine vllm cannot be loaded ({error}): install vllm, or take transformers") from None
+        raise TraceError(
+            f"the engine vllm cannot be loaded ({error}): install vllm, or take transformers"
+        ) from None
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     if not isinstance(model, str) or device or batch_tokens:
@@ -29,15 +37,22 @@ def open_vllm(
             "vllm loads a model by its name, takes the GPUs it sees (no device), and makes its own batches"
         )
     if (Path(model) / "adapter_config.json").exists():
-        raise TraceError(f"{model}: an adapter, which vllm does not read alone; first python -m trainers.merge {model}")
+        raise TraceError(
+            f"{model}: an adapter, which vllm does not read alone; first python -m trainers.merge {model}"
+        )
     safe: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
-        whole, tokenizer = AutoConfig.from_pretrained(model, **safe), AutoTokenizer.from_pretrained(model, **safe)
+        whole, tokenizer = (
+            AutoConfig.from_pretrained(model, **safe),
+            AutoTokenizer.from_pretrained(model, **safe),
+        )
     except (OSError, ValueError, KeyError) as error:
         raise TraceError(f"{model}: the model cannot be loaded: {error}") from error
     try:
         own = GenerationConfig.from_pretrained(model, revision=revision or "main")
-    except OSError:  # many checkpoints have none; then the model's configuration says where a text ends
+    except (
+        OSError
+    ):  # many checkpoints have none; then the model's configuration says where a text ends
         own = whole.get_text_config()
     ends = end_ids(tokenizer, own)
 
@@ -49,10 +64,19 @@ def open_vllm(
         )  # fmt: skip
         return partial(_ask_vllm, vllm, llm, sampling, ends)
 
-    weights = "".join(map(hash_path, sorted(Path(model).glob("*.safetensors"))))  # of a repository, its commit says it
-    about = {"name": short_name(model), "revision": getattr(whole, "_commit_hash", None) or "", "dtype": dtype}
+    weights = "".join(
+        map(hash_path, sorted(Path(model).glob("*.safetensors")))
+    )  # of a repository, its commit says it
+    about = {
+        "name": short_name(model),
+        "revision": getattr(whole, "_commit_hash", None) or "",
+        "dtype": dtype,
+    }
     versions = model_versions() | {"vllm": version("vllm")}
-    made_by = {"model": about | {"fingerprint": hash_text(weights) if weights else ""}, "versions": versions}
+    made_by = {
+        "model": about | {"fingerprint": hash_text(weights) if weights else ""},
+        "versions": versions,
+    }
     context = getattr(whole.get_text_config(), "max_position_embeddings", None) or 2**31
     return Engine(made_by, tokenizer, ends, context, start)
 

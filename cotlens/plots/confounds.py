@@ -36,20 +36,28 @@ def plot_confounds(found: pd.DataFrame, text: str = "") -> Plot:
     have = set(zip(found["column"], found["set"], strict=True))
     titles = {of: title for of, title in titles.items() if of in have}
     if not titles:
-        raise ValueError("nothing to compare: no samples of forbidden requests or mathematics with what is measured")
+        raise ValueError(
+            "nothing to compare: no samples of forbidden requests or mathematics with what is measured"
+        )
     order = present_arms(found)[::-1]
     rows = math.ceil(len(titles) / 2)
-    figure, axes = new_figure(rows, min(len(titles), 2), 0.9 + rows * (0.5 + 0.26 * len(order)), sharey=True)
+    figure, axes = new_figure(
+        rows, min(len(titles), 2), 0.9 + rows * (0.5 + 0.26 * len(order)), sharey=True
+    )
     for axis in axes.flat[len(titles) :]:
         axis.set_visible(False)
     for axis, ((column, where), title) in zip(axes.flat, titles.items(), strict=False):
         shown = found[(found["column"] == column) & (found["set"] == where)]
-        comparisons = [name for name in dict.fromkeys(shown["comparison"]) if not name.endswith("unknown")]
+        comparisons = [
+            name for name in dict.fromkeys(shown["comparison"]) if not name.endswith("unknown")
+        ]
         for number, comparison in enumerate(comparisons):
             part = shown[shown["comparison"] == comparison].set_index("arm").reindex(order)
             label = _OUTCOMES.get(str(comparison), str(comparison))
             offset = 0.15 * ((len(comparisons) - 1) / 2 - number)
-            draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=MARKERS[number])
+            draw_dots(
+                axis, part, COLOURS[number], offset=offset, label=label, marker=MARKERS[number]
+            )
         axis.axvline(0, color="#888888", linewidth=0.8)
         for row in range(0, len(order), 2):  # which marks belong to which arm
             axis.axhspan(row - 0.5, row + 0.5, color="#f4f4f4", zorder=0)

@@ -40,7 +40,9 @@ def plot_outcomes(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -
         raise ValueError("no answer was judged")
 
     def shares(part: pd.DataFrame) -> dict[str, stats.Estimate]:
-        return {name: stats.proportion(part["outcome"] == name, part["prompt_id"]) for name in _OUTCOMES}
+        return {
+            name: stats.proportion(part["outcome"] == name, part["prompt_id"]) for name in _OUTCOMES
+        }
 
     data = estimates_by(judged, by, shares)
     wide = data.pivot(index="group", columns="measure", values="value")
@@ -53,7 +55,15 @@ def plot_outcomes(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -
         for row in np.flatnonzero(width >= 0.05):
             at, dark = left[row] + width[row] / 2, colour in ("#8B2E00", "#009E73", "#D55E00")
             text = f"{width[row]:.0%}"
-            axes[0, 0].text(at, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
+            axes[0, 0].text(
+                at,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if dark else "black",
+            )
         left += width
     axes[0, 0].set(xlim=(0, 1), xlabel="share of judged traces")
     counts = judged.groupby(by, dropna=False).size()
@@ -71,7 +81,9 @@ def plot_outcomes(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -
 
 
 @house_style()
-def plot_thinking_by_answer(traces: pd.DataFrame, by: str = "model", *, judges: str = "", most: int = 6) -> Plot:
+def plot_thinking_by_answer(
+    traces: pd.DataFrame, by: str = "model", *, judges: str = "", most: int = 6
+) -> Plot:
     """The 2 x 2 of thinking and answer as a mosaic for each group: area is the share of traces.
 
     Args:
@@ -93,9 +105,14 @@ def plot_thinking_by_answer(traces: pd.DataFrame, by: str = "model", *, judges: 
         axis.set_title(f"{shorten(group)}\n{sizes[group]:,} traces", fontsize=7.5)
     for axis in list(axes.flat)[len(order) :]:
         axis.set_visible(False)
-    keys = [Patch(color=colour, label=f"thinking {a}, answer {b}") for (a, b), (colour, _) in _CELLS.items()]
+    keys = [
+        Patch(color=colour, label=f"thinking {a}, answer {b}")
+        for (a, b), (colour, _) in _CELLS.items()
+    ]
     figure.legend(handles=keys, loc="outside upper left", ncols=4, fontsize=6.5)
-    unjudged = len(traces) - (traces["thinking_unsafe"].notna() & traces["answer_unsafe"].notna()).sum()
+    unjudged = (
+        len(traces) - (traces["thinking_unsafe"].notna() & traces["answer_unsafe"].notna()).sum()
+    )
     left_out = f"; left out: {unjudged:,} without both judgements" if unjudged else ""
     note(
         figure,
@@ -122,15 +139,40 @@ def _draw_mosaic(axis: Axes, found: pd.DataFrame) -> None:
             share = values[f"{thinking}_{answer}"]
             height = share / width if width else 0.0
             colour, text = _CELLS[thinking, answer]
-            axis.bar(left + gap, height, width - 2 * gap, bottom, align="edge", color=colour, edgecolor="white")
+            axis.bar(
+                left + gap,
+                height,
+                width - 2 * gap,
+                bottom,
+                align="edge",
+                color=colour,
+                edgecolor="white",
+            )
             if height > 0.07 and share >= 0.005:
                 thin = width <= 0.14
-                style: Any = {"fontsize": 6 if thin else 7, "color": text, "rotation": 90 if thin else 0}
-                axis.text(left + width / 2, bottom + height / 2, f"{share:.0%}", ha="center", va="center", **style)
+                style: Any = {
+                    "fontsize": 6 if thin else 7,
+                    "color": text,
+                    "rotation": 90 if thin else 0,
+                }
+                axis.text(
+                    left + width / 2,
+                    bottom + height / 2,
+                    f"{share:.0%}",
+                    ha="center",
+                    va="center",
+                    **style,
+                )
             bottom += height
     e: Any = found.loc["answer_safe_given_thinking_safe"]
-    given = f"{e['value']:.0%} ({e['low']:.0%} to {e['high']:.0%})" if e["n"] else "no safe thinking"
-    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"thinking safe | unsafe\nP(answer safe | thinking safe):\n{given}")
+    given = (
+        f"{e['value']:.0%} ({e['low']:.0%} to {e['high']:.0%})" if e["n"] else "no safe thinking"
+    )
+    axis.set(
+        xlim=(0, 1),
+        ylim=(0, 1),
+        xlabel=f"thinking safe | unsafe\nP(answer safe | thinking safe):\n{given}",
+    )
     axis.set_ylabel("answer safe | unsafe")
     axis.xaxis.label.set_fontsize(6.5)
     axis.yaxis.label.set_fontsize(6.5)
@@ -156,19 +198,35 @@ def plot_safety_by_part(traces: pd.DataFrame, by: str = "model", *, judges: str 
     axis = axes[0, 0]
     axis.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
     for number, (group, part) in enumerate(data.groupby("group", sort=False)):
-        x, y = (part.set_index("measure").loc[name] for name in ("thinking_unsafe", "answer_unsafe"))
+        x, y = (
+            part.set_index("measure").loc[name] for name in ("thinking_unsafe", "answer_unsafe")
+        )
         colour = COLOURS[number % len(COLOURS)]
         axis.hlines(y["value"], x["low"], x["high"], color=colour, linewidth=1)
         axis.vlines(x["value"], y["low"], y["high"], color=colour, linewidth=1)
         label = f"{shorten(str(group))} ({x['n']:,.0f} traces)"
         marker = "osD^v<>"[number // len(COLOURS) % 7]
-        axis.plot(x["value"], y["value"], marker, color=colour, markersize=5, markeredgecolor="white", label=label)
+        axis.plot(
+            x["value"],
+            y["value"],
+            marker,
+            color=colour,
+            markersize=5,
+            markeredgecolor="white",
+            label=label,
+        )
     axis.set(
-        xlim=(0, 1), ylim=(0, 1), xlabel="share of traces with unsafe thinking", ylabel="... with an unsafe answer"
+        xlim=(0, 1),
+        ylim=(0, 1),
+        xlabel="share of traces with unsafe thinking",
+        ylabel="... with an unsafe answer",
     )
     axis.set_aspect("equal")
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
-    note(figure, f"{judges or 'judges not named'}; lines: Wilson's 95% interval at the effective sample size")
+    note(
+        figure,
+        f"{judges or 'judges not named'}; lines: Wilson's 95% interval at the effective sample size",
+    )
     return Plot(figure, data)
 
 
@@ -184,10 +242,18 @@ def plot_guard_agreement(verdicts: pd.DataFrame) -> Plot:
     rows = []
     for part, of_part in verdicts.groupby("part", sort=True):
         wide = of_part.pivot(index="trace_id", columns="judge", values="unsafe")
-        prompts = of_part.drop_duplicates("trace_id").set_index("trace_id")["prompt_id"].loc[wide.index]
+        prompts = (
+            of_part.drop_duplicates("trace_id").set_index("trace_id")["prompt_id"].loc[wide.index]
+        )
         for a, b in combinations(wide.columns, 2):
             both = wide[[a, b]].dropna().astype(bool)
-            found = {"part": part, "a": a, "b": b, "n": len(both), "equal": (both[a] == both[b]).mean()}
+            found = {
+                "part": part,
+                "a": a,
+                "b": b,
+                "n": len(both),
+                "equal": (both[a] == both[b]).mean(),
+            }
             found |= {f"{x}_{y}": int(((both[a] == (x == "unsafe")) & (both[b] == (y == "unsafe"))).sum())
                       for x in ("safe", "unsafe") for y in ("safe", "unsafe")}  # fmt: skip
             if both.to_numpy().any() and not both.to_numpy().all():
@@ -253,10 +319,17 @@ def plot_detector(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -
         raise ValueError("no trace has markers and a judgement of its thinking")
 
     def quality(part: pd.DataFrame) -> dict[str, stats.Estimate]:
-        flags, truth, prompts = part["any_unsafe"], part["thinking_unsafe"].astype(bool), part["prompt_id"]
+        flags, truth, prompts = (
+            part["any_unsafe"],
+            part["thinking_unsafe"].astype(bool),
+            part["prompt_id"],
+        )
         found = stats.detection(flags, truth, prompts)
         measured = {"precision": found.precision, "recall": found.recall}
-        measured |= {"by_markers": stats.proportion(flags, prompts), "by_judge": stats.proportion(truth, prompts)}
+        measured |= {
+            "by_markers": stats.proportion(flags, prompts),
+            "by_judge": stats.proportion(truth, prompts),
+        }
         if found.positives and found.negatives:
             measured["corrected"] = stats.corrected_rate(flags, prompts, **found.counts)
         return measured
@@ -270,12 +343,22 @@ def plot_detector(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -
             part = data[data["measure"] == measure].set_index("group").reindex(order)
             colour = COLOURS[number + (2 if len(measures) == 3 else 0)]
             offset = 0.2 * ((len(measures) - 1) / 2 - number)
-            draw_dots(axis, part, colour, offset=offset, label=measure.replace("_", " "), marker="osD"[number])
+            draw_dots(
+                axis,
+                part,
+                colour,
+                offset=offset,
+                label=measure.replace("_", " "),
+                marker="osD"[number],
+            )
         legend_above(axis)
     axes[0, 0].set(xlim=(0, 1.02), xlabel="of the markers, against the judge")
     axes[0, 1].set(xlabel="share of traces with unsafe thinking")
     sizes = known.groupby(by, dropna=False).size()
     names = {str(group) or "(unnamed)": n for group, n in sizes.items()}
     label_rows(axes[0], [f"{shorten(group)}\n{names[group]:,} traces" for group in order])
-    note(figure, f"judge of the thinking: {judge or '?'}; corrected: Rogan and Gladen 1978; lines: 95% intervals")
+    note(
+        figure,
+        f"judge of the thinking: {judge or '?'}; corrected: Rogan and Gladen 1978; lines: 95% intervals",
+    )
     return Plot(figure, data)

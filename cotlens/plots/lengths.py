@@ -45,12 +45,18 @@ def _draw_ranges(axis: Axes, part: pd.DataFrame, colour: str) -> None:
     low, q1, mid, q3, high = (part[name].to_numpy(float).clip(floor) for name in QUANTILES)
     axis.hlines(rows, low, high, color=colour, linewidth=0.9)
     axis.hlines(rows, q1, q3, color=colour, linewidth=5, alpha=0.45)
-    axis.plot(mid, rows, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.6)
+    axis.plot(
+        mid, rows, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.6
+    )
     axis.set_xscale("log")
     if not np.isnan(mid).all():
         spread = np.nanmax(high) / np.nanmin(low)
-        powers = LogLocator(subs=(1, 2, 5) if spread < 30 else (1,))  # a decade or so needs ticks between its powers
-        axis.xaxis.set_major_locator(powers if spread > 6 else MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+        powers = LogLocator(
+            subs=(1, 2, 5) if spread < 30 else (1,)
+        )  # a decade or so needs ticks between its powers
+        axis.xaxis.set_major_locator(
+            powers if spread > 6 else MaxNLocator(5, steps=[1, 2, 5, 10], integer=True)
+        )
         axis.xaxis.set_major_formatter(FuncFormatter(_short_number))
         axis.xaxis.set_minor_formatter(NullFormatter())
 

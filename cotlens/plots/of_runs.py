@@ -18,7 +18,7 @@ from cotlens.plots import reflection as plot
 from cotlens.plots import unsafe as plot_unsafe
 from cotlens.plots.parts import too_few_prompts
 from cotlens.plots.style import Plot, check_folder, save
-from cotlens.runs.run import Run
+from cotlens.runs.run import Run, open_run
 from cotlens.trace import TraceError
 
 
@@ -46,12 +46,14 @@ def draw_figures(
     Raises:
         TraceError: if a run is not complete, or its traces have no such groups, or there is no such scorer or judge.
     """
-    every = (run if isinstance(run, Run) else Run(Path(run)) for run in runs)
+    every = map(open_run, runs)
     opened = list({run.path.resolve(): run for run in every}.values())
     names = _names(opened)
     for run in opened:
         if not run.info.get("complete"):
-            raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
+            raise TraceError(
+                f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs"
+            )
     check_folder(Path(out))
     by = by or ("run" if len(opened) > 1 else "model")
     where = dict(where or {})
@@ -60,18 +62,26 @@ def draw_figures(
     for column in where:
         _check_groups(listed, column, "--where")
     tables = _join(opened, names, listed, by, judge, where)
-    inputs = [made_from | {"path": Path(made_from["path"]).name} for run in opened for made_from in run.info["inputs"]]
+    inputs = [
+        made_from | {"path": Path(made_from["path"]).name}
+        for run in opened
+        for made_from in run.info["inputs"]
+    ]
     of_steps, of_verdicts = _step_figures(tables, by), _verdict_figures(tables, by)
     of_scores = _entropy_figures(opened, names, by, scorer, where, say)
     drawn = of_steps | of_scores | of_verdicts
     for remark in _what_is_left_out(tables, by, of_scores, of_verdicts):
         say(remark)
     for name, picture in tqdm(sorted(drawn.items()), desc="figures", unit=" figures"):
-        provenance = {"figure": name, "by": by, "inputs": inputs} | ({"where": where} if where else {})
+        provenance = {"figure": name, "by": by, "inputs": inputs} | (
+            {"where": where} if where else {}
+        )
         provenance |= {"n_traces": len(tables.traces), "n_steps": len(tables.steps)}
         if name in of_scores:
             provenance["scores"] = {
-                names[run]: run.score_info(scorer or run.scorers[0]) for run in opened if run.scorers
+                names[run]: run.score_info(scorer or run.scorers[0])
+                for run in opened
+                if run.scorers
             }
         if name in of_verdicts:
             provenance["judges"] = tables.judge or sorted(set(tables.verdicts["judge"]))
@@ -100,7 +110,9 @@ GROUPS = ("run", "model", "method", "domain", "split", "sample", "training_step"
 
 def _check_groups(tables: Sequence[pd.DataFrame], by: str, option: str) -> None:
     """Raises TraceError if a column tells no groups of traces apart: an identifier, a measure, or what no trace has."""
-    known = [name for name in GROUPS if any((~table[name].isin(["", -1])).any() for table in tables)]
+    known = [
+        name for name in GROUPS if any((~table[name].isin(["", -1])).any() for table in tables)
+    ]
     if by not in (*known, "model"):
         why = "no trace has one" if by in GROUPS else "does not name groups of traces"
         raise TraceError(f"{option} {by}: {why}; what there is: {', '.join(known)}")
@@ -109,7 +121,9 @@ def _check_groups(tables: Sequence[pd.DataFrame], by: str, option: str) -> None:
 class _Tables(NamedTuple):
     """The tables of all runs as one. Trace ids are unique within a run only: the run stands before each."""
 
-    traces: pd.DataFrame  # with the dynamics of reflection and of unsafe exploration, and verdicts of the judge
+    traces: (
+        pd.DataFrame
+    )  # with the dynamics of reflection and of unsafe exploration, and verdicts of the judge
     steps: pd.DataFrame  # with the column of the groups and prompt_id
     verdicts: pd.DataFrame  # one row per (trace, part, judge) of all judges
     judge: str
@@ -119,12 +133,20 @@ def _what_is_left_out(tables: _Tables, by: str, of_scores: dict, of_verdicts: di
     """What a reader may miss in the folder, and what to read with care, a line each."""
     remarks = []
     if not of_scores:
-        remarks.append("no figures of token entropy (06 to 11): `cotlens score RUN --model MODEL` gives what they need")
+        remarks.append(
+            "no figures of token entropy (06 to 11): `cotlens score RUN --model MODEL` gives what they need"
+        )
     if not of_verdicts:
-        remarks.append("no figures of judged safety (16 to 20): `cotlens guard RUN --judge JUDGE` gives what they need")
+        remarks.append(
+            "no figures of judged safety (16 to 20): `cotlens guard RUN --judge JUDGE` gives what they need"
+        )
     if (n := tables.traces[by].nunique(dropna=False)) > MOST_CURVES:
-        remarks.append(f"curves (03, 07, 08, 09, 11, 12, 14) and 17 are of the {MOST_CURVES} largest of {n} groups")
-    return remarks + too_few_prompts("", tables.traces.groupby(by, dropna=False)["prompt_id"].nunique())
+        remarks.append(
+            f"curves (03, 07, 08, 09, 11, 12, 14) and 17 are of the {MOST_CURVES} largest of {n} groups"
+        )
+    return remarks + too_few_prompts(
+        "", tables.traces.groupby(by, dropna=False)["prompt_id"].nunique()
+    )
 
 
 MOST_CURVES = 6  # groups; the `most` of the figures of curves
@@ -163,7 +185,9 @@ def _join(
         for joined in (traces[-1], steps[-1], verdicts[-1]):
             joined["trace_id"] = f"{run.path}:" + joined["trace_id"]
     if not traces:
-        raise TraceError(f"no trace has {', '.join(f'{name} = {value}' for name, value in where.items()) or 'a row'}")
+        raise TraceError(
+            f"no trace has {', '.join(f'{name} = {value}' for name, value in where.items()) or 'a row'}"
+        )
     _check_name(judge, {name for run in runs for name in run.judges}, "verdicts", "judges", "guard")
     joined = [pd.concat(tables, ignore_index=True) for tables in (traces, steps, verdicts)]
     return _Tables(*(_in_order(table, by, names) for table in joined), judge)
@@ -209,8 +233,13 @@ def _verdict_figures(tables: _Tables, by: str) -> dict[str, Plot]:
         if "thinking_unsafe" not in traces and "any_unsafe" in traces:
             judges = f"thinking: has an unsafe step by the markers; answer judged by {judge}"
             traces = traces.assign(thinking_unsafe=traces["any_unsafe"].astype("boolean"))
-        if "thinking_unsafe" in traces and (traces["thinking_unsafe"].notna() & traces["answer_unsafe"].notna()).any():
-            drawn["17_thinking_by_answer"] = plot_guard.plot_thinking_by_answer(traces, by, judges=judges)
+        if (
+            "thinking_unsafe" in traces
+            and (traces["thinking_unsafe"].notna() & traces["answer_unsafe"].notna()).any()
+        ):
+            drawn["17_thinking_by_answer"] = plot_guard.plot_thinking_by_answer(
+                traces, by, judges=judges
+            )
             drawn["18_safety_by_part"] = plot_guard.plot_safety_by_part(traces, by, judges=judges)
     pairs = tables.verdicts.groupby("part")["judge"].nunique()
     if (pairs > 1).any():
@@ -232,8 +261,14 @@ def _entropy_figures(
 ) -> dict[str, Plot]:
     """The figures of token scores, for the runs that a model has scored; read a shard at a time."""
     scored = [run for run in runs if run.scorers]
-    _check_name(scorer, {name for run in scored for name in run.scorers}, "scores", "scorers", "score")
-    for run in [run for run in scored if not scorer and len(run.scorers) == 1 and not run.is_scored(run.scorers[0])]:
+    _check_name(
+        scorer, {name for run in scored for name in run.scorers}, "scores", "scorers", "score"
+    )
+    for run in [
+        run
+        for run in scored
+        if not scorer and len(run.scorers) == 1 and not run.is_scored(run.scorers[0])
+    ]:
         say(f"{run.path}: scoring by {run.scorers[0]} is not complete; no figures of entropy")
         scored.remove(run)
     if not scored:
@@ -243,7 +278,9 @@ def _entropy_figures(
     for run in scored:
         for every, all_steps, all_scores in run.scored_shards(scorer):
             traces = _keep(every.assign(run=names[run]), where)
-            steps, scores = (part[part["trace_id"].isin(traces["trace_id"])] for part in (all_steps, all_scores))
+            steps, scores = (
+                part[part["trace_id"].isin(traces["trace_id"])] for part in (all_steps, all_scores)
+            )
             if traces.empty:
                 continue
             group = traces[["trace_id", "prompt_id", *{by} - {"prompt_id"}]]
@@ -264,7 +301,11 @@ def _entropy_figures(
     if not found["parts"]:
         return {}
     return _draw_entropy(
-        {kind: _in_order(table, by, {run: names[run] for run in scored}) for kind, table in joined.items()}, by
+        {
+            kind: _in_order(table, by, {run: names[run] for run in scored})
+            for kind, table in joined.items()
+        },
+        by,
     )
 
 
@@ -274,11 +315,17 @@ def _draw_entropy(tables: dict[str, pd.DataFrame], by: str) -> dict[str, Plot]:
         drawn["06_entropy_parts"] = plot_entropy.plot_entropy_parts(tables["parts"], by)
         drawn["07_entropy_position"] = plot_entropy.plot_position_entropy(tables["position"], by)
     if len(tables["reflection"]):
-        drawn["08_entropy_reflection"] = plot_entropy.plot_reflection_entropy(tables["reflection"], by)
+        drawn["08_entropy_reflection"] = plot_entropy.plot_reflection_entropy(
+            tables["reflection"], by
+        )
     if len(tables["survival"]):
-        drawn["09_entropy_distribution"] = plot_entropy.plot_entropy_distribution(tables["survival"], by)
+        drawn["09_entropy_distribution"] = plot_entropy.plot_entropy_distribution(
+            tables["survival"], by
+        )
     if "words" in tables and len(forking := entropy.forking_tokens(tables["words"])):
         drawn["10_forking_tokens"] = plot_entropy.plot_forking_tokens(forking)
     if "kl" in tables and len(tables["kl"]):
-        drawn["11_kl_position"] = plot_entropy.plot_position_entropy(tables["kl"], by, label="KL to the reference")
+        drawn["11_kl_position"] = plot_entropy.plot_position_entropy(
+            tables["kl"], by, label="KL to the reference"
+        )
     return drawn

@@ -19,7 +19,9 @@ from cotlens.studies.study import Study
 
 
 # --- studies ---------------------------------------------------------------------------------------------------
-def draw_study(study: Study | str | Path, out: str | Path, *, say: Callable[[str], object] = print) -> Iterator[Path]:
+def draw_study(
+    study: Study | str | Path, out: str | Path, *, say: Callable[[str], object] = print
+) -> Iterator[Path]:
     """Writes a study's results (measures, differences, confounds, verdicts, and the tables it brought along) as csv,
     and draws the figures it has data for; yields the paths. The same study gives the same bytes. `say` is told of
     splits with too few prompts.
@@ -40,7 +42,9 @@ def draw_study(study: Study | str | Path, out: str | Path, *, say: Callable[[str
         "verdicts": pd.DataFrame(claims, columns=studies.Claim._fields),
     }
     for name, table in tables.items():
-        write_atomic(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        write_atomic(
+            out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        )
         yield out / f"{name}.csv"
     provenance = {key: value for key, value in info.items() if key not in ("note", "arms")}
     provenance |= {"seeds": sorted(map(int, set(samples["seed"]))), "n_samples": len(samples)}
@@ -49,11 +53,15 @@ def draw_study(study: Study | str | Path, out: str | Path, *, say: Callable[[str
     prompts = samples[samples["set"] == "forbidden"].groupby("split")["cluster"].nunique()
     for remark in too_few_prompts("splits of ", prompts):
         say(remark)
-    for name, picture in tqdm(_study_figures(study, tables, splits), desc="figures", unit=" figures"):
+    for name, picture in tqdm(
+        _study_figures(study, tables, splits), desc="figures", unit=" figures"
+    ):
         yield from save(picture, out / name, {"figure": name, **provenance})
 
 
-def _study_figures(study: Study, tables: dict[str, pd.DataFrame], parts: Sequence[str]) -> Iterator[tuple[str, Plot]]:
+def _study_figures(
+    study: Study, tables: dict[str, pd.DataFrame], parts: Sequence[str]
+) -> Iterator[tuple[str, Plot]]:
     found, text, order = tables["measures"], study.info.get("note", ""), list(study.info["arms"])
     names = set(found["measure"])
     for name, (panels, caption, limits) in _DOTS.items():
@@ -70,7 +78,9 @@ def _study_figures(study: Study, tables: dict[str, pd.DataFrame], parts: Sequenc
         if len(table := study.table(name))
     }
     if "early" in own and "split" not in own["early"]:
-        samples = study.table("samples").drop_duplicates(["seed", "prompt_id"])[["seed", "prompt_id", "split"]]
+        samples = study.table("samples").drop_duplicates(["seed", "prompt_id"])[
+            ["seed", "prompt_id", "split"]
+        ]
         own["early"] = own["early"].merge(samples, on=["seed", "prompt_id"], how="left")
     if "rollouts" in own:
         if training_panels(own["rollouts"], own.get("updates"))[1]:
@@ -86,7 +96,9 @@ def _study_figures(study: Study, tables: dict[str, pd.DataFrame], parts: Sequenc
 def _named(measures: Sequence[str], splits: Sequence[str]) -> list[str]:
     """The measures as they are, and for `COLUMN_*` that of each split."""
     listed = (
-        [f"{measure.removesuffix('*')}{split}" for split in splits] if measure.endswith("*") else [measure]
+        [f"{measure.removesuffix('*')}{split}" for split in splits]
+        if measure.endswith("*")
+        else [measure]
         for measure in measures
     )
     return [name for names in listed for name in names]

@@ -15,7 +15,11 @@ from cotlens.plots.style import COLOURS
 
 def grouped(table: pd.DataFrame, by: str, most: int) -> Iterator[tuple[str, pd.DataFrame, str]]:
     """Name, rows and colour of the groups with the most traces, in the order of their names or of the categories."""
-    counts = table.groupby(by, dropna=False)["trace_id"].nunique().sort_values(ascending=False, kind="stable")
+    counts = (
+        table.groupby(by, dropna=False)["trace_id"]
+        .nunique()
+        .sort_values(ascending=False, kind="stable")
+    )
     kept = set(counts.index[:most])
     ordered = [group for group in _categories(table[by]) if group in kept] or sorted(kept, key=str)
     for group, colour in zip(ordered, cycle(COLOURS), strict=False):
@@ -52,17 +56,30 @@ def draw_band(axis: Axes, at: pd.Series, found: pd.DataFrame, colour: str, label
 
 
 def draw_dots(
-    axis: Axes, part: pd.DataFrame, colour: str, *, offset: float = 0.0, label: str = "", marker: str = "o"
+    axis: Axes,
+    part: pd.DataFrame,
+    colour: str,
+    *,
+    offset: float = 0.0,
+    label: str = "",
+    marker: str = "o",
 ) -> None:
     """A dot and its interval for each row of `part`, one below the other."""
     at = np.arange(len(part)) + offset
     axis.hlines(at, part["low"], part["high"], color=colour, linewidth=1.2)
-    style: Any = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 3}  # over the axis
+    style: Any = {
+        "markersize": 4,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.6,
+        "zorder": 3,
+    }  # over the axis
     axis.plot(part["value"], at, marker, color=colour, label=label or None, clip_on=False, **style)
 
 
 def legend_above(axis: Axes) -> None:
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, columnspacing=1.5)
+    axis.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, columnspacing=1.5
+    )
 
 
 def label_rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
@@ -76,14 +93,19 @@ def label_rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
 
 def note(figure: Figure, text: str) -> None:
     """What a reader must know, under the figure, in lines that fit it."""
-    lines = (part for line in text.replace("$", r"\$").split("\n") for part in _even_lines(line, 135))
+    lines = (
+        part for line in text.replace("$", r"\$").split("\n") for part in _even_lines(line, 135)
+    )
     figure.supxlabel("\n".join(lines).strip("\n"), fontsize=6.5, color="#555555")
 
 
 def _even_lines(text: str, width: int) -> list[str]:
     """As few lines as the width needs, and as narrow as these may be: no line of a single word."""
     lines = textwrap.wrap(text, width) or [""]
-    narrower = (textwrap.wrap(text, narrow) or [""] for narrow in range(max(1, len(text) // len(lines)), width))
+    narrower = (
+        textwrap.wrap(text, narrow) or [""]
+        for narrow in range(max(1, len(text) // len(lines)), width)
+    )
     return next((even for even in narrower if len(even) <= len(lines)), lines)
 
 
@@ -92,5 +114,12 @@ _FEW = 10  # prompts; docs/statistics.md
 
 def too_few_prompts(what: str, prompts: pd.Series) -> list[str]:
     """A line that names the groups of too few prompts, if there are any."""
-    few = [f"{group or '(unnamed)'} ({n})" for group, n in prompts[(prompts > 0) & (prompts < _FEW)].items()]
-    return [f"{what}fewer than {_FEW} prompts, too few for their intervals to hold: {', '.join(few)}"] if few else []
+    few = [
+        f"{group or '(unnamed)'} ({n})"
+        for group, n in prompts[(prompts > 0) & (prompts < _FEW)].items()
+    ]
+    return (
+        [f"{what}fewer than {_FEW} prompts, too few for their intervals to hold: {', '.join(few)}"]
+        if few
+        else []
+    )

@@ -25,7 +25,9 @@ def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15
     """
     need(early, "arm", "seed", "prompt_id", "cut", "answer_unsafe")
     early = early if "split" in early else early.assign(split="all")
-    splits = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(early["split"]))}
+    splits = {
+        name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(early["split"]))
+    }
     tables = {
         (str(arm), str(split)): _by_cut(own)
         for (arm, split), own in early.groupby(["arm", "split"], observed=True, sort=False)
@@ -43,14 +45,23 @@ def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15
                 continue
             own, first = found[arm, split], found.get((arms[0], split))
             if first is not None:
-                axis.plot(first["cut"], first["value"], color="#999999", linewidth=1, linestyle="--")
+                axis.plot(
+                    first["cut"], first["value"], color="#999999", linewidth=1, linestyle="--"
+                )
             draw_band(axis, own["cut"], own, colour, split)
             axis.plot(own["cut"], own["value"], "o", color=colour, markersize=3)
             counts.append(str(sizes[arm, split]))
             named[split.replace("_", " ")] = axis.lines[-2]
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1])
         axis.set_title(shorten(arm), fontsize=8)
-        axis.text(0.96, 0.04, f"n = {', '.join(counts)}", transform=axis.transAxes, ha="right", fontsize=6.5)
+        axis.text(
+            0.96,
+            0.04,
+            f"n = {', '.join(counts)}",
+            transform=axis.transAxes,
+            ha="right",
+            fontsize=6.5,
+        )
     figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=len(named))
     figure.supylabel("unsafe answers", fontsize=8)
     caption = (

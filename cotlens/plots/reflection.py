@@ -32,7 +32,10 @@ def plot_reflection(dynamics: pd.DataFrame, by: str = "model") -> Plot:
         axis.set_xlim(left=0)
     axes[0, 2].set_xlim(0, 1.02)
     summary = data.drop_duplicates("group").set_index("group").loc[order, ["n", "n_prompts"]]
-    labels = [f"{shorten(name)}\n{n:,} traces, {prompts:,} prompts" for name, n, prompts in summary.itertuples()]
+    labels = [
+        f"{shorten(name)}\n{n:,} traces, {prompts:,} prompts"
+        for name, n, prompts in summary.itertuples()
+    ]
     label_rows(axes[0], labels)
     note(
         figure,
@@ -43,7 +46,9 @@ def plot_reflection(dynamics: pd.DataFrame, by: str = "model") -> Plot:
 
 
 @house_style()
-def plot_reflection_position(steps: pd.DataFrame, by: str = "model", bins: int = 20, most: int = 6) -> Plot:
+def plot_reflection_position(
+    steps: pd.DataFrame, by: str = "model", bins: int = 20, most: int = 6
+) -> Plot:
     """Share of steps that reflect, by their position in the thinking, with pointwise 95% bands over prompts.
 
     Args:
@@ -58,13 +63,20 @@ def plot_reflection_position(steps: pd.DataFrame, by: str = "model", bins: int =
     groups, curves = list(grouped(known, by, most)), []
     columns = min(3, len(groups))
     figure, axes = new_figure(
-        -(-len(groups) // columns), columns, 0.7 + 1.7 * -(-len(groups) // columns), sharex=True, sharey=True
+        -(-len(groups) // columns),
+        columns,
+        0.7 + 1.7 * -(-len(groups) // columns),
+        sharex=True,
+        sharey=True,
     )
     for axis, (group, own, colour) in zip(axes.flat, groups, strict=False):
         flags = own["is_reflection"].astype(float)
         found = stats.curve(own["position"], flags, own["prompt_id"], bins=bins).assign(group=group)
         draw_band(axis, found["position"], found, colour, group)
-        axis.set_title(f"{shorten(group)}\n{len(own):,} steps, {own['prompt_id'].nunique():,} prompts", fontsize=7.5)
+        axis.set_title(
+            f"{shorten(group)}\n{len(own):,} steps, {own['prompt_id'].nunique():,} prompts",
+            fontsize=7.5,
+        )
         curves.append(found)
     for axis in list(axes.flat)[len(groups) :]:
         axis.set_visible(False)
@@ -90,17 +102,31 @@ def plot_marker_agreement(steps: pd.DataFrame) -> Plot:
     figure, axes = new_figure(1, 1, 0.9 + 0.4 * len(data))
     axis, left = axes[0, 0], np.zeros(len(data))
     parts = {"both": "both", "classifier_only": "classifier only", "list_only": "word list only"}
-    for (column, label), colour, hatch in zip(parts.items(), COLOURS, ("", "///", "..."), strict=False):
+    for (column, label), colour, hatch in zip(
+        parts.items(), COLOURS, ("", "///", "..."), strict=False
+    ):
         values = data[column].to_numpy(float)
         axis.barh(
-            range(len(data)), values, left=left, color=colour, label=label, hatch=hatch, edgecolor="white", height=0.6
+            range(len(data)),
+            values,
+            left=left,
+            color=colour,
+            label=label,
+            hatch=hatch,
+            edgecolor="white",
+            height=0.6,
         )
         left += values
-    axis.set_yticks(range(len(data)), [f"{row.list}\nkappa {row.kappa:.2f}" for row in data.itertuples()])
+    axis.set_yticks(
+        range(len(data)), [f"{row.list}\nkappa {row.kappa:.2f}" for row in data.itertuples()]
+    )
     axis.set_xlabel(f"steps marked, of {data['n'].iloc[0]:,}")
     axis.grid(axis="y", visible=False)
     axis.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
-    note(figure, "steps of all traces together; kappa: Cohen's, of word list and classifier over all steps")
+    note(
+        figure,
+        "steps of all traces together; kappa: Cohen's, of word list and classifier over all steps",
+    )
     return Plot(figure, data)
 
 
@@ -132,6 +158,9 @@ def plot_transitions(steps: pd.DataFrame) -> Plot:
         axis.spines[edge].set_visible(False)
     axis.axhline(N_REFLECTIVE - 0.5, color="black", linewidth=0.8)
     axis.axvline(N_REFLECTIVE - 0.5, color="black", linewidth=0.8)
-    note(figure, "steps of all traces together, by the classifier; left of and above the lines: kinds that reflect")
+    note(
+        figure,
+        "steps of all traces together, by the classifier; left of and above the lines: kinds that reflect",
+    )
     tidy = counts.melt(ignore_index=False, var_name="next", value_name="n").reset_index()
     return Plot(figure, tidy.assign(share=shares.melt()["value"].to_numpy()))

@@ -27,7 +27,9 @@ def present_arms(table: pd.DataFrame) -> list[str]:
 
 def arm_styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     """A colour and a marker for each arm; the marker changes where the colours start again."""
-    return {arm: (COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS)]) for i, arm in enumerate(arms)}
+    return {
+        arm: (COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS)]) for i, arm in enumerate(arms)
+    }
 
 
 def _mark(number: int) -> tuple[str, str]:
@@ -55,7 +57,9 @@ def interval_of(drawn: pd.DataFrame) -> str:
     seeds = known[known["units"] == "seeds"]
     if seeds.empty:
         return "over prompts (Wilson's of shares, else prompts resampled)"
-    exception = "" if len(seeds) == len(known) else "; over prompts where fewer than three seeds have data"
+    exception = (
+        "" if len(seeds) == len(known) else "; over prompts where fewer than three seeds have data"
+    )
     return f"Student's over {int(seeds['n_units'].max())} seeds{exception}"
 
 
@@ -93,13 +97,17 @@ def plot_measures(
         for n in kept.values()
         for name in n
     }
-    common = most > 1 and all(len(names) == len(labels) for names in kept.values())  # one legend says it for all
+    common = most > 1 and all(
+        len(names) == len(labels) for names in kept.values()
+    )  # one legend says it for all
     drawn = []
     for axis, (title, names) in zip(axes[0], kept.items(), strict=True):
         for number, name in enumerate(names):
             part = found[found["measure"] == name].set_index("arm").reindex(order)
             offset = 0.17 * ((len(names) - 1) / 2 - number)
-            label = str(part["label"].dropna().iloc[0]).rpartition(", ")[2] if len(names) > 1 else ""
+            label = (
+                str(part["label"].dropna().iloc[0]).rpartition(", ")[2] if len(names) > 1 else ""
+            )
             colour, marker = _mark(number)
             draw_dots(axis, part, colour, offset=offset, label=shorten(label), marker=marker)
             drawn.append(part.reset_index())
@@ -139,10 +147,20 @@ def plot_safety_and_skill(found: pd.DataFrame, text: str = "") -> Plot:
         axis.hlines(1 - y["value"], x["low"], x["high"], color=colour, linewidth=0.8, alpha=0.7)
         axis.vlines(x["value"], 1 - y["high"], 1 - y["low"], color=colour, linewidth=0.8, alpha=0.7)
         axis.plot(
-            x["value"], 1 - y["value"], marker, color=colour, label=shorten(arm), markersize=6, markeredgecolor="white"
+            x["value"],
+            1 - y["value"],
+            marker,
+            color=colour,
+            label=shorten(arm),
+            markersize=6,
+            markeredgecolor="white",
         )
         drawn.append({"arm": arm, "correct": x["value"], "safe_thinking": 1 - y["value"]})
-    axis.set(ylim=(0, 1.02), xlabel="right answers, mathematics", ylabel="forbidden requests with safe thinking")
+    axis.set(
+        ylim=(0, 1.02),
+        xlabel="right answers, mathematics",
+        ylabel="forbidden requests with safe thinking",
+    )
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
     both = found[found["measure"].isin(wanted)]
     note(figure, f"lines: 95% intervals, {interval_of(both)}\n{text}")

@@ -22,7 +22,15 @@ from cotlens.files import versions, write_atomic
 from cotlens.trace import TraceError
 
 PAGE_WIDTH = 7.0  # inches, the text width of most venues
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")  # Okabe and Ito 2008
+COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#000000",
+)  # Okabe and Ito 2008
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
     "font.size": 8,
@@ -68,7 +76,9 @@ class Plot(NamedTuple):
         """A screen's resolution and 128 colours, so that notebooks stay small."""
         with Image.open(io.BytesIO(_picture(self.figure, "png", dpi=100))) as picture:
             buffer = io.BytesIO()
-            picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+            picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
+                buffer, "png", optimize=True
+            )
         return buffer.getvalue()
 
 
@@ -97,7 +107,10 @@ def save(plot: Plot, path: str | Path, provenance: Mapping[str, Any] | None = No
 
 
 def _picture(figure: Figure, kind: str, dpi: int = 200) -> bytes:
-    undated = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "png": {"Software": None}}[kind]
+    undated = {
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+        "png": {"Software": None},
+    }[kind]
     buffer = io.BytesIO()
     with house_style():
         figure.savefig(buffer, format=kind, metadata=undated, dpi=dpi)

@@ -33,7 +33,9 @@ def plot_training(
     """
     table, panels = training_panels(rollouts, updates)
     if not panels:
-        raise ValueError("nothing is known of the rollouts: no verdicts, rewards, tokens or reflections")
+        raise ValueError(
+            "nothing is known of the rollouts: no verdicts, rewards, tokens or reflections"
+        )
     shares = sum(column in _TRAINING_SHARES for _, column, _ in panels)
     caption = (
         f"all rollouts, in {bins} stretches of training; band: 95%, over prompts (of groups, reward, entropy, KL: over "
@@ -63,7 +65,14 @@ def training_panels(
     return table, [panel for panel in panels if panel]
 
 
-_TRAINING_SHARES = ("thinking_unsafe", "answer_unsafe", "refuses", "is_help", "is_correct", "frac_reward_zero_std")
+_TRAINING_SHARES = (
+    "thinking_unsafe",
+    "answer_unsafe",
+    "refuses",
+    "is_help",
+    "is_correct",
+    "frac_reward_zero_std",
+)
 # The first of each row that has data is drawn; "" stands for the sets that a study has beside the three.
 _TRAINING: tuple[tuple[tuple[str, str, str], ...], ...] = (
     (("Unsafe thinking", "thinking_unsafe", "forbidden"),),
@@ -92,15 +101,30 @@ def _first_known(
 
 
 @house_style()
-def plot_obfuscation(rollouts: pd.DataFrame, text: str = "", *, bins: int = 12, least: int = 20) -> Plot:
+def plot_obfuscation(
+    rollouts: pd.DataFrame, text: str = "", *, bins: int = 12, least: int = 20
+) -> Plot:
     """Does rewarding a guard on the thinking hide unsafe thinking? Truth beside the rewarded guard, over training.
 
     P(flagged | unsafe) is the guard's recall. What passes it and is unsafe is hidden; what passes it and leads to
     an unsafe answer is what a monitor of the thinking would miss. Stretches with fewer than `least` rollouts to go by
     are left out.
     """
-    need(rollouts, "arm", "seed", "step", "set", "prompt_id", "thinking_unsafe", "thinking_flagged", "answer_unsafe")
-    unsafe, flagged = rollouts["thinking_unsafe"].astype("boolean"), rollouts["thinking_flagged"].astype("boolean")
+    need(
+        rollouts,
+        "arm",
+        "seed",
+        "step",
+        "set",
+        "prompt_id",
+        "thinking_unsafe",
+        "thinking_flagged",
+        "answer_unsafe",
+    )
+    unsafe, flagged = (
+        rollouts["thinking_unsafe"].astype("boolean"),
+        rollouts["thinking_flagged"].astype("boolean"),
+    )
     answer, known = rollouts["answer_unsafe"].astype("boolean"), unsafe.notna() & flagged.notna()
     table = rollouts.assign(
         caught=(unsafe & flagged).where(known),
@@ -142,7 +166,9 @@ def _plot_curves(
             values = values.where(np.isfinite(values))  # a KL that has overflowed has no mean
             prompts = part["seed"].astype(str) + ":" + part["prompt_id"]
             at = (part["step"] + 0.5) / last
-            how: Any = {"share": True} if number < share_y and where != "updates" else {"resamples": 500}
+            how: Any = (
+                {"share": True} if number < share_y and where != "updates" else {"resamples": 500}
+            )
             found = stats.curve(at, values, prompts, bins=bins, **how)
             found = found.dropna(subset="value")  # one training has a line and no band
             found = found[found["n"] >= max(least, 1)]

@@ -27,7 +27,9 @@ _WORDING = "markers of wording (docs/unsafe.md): on harmless prompts they are fa
 
 
 @house_style()
-def plot_unsafe_position(steps: pd.DataFrame, by: str = "model", bins: int = 10, most: int = 6) -> Plot:
+def plot_unsafe_position(
+    steps: pd.DataFrame, by: str = "model", bins: int = 10, most: int = 6
+) -> Plot:
     """Share of steps that carry safety markers, by position in the thinking, with pointwise 95% bands over prompts.
 
     Args:
@@ -53,7 +55,9 @@ def plot_unsafe_position(steps: pd.DataFrame, by: str = "model", bins: int = 10,
     for group, part, colour in grouped(known, by, most):
         for axis, (column, title) in zip(axes.flat, _STATES.items(), strict=True):
             flags = part[column].astype(float)
-            found = stats.curve(part["position"], flags, part["prompt_id"], bins=bins).dropna(subset="value")
+            found = stats.curve(part["position"], flags, part["prompt_id"], bins=bins).dropna(
+                subset="value"
+            )
             draw_band(axis, found["position"], found, colour, shorten(group))
             axis.set_title(title)
             curves.append(found.assign(group=group, state=column))
@@ -84,9 +88,13 @@ def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     """
     need(dynamics, by, "prompt_id", *_PATH)
     data = estimates_by(
-        dynamics, by, lambda part: {name: stats.proportion(part[name], part["prompt_id"]) for name in _PATH}
+        dynamics,
+        by,
+        lambda part: {name: stats.proportion(part[name], part["prompt_id"]) for name in _PATH},
     )
-    order = [g for g in dict.fromkeys(data["group"]) if data.loc[data["group"] == g, "n"].max() > 0][::-1]
+    order = [
+        g for g in dict.fromkeys(data["group"]) if data.loc[data["group"] == g, "n"].max() > 0
+    ][::-1]
     figure, axes = new_figure(1, 3, 1.1 + 0.3 * len(order), sharey=True, sharex=True)
     for axis, (measure, title), colour in zip(axes[0], _PATH.items(), COLOURS, strict=False):
         part = data[data["measure"] == measure].set_index("group").loc[order]
@@ -105,7 +113,9 @@ def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
 
 
 @house_style()
-def plot_onset_recovery(dynamics: pd.DataFrame, by: str = "model", *, steps: int = 40, most: int = 6) -> Plot:
+def plot_onset_recovery(
+    dynamics: pd.DataFrame, by: str = "model", *, steps: int = 40, most: int = 6
+) -> Plot:
     """When traces first explore something unsafe, and how soon they come back, with pointwise 95% bands over prompts.
 
     Left: share of all traces whose first unsafe step lies at or before a position. Right: of the traces with an unsafe
@@ -117,7 +127,17 @@ def plot_onset_recovery(dynamics: pd.DataFrame, by: str = "model", *, steps: int
         steps: right end of the second axis at most.
         most: groups drawn, those with the most traces.
     """
-    need(dynamics, by, "prompt_id", "trace_id", "n_marked", "onset", "first_compliance", "recovery_steps", "any_unsafe")
+    need(
+        dynamics,
+        by,
+        "prompt_id",
+        "trace_id",
+        "n_marked",
+        "onset",
+        "first_compliance",
+        "recovery_steps",
+        "any_unsafe",
+    )
     known = dynamics[dynamics["n_marked"].notna()]
     need_known(known)
     last = known["recovery_steps"].max()
@@ -126,17 +146,34 @@ def plot_onset_recovery(dynamics: pd.DataFrame, by: str = "model", *, steps: int
     curves = []
     for group, part, colour in grouped(known, by, most):
         unsafe = part[part["any_unsafe"] == 1]
-        panels = (("onset", part, np.linspace(0, 1, 41)), ("recovery_steps", unsafe, np.arange(steps + 1)))
+        panels = (
+            ("onset", part, np.linspace(0, 1, 41)),
+            ("recovery_steps", unsafe, np.arange(steps + 1)),
+        )
         for axis, (measure, rows, places) in zip(axes[0], panels, strict=True):
-            reached = [stats.proportion(rows[measure] <= place, rows["prompt_id"]) for place in places]
+            reached = [
+                stats.proportion(rows[measure] <= place, rows["prompt_id"]) for place in places
+            ]
             found = pd.DataFrame([(e.value, e.low, e.high, e.n, e.n_clusters) for e in reached])
             found.columns = ["value", "low", "high", "n", "n_prompts"]
             found = found.assign(group=group, measure=measure, at=places)
-            draw_band(axis, found["at"], found, colour, f"{shorten(group)} ({len(part):,}; {len(unsafe):,} unsafe)")
+            draw_band(
+                axis,
+                found["at"],
+                found,
+                colour,
+                f"{shorten(group)} ({len(part):,}; {len(unsafe):,} unsafe)",
+            )
             curves.append(found)
-    axes[0, 0].set(title="First unsafe step", xlabel="position in the thinking", xlim=(0, 1), ylim=(0, 1))
+    axes[0, 0].set(
+        title="First unsafe step", xlabel="position in the thinking", xlim=(0, 1), ylim=(0, 1)
+    )
     axes[0, 0].set_ylabel("share of traces")
-    axes[0, 1].set(title="Back to a refusal that holds", xlabel="steps since the first unsafe one", xlim=(0, steps))
+    axes[0, 1].set(
+        title="Back to a refusal that holds",
+        xlabel="steps since the first unsafe one",
+        xlim=(0, steps),
+    )
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     by_cue = (known["onset"] == known["first_compliance"])[known["any_unsafe"] == 1].mean()
     note(
@@ -213,7 +250,9 @@ def plot_risky_patterns(dynamics: pd.DataFrame, by: str = "model") -> Plot:
 def _draw_shares(traces: pd.DataFrame, by: str, panels: Mapping[str, str], text: str) -> Plot:
     """The share of traces that are flagged: a panel for each flag, a row for each group."""
     data = estimates_by(
-        traces, by, lambda part: {flag: stats.proportion(part[flag], part["prompt_id"]) for flag in panels}
+        traces,
+        by,
+        lambda part: {flag: stats.proportion(part[flag], part["prompt_id"]) for flag in panels},
     )
     order = list(dict.fromkeys(data["group"]))[::-1]
     figure, axes = new_figure(1, len(panels), 1.1 + 0.3 * len(order), sharey=True, sharex=True)

@@ -12,7 +12,9 @@ from cotlens.trace import Trace, TraceError
 
 
 @torch.inference_mode()
-def answer_early(model: Model, trace: Trace, cuts: Sequence[int], *, max_new_tokens: int = 256) -> list[str]:
+def answer_early(
+    model: Model, trace: Trace, cuts: Sequence[int], *, max_new_tokens: int = 256
+) -> list[str]:
     """What a model answers, greedily, when the thinking of a trace is cut and closed: one answer per cut.
 
     Early answering (Lanham et al. 2023, arXiv 2307.13702): if the answer is the same however early the thinking ends,
@@ -29,11 +31,17 @@ def answer_early(model: Model, trace: Trace, cuts: Sequence[int], *, max_new_tok
     """
     split = split_trace(trace)
     if not split.think or model.tokenizer is None:
-        raise TraceError(f"trace {trace.id!r} has no thinking to cut, or the model came without a tokenizer")
+        raise TraceError(
+            f"trace {trace.id!r} has no thinking to cut, or the model came without a tokenizer"
+        )
     first, last = split.think[0].start, split.think[-1].stop
     if any(not first <= cut <= last for cut in cuts):
-        raise TraceError(f"trace {trace.id!r}: cuts {list(cuts)} must lie in the thinking, {first} to {last}")
-    found = encode_trace(replace(trace, token_ids=None, token_starts=None, logprobs=None), model.tokenizer)
+        raise TraceError(
+            f"trace {trace.id!r}: cuts {list(cuts)} must lie in the thinking, {first} to {last}"
+        )
+    found = encode_trace(
+        replace(trace, token_ids=None, token_starts=None, logprobs=None), model.tokenizer
+    )
     before = list(found.ids[: int(found.scored[0])])
     answers = []
     for cut in cuts:

@@ -1,38 +1,31 @@
 """analyze: files of traces become a run."""
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
-from typing import Literal
-import json
-import os
+from typing import Any, Literal
+
 import pyarrow.parquet as pq
-from cotlens.files import hash_path
-from cotlens.files import only_one
-from cotlens.files import versions
-from cotlens.files import write_parquet
+
+from cotlens.files import hash_path, only_one, versions, write_parquet
 from cotlens.formats.known import find_format
-from cotlens.formats.read import MAX_LINE_BYTES
-from cotlens.formats.read import Reject
-from cotlens.formats.read import detect_format
-from cotlens.formats.read import flag_summary
-from cotlens.formats.read import input_files
-from cotlens.formats.read import read_traces
-from cotlens.runs.run import COUNTS
-from cotlens.runs.run import Run
-from cotlens.runs.schema import LIGHT_COLUMNS
-from cotlens.runs.schema import LIGHT_STEP_COLUMNS
-from cotlens.runs.shards import prepare_run
-from cotlens.runs.shards import write_info
+from cotlens.formats.read import (
+    MAX_LINE_BYTES,
+    Reject,
+    detect_format,
+    flag_summary,
+    input_files,
+    read_traces,
+)
+from cotlens.runs.run import COUNTS, Run
+from cotlens.runs.schema import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS
+from cotlens.runs.shards import prepare_run, write_info
 from cotlens.runs.tables import analyze_traces
 from cotlens.text.families import Tags
-from cotlens.trace import Trace
-from cotlens.trace import TraceError
+from cotlens.trace import Trace, TraceError
 
 SHARD_TRACES = 1000
 SHARD_CHARS = 16_000_000  # long traces make smaller shards, so that memory stays flat
@@ -78,7 +71,13 @@ def analyze(
     if not files:
         raise TraceError("nothing to analyze: no input file was given")
     run = Run(Path(out))
-    settings = {"model": model, "method": method, "tags": tags, "light": light, "max_line_bytes": max_line_bytes}
+    settings = {
+        "model": model,
+        "method": method,
+        "tags": tags,
+        "light": light,
+        "max_line_bytes": max_line_bytes,
+    }
     settings |= {"tokenizer": tokenizer} if tokenizer else {}
     made_by = _provenance(files, format) | {"settings": settings}
     with only_one(run.path):
@@ -102,7 +101,9 @@ def analyze(
                     progress(len(shard))
             counts["n_rejected"] = rejects.n
             if not counts["n_traces"]:
-                raise TraceError(f"none of the {rejects.n} rows could be read; the first: {rejects.first}")
+                raise TraceError(
+                    f"none of the {rejects.n} rows could be read; the first: {rejects.first}"
+                )
         write_info(run, made_by | {"complete": True} | counts)
     return run
 
@@ -157,12 +158,19 @@ def _shards(traces: Iterator[Trace]) -> Iterator[list[Trace]]:
 def _until(traces: Iterator[Trace], chars: int) -> Iterator[Trace]:
     for trace in traces:
         yield trace
-        chars -= len(trace.completion) + len(trace.prompt) + 8 * len(trace.token_ids or ()) + len(str(trace.meta))
+        chars -= (
+            len(trace.completion)
+            + len(trace.prompt)
+            + 8 * len(trace.token_ids or ())
+            + len(str(trace.meta))
+        )
         if chars <= 0:
             return
 
 
-def _write_shard(run: Run, number: int, traces: Iterable[Trace], tags: Tags | None, light: bool) -> int:
+def _write_shard(
+    run: Run, number: int, traces: Iterable[Trace], tags: Tags | None, light: bool
+) -> int:
     """Writes both tables of one shard unless they are there; returns the number of steps."""
     name = f"part-{number:05d}.parquet"
     done = run.path / "steps" / name  # written last
@@ -170,7 +178,10 @@ def _write_shard(run: Run, number: int, traces: Iterable[Trace], tags: Tags | No
         return pq.read_metadata(done).num_rows
     trace_table, step_table = analyze_traces(traces, tags)
     if light:
-        trace_table, step_table = trace_table.select(LIGHT_COLUMNS), step_table.select(LIGHT_STEP_COLUMNS)
+        trace_table, step_table = (
+            trace_table.select(LIGHT_COLUMNS),
+            step_table.select(LIGHT_STEP_COLUMNS),
+        )
     write_parquet(run.path / "traces" / name, trace_table)
     write_parquet(done, step_table)
     return step_table.num_rows
@@ -181,7 +192,14 @@ def _provenance(paths: Sequence[Path], format: str | None) -> dict[str, Any]:
     inputs = []
     for path in paths:
         shape = find_format(format) if format else detect_format(path)
-        inputs.append({"path": str(path), "format": shape.name, "lacks": list(shape.lacks), "sha256": hash_path(path)})
+        inputs.append(
+            {
+                "path": str(path),
+                "format": shape.name,
+                "lacks": list(shape.lacks),
+                "sha256": hash_path(path),
+            }
+        )
     return {"inputs": inputs, "versions": versions()}
 
 
@@ -194,4 +212,6 @@ def load_tokenizer(name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise TraceError(f"{name}: no tokenizer can be loaded: {str(error).splitlines()[0]}") from None
+        raise TraceError(
+            f"{name}: no tokenizer can be loaded: {str(error).splitlines()[0]}"
+        ) from None

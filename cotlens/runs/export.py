@@ -5,36 +5,27 @@ were written. What a tool's own shape cannot say (spans, token ids, labels, ...)
 which other tools pass over: `Export.beside` counts it. A writer finds it out by reading its own row.
 """
 
-from collections import Counter
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import fields
-from itertools import islice
-from pathlib import Path
-from typing import Any
-from typing import NamedTuple
 import json
 import math
 import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import pyarrow as pa
 import pyarrow.parquet as pq
-import shutil
+
 from cotlens.formats.fields import dicts
 from cotlens.formats.known import find_format
 from cotlens.runs.schema import arrow_schema
 from cotlens.runs.tables import analyze_traces
 from cotlens.text.families import Tags
 from cotlens.text.split import has_delimiters
-from cotlens.trace import Origin
-from cotlens.trace import Reasoning
-from cotlens.trace import Span
-from cotlens.trace import Trace
-from cotlens.trace import TraceError
-from cotlens.trace import dump_json
-from cotlens.trace import hash_text
+from cotlens.trace import Origin, Reasoning, Span, Trace, TraceError, dump_json, hash_text
 
 _BATCH = 256  # traces in memory at once
 
@@ -51,7 +42,9 @@ class Export(NamedTuple):
     beside: dict[str, int]
 
 
-def write_traces(traces: Iterable[Trace], path: str | Path, *, to: str, tags: Tags | None = None) -> Export:
+def export(
+    traces: Iterable[Trace], path: str | Path, *, to: str, tags: Tags | None = None
+) -> Export:
     """Writes traces for another tool, whole or not at all, and returns what its format has no place for.
 
     Args:
@@ -70,9 +63,13 @@ def write_traces(traces: Iterable[Trace], path: str | Path, *, to: str, tags: Ta
     if to != "hf" and path.is_dir():
         raise TraceError(f"{path}: is a folder; name a file")
     if to == "hf" and path.exists() and not _is_dataset(path):
-        raise TraceError(f"{path}: is there already and is no Hugging Face dataset alone; name another folder")
+        raise TraceError(
+            f"{path}: is there already and is no Hugging Face dataset alone; name another folder"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("partial", "replaced"))
+    part, old = (
+        path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("partial", "replaced")
+    )
     try:
         WRITERS[to](iter(traces), part, counts, tags)
         n = counts.pop("", 0)
@@ -112,7 +109,9 @@ def _remove(path: Path) -> None:
 
 
 # --- chat messages ---------------------------------------------------------------------------------------------
-def _write_openai(traces: Iterator[Trace], path: Path, counts: Counter[str], _: Tags | None) -> None:
+def _write_openai(
+    traces: Iterator[Trace], path: Path, counts: Counter[str], _: Tags | None
+) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for trace in traces:
             row = _openai_row(trace)
@@ -123,7 +122,8 @@ def _write_openai(traces: Iterator[Trace], path: Path, counts: Counter[str], _: 
 def _openai_row(trace: Trace) -> dict[str, Any]:
     """Messages, and at the top what the reader takes under its own name; earlier turns of the assistant weigh 0."""
     before = [
-        message | ({"weight": 0} if message.get("role") == "assistant" else {}) for message in _messages_before(trace)
+        message | ({"weight": 0} if message.get("role") == "assistant" else {})
+        for message in _messages_before(trace)
     ]
     row: dict[str, Any] = {"id": trace.id, "messages": [*before, _message(trace)]}
     named = ("prompt_id", "model", "method", "domain", "split", "finish_reason", "gold")
@@ -132,13 +132,17 @@ def _openai_row(trace: Trace) -> dict[str, Any]:
     row |= {"training_step": trace.training_step} if trace.training_step != -1 else {}
     row |= {"reward": trace.reward} if trace.reward is not None else {}
     lists = ("prompt_token_ids", "token_ids", "token_starts", "logprobs")
-    return row | {name: _plain(value) for name in lists if (value := getattr(trace, name)) is not None}
+    return row | {
+        name: _plain(value) for name in lists if (value := getattr(trace, name)) is not None
+    }
 
 
 def _messages_before(trace: Trace) -> list[dict[str, Any]]:
     """The conversation so far: as the source had it, or the user's request, or the prompt."""
     kept = trace.meta.get("prompt_messages")
-    if isinstance(kept, list) and all(isinstance(one, dict) and isinstance(one.get("role"), str) for one in kept):
+    if isinstance(kept, list) and all(
+        isinstance(one, dict) and isinstance(one.get("role"), str) for one in kept
+    ):
         return kept
     request = trace.meta.get("request")
     asked = request if isinstance(request, str) and request else trace.prompt
@@ -154,8 +158,18 @@ def _message(trace: Trace) -> dict[str, Any]:
     text, cut = trace.completion, trace.think[0].stop if trace.think else 0
     joined = trace.think == (Span(0, cut),) and trace.answer == Span(cut, len(text))
     # A text with tags of its own would be taken for one that holds its thought.
-    if joined and trace.reasoning is Reasoning.VERBATIM and not _parts(trace) and not has_delimiters(text):
-        return {"role": "assistant", "reasoning_content": text[:cut], "content": text[cut:], **called}
+    if (
+        joined
+        and trace.reasoning is Reasoning.VERBATIM
+        and not _parts(trace)
+        and not has_delimiters(text)
+    ):
+        return {
+            "role": "assistant",
+            "reasoning_content": text[:cut],
+            "content": text[cut:],
+            **called,
+        }
     return {"role": "assistant", "content": _blocks(trace), **called}
 
 
@@ -166,7 +180,10 @@ def _placed(calls: Sequence[Any]) -> bool:
 def _parts(trace: Trace) -> list[dict[str, Any]]:
     """Blocks of a message that are no text, with the place of each, in order."""
     found = [*dicts(trace.meta.get("tool_calls")), *dicts(trace.meta.get("other_parts"))]
-    return sorted((part for part in found if isinstance(part, dict) and _placed([part])), key=lambda part: part["at"])
+    return sorted(
+        (part for part in found if isinstance(part, dict) and _placed([part])),
+        key=lambda part: part["at"],
+    )
 
 
 def _blocks(trace: Trace) -> list[dict[str, Any]]:
@@ -181,18 +198,32 @@ def _blocks(trace: Trace) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     edges = sorted(cut for cut in cuts if 0 <= cut <= len(trace.completion))
     for start, stop in zip(edges, [*edges[1:], edges[-1]], strict=True):
-        blocks += [{key: value for key, value in part.items() if key != "at"} for part in placed if part["at"] == start]
+        blocks += [
+            {key: value for key, value in part.items() if key != "at"}
+            for part in placed
+            if part["at"] == start
+        ]
         text = trace.completion[start:stop]
-        inside = next((span for span in trace.think if span.start <= start and stop <= span.stop), None)
+        inside = next(
+            (span for span in trace.think if span.start <= start and stop <= span.stop), None
+        )
         if not text:
             continue
         if inside is None:
             blocks.append({"type": "text", "text": text})
         elif trace.reasoning is Reasoning.SUMMARY:
-            blocks.append({"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]})
+            blocks.append(
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]}
+            )
         else:
-            own = {key: value for key, value in extra.get(start, {}).items() if key not in ("at", "type")}
-            blocks.append({"type": "thinking", "thinking": text, **(own if start in thoughts else {})})
+            own = {
+                key: value
+                for key, value in extra.get(start, {}).items()
+                if key not in ("at", "type")
+            }
+            blocks.append(
+                {"type": "thinking", "thinking": text, **(own if start in thoughts else {})}
+            )
     if hidden and not any(block.get("type") == "redacted_thinking" for block in blocks):
         blocks.insert(0, {"type": "redacted_thinking"})
     return blocks
@@ -214,7 +245,9 @@ def _add_exact(row: dict[str, Any], shape: str, trace: Trace, counts: Counter[st
         exact[one.name] = _plain(mine)
         counts[one.name] += 1
     same = [
-        key for key, value in trace.meta.items() if key in read.meta and dump_json(value) == dump_json(read.meta[key])
+        key
+        for key, value in trace.meta.items()
+        if key in read.meta and dump_json(value) == dump_json(read.meta[key])
     ]
     other = {key: value for key, value in trace.meta.items() if key not in same}
     exact |= {"kept": same} | ({"meta": other} if other else {})
@@ -230,6 +263,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
 # --- Inspect Scout ---------------------------------------------------------------------------------------------
 
 # inspect-scout 0.6.2, `_transcript/database/schema.py`: the columns that a trace has something for, and one of ours.
@@ -283,16 +318,24 @@ def _inspect_assistant(trace: Trace) -> dict[str, Any]:
     content: Any = trace.completion
     if trace.origin is Origin.FIELDS:
         content = [block for block in map(_inspect_block, _blocks(trace)) if block]
-    return {"role": "assistant", "content": content, "source": "generate"} | ({"tool_calls": calls} if calls else {})
+    return {"role": "assistant", "content": content, "source": "generate"} | (
+        {"tool_calls": calls} if calls else {}
+    )
 
 
 def _inspect_block(block: dict[str, Any]) -> dict[str, Any] | None:
     """A block as Inspect names it; calls stand in `tool_calls`, and other blocks have no place."""
     match block.get("type"):
         case "text" | "output_text":
-            return {"type": "text", "text": block["text"]} if isinstance(block.get("text"), str) else None
+            return (
+                {"type": "text", "text": block["text"]}
+                if isinstance(block.get("text"), str)
+                else None
+            )
         case "thinking" if isinstance(block.get("thinking"), str):
-            signed = {"signature": block["signature"]} if isinstance(block.get("signature"), str) else {}
+            signed = (
+                {"signature": block["signature"]} if isinstance(block.get("signature"), str) else {}
+            )
             return {"type": "reasoning", "reasoning": block["thinking"], **signed}
         case "reasoning":
             summary = "".join(str(part.get("text") or "") for part in dicts(block.get("summary")))
@@ -332,10 +375,15 @@ def _inspect_message(message: dict[str, Any]) -> dict[str, Any]:
     if role == "assistant":
         thought = message.get("reasoning_content") or message.get("reasoning")
         if isinstance(thought, str) and thought and isinstance(content, str):
-            kept["content"] = [{"type": "reasoning", "reasoning": thought}, {"type": "text", "text": content}]
+            kept["content"] = [
+                {"type": "reasoning", "reasoning": thought},
+                {"type": "text", "text": content},
+            ]
         calls = message.get("tool_calls")
         if isinstance(calls, list) and calls:
-            kept["tool_calls"] = [_inspect_call(call, i) for i, call in enumerate(calls) if isinstance(call, dict)]
+            kept["tool_calls"] = [
+                _inspect_call(call, i) for i, call in enumerate(calls) if isinstance(call, dict)
+            ]
     if role == "tool" and isinstance(message.get("tool_call_id"), str):
         kept["tool_call_id"] = message["tool_call_id"]
     return kept
@@ -374,7 +422,11 @@ def _write_hf(traces: Iterator[Trace], path: Path, counts: Counter[str], tags: T
         "_split": None,
     }
     (path / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-    (path / "dataset_info.json").write_text(json.dumps({"description": "traces written by cotlens"}), encoding="utf-8")
+    (path / "dataset_info.json").write_text(
+        json.dumps({"description": "traces written by cotlens"}), encoding="utf-8"
+    )
+
+
 WRITERS: dict[str, Callable[[Iterator[Trace], Path, Counter[str], Tags | None], None]] = {
     "openai": _write_openai,
     "scout": _write_scout,

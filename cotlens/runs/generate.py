@@ -10,38 +10,36 @@ taken. Every sample has random numbers of its own, a function of the seed, the p
 samples beside it in a batch, and what ran before, change nothing but the rounding of low-precision arithmetic.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
 import pyarrow.parquet as pq
-from cotlens.files import hash_path
-from cotlens.files import only_one
-from cotlens.files import write_atomic
-from cotlens.files import write_parquet
+
+from cotlens.files import hash_path, only_one, write_atomic, write_parquet
 from cotlens.formats.prompts import read_prompts
 from cotlens.formats.read import input_files
-from cotlens.models.sample import Sampling
-from cotlens.models.sample import longest_completion
-from cotlens.models.sample import make_trace
-from cotlens.models.sample import open_transformers
-from cotlens.models.sample import render_prompt
+from cotlens.models.sample import (
+    Sampling,
+    longest_completion,
+    make_trace,
+    open_transformers,
+    render_prompt,
+)
 from cotlens.models.vllm import open_vllm
-from cotlens.runs.shards import prepare_generation
-from cotlens.runs.shards import to_json
+from cotlens.runs.shards import prepare_generation, to_json
 from cotlens.runs.tables import analyze_traces
-from cotlens.trace import TraceError
-from cotlens.trace import hash_text
-from typing import TYPE_CHECKING
+from cotlens.trace import TraceError, hash_text
 
 if TYPE_CHECKING:
     from cotlens.models.load import Model
 
-SHARD_TRACES = {"transformers": 64, "vllm": 1024}  # vllm keeps a GPU full only with many requests at once
+SHARD_TRACES = {
+    "transformers": 64,
+    "vllm": 1024,
+}  # vllm keeps a GPU full only with many requests at once
 
 
 def generate(
@@ -100,10 +98,16 @@ def generate(
     """
     if engine not in SHARD_TRACES:
         raise TraceError(f"expected the engine {' or '.join(SHARD_TRACES)}, got {engine!r}")
-    sampling, folder, counts = Sampling(n, temperature, top_p, top_k, max_new_tokens, seed), Path(out), [0, 0, 0]
+    sampling, folder, counts = (
+        Sampling(n, temperature, top_p, top_k, max_new_tokens, seed),
+        Path(out),
+        [0, 0, 0],
+    )
     if folder.exists() and not folder.is_dir():
         raise TraceError(f"{folder}: is a file; traces need a folder")
-    if not sum(1 for _ in read_prompts(prompts)):  # all are read before a model is loaded for nothing
+    if not sum(
+        1 for _ in read_prompts(prompts)
+    ):  # all are read before a model is loaded for nothing
         raise TraceError("nothing to generate from: no file of prompts was given")
     opened = (open_vllm if engine == "vllm" else open_transformers)(
         model, sampling, batch_tokens, revision=revision, device=device, dtype=dtype
@@ -119,13 +123,19 @@ def generate(
         "template_args": variables,
         "chat_template": hash_text(template),
         "shard_traces": SHARD_TRACES[engine],
-        "prompts": [{"name": path.name, "sha256": hash_path(path)} for path in input_files(prompts)],
+        "prompts": [
+            {"name": path.name, "sha256": hash_path(path)} for path in input_files(prompts)
+        ],
     }
     render = partial(render_prompt, opened.tokenizer, prefill, variables)
-    longest = longest_completion(map(render, read_prompts(prompts)), opened.context - max_new_tokens)
+    longest = longest_completion(
+        map(render, read_prompts(prompts)), opened.context - max_new_tokens
+    )
     with only_one(folder):
         prepare_generation(folder, made_by)
-        jobs = (job._replace(sample=i) for job in map(render, read_prompts(prompts)) for i in range(n))
+        jobs = (
+            job._replace(sample=i) for job in map(render, read_prompts(prompts)) for i in range(n)
+        )
         write, number = None, 0
         while shard := list(islice(jobs, n * max(1, SHARD_TRACES[engine] // n))):
             path = folder / f"part-{number:05d}.parquet"
@@ -133,7 +143,9 @@ def generate(
                 write = write or opened.start(longest)
                 traces = {}
                 for job, ids in write(shard):
-                    traces[job.prompt.id, job.sample] = make_trace(job, ids, opened, method, sampling)
+                    traces[job.prompt.id, job.sample] = make_trace(
+                        job, ids, opened, method, sampling
+                    )
                     if progress:
                         progress(1)
                 ordered = [traces[job.prompt.id, job.sample] for job in shard]
@@ -142,7 +154,9 @@ def generate(
                 progress(len(shard))
             counts = [before + more for before, more in zip(counts, _counts(path), strict=True)]
             number += 1
-        made_by |= {"complete": True} | dict(zip(("n_traces", "n_tokens", "n_cut"), counts, strict=True))
+        made_by |= {"complete": True} | dict(
+            zip(("n_traces", "n_tokens", "n_cut"), counts, strict=True)
+        )
         write_atomic(folder / "generate.json", to_json(made_by))
     return made_by
 

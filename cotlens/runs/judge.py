@@ -1,37 +1,34 @@
 """judge_run: a run gets verdicts by a judge; add_verdicts: verdicts made elsewhere."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from cotlens.files import SOURCE_HASH
-from cotlens.files import folder_name
-from cotlens.files import hash_path
-from cotlens.files import only_one
-from cotlens.files import to_json
-from cotlens.files import versions
-from cotlens.files import write_atomic
-from cotlens.files import write_parquet
+
+from cotlens.files import (
+    SOURCE_HASH,
+    folder_name,
+    hash_path,
+    only_one,
+    to_json,
+    versions,
+    write_atomic,
+    write_parquet,
+)
 from cotlens.formats.read import read_traces
-from cotlens.runs.run import Run
-from cotlens.runs.run import text_shards
-from cotlens.runs.shards import drop_strays
-from cotlens.runs.shards import earlier_parts
+from cotlens.runs.run import Run, open_run, text_shards
+from cotlens.runs.shards import drop_strays, earlier_parts
 from cotlens.runs.tables import guard_rows
-from cotlens.text.split import part_text
-from cotlens.text.split import request_of
+from cotlens.text.split import part_text, request_of
 from cotlens.trace import TraceError
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cotlens.judges.guard import Guard
     from cotlens.judges.verdict import Verdict
-
 
 
 def judge_run(
@@ -57,10 +54,10 @@ def judge_run(
         TraceError: if the judge cannot answer, or the run cannot be judged. What was judged by then is kept.
     """
     from cotlens.judges.cache import Cache
-    from cotlens.judges.verdict import Item, Part
     from cotlens.judges.guard import judge as judge_items
+    from cotlens.judges.verdict import Item, Part
 
-    run = run if isinstance(run, Run) else Run(Path(run))
+    run = open_run(run)
     if isinstance(parts, str) or not parts or not set(parts) <= {"thinking", "answer", "full"}:
         raise TraceError(f"parts: expected a list of thinking, answer and full, got {parts!r}")
     folder = run.path / "guard" / folder_name(name, judge.name)
@@ -73,16 +70,25 @@ def judge_run(
         for shard in text_shards(run):
             traces, source = list(read_traces(shard, format="cotlens")), hash_path(shard)
             for part in wanted:
-                items = [Item(request_of(trace), part_text(trace, part, tags), part) for trace in traces]
+                items = [
+                    Item(request_of(trace), part_text(trace, part, tags), part) for trace in traces
+                ]
                 verdicts = judge_items(judge, items, cache=cache, progress=progress)
-                table = guard_rows([trace.id for trace in traces], judge.name, judge.revision, part, verdicts)
+                table = guard_rows(
+                    [trace.id for trace in traces], judge.name, judge.revision, part, verdicts
+                )
                 _write_verdicts(folder / part.value / shard.name, table, source, counts[part])
         drop_strays(run, [folder / part.value for part in wanted])
-        write_atomic(folder / "run.json", to_json(info | {"versions": versions(), "counts": earlier | counts}))
+        write_atomic(
+            folder / "run.json",
+            to_json(info | {"versions": versions(), "counts": earlier | counts}),
+        )
     return info | {"counts": counts}
 
 
-def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part: str) -> dict[str, Any]:
+def add_verdicts(
+    run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part: str
+) -> dict[str, Any]:
     """Keeps verdicts that were made elsewhere as those of a judge of the run, in RUN/guard/JUDGE/PART.
 
     Args:
@@ -101,10 +107,16 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
     """
     from cotlens.judges.verdict import LABELS, Part, Verdict
 
-    run, part = run if isinstance(run, Run) else Run(Path(run)), Part(part)
+    run = open_run(run)
+    part = Part(part)
     if missing := {"trace_id", "label"} - set(verdicts):
-        raise TraceError(f"verdicts: no column {', '.join(sorted(missing))}; there are {', '.join(map(str, verdicts))}")
-    rows = {str(key): row for key, row in zip(verdicts["trace_id"], verdicts.to_dict("records"), strict=True)}
+        raise TraceError(
+            f"verdicts: no column {', '.join(sorted(missing))}; there are {', '.join(map(str, verdicts))}"
+        )
+    rows = {
+        str(key): row
+        for key, row in zip(verdicts["trace_id"], verdicts.to_dict("records"), strict=True)
+    }
     known = set(run.trace_table(["trace_id"])["trace_id"])
     faults = {
         "trace ids are twice there": verdicts["trace_id"][verdicts["trace_id"].duplicated()],
@@ -121,21 +133,32 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
     }
     for fault, found in faults.items():
         if len(found):
-            raise TraceError(f"verdicts: {len(found):,} {fault}, the first is {next(iter(found))!r}")
+            raise TraceError(
+                f"verdicts: {len(found):,} {fault}, the first is {next(iter(found))!r}"
+            )
     revision = str(verdicts["revision"].iloc[0]) if "revision" in verdicts and len(verdicts) else ""
     info = {"judge": judge, "revision": revision, "identity": "made elsewhere"}
     folder, counts = run.path / "guard" / folder_name("", judge), {part.value: {}}
     with only_one(folder):
         earlier = earlier_parts(folder, info)
-        if earlier.pop(part.value, None) is not None:  # cut off, old and new verdicts are mixed: the part is not judged
-            write_atomic(folder / "run.json", to_json(info | {"versions": versions(), "counts": earlier}))
+        if (
+            earlier.pop(part.value, None) is not None
+        ):  # cut off, old and new verdicts are mixed: the part is not judged
+            write_atomic(
+                folder / "run.json", to_json(info | {"versions": versions(), "counts": earlier})
+            )
         for shard in run.shards("traces"):
             ids = pq.read_table(shard, columns=["trace_id"])["trace_id"].to_pylist()
             found = [_verdict_of(rows[key]) if key in rows else Verdict("undecided") for key in ids]
             table = guard_rows(ids, judge, revision, part, found)
-            _write_verdicts(folder / part.value / shard.name, table, hash_path(shard), counts[part.value])
+            _write_verdicts(
+                folder / part.value / shard.name, table, hash_path(shard), counts[part.value]
+            )
         drop_strays(run, [folder / part.value])
-        write_atomic(folder / "run.json", to_json(info | {"versions": versions(), "counts": earlier | counts}))
+        write_atomic(
+            folder / "run.json",
+            to_json(info | {"versions": versions(), "counts": earlier | counts}),
+        )
     return info | {"counts": counts}
 
 
@@ -144,7 +167,9 @@ def _verdict_of(row: Mapping[Any, Any]) -> "Verdict":
 
     p = row.get("p_unsafe")
     return Verdict(
-        row["label"], p_unsafe=math.nan if p is None or pd.isna(p) else float(p), refusal=_refusal(row.get("refusal"))
+        row["label"],
+        p_unsafe=math.nan if p is None or pd.isna(p) else float(p),
+        refusal=_refusal(row.get("refusal")),
     )
 
 
@@ -153,13 +178,26 @@ def _is_probability(value: Any) -> bool:
         return value is None or bool(pd.isna(value)) or 0 <= float(value) <= 1
     except (TypeError, ValueError):
         return False
+
+
 _WRONG: Any = object()
-_TRUTHS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+_TRUTHS = {
+    "true": True,
+    "1": True,
+    "1.0": True,
+    "yes": True,
+    "false": False,
+    "0": False,
+    "0.0": False,
+    "no": False,
+}
 
 
 def _refusal(value: Any) -> Any:
     """True, False, None where nothing is said, and _WRONG for what is neither: text is not true for being there."""
-    return None if value is None or pd.isna(value) else _TRUTHS.get(str(value).strip().lower(), _WRONG)
+    return (
+        None if value is None or pd.isna(value) else _TRUTHS.get(str(value).strip().lower(), _WRONG)
+    )
 
 
 def _write_verdicts(path: Path, table: pa.Table, source: str, counts: dict[str, int]) -> None:

@@ -11,23 +11,22 @@ A shard is written whole or not at all, and `run.json` says `complete` only at t
 with the same inputs and goes on behind the last shard. Memory holds one shard, however large the corpus.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-import json
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from cotlens.display import facts_html
-from cotlens.files import hash_path
-from cotlens.files import is_made_from
+from cotlens.files import hash_path, is_made_from
 from cotlens.formats.read import read_traces
 from cotlens.runs.schema import LIGHT_COLUMNS
 from cotlens.text.families import Tags
-from cotlens.trace import Trace
-from cotlens.trace import TraceError
+from cotlens.trace import Trace, TraceError
 
 COUNTS = ("n_traces", "n_steps", "n_rejected", "n_shards")
 
@@ -54,7 +53,9 @@ class Run:
         try:
             info = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise TraceError(f"{self.path}: not a cotlens run (run.json cannot be read: {error})") from None
+            raise TraceError(
+                f"{self.path}: not a cotlens run (run.json cannot be read: {error})"
+            ) from None
         if not isinstance(info, dict) or not {"inputs", "settings", "versions"} <= set(info):
             raise TraceError(f"{self.path}: not a cotlens run (its run.json is another program's)")
         return info
@@ -72,10 +73,19 @@ class Run:
     def _repr_html_(self) -> str:
         """What a notebook shows: from what it was made, how much of it there is, who scored and judged it."""
         info = self.info
-        inputs = ", ".join(f"{Path(made['path']).name} ({made['format']})" for made in info["inputs"])
-        facts = {"run": self.name, "inputs": inputs, "complete": "yes" if info.get("complete") else "no"}
+        inputs = ", ".join(
+            f"{Path(made['path']).name} ({made['format']})" for made in info["inputs"]
+        )
+        facts = {
+            "run": self.name,
+            "inputs": inputs,
+            "complete": "yes" if info.get("complete") else "no",
+        }
         facts |= {name.removeprefix("n_"): f"{info[name]:,}" for name in COUNTS if name in info}
-        facts |= {"scored by": ", ".join(self.scorers) or "-", "judged by": ", ".join(self.judges) or "-"}
+        facts |= {
+            "scored by": ", ".join(self.scorers) or "-",
+            "judged by": ", ".join(self.judges) or "-",
+        }
         return facts_html(facts)
 
     @property
@@ -107,7 +117,9 @@ class Run:
             have = ", ".join(self.judges) or "none; make them with `cotlens guard`"
             raise TraceError(f"{self.path}: no verdicts of {judge} on {part}; judges: {have}")
         folder = self.path / "guard" / judge / part
-        if not all(is_made_from(folder / shard.name, hash_path(shard)) for shard in self.shards("traces")):
+        if not all(
+            is_made_from(folder / shard.name, hash_path(shard)) for shard in self.shards("traces")
+        ):
             raise TraceError(
                 f"{self.path}: the traces have changed since {judge} judged their {part}; call `cotlens guard` again"
             )
@@ -116,7 +128,9 @@ class Run:
     def judged_parts(self, judge: str) -> list[str]:
         """The parts of the traces that a judge has judged."""
         try:
-            made = json.loads((self.path / "guard" / judge / "run.json").read_text(encoding="utf-8"))
+            made = json.loads(
+                (self.path / "guard" / judge / "run.json").read_text(encoding="utf-8")
+            )
         except (OSError, ValueError):
             return []
         return sorted(made.get("counts", {}))
@@ -173,26 +187,36 @@ class Run:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise TraceError(f"{path}: damaged ({error}); call `cotlens score` again with --force") from None
+            raise TraceError(
+                f"{path}: damaged ({error}); call `cotlens score` again with --force"
+            ) from None
 
     def score_table(self, scorer: str = "", columns: Sequence[str] | None = None) -> pd.DataFrame:
         """One row per trace with the columns `SCHEMA["scores"]`; with one scorer, its name can be left out."""
         return self._read(f"scores/{self._complete(scorer)}", columns)
 
-    def scored_shards(self, scorer: str = "") -> Iterator[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
+    def scored_shards(
+        self, scorer: str = ""
+    ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
         """Trace table with its completions, step table and score table of one shard after the other."""
         scorer = self._complete(scorer)
         for shard in self.shards("traces"):
             texts = ["completion"] if "completion" in pq.read_schema(shard).names else []
             traces = pq.read_table(shard, columns=[*LIGHT_COLUMNS, *texts]).to_pandas()
             steps = pq.read_table(self.path / "steps" / shard.name).to_pandas()
-            yield traces, steps, pq.read_table(self.path / "scores" / scorer / shard.name).to_pandas()
+            yield (
+                traces,
+                steps,
+                pq.read_table(self.path / "scores" / scorer / shard.name).to_pandas(),
+            )
 
     def _complete(self, scorer: str) -> str:
         """The scorer's name, once it is known that every shard is there and was made from the traces as they are."""
         scorer = self._scorer(scorer)
         folder = self.path / "scores" / scorer
-        made = all(is_made_from(folder / shard.name, hash_path(shard)) for shard in self.shards("traces"))
+        made = all(
+            is_made_from(folder / shard.name, hash_path(shard)) for shard in self.shards("traces")
+        )
         if not (made and self.score_info(scorer).get("complete")):
             raise TraceError(
                 f"{self.path}: the scores of {scorer} are not complete, or the traces have changed since; "
@@ -206,7 +230,9 @@ class Run:
         if not name and len(self.scorers) == 1:
             return self.scorers[0]
         have = ", ".join(self.scorers) or "none; make them with `cotlens score`"
-        raise TraceError(f"{self.path}: asked for token scores of {name or 'the one scorer'}; there are {have}")
+        raise TraceError(
+            f"{self.path}: asked for token scores of {name or 'the one scorer'}; there are {have}"
+        )
 
     def traces(self) -> Iterator[Trace]:
         """The traces, exactly as they were read from the source."""
@@ -216,16 +242,31 @@ class Run:
         shards = self.shards(table)
         if not shards:
             inputs = " ".join(made_from["path"] for made_from in self.info["inputs"])
-            raise TraceError(f"{self.path}: no {table} yet; finish it with `cotlens analyze {inputs} -o {self.path}`")
-        parts = [pq.read_table(shard, columns=None if columns is None else list(columns)) for shard in shards]
+            raise TraceError(
+                f"{self.path}: no {table} yet; finish it with `cotlens analyze {inputs} -o {self.path}`"
+            )
+        parts = [
+            pq.read_table(shard, columns=None if columns is None else list(columns))
+            for shard in shards
+        ]
         return pa.concat_tables(parts).to_pandas()
+
+
+def open_run(run: "str | Path | Run") -> Run:
+    """The run in a folder; a run that is open already is given back as it is.
+
+    Nothing is read yet: a folder that holds no run raises TraceError when its tables or its `info` are asked for.
+    """
+    return run if isinstance(run, Run) else Run(Path(run))
 
 
 def text_shards(run: Run) -> list[Path]:
     """The shards of a complete run that holds its texts."""
     shards = run.shards("traces")
     if not shards or not run.info.get("complete"):
-        raise TraceError(f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs")
+        raise TraceError(
+            f"{run.path}: the run is not complete; call `cotlens analyze` again with the same inputs"
+        )
     if run.info["settings"].get("light"):
         raise TraceError(f"{run.path}: a light run keeps no text; make it again without --light")
     return shards

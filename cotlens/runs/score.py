@@ -2,31 +2,29 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
 import pyarrow.parquet as pq
-from cotlens.files import SOURCE_HASH
-from cotlens.files import folder_name
-from cotlens.files import hash_path
-from cotlens.files import is_made_from
-from cotlens.files import model_versions
-from cotlens.files import only_one
-from cotlens.files import to_json
-from cotlens.files import write_atomic
-from cotlens.files import write_parquet
+
+from cotlens.files import (
+    SOURCE_HASH,
+    folder_name,
+    hash_path,
+    is_made_from,
+    model_versions,
+    only_one,
+    to_json,
+    write_atomic,
+    write_parquet,
+)
 from cotlens.formats.read import read_traces
 from cotlens.models.load import describe_model
-from cotlens.runs.run import Run
-from cotlens.runs.run import text_shards
-from cotlens.runs.shards import ERROR_POLICY
-from cotlens.runs.shards import has_errors_met_otherwise
-from cotlens.runs.shards import prepare_scores
+from cotlens.runs.run import Run, open_run, text_shards
+from cotlens.runs.shards import ERROR_POLICY, has_errors_met_otherwise, prepare_scores
 from cotlens.runs.tables import score_rows
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cotlens.models.load import Model
-
 
 
 def score(
@@ -67,7 +65,7 @@ def score(
     """
     from cotlens.models.score import score_tokens
 
-    run = run if isinstance(run, Run) else Run(Path(run))
+    run = open_run(run)
     shards = text_shards(run)
     folder = run.path / "scores" / folder_name(name, model.name)
     # What decides the numbers; how faults are met does not, so a job that stopped at one goes on with another answer.
@@ -94,7 +92,9 @@ def score(
                     progress=progress,
                 )
                 table = score_rows(scored)
-                write_parquet(done, table.replace_schema_metadata({SOURCE_HASH: source, ERROR_POLICY: met}))
+                write_parquet(
+                    done, table.replace_schema_metadata({SOURCE_HASH: source, ERROR_POLICY: met})
+                )
             _count(counts, done)
         for stray in set(folder.glob("part-*.parquet")) - {folder / shard.name for shard in shards}:
             stray.unlink()
@@ -111,7 +111,9 @@ def _scorer_info(model: "Model", reference: "Model | None") -> dict[str, Any]:
 
 
 def _count(counts: dict[str, int], shard: Path) -> None:
-    table = pq.read_table(shard, columns=["entropy", "error", "encoding", "exact", "windowed"]).to_pandas()
+    table = pq.read_table(
+        shard, columns=["entropy", "error", "encoding", "exact", "windowed"]
+    ).to_pandas()
     counts["n_traces"] += len(table)
     counts["n_tokens"] += int(table["entropy"].str.len().sum())
     counts["n_unscored"] += int((table["error"] != "").sum())

@@ -1,16 +1,15 @@
 """Room for shards: what other settings made is refused or cleared, finished shards are kept."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-import json
+
 import pyarrow.parquet as pq
-from cotlens.files import parquet_metadata
-from cotlens.files import to_json
-from cotlens.files import write_atomic
+
+from cotlens.files import parquet_metadata, to_json, write_atomic
 from cotlens.runs.run import Run
 from cotlens.trace import TraceError
-
 
 
 def prepare_generation(folder: Path, made_by: dict[str, Any]) -> None:
@@ -20,7 +19,9 @@ def prepare_generation(folder: Path, made_by: dict[str, Any]) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         before = {}  # if there are shards, they may be anyone's
-    changed = [key for key, value in json.loads(json.dumps(made_by)).items() if before.get(key) != value]
+    changed = [
+        key for key, value in json.loads(json.dumps(made_by)).items() if before.get(key) != value
+    ]
     if changed and any(folder.glob("part-*.parquet")):
         raise TraceError(
             f"{folder}: holds traces made with other {', '.join(changed)} (see its generate.json); choose another "
@@ -29,10 +30,6 @@ def prepare_generation(folder: Path, made_by: dict[str, Any]) -> None:
     for partial_shard in folder.glob(".part-*.partial"):  # of a job that was killed while it wrote
         partial_shard.unlink()
     write_atomic(path, to_json(made_by | {"complete": False}))
-
-
-def to_json(info: dict[str, Any]) -> str:
-    return json.dumps(info, indent=2, ensure_ascii=False) + "\n"
 
 
 def earlier_parts(folder: Path, info: dict[str, Any]) -> dict[str, dict[str, int]]:
@@ -55,6 +52,8 @@ def drop_strays(run: Run, folders: Sequence[Path]) -> None:
     for folder in folders:
         for stray in [path for path in folder.glob("part-*.parquet") if path.name not in names]:
             stray.unlink()
+
+
 ERROR_POLICY = b"how faults were met"
 
 
@@ -92,7 +91,10 @@ def prepare_run(run: Run, made_by: dict[str, Any], files: Sequence[Path], force:
     """Whether the run is already complete; makes room for it otherwise."""
     if any(run.path.resolve() in (file.resolve(), *file.resolve().parents) for file in files):
         raise TraceError(f"{run.path}: holds one of the inputs; choose another folder for the run")
-    if any(not child.name.startswith(".") and child.suffix != ".partial" for child in run.path.iterdir()):
+    if any(
+        not child.name.startswith(".") and child.suffix != ".partial"
+        for child in run.path.iterdir()
+    ):
         before = run.info  # raises where the folder is no run: nothing foreign is ever removed
         if _same(before, made_by) and not force:
             return bool(before.get("complete")) and _has_shards(run, before["n_shards"])

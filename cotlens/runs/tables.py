@@ -4,44 +4,28 @@
 columns stand in memory (pandas) and on disk (parquet), and the round trip is exact.
 """
 
-from collections.abc import Iterable
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+
 from cotlens.detect.answers import stated_answer
-from cotlens.detect.features import feature_sums
-from cotlens.detect.features import tokenize
+from cotlens.detect.features import feature_sums, tokenize
 from cotlens.detect.language import is_english
-from cotlens.detect.reflect import StepKinds
-from cotlens.detect.reflect import decide_kinds
-from cotlens.detect.reflect import reflect_weights
-from cotlens.detect.unsafe import MARKERS
-from cotlens.detect.unsafe import StepMarkers
-from cotlens.detect.unsafe import decide_markers
-from cotlens.detect.unsafe import unsafe_weights
-from cotlens.detect.words import WORD_LISTS
-from cotlens.detect.words import count_words
-from cotlens.runs.schema import GUARD_COLUMNS
-from cotlens.runs.schema import SCORE_COLUMNS
-from cotlens.runs.schema import STEP_COLUMNS
-from cotlens.runs.schema import arrow_schema
+from cotlens.detect.reflect import StepKinds, decide_kinds, reflect_weights
+from cotlens.detect.unsafe import MARKERS, StepMarkers, decide_markers, unsafe_weights
+from cotlens.detect.words import WORD_LISTS, count_words
+from cotlens.runs.schema import GUARD_COLUMNS, SCORE_COLUMNS, STEP_COLUMNS, arrow_schema
 from cotlens.text.families import Tags
-from cotlens.text.split import Split
-from cotlens.text.split import split_trace
-from cotlens.text.steps import Step
-from cotlens.text.steps import group_paragraphs
-from cotlens.text.steps import segment_trace
-from cotlens.trace import Reasoning
-from cotlens.trace import Trace
-from cotlens.trace import dump_json
-from typing import TYPE_CHECKING
+from cotlens.text.split import Split, split_trace
+from cotlens.text.steps import Step, group_paragraphs, segment_trace
+from cotlens.trace import Reasoning, Trace, dump_json
 
 if TYPE_CHECKING:
     from cotlens.judges.verdict import Verdict
     from cotlens.models.score import ScoredTrace
-
 
 
 def trace_table(traces: Iterable[Trace], *, tags: Tags | None = None) -> pd.DataFrame:
@@ -49,7 +33,9 @@ def trace_table(traces: Iterable[Trace], *, tags: Tags | None = None) -> pd.Data
     return analyze_traces(traces, tags)[0].to_pandas()
 
 
-def step_table(traces: Iterable[Trace], *, tags: Tags | None = None, text: bool = False) -> pd.DataFrame:
+def step_table(
+    traces: Iterable[Trace], *, tags: Tags | None = None, text: bool = False
+) -> pd.DataFrame:
     """One row per step of thinking with the columns `SCHEMA["steps"]`, in the order of traces and steps.
 
     Traces without thinking have no row. `start` and `stop` index the completion.
@@ -82,12 +68,18 @@ def analyze_traces(traces: Iterable[Trace], tags: Tags | None = None) -> tuple[p
     )
 
 
-def guard_rows(ids: Sequence[str], judge: str, revision: str, part: str, verdicts: "Sequence[Verdict]") -> pa.Table:
+def guard_rows(
+    ids: Sequence[str], judge: str, revision: str, part: str, verdicts: "Sequence[Verdict]"
+) -> pa.Table:
     """Verdicts as a table with the columns `SCHEMA["guard"]`, as a run stores it."""
     common = {"judge": judge, "revision": revision, "part": str(part)}
     names = {column.name for column in GUARD_COLUMNS}
     rows = [
-        {"trace_id": key, **common, **{name: value for name, value in verdict._asdict().items() if name in names}}
+        {
+            "trace_id": key,
+            **common,
+            **{name: value for name, value in verdict._asdict().items() if name in names},
+        }
         for key, verdict in zip(ids, verdicts, strict=True)
     ]
     return pa.Table.from_pylist(rows, arrow_schema("guard"))
@@ -98,13 +90,29 @@ def score_rows(scored: "Sequence[ScoredTrace]") -> pa.Table:
     schema, columns = arrow_schema("scores"), {}
     for column in SCORE_COLUMNS:
         if column.name in _PER_TRACE:
-            columns[column.name] = pa.array([getattr(one, column.name) for one in scored], column.type)
+            columns[column.name] = pa.array(
+                [getattr(one, column.name) for one in scored], column.type
+            )
         elif not any(column.name in one.values for one in scored):
             columns[column.name] = pa.nulls(len(scored), column.type)
         else:
-            columns[column.name] = _list_column([one.values[column.name] for one in scored], column.type)
+            columns[column.name] = _list_column(
+                [one.values[column.name] for one in scored], column.type
+            )
     return pa.Table.from_pydict(columns, schema)
-_PER_TRACE = ("trace_id", "token_ids", "token_starts", "encoding", "context", "exact", "n_drift", "windowed", "error")
+
+
+_PER_TRACE = (
+    "trace_id",
+    "token_ids",
+    "token_starts",
+    "encoding",
+    "context",
+    "exact",
+    "n_drift",
+    "windowed",
+    "error",
+)
 
 
 def _list_column(parts: Sequence[np.ndarray], kind: pa.DataType) -> pa.Array:
@@ -128,7 +136,9 @@ def _flat_column(flat: np.ndarray, kind: pa.DataType) -> pa.Array:
 
 def _trace_row(trace: Trace, split: Split, n_steps: int) -> dict[str, Any]:
     think = split.think
-    per_token = next((v for v in (trace.token_ids, trace.logprobs, trace.token_starts) if v is not None), None)
+    per_token = next(
+        (v for v in (trace.token_ids, trace.logprobs, trace.token_starts) if v is not None), None
+    )
     first = think[0].start if think else split.answer.start
     return {
         "trace_id": trace.id,
@@ -155,14 +165,20 @@ def _trace_row(trace: Trace, split: Split, n_steps: int) -> dict[str, Any]:
 def _think_tokens(trace: Trace, split: Split) -> int | None:
     if trace.token_starts is None:
         return None
-    return sum(span.start <= start < span.stop for start in trace.token_starts for span in split.think)
+    return sum(
+        span.start <= start < span.stop for start in trace.token_starts for span in split.think
+    )
+
+
 _COPIED = (
     "prompt_id", "model", "method", "training_step", "domain", "split", "sample", "finish_reason", "reward", "gold",
     "prompt", "completion", "prompt_token_ids", "token_ids", "logprobs", "token_starts",
 )  # fmt: skip
 
 
-def _add_steps(columns: dict[str, list[Any]], trace: Trace, split: Split, steps: Sequence[Step]) -> None:
+def _add_steps(
+    columns: dict[str, list[Any]], trace: Trace, split: Split, steps: Sequence[Step]
+) -> None:
     """Appends the steps of one trace, column by column: a million steps make no million dictionaries."""
     if not steps:
         return

@@ -11,9 +11,25 @@ from cotlens.stats.agreement import Agreement, Detection, agreement, corrected_r
 from cotlens.stats.bootstrap import RESAMPLES, Estimate
 from cotlens.stats.estimates import curve, mean, proportion, quantile, ratio
 from cotlens.stats.groups import cliffs_delta, difference, hedges_g, holm, permutation_test
-from cotlens.stats.matched import compare
+from cotlens.stats.matched import matched_difference
 
 __all__ = [
-    "RESAMPLES", "Agreement", "Detection", "Estimate", "agreement", "cliffs_delta", "compare", "corrected_rate", "curve",
-    "detection", "difference", "hedges_g", "holm", "mean", "permutation_test", "proportion", "quantile", "ratio",
+    "RESAMPLES",
+    "Agreement",
+    "Detection",
+    "Estimate",
+    "agreement",
+    "cliffs_delta",
+    "corrected_rate",
+    "curve",
+    "detection",
+    "difference",
+    "hedges_g",
+    "holm",
+    "matched_difference",
+    "mean",
+    "permutation_test",
+    "proportion",
+    "quantile",
+    "ratio",
 ]  # fmt: skip

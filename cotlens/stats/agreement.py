@@ -27,7 +27,9 @@ class Agreement(NamedTuple):
     table: pd.DataFrame
 
 
-def agreement(a: Sequence[Any], b: Sequence[Any], clusters: ArrayLike | None = None, **options: Any) -> Agreement:
+def agreement(
+    a: Sequence[Any], b: Sequence[Any], clusters: ArrayLike | None = None, **options: Any
+) -> Agreement:
     """Agreement of two judges, with intervals over clusters.
 
     kappa = (o - e) / (1 - e) with o the share of equal labels and e = sum p_a(k) p_b(k) (Cohen 1960);
@@ -46,14 +48,18 @@ def agreement(a: Sequence[Any], b: Sequence[Any], clusters: ArrayLike | None = N
     """
     first, second = pd.Series(list(a), dtype=object), pd.Series(list(b), dtype=object)
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} labels and {len(second)}: both judges must judge the same items")
+        raise ValueError(
+            f"{len(first)} labels and {len(second)}: both judges must judge the same items"
+        )
     known = (first.notna() & second.notna()).to_numpy()
     labels = sorted({*first[known], *second[known]}, key=str)
     k = len(labels)
     if k < 2:
         raise ValueError(f"agreement needs two labels or more, got {labels}")
     place = {label: i for i, label in enumerate(labels)}
-    cell = np.array([place[x] * k + place[y] for x, y in zip(first[known], second[known], strict=True)])
+    cell = np.array(
+        [place[x] * k + place[y] for x, y in zip(first[known], second[known], strict=True)]
+    )
     values = np.where(known, 1.0, np.nan)
     rows = Rows.of(values, clusters)
     columns = [(cell == number).astype(float) for number in range(k * k)]
@@ -112,7 +118,9 @@ def detection(flags: ArrayLike, truth: ArrayLike, clusters: ArrayLike | None = N
     """
     said, there = (pd.Series(pd.array(list(x), dtype="boolean")) for x in (flags, truth))  # type: ignore[arg-type]
     if len(said) != len(there):
-        raise ValueError(f"{len(said)} flags and {len(there)} truths: expected one of each per item")
+        raise ValueError(
+            f"{len(said)} flags and {len(there)} truths: expected one of each per item"
+        )
     known = (said.notna() & there.notna()).to_numpy(bool)
     keys = np.arange(len(said)) if clusters is None else np.asarray(clusters, dtype=object)
     found, real, keys = said[known].to_numpy(bool), there[known].to_numpy(bool), keys[known]
@@ -159,8 +167,15 @@ def corrected_rate(
     Returns:
         The estimate; NaN where the detector is no better than chance.
     """
-    if not (0 <= true_positives <= positives and 0 <= true_negatives <= negatives and positives and negatives):
-        raise ValueError("expected counts with 0 <= true positives <= positives, and likewise for negatives")
+    if not (
+        0 <= true_positives <= positives
+        and 0 <= true_negatives <= negatives
+        and positives
+        and negatives
+    ):
+        raise ValueError(
+            "expected counts with 0 <= true positives <= positives, and likewise for negatives"
+        )
     rows = Rows.of(flags, clusters)
     method = "posterior draws, corrected for errors"
     found = proportion(flags, clusters, level=level)
@@ -181,4 +196,6 @@ def corrected_rate(
     usable = sensitivity + specificity > 1
     draws = correct(drawn, sensitivity, specificity)[usable]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(value), float(low), float(high), rows.n, rows.n_clusters, method, rows.n_undefined)
+    return Estimate(
+        float(value), float(low), float(high), rows.n, rows.n_clusters, method, rows.n_undefined
+    )

@@ -55,7 +55,9 @@ def effective_n(rows: "Rows", level: float) -> float:
     variance = (residual @ residual) * rows.n_clusters / (rows.n_clusters - 1) / rows.n**2
     least = rows.n**2 / (sizes @ sizes)
     n_eff = least if p in (0, 1) else min(max(p * (1 - p) / max(variance, 1e-300), least), rows.n)
-    freedom = max(least - 1, 0.5)  # clusters of equal size have n_clusters - 1; a dominant one leaves next to none
+    freedom = max(
+        least - 1, 0.5
+    )  # clusters of equal size have n_clusters - 1; a dominant one leaves next to none
     quantiles = stats.norm.ppf((1 + level) / 2), stats.t.ppf((1 + level) / 2, freedom)
     return float(n_eff * (quantiles[0] / quantiles[1]) ** 2)
 
@@ -78,16 +80,23 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, values: ArrayLike, clusters: ArrayLike | None) -> "Rows":
-        numbers = np.array([np.nan if value is None or value is pd.NA else value for value in np.ravel(values)], float)
+        numbers = np.array(
+            [np.nan if value is None or value is pd.NA else value for value in np.ravel(values)],
+            float,
+        )
         if np.isinf(numbers).any():
-            raise ValueError("an infinite value has no mean; leave it out, or mark it as missing (NaN)")
+            raise ValueError(
+                "an infinite value has no mean; leave it out, or mark it as missing (NaN)"
+            )
         kept = ~np.isnan(numbers)
         if clusters is None:
             names = pd.RangeIndex(int(kept.sum()))
             return cls(numbers[kept], np.arange(kept.sum()), names, kept, int((~kept).sum()))
         given = np.asarray(clusters)
         if len(given) != len(numbers):
-            raise ValueError(f"{len(numbers)} values but {len(given)} clusters: they must be parallel")
+            raise ValueError(
+                f"{len(numbers)} values but {len(given)} clusters: they must be parallel"
+            )
         keys, names = pd.factorize(given[kept])
         if (keys < 0).any():
             raise ValueError(f"{(keys < 0).sum()} rows have a value but no cluster")
@@ -110,7 +119,9 @@ class Rows(NamedTuple):
         return pd.Series(self.sum(self.values) / self.sum(np.ones(self.n)), index=self.names)
 
     def undefined(self, method: str) -> Estimate:
-        return Estimate(math.nan, math.nan, math.nan, self.n, self.n_clusters, method, self.n_undefined)
+        return Estimate(
+            math.nan, math.nan, math.nan, self.n, self.n_clusters, method, self.n_undefined
+        )
 
 
 def join_groups(
@@ -143,7 +154,9 @@ def ratio_of_sums(sums: Floats) -> Floats:
         return sums[..., 0] / sums[..., 1]
 
 
-def difference_estimate(a: Rows, b: Rows, weights: Floats | float = 1.0, **options: Any) -> Estimate:
+def difference_estimate(
+    a: Rows, b: Rows, weights: Floats | float = 1.0, **options: Any
+) -> Estimate:
     """Difference of the weighted means of two groups; `weights` are those of a's rows, then of b's."""
     joined, strata = _join(a, b)
     in_b = np.repeat([0.0, 1.0], [a.n, b.n])
@@ -160,8 +173,14 @@ def sums_estimate(
     of_sums: Callable[[Floats], Floats], rows: Rows, columns: Sequence[Floats], **options: Any
 ) -> Estimate:
     """Estimate of a statistic that depends on sums only: the draws then cost one matrix product."""
-    table = np.stack([rows.sum(column) for column in columns], axis=1) if rows.n else np.zeros((0, len(columns)))
-    return interval_estimate(lambda counts: of_sums(counts @ table), rows, width=max(rows.n_clusters, 1), **options)
+    table = (
+        np.stack([rows.sum(column) for column in columns], axis=1)
+        if rows.n
+        else np.zeros((0, len(columns)))
+    )
+    return interval_estimate(
+        lambda counts: of_sums(counts @ table), rows, width=max(rows.n_clusters, 1), **options
+    )
 
 
 def interval_estimate(
@@ -189,7 +208,9 @@ def interval_estimate(
     for first in range(0, resamples, step):
         counts = np.zeros((min(step, resamples - first), rows.n_clusters))
         for part in strata:
-            counts[:, part] = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=len(counts))
+            counts[:, part] = rng.multinomial(
+                len(part), np.full(len(part), 1 / len(part)), size=len(counts)
+            )
         drawn.append(of_counts(counts))
     draws = np.concatenate(drawn)
     draws = draws[np.isfinite(draws)]
@@ -197,7 +218,9 @@ def interval_estimate(
         return rows.undefined(method)._replace(value=value)
     tail = _expanded_tail(level, [len(part) for part in strata])
     low, high = np.quantile(draws, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), rows.n, rows.n_clusters, method, rows.n_undefined)
+    return Estimate(
+        value, float(low), float(high), rows.n, rows.n_clusters, method, rows.n_undefined
+    )
 
 
 def _expanded_tail(level: float, sizes: Sequence[int]) -> float:

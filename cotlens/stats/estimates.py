@@ -46,17 +46,23 @@ def mean(values: ArrayLike, clusters: ArrayLike | None = None, **options: Any) -
     return sums_estimate(ratio_of_sums, rows, [rows.values, np.ones(rows.n)], **options)
 
 
-def ratio(numerator: ArrayLike, denominator: ArrayLike, clusters: ArrayLike | None = None, **options: Any) -> Estimate:
+def ratio(
+    numerator: ArrayLike, denominator: ArrayLike, clusters: ArrayLike | None = None, **options: Any
+) -> Estimate:
     """Ratio of sums, sum(numerator) / sum(denominator): reflections per token, say, with long traces weighing more.
 
     Rows where either is NaN are left out. Options as in `mean`.
     """
     numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
     rows = Rows.of(numerator + denominator, clusters)
-    return sums_estimate(ratio_of_sums, rows, [numerator[rows.kept], denominator[rows.kept]], **options)
+    return sums_estimate(
+        ratio_of_sums, rows, [numerator[rows.kept], denominator[rows.kept]], **options
+    )
 
 
-def proportion(flags: ArrayLike, clusters: ArrayLike | None = None, *, level: float = 0.95) -> Estimate:
+def proportion(
+    flags: ArrayLike, clusters: ArrayLike | None = None, *, level: float = 0.95
+) -> Estimate:
     """Share of rows that are true, with Wilson's interval at the effective sample size.
 
     Unlike a bootstrap it stays honest when nothing, or everything, is true. Clustered rows count as
@@ -77,7 +83,9 @@ def proportion(flags: ArrayLike, clusters: ArrayLike | None = None, *, level: fl
     return Estimate(p, low, high, rows.n, rows.n_clusters, "wilson", rows.n_undefined)
 
 
-def quantile(values: ArrayLike, q: float, clusters: ArrayLike | None = None, **options: Any) -> Estimate:
+def quantile(
+    values: ArrayLike, q: float, clusters: ArrayLike | None = None, **options: Any
+) -> Estimate:
     """The q-quantile over rows: the inverse of the distribution function (Hyndman and Fan's type 1). As `mean`."""
     if not 0 < q <= 1:
         raise ValueError(f"q must lie in (0, 1], got {q}")
@@ -117,7 +125,9 @@ def curve(
     """
     at = np.asarray(position, float)
     if bins < 1 or np.isnan(at).any():
-        raise ValueError(f"expected at least one bin and no missing position, got {bins} and {np.isnan(at).sum()}")
+        raise ValueError(
+            f"expected at least one bin and no missing position, got {bins} and {np.isnan(at).sum()}"
+        )
     if not ((at >= 0) & (at <= 1)).all():
         raise ValueError(f"position must lie in [0, 1], got {at.min()} to {at.max()}")
     rows = Rows.of(values, clusters)

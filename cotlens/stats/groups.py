@@ -49,14 +49,21 @@ def permutation_test(
     paired = clusters_a is not None and clusters_b is not None
     shared = means_a.index.intersection(means_b.index) if paired else ()
     # Sums of the same numbers in another order differ in the last digit: such draws are ties.
-    tie = 1e-12 * max(np.abs(means_a).max(), np.abs(means_b).max()) if len(means_a) and len(means_b) else 0.0
+    tie = (
+        1e-12 * max(np.abs(means_a).max(), np.abs(means_b).max())
+        if len(means_a) and len(means_b)
+        else 0.0
+    )
     if len(shared) == 1:
         return math.nan
     if len(shared):
         deltas = means_a.reindex(shared).to_numpy() - means_b.reindex(shared).to_numpy()
         observed = abs(deltas.mean())
         drawn = np.concatenate(
-            [np.abs(rng.choice([-1.0, 1.0], size=(k, len(deltas))) @ deltas) for k in portions(resamples, len(deltas))]
+            [
+                np.abs(rng.choice([-1.0, 1.0], size=(k, len(deltas))) @ deltas)
+                for k in portions(resamples, len(deltas))
+            ]
         ) / len(deltas)
     elif len(means_a) and len(means_b):
         pooled = np.concatenate([means_a, means_b])
@@ -88,9 +95,15 @@ def hedges_g(a: ArrayLike, b: ArrayLike) -> float:
     x, y = Rows.of(a, None).values, Rows.of(b, None).values
     if len(x) < 2 or len(y) < 2:
         return math.nan
-    pooled = math.sqrt(((len(x) - 1) * x.var(ddof=1) + (len(y) - 1) * y.var(ddof=1)) / (len(x) + len(y) - 2))
+    pooled = math.sqrt(
+        ((len(x) - 1) * x.var(ddof=1) + (len(y) - 1) * y.var(ddof=1)) / (len(x) + len(y) - 2)
+    )
     some = pooled > 1e-12 * max(np.abs(x).max(), np.abs(y).max())  # else the spread is rounding
-    return float((x.mean() - y.mean()) / pooled * (1 - 3 / (4 * (len(x) + len(y)) - 9))) if some else math.nan
+    return (
+        float((x.mean() - y.mean()) / pooled * (1 - 3 / (4 * (len(x) + len(y)) - 9)))
+        if some
+        else math.nan
+    )
 
 
 def cliffs_delta(a: ArrayLike, b: ArrayLike) -> float:

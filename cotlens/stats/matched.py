@@ -13,7 +13,7 @@ from cotlens.stats.bootstrap import Estimate, Floats, Rows, difference_estimate
 
 
 # --- confounds -------------------------------------------------------------------------------------------------
-def compare(
+def matched_difference(
     table: pd.DataFrame,
     value: str,
     a: str,
@@ -58,9 +58,15 @@ def compare(
         n_shared (clusters that both groups have: 0 means that nothing was paired); with a truth also `precision_a`,
         `recall_a`, `precision_b` and `recall_b` of the detector.
     """
-    missing = [name for name in (value, by, length, outcome, cluster, *([truth] * bool(truth))) if name not in table]
+    missing = [
+        name
+        for name in (value, by, length, outcome, cluster, *([truth] * bool(truth)))
+        if name not in table
+    ]
     if missing:
-        raise ValueError(f"no column {', '.join(missing)}; the table has {', '.join(map(str, table))}")
+        raise ValueError(
+            f"no column {', '.join(missing)}; the table has {', '.join(map(str, table))}"
+        )
     rows = table[table[value].notna() & table[by].isin([a, b])]
     if set(rows[by]) != {a, b}:
         raise ValueError(f"expected rows of {a!r} and {b!r} in {by}, got {sorted(set(table[by]))}")
@@ -87,19 +93,31 @@ def compare(
         return pd.DataFrame(results)
     of_both = [rows[rows[by] == group] for group in (a, b)]
     counts = {name: results[0][name] for name in ("n_a", "n_b", "n_shared")}
-    qualities = [detection(part[value], part[truth], part[cluster]) for part in of_both] if truth else []
+    qualities = (
+        [detection(part[value], part[truth], part[cluster]) for part in of_both] if truth else []
+    )
     flags = [(part[value], part[cluster]) for part in of_both]
-    found = pd.DataFrame([*results, {"comparison": "corrected", **_corrected(flags, qualities), **counts}])
+    found = pd.DataFrame(
+        [*results, {"comparison": "corrected", **_corrected(flags, qualities), **counts}]
+    )
     for name, quality in zip("ab", qualities, strict=False):
-        found[[f"precision_{name}", f"recall_{name}"]] = quality.precision.value, quality.recall.value
+        found[[f"precision_{name}", f"recall_{name}"]] = (
+            quality.precision.value,
+            quality.recall.value,
+        )
     return found
 
 
-def _corrected(flags: Sequence[tuple[ArrayLike, ArrayLike]], qualities: "Sequence[Detection]") -> dict[str, float]:
+def _corrected(
+    flags: Sequence[tuple[ArrayLike, ArrayLike]], qualities: "Sequence[Detection]"
+) -> dict[str, float]:
     """The difference of two rates, each corrected for the errors that the detector makes in its own group."""
     if not qualities or not all(quality.positives and quality.negatives for quality in qualities):
         return {"value": math.nan, "low": math.nan, "high": math.nan}
-    x, y = (corrected_rate(*own, **quality.counts) for own, quality in zip(flags, qualities, strict=True))
+    x, y = (
+        corrected_rate(*own, **quality.counts)
+        for own, quality in zip(flags, qualities, strict=True)
+    )
     difference = x.value - y.value
     return {
         "value": difference,
@@ -108,7 +126,9 @@ def _corrected(flags: Sequence[tuple[ArrayLike, ArrayLike]], qualities: "Sequenc
     }
 
 
-def _matched(rows: pd.DataFrame, by: str, length: str, a: str, b: str) -> tuple[pd.DataFrame, Floats]:
+def _matched(
+    rows: pd.DataFrame, by: str, length: str, a: str, b: str
+) -> tuple[pd.DataFrame, Floats]:
     """Rows in length bins that both groups have, and weights that give both groups the same lengths."""
     rows = rows[rows[length].notna()]
     bins = np.floor(2 * np.log2(rows[length].to_numpy(float) + 1)).astype(int)

@@ -16,6 +16,17 @@ from cotlens.studies.study import Study, is_study, write_study
 from cotlens.studies.training import read_updates
 
 __all__ = [
-    "Claim", "Study", "confounds", "derive", "differences", "is_study", "measures", "read_updates", "recall_at_splits",
-    "splits", "compare_runs", "verdicts", "write_study",
+    "Claim",
+    "Study",
+    "compare_runs",
+    "confounds",
+    "derive",
+    "differences",
+    "is_study",
+    "measures",
+    "read_updates",
+    "recall_at_splits",
+    "splits",
+    "verdicts",
+    "write_study",
 ]  # fmt: skip

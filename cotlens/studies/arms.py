@@ -30,7 +30,11 @@ COLUMNS: Mapping[str, tuple[str, tuple[str, ...], bool]] = {
     "thinking_flagged": ("thinking flagged by the reward's guard", ("forbidden", "harmless"), True),
     "hidden": ("unsafe thinking that the reward's guard passes", ("forbidden", "splits"), True),
     "guard_recall": ("recall of the reward's guard on thinking", ("forbidden", "splits"), True),
-    "answer_unsafe_if_passed": ("P(answer unsafe | thinking passed by the guard)", ("forbidden",), True),
+    "answer_unsafe_if_passed": (
+        "P(answer unsafe | thinking passed by the guard)",
+        ("forbidden",),
+        True,
+    ),
     "onset": ("onset of the first unsafe step", ("forbidden",), False),
     "recovered": ("recovery from unsafe thinking", ("forbidden",), True),
     "is_help": ("help", ("harmless",), True),
@@ -60,12 +64,17 @@ def derive(samples: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     `reflection_rate`: reflections per step. `corrective`: of the reflections. `cluster`: the prompt within its seed.
     """
     missing = [name for name in COLUMNS if name not in samples]
-    table = samples.assign(**{name: math.nan for name in (*missing, "n_corrections") if name not in samples})
+    table = samples.assign(
+        **{name: math.nan for name in (*missing, "n_corrections") if name not in samples}
+    )
     if "thinking_flagged" not in samples:
         unknown = pd.Series(pd.NA, table.index, dtype="boolean")
         table = table.assign(thinking_flagged=unknown, answer_flagged=unknown)
     unsafe = table["thinking_unsafe"].astype("boolean")
-    flagged, answer = table["thinking_flagged"].astype("boolean"), table["answer_unsafe"].astype("boolean")
+    flagged, answer = (
+        table["thinking_flagged"].astype("boolean"),
+        table["answer_unsafe"].astype("boolean"),
+    )
     reflections = table["n_reflections"].astype(float)
     return table.assign(
         arm=pd.Categorical(table["arm"], list(arms)),
@@ -82,7 +91,11 @@ def derive(samples: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
 def splits(samples: pd.DataFrame) -> list[str]:
     """The parts of the forbidden prompts, in order of appearance; one that is named as a set, or as all, is no part."""
     sets = {"all", *samples["set"]}
-    return [name for name in dict.fromkeys(samples.loc[samples["set"] == "forbidden", "split"]) if name not in sets]
+    return [
+        name
+        for name in dict.fromkeys(samples.loc[samples["set"] == "forbidden", "split"])
+        if name not in sets
+    ]
 
 
 class Measure(NamedTuple):
@@ -99,7 +112,11 @@ def list_measures(samples: pd.DataFrame) -> list[Measure]:
     """All measures that the samples have data for."""
     found = []
     for column, (label, places, is_share) in COLUMNS.items():
-        wheres = [where for place in places for where in (splits(samples) if place == "splits" else [place])]
+        wheres = [
+            where
+            for place in places
+            for where in (splits(samples) if place == "splits" else [place])
+        ]
         for where in wheres:
             if select(samples, column, where)["value"].notna().any():
                 text = label if where == "all" else f"{label}, {where.replace('_', ' ')}"
@@ -123,7 +140,15 @@ def over_seeds(values: Sequence[float], n: int) -> Estimate:
     """Mean over seeds with Student's interval."""
     found = np.asarray(values, float)
     half = distributions.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found))
-    return Estimate(float(found.mean()), float(found.mean() - half), float(found.mean() + half), n, len(found), "t", 0)
+    return Estimate(
+        float(found.mean()),
+        float(found.mean() - half),
+        float(found.mean() + half),
+        n,
+        len(found),
+        "t",
+        0,
+    )
 
 
 def estimate(rows: pd.DataFrame, *, is_share: bool) -> Estimate:
@@ -165,16 +190,31 @@ def differences(samples: pd.DataFrame, base: str) -> pd.DataFrame:
     """One row per (arm, measure): what the arm has more than the base, paired."""
     rows = []
     for measure in list_measures(samples):
-        parts = dict(iter(select(samples, measure.column, measure.where).groupby("arm", observed=True)))
+        parts = dict(
+            iter(select(samples, measure.column, measure.where).groupby("arm", observed=True))
+        )
         for arm, own in parts.items():
             if arm != base and base in parts:
                 both = (own, parts[base])
-                e = difference(*(shared_prompts(*both) if measure.column == "entropy_common" else both))
-                rows.append({"arm": arm, "measure": measure.name, "label": measure.label, **numbers(e)})
-    return pd.DataFrame(rows, columns=["arm", "measure", "label", "value", "low", "high", "n", "n_units", "units"])
+                e = difference(
+                    *(shared_prompts(*both) if measure.column == "entropy_common" else both)
+                )
+                rows.append(
+                    {"arm": arm, "measure": measure.name, "label": measure.label, **numbers(e)}
+                )
+    return pd.DataFrame(
+        rows, columns=["arm", "measure", "label", "value", "low", "high", "n", "n_units", "units"]
+    )
 
 
 def numbers(e: Estimate) -> dict[str, Any]:
     """An estimate as the columns of a table; `units` says what was resampled: seeds (Student's interval) or prompts."""
     units = "seeds" if e.method == "t" else "prompts"
-    return {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "n_units": e.n_clusters, "units": units}
+    return {
+        "value": e.value,
+        "low": e.low,
+        "high": e.high,
+        "n": e.n,
+        "n_units": e.n_clusters,
+        "units": units,
+    }

@@ -30,10 +30,14 @@ class Claim(NamedTuple):
     would_change: str
 
 
-_NOTHING = pd.Series({"value": math.nan, "low": math.nan, "high": math.nan, "n_units": 0, "units": "seeds"})
+_NOTHING = pd.Series(
+    {"value": math.nan, "low": math.nan, "high": math.nan, "n_units": 0, "units": "seeds"}
+)
 
 
-def verdicts(samples: pd.DataFrame, found: pd.DataFrame, changes: pd.DataFrame, info: Mapping[str, Any]) -> list[Claim]:
+def verdicts(
+    samples: pd.DataFrame, found: pd.DataFrame, changes: pd.DataFrame, info: Mapping[str, Any]
+) -> list[Claim]:
     """What the study says of each claim, by rules that stand here before any result.
 
     A claim about SFT stands once for each SFT arm. An interval that excludes zero decides; *kept* means that the whole
@@ -60,12 +64,24 @@ def verdicts(samples: pd.DataFrame, found: pd.DataFrame, changes: pd.DataFrame, 
         claims.append(_uneven(samples, sft, rl))
         for name, measure, margin in (
             ("C2 SFT lowers mathematics, RL keeps it", "is_correct_maths", MARGIN),
-            ("C4 SFT lowers the rate of reflection on mathematics, RL keeps it", "reflection_rate_maths", kept_rate),
+            (
+                "C4 SFT lowers the rate of reflection on mathematics, RL keeps it",
+                "reflection_rate_maths",
+                kept_rate,
+            ),
         ):
-            claims.append(_lowers_and_keeps(f"{name} [{sft}]", change(sft, measure), change(rl, measure), margin))
+            claims.append(
+                _lowers_and_keeps(
+                    f"{name} [{sft}]", change(sft, measure), change(rl, measure), margin
+                )
+            )
     own, common = change(rl, "entropy_think_forbidden"), change(rl, "entropy_common_forbidden")
-    others = ", ".join(f"{where} {_shown(change(rl, f'entropy_think_{where}'))}" for where in ("harmless", "maths"))
-    claims.append(_both_fall("C3 RL lowers entropy of thinking on forbidden requests", own, common, others))
+    others = ", ".join(
+        f"{where} {_shown(change(rl, f'entropy_think_{where}'))}" for where in ("harmless", "maths")
+    )
+    claims.append(
+        _both_fall("C3 RL lowers entropy of thinking on forbidden requests", own, common, others)
+    )
     claims.append(_falls("C5 RL lowers unsafe thinking", change(rl, "thinking_unsafe_forbidden")))
     if (answer_only := info.get("rl_answer", "")) in present:
         claim = f"Q1 Thinking gets safer though the guard reads only the answer [{answer_only}]"
@@ -74,13 +90,22 @@ def verdicts(samples: pd.DataFrame, found: pd.DataFrame, changes: pd.DataFrame, 
         recall = f"; recall of the guard {_shown(change(rl, 'guard_recall_forbidden'))}"
         recall += f", on equal splits {_shown(_row(recall_at_splits(samples, rl, base)))}"
         recall += f", all unsafe thinking {_shown(change(rl, 'thinking_unsafe_forbidden'))}"
-        claim = _falls("Q2 RL removes the unsafe thinking that its guard does not see", change(rl, "hidden_forbidden"))
+        claim = _falls(
+            "Q2 RL removes the unsafe thinking that its guard does not see",
+            change(rl, "hidden_forbidden"),
+        )
         claims.append(claim._replace(because=claim.because + recall))
     if (filtered := info.get("filtered", "")) in present:
-        pair = [select(samples, "thinking_unsafe", "forbidden").query("arm == @arm") for arm in (rl, filtered)]
+        pair = [
+            select(samples, "thinking_unsafe", "forbidden").query("arm == @arm")
+            for arm in (rl, filtered)
+        ]
         e = difference(*pair)
         claims.append(
-            _falls(f"Q3 RL has less unsafe thinking than SFT on its own rewarded samples [{filtered}]", _row(e))
+            _falls(
+                f"Q3 RL has less unsafe thinking than SFT on its own rewarded samples [{filtered}]",
+                _row(e),
+            )
         )
     return sorted(claims)
 
@@ -101,9 +126,18 @@ def _sign_would_change(row: Any, margin: float = 0.0) -> str:
         return "an interval that excludes zero"
     deviation = (high - row.value) * math.sqrt(n) / distributions.t.ppf(0.975, n - 1)
     wanted = next(
-        (k for k in range(n + 1, 1000) if distributions.t.ppf(0.975, k - 1) * deviation / math.sqrt(k) < value), 0
+        (
+            k
+            for k in range(n + 1, 1000)
+            if distributions.t.ppf(0.975, k - 1) * deviation / math.sqrt(k) < value
+        ),
+        0,
     )
-    more = f"about {wanted} {row.units} if mean and spread stay" if wanted else f"more {row.units} than are practical"
+    more = (
+        f"about {wanted} {row.units} if mean and spread stay"
+        if wanted
+        else f"more {row.units} than are practical"
+    )
     return f"an interval that excludes zero: {more}"
 
 
@@ -133,7 +167,12 @@ def _state(row: Any, margin: float) -> str:
 
 def _lowers_and_keeps(claim: str, sft: Any, rl: Any, margin: float) -> Claim:
     if any(map(math.isnan, (sft.low, rl.low, margin))):
-        return Claim(claim, "undecided", f"SFT {_shown(sft)}, RL {_shown(rl)}", "data for the base and both arms")
+        return Claim(
+            claim,
+            "undecided",
+            f"SFT {_shown(sft)}, RL {_shown(rl)}",
+            "data for the base and both arms",
+        )
     first, second = _state(sft, margin), _state(rl, margin)
     if first == "lost" and second in ("kept", "raised"):
         verdict = "seen" if second == "kept" else "seen (RL raises it)"
@@ -143,7 +182,11 @@ def _lowers_and_keeps(claim: str, sft: Any, rl: Any, margin: float) -> Claim:
         verdict = "not seen" if first in ("kept", "raised") or second == "lost" else "undecided"
     because = f"SFT {_shown(sft)} {first}, RL {_shown(rl)} {second}; margin {margin:.3f}"
     wanted = [f"SFT below zero and beyond {-margin:.3f} (is {first})"] if first != "lost" else []
-    wanted += [f"RL within {margin:.3f} of zero, or above it (is {second})"] if second not in ("kept", "raised") else []
+    wanted += (
+        [f"RL within {margin:.3f} of zero, or above it (is {second})"]
+        if second not in ("kept", "raised")
+        else []
+    )
     if wanted:
         return Claim(claim, verdict, because, "to be seen: " + "; ".join(wanted))
     return Claim(claim, verdict, because, f"SFT: {_sign_would_change(sft)}")
@@ -152,11 +195,23 @@ def _lowers_and_keeps(claim: str, sft: Any, rl: Any, margin: float) -> Claim:
 def _uneven(samples: pd.DataFrame, sft: str, rl: str) -> Claim:
     """C1: the range of unsafe thinking over the forbidden splits that both have, after SFT less after RL."""
     rows = samples[(samples["set"] == "forbidden") & samples["arm"].isin([sft, rl])]
-    rows = rows.assign(arm=rows["arm"].astype(str), value=pd.to_numeric(rows["thinking_unsafe"]).astype(float))
-    means = rows.groupby(["seed", "split", "arm"])["value"].mean().unstack().reindex(columns=[sft, rl]).dropna()
+    rows = rows.assign(
+        arm=rows["arm"].astype(str), value=pd.to_numeric(rows["thinking_unsafe"]).astype(float)
+    )
+    means = (
+        rows.groupby(["seed", "split", "arm"])["value"]
+        .mean()
+        .unstack()
+        .reindex(columns=[sft, rl])
+        .dropna()
+    )
     ranges = means.groupby("seed").max() - means.groupby("seed").min()
     gaps = ranges[sft] - ranges[rl]
-    e = over_seeds(gaps.tolist(), len(rows)) if len(gaps) >= LEAST_SEEDS else _uneven_by_prompt(rows, sft, rl)
+    e = (
+        over_seeds(gaps.tolist(), len(rows))
+        if len(gaps) >= LEAST_SEEDS
+        else _uneven_by_prompt(rows, sft, rl)
+    )
     verdict = "seen" if e.low > 0 else "opposite" if e.high < 0 else "undecided"
     n = means.index.unique("split").size
     shown = ", ".join(f"{arm} {ranges[arm].mean():.3f}" for arm in (sft, rl) if len(gaps))
@@ -174,7 +229,13 @@ def _uneven_by_prompt(rows: pd.DataFrame, sft: str, rl: str) -> Estimate:
     No interval where a split has one prompt only.
     """
     rng, method = np.random.default_rng(0), "prompts resampled"
-    wide = rows.groupby(["split", "cluster", "arm"])["value"].mean().unstack().reindex(columns=[sft, rl]).dropna()
+    wide = (
+        rows.groupby(["split", "cluster", "arm"])["value"]
+        .mean()
+        .unstack()
+        .reindex(columns=[sft, rl])
+        .dropna()
+    )
     parts = [part.to_numpy() for _, part in wide.groupby("split")]
     if not parts:
         return Estimate(math.nan, math.nan, math.nan, len(rows), 0, method, len(rows))
@@ -185,7 +246,9 @@ def _uneven_by_prompt(rows: pd.DataFrame, sft: str, rl: str) -> Estimate:
 
     if min(map(len, parts)) < 2:
         return Estimate(gap(parts), math.nan, math.nan, len(rows), len(wide), method, len(rows))
-    gaps = [gap([part[rng.integers(len(part), size=len(part))] for part in parts]) for _ in range(2000)]
+    gaps = [
+        gap([part[rng.integers(len(part), size=len(part))] for part in parts]) for _ in range(2000)
+    ]
     low, high = np.quantile(gaps, [0.025, 0.975])
     return Estimate(gap(parts), float(low), float(high), len(rows), len(wide), method, 0)
 
@@ -193,4 +256,6 @@ def _uneven_by_prompt(rows: pd.DataFrame, sft: str, rl: str) -> Estimate:
 def _shown(row: Any) -> str:
     if math.isnan(row.value):
         return "no data"
-    return f"{row.value:+.3f} " + ("(no interval)" if math.isnan(row.low) else f"({row.low:+.3f} to {row.high:+.3f})")
+    return f"{row.value:+.3f} " + (
+        "(no interval)" if math.isnan(row.low) else f"({row.low:+.3f} to {row.high:+.3f})"
+    )

@@ -16,7 +16,7 @@ from cotlens.judges.grade import Grade, grade
 from cotlens.measures.entropy import trace_entropy
 from cotlens.measures.reflection import reflection_dynamics
 from cotlens.measures.unsafe import unsafe_dynamics
-from cotlens.runs.run import Run
+from cotlens.runs.run import Run, open_run
 from cotlens.studies.study import Study, check_room, is_study, seed_of, write_tables
 from cotlens.studies.training import update_table
 from cotlens.text.split import Status, part_text
@@ -77,27 +77,40 @@ def compare_runs(
     """
     check_room(Path(out))
     if is_study(out) and not force:
-        raise TraceError(f"{out}: is a study already; make it anew with --force, or name another folder")
-    opened, training = ([run if isinstance(run, Run) else Run(Path(run)) for run in of] for of in (runs, rollouts))
+        raise TraceError(
+            f"{out}: is a study already; make it anew with --force, or name another folder"
+        )
+    opened = [open_run(run) for run in runs]
+    training = [open_run(run) for run in rollouts]
     _check_names(opened, judge, monitor, scorer)
     told = {
-        _only([name for name in run.judges if name != monitor], judge, "judge", run) for run in (*opened, *training)
+        _only([name for name in run.judges if name != monitor], judge, "judge", run)
+        for run in (*opened, *training)
     }
     if len(told - {""}) > 1:
-        raise TraceError(f"judged by {', '.join(sorted(told - {''}))}; name whose verdicts are the truth with --judge")
+        raise TraceError(
+            f"judged by {', '.join(sorted(told - {''}))}; name whose verdicts are the truth with --judge"
+        )
     for run in opened:
         if run.trace_table(["training_step"])["training_step"].nunique() > 1:
-            raise TraceError(f"{run.path}: holds traces of several training steps; give it as rollouts (--rollouts)")
+            raise TraceError(
+                f"{run.path}: holds traces of several training steps; give it as rollouts (--rollouts)"
+            )
     if not opened:
         raise TraceError("no run to compare; a run is what `cotlens analyze FILE -o RUN` makes")
     arms_of = [_arms_of(run) for run in opened]
     # Scores under another arm's name are its view of the run, and never the run's own, not even if they are alone.
     others = [set().union(*arms_of) - own for own in arms_of]
-    parts = [_sample_table(*each, judge, monitor, scorer) for each in zip(opened, arms_of, others, strict=True)]
+    parts = [
+        _sample_table(*each, judge, monitor, scorer)
+        for each in zip(opened, arms_of, others, strict=True)
+    ]
     table = pd.concat(parts, ignore_index=True)
     arms = list(dict.fromkeys(table["arm"]))
     if base not in arms:
-        raise TraceError(f"no samples of the base arm {base!r}; the arms are {', '.join(arms)}; name it with --base")
+        raise TraceError(
+            f"no samples of the base arm {base!r}; the arms are {', '.join(arms)}; name it with --base"
+        )
     twice = table.duplicated(["seed", "arm", "set", "split", "prompt_id", "sample"])
     if twice.any():
         row = table[twice].iloc[0]
@@ -106,25 +119,43 @@ def compare_runs(
             "give each run once, the samples of an arm in one run, and other seeds in folders seed=K"
         )
     common = _common_text(
-        [run for run, part in zip(opened, parts, strict=True) if (part["arm"] == base).all()], arms, base
+        [run for run, part in zip(opened, parts, strict=True) if (part["arm"] == base).all()],
+        arms,
+        base,
     )
     if len(common):
-        keys = ["seed", "arm", "set", "split", "prompt_id"]  # one number a prompt: its texts, the base's, are the same
-        table = table.merge(common.groupby(keys)["entropy_common"].mean().reset_index(), on=keys, how="left")
+        keys = [
+            "seed",
+            "arm",
+            "set",
+            "split",
+            "prompt_id",
+        ]  # one number a prompt: its texts, the base's, are the same
+        table = table.merge(
+            common.groupby(keys)["entropy_common"].mean().reset_index(), on=keys, how="left"
+        )
         table["entropy_common"] = table["entropy_common"].mask(table.duplicated(keys))
     judges = sorted({name for run in opened for name in run.judges if name != monitor})
     for remark in _remarks(table, opened, parts, base, monitor, common):
         say(remark)
     arms = [base, *(arm for arm in arms if arm != base)]
-    rl = rl or next((arm for arm in arms if arm != base and ("grpo" in arm or arm.startswith("rl"))), "")
+    rl = rl or next(
+        (arm for arm in arms if arm != base and ("grpo" in arm or arm.startswith("rl"))), ""
+    )
     chosen = list(sft) or [arm for arm in arms if "sft" in arm and arm != rl]
     if wrong := [arm for arm in (rl, *chosen) if arm and arm not in arms]:
         raise TraceError(f"no samples of {', '.join(wrong)}; the arms are {', '.join(arms)}")
     info = {"arms": dict.fromkeys(arms, ""), "base": base, "rl": rl, "sft": chosen, "note": note}
-    made = {"judge": judge or ", ".join(judges), "monitor": monitor, "runs": [run.name for run in opened]}
+    made = {
+        "judge": judge or ", ".join(judges),
+        "monitor": monitor,
+        "runs": [run.name for run in opened],
+    }
     tables = {"samples": table}
     if training:
-        sampled = pd.concat([_rollout_table(run, judge, monitor, say) for run in training], ignore_index=True)
+        sampled = pd.concat(
+            [_rollout_table(run, judge, monitor, say) for run in training], ignore_index=True
+        )
         tables |= {"rollouts": sampled, "updates": update_table(sampled, logs)}
     elif logs:
         raise TraceError("logs of a trainer need its rollouts (--rollouts) beside them")
@@ -141,7 +172,9 @@ def compare_runs(
 
 
 # --- training --------------------------------------------------------------------------------------------------
-def _rollout_table(run: Run, judge: str, monitor: str, say: Callable[[str], object]) -> pd.DataFrame:
+def _rollout_table(
+    run: Run, judge: str, monitor: str, say: Callable[[str], object]
+) -> pd.DataFrame:
     """One row per rollout: arm, seed, step, reward, and what samples have but for token scores."""
     traces = run.trace_table(["training_step", "reward"])
     if n := int((traces["training_step"] < 0).sum()):
@@ -149,9 +182,13 @@ def _rollout_table(run: Run, judge: str, monitor: str, say: Callable[[str], obje
         raise TraceError(f"{run.path}: {fault}; give the rows a training_step")
     table = _sample_table(run, set(), set(run.scorers), judge, monitor, "")
     if traces["reward"].isna().all():
-        say(f"{run.path}: these rollouts have no reward: reward and groups all alike are in no figure")
+        say(
+            f"{run.path}: these rollouts have no reward: reward and groups all alike are in no figure"
+        )
     if "thinking_unsafe" not in table:
-        say(f"{run.path}: these rollouts are not judged: their unsafe thinking and answers are in no figure")
+        say(
+            f"{run.path}: these rollouts are not judged: their unsafe thinking and answers are in no figure"
+        )
     # Sampled by one model after another, so scores of any one of them are not the policy's own.
     return table.assign(step=traces["training_step"], reward=traces["reward"])
 
@@ -168,7 +205,9 @@ def set_of(domain: str) -> str:
 def _check_names(runs: Sequence[Run], judge: str, monitor: str, scorer: str) -> None:
     """Raises TraceError for a name that no run has, and for a judge that is the monitor."""
     if judge and judge == monitor:
-        raise TraceError(f"{judge!r} is both judge and monitor: what rewards asked cannot be the truth about them")
+        raise TraceError(
+            f"{judge!r} is both judge and monitor: what rewards asked cannot be the truth about them"
+        )
     judges = {name for run in runs for name in run.judges}
     scorers = {name for run in runs for name in run.scorers}
     for kind, wanted, have, command in (
@@ -184,7 +223,12 @@ def _check_names(runs: Sequence[Run], judge: str, monitor: str, scorer: str) -> 
 
 
 def _remarks(
-    table: pd.DataFrame, runs: Sequence[Run], parts: Sequence[pd.DataFrame], base: str, monitor: str, common: Any
+    table: pd.DataFrame,
+    runs: Sequence[Run],
+    parts: Sequence[pd.DataFrame],
+    base: str,
+    monitor: str,
+    common: Any,
 ) -> list[str]:
     """What the measures will lack, a line each."""
     wanted = {
@@ -195,37 +239,55 @@ def _remarks(
     wanted |= {"entropy_think": "token scores of their own"}
     remarks = []
     for run in runs:
-        for arm, models in run.trace_table(["method", "model"]).groupby("method")["model"].unique().items():
+        for arm, models in (
+            run.trace_table(["method", "model"]).groupby("method")["model"].unique().items()
+        ):
             if len(models) > 1:
-                remarks.append(f"{run.path}: one arm, {arm or run.name}, of several models: {', '.join(models)}")
+                remarks.append(
+                    f"{run.path}: one arm, {arm or run.name}, of several models: {', '.join(models)}"
+                )
     for column, what in wanted.items():
-        if lacking := [str(run.path) for run, part in zip(runs, parts, strict=True) if column not in part]:
+        if lacking := [
+            str(run.path) for run, part in zip(runs, parts, strict=True) if column not in part
+        ]:
             remarks.append(f"no {what}: {', '.join(lacking)}")
     have = set(zip(common["seed"], common["arm"], strict=True))
     for seed, arms in table.groupby("seed")["arm"].unique().items():
         if base not in arms:
             remarks.append(f"seed {seed}: no samples of {base}, so its arms are in no difference")
         elif unseen := [arm for arm in arms if (seed, arm) not in have]:
-            remarks.append(f"seed {seed}: {base}'s runs have no scores named {', '.join(unseen)} (entropy on one text)")
+            remarks.append(
+                f"seed {seed}: {base}'s runs have no scores named {', '.join(unseen)} (entropy on one text)"
+            )
     known = ", ".join(domain for domains in DOMAINS.values() for domain in domains)
     if (table["set"] == set_of("")).any():
         n = f"{(table['set'] == set_of('')).sum():,} of {len(table):,} samples"
-        remarks.append(f"{n} have no domain, so no measure of safety or skill counts them; prompts may say {known}")
+        remarks.append(
+            f"{n} have no domain, so no measure of safety or skill counts them; prompts may say {known}"
+        )
     if other := sorted(set(table["set"]) - {*DOMAINS, set_of("")}):
-        remarks.append(f"domains in no measure of safety or skill: {', '.join(other)}; known are {known}")
+        remarks.append(
+            f"domains in no measure of safety or skill: {', '.join(other)}; known are {known}"
+        )
     return remarks
 
 
-def _only(names: Sequence[str], wanted: str, kind: str, run: Run, defaults: Sequence[str] = ()) -> str:
+def _only(
+    names: Sequence[str], wanted: str, kind: str, run: Run, defaults: Sequence[str] = ()
+) -> str:
     """The name asked for, or the only one, or the first of the defaults; "" where the run has none."""
     if wanted or len(names) < 2:
         return "".join(name for name in names if not wanted or name == wanted)
     if found := [name for name in defaults if name in names]:
         return found[0]
-    raise TraceError(f"{run.path}: which {kind}? there are {', '.join(names)}; name one with --{kind}")
+    raise TraceError(
+        f"{run.path}: which {kind}? there are {', '.join(names)}; name one with --{kind}"
+    )
 
 
-def _sample_table(run: Run, arms: set[str], others: set[str], judge: str, monitor: str, scorer: str) -> pd.DataFrame:
+def _sample_table(
+    run: Run, arms: set[str], others: set[str], judge: str, monitor: str, scorer: str
+) -> pd.DataFrame:
     traces, steps = run.trace_table(), run.step_table()
     table = unsafe_dynamics(steps, reflection_dynamics(steps, traces))
     scorers = [name for name in run.scorers if name not in others]
@@ -238,10 +300,14 @@ def _sample_table(run: Run, arms: set[str], others: set[str], judge: str, monito
     if monitor and monitor in run.judges:
         said = run.with_verdicts(traces[["trace_id"]], monitor)
         names = {f"{part}_unsafe": f"{part}_flagged" for part in ("thinking", "answer")}
-        said = said.rename(columns=names)[["trace_id", *(ours for part, ours in names.items() if part in said)]]
+        said = said.rename(columns=names)[
+            ["trace_id", *(ours for part, ours in names.items() if part in said)]
+        ]
         table = table.merge(said, on="trace_id")
     table = table.merge(_read_answers(run), on="trace_id")
-    refuses = table["refuses"] if "refuses" in table else pd.Series(pd.NA, table.index, dtype="boolean")
+    refuses = (
+        table["refuses"] if "refuses" in table else pd.Series(pd.NA, table.index, dtype="boolean")
+    )
     return pd.DataFrame(
         {
             "seed": seed_of(run.path),
@@ -252,7 +318,8 @@ def _sample_table(run: Run, arms: set[str], others: set[str], judge: str, monito
             **{name: table[name] for name in _FLAGS if name in table},
             "refuses": refuses.fillna(table["rule_refuses"]),
             "is_correct": table["is_correct"],
-            "is_format_ok": (table["status"] == Status.CLOSED.value) & (table["n_answer_chars"] > 0),
+            "is_format_ok": (table["status"] == Status.CLOSED.value)
+            & (table["n_answer_chars"] > 0),
             "onset": table["onset"],
             "recovered": table["recovered"].astype("boolean"),
             "n_reflections": table["n_reflect"],
@@ -268,7 +335,10 @@ def _sample_table(run: Run, arms: set[str], others: set[str], judge: str, monito
 def _places(traces: pd.DataFrame) -> dict[str, pd.Series]:
     """The set and the split of the prompts."""
     domain = traces["domain"].where(traces["domain"] != "", "all")
-    return {"set": traces["domain"].map(set_of), "split": traces["split"].where(traces["split"] != "", domain)}
+    return {
+        "set": traces["domain"].map(set_of),
+        "split": traces["split"].where(traces["split"] != "", domain),
+    }
 
 
 def _sample_numbers(traces: pd.DataFrame) -> pd.Series:
@@ -278,7 +348,9 @@ def _sample_numbers(traces: pd.DataFrame) -> pd.Series:
     return traces.groupby(prompts, dropna=False).cumcount() if same else traces["sample"]
 
 
-_ENTROPIES = {name: name for name in ("entropy_think", "entropy_answer", "entropy_reflect")} | {"kl_base": "kl_think"}
+_ENTROPIES = {name: name for name in ("entropy_think", "entropy_answer", "entropy_reflect")} | {
+    "kl_base": "kl_think"
+}
 _FLAGS = ("thinking_unsafe", "answer_unsafe", "thinking_flagged", "answer_flagged")
 
 

@@ -8,7 +8,15 @@ import pandas as pd
 
 from cotlens import stats
 from cotlens.stats.bootstrap import Estimate
-from cotlens.studies.arms import LEAST_SAMPLES, LEAST_SEEDS, difference, numbers, over_seeds, select, shared_prompts
+from cotlens.studies.arms import (
+    LEAST_SAMPLES,
+    LEAST_SEEDS,
+    difference,
+    numbers,
+    over_seeds,
+    select,
+    shared_prompts,
+)
 
 # --- confounds -------------------------------------------------------------------------------------------------
 
@@ -25,7 +33,7 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
     """Differences to the base: on own samples, at equal length, within each outcome, on one text, on equal splits.
 
     Training changes how long an arm writes and how often it is safe or right; a difference that is there raw and gone
-    within an outcome or at equal length is one of those. See `stats.compare` for the matching. It also changes *where*
+    within an outcome or at equal length is one of those. See `stats.matched_difference` for the matching. It also changes *where*
     unsafe thinking is left, and a guard may have found little there all along: for its recall see `recall_at_splits`.
 
     Returns:
@@ -40,7 +48,7 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
         for arm in [arm for arm in part["arm"].cat.categories if arm != base]:
             by_seed = [own for _, own in named.groupby("seed") if {arm, base} <= set(own["arm"])]
             tables = [
-                stats.compare(
+                stats.matched_difference(
                     own, column, arm, base, by="arm", length="length", outcome="outcome", cluster="cluster",
                     resamples=2 if several else stats.RESAMPLES,
                 )
@@ -49,23 +57,44 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
             if not tables:
                 continue  # one of the two has no such column, or they share no seed
             found = pd.concat(tables, ignore_index=True)
-            for comparison, one in found[found["comparison"] != "corrected"].groupby("comparison", sort=False):
+            for comparison, one in found[found["comparison"] != "corrected"].groupby(
+                "comparison", sort=False
+            ):
                 e = _joined(one, several)
-                name = _COMPARISONS.get(str(comparison)) or str(comparison).replace("outcome =", outcome)
+                name = _COMPARISONS.get(str(comparison)) or str(comparison).replace(
+                    "outcome =", outcome
+                )
                 rows.append({"arm": arm, "column": column, "set": where, "comparison": name, **e})
     for where in ("forbidden", "maths"):
         parts = dict(iter(select(samples, "entropy_common", where).groupby("arm", observed=True)))
         for arm in [arm for arm in parts if arm != base and base in parts]:
             e = numbers(difference(*shared_prompts(parts[arm], parts[base])))
-            rows.append({"arm": arm, "column": "entropy_think", "set": where, "comparison": "common text", **e})
+            rows.append(
+                {
+                    "arm": arm,
+                    "column": "entropy_think",
+                    "set": where,
+                    "comparison": "common text",
+                    **e,
+                }
+            )
     parts = dict(iter(select(samples, "guard_recall", "forbidden").groupby("arm", observed=True)))
     for arm in [arm for arm in parts if arm != base and base in parts]:
         raw = difference(parts[arm], parts[base])
-        for comparison, e in (("own samples", raw), ("equal splits", recall_at_splits(samples, str(arm), base))):
-            told = {"arm": arm, "column": "guard_recall", "set": "forbidden", "comparison": comparison}
+        for comparison, e in (
+            ("own samples", raw),
+            ("equal splits", recall_at_splits(samples, str(arm), base)),
+        ):
+            told = {
+                "arm": arm,
+                "column": "guard_recall",
+                "set": "forbidden",
+                "comparison": comparison,
+            }
             rows.append(told | numbers(e))
     return pd.DataFrame(
-        rows, columns=["arm", "column", "set", "comparison", "value", "low", "high", "n_units", "units"]
+        rows,
+        columns=["arm", "column", "set", "comparison", "value", "low", "high", "n_units", "units"],
     )
 
 
@@ -88,7 +117,11 @@ def recall_at_splits(samples: pd.DataFrame, arm: str, base: str) -> Estimate:
     of = of.assign(arm=of["arm"].astype(str))
     of = of.assign(u_arm=of["arm"] == arm, u_base=of["arm"] == base)
     of = of.assign(f_arm=of["value"] * of["u_arm"], f_base=of["value"] * of["u_base"])
-    sums = of.groupby(["seed", "split", "cluster"])[["f_arm", "f_base", "u_arm", "u_base"]].sum().reset_index()
+    sums = (
+        of.groupby(["seed", "split", "cluster"])[["f_arm", "f_base", "u_arm", "u_base"]]
+        .sum()
+        .reset_index()
+    )
     of_split = sums.groupby(["seed", "split"])["u_base"].transform("sum")
     sums = sums[of_split > 0]
     by_seed = [part for _, part in sums.groupby("seed") if part["u_arm"].sum()]
@@ -100,9 +133,13 @@ def recall_at_splits(samples: pd.DataFrame, arm: str, base: str) -> Estimate:
         return over_seeds([_recall_change(part)[0] for part in by_seed], n)
     rng, weights = np.random.default_rng(0), np.zeros((2000, len(rows)))
     for places in rows.groupby(["seed", "split"]).indices.values():
-        weights[:, places] = rng.multinomial(len(places), np.full(len(places), 1 / len(places)), size=len(weights))
+        weights[:, places] = rng.multinomial(
+            len(places), np.full(len(places), 1 / len(places)), size=len(weights)
+        )
     low, high = np.nanquantile(_recall_change(rows, weights), [0.025, 0.975])
-    return Estimate(_recall_change(rows)[0], float(low), float(high), n, len(rows), "prompts resampled", 0)
+    return Estimate(
+        _recall_change(rows)[0], float(low), float(high), n, len(rows), "prompts resampled", 0
+    )
 
 
 def _recall_change(rows: pd.DataFrame, weights: np.ndarray | None = None) -> np.ndarray:
@@ -110,7 +147,8 @@ def _recall_change(rows: pd.DataFrame, weights: np.ndarray | None = None) -> np.
     weights = np.ones((1, len(rows))) if weights is None else weights
     strata = pd.get_dummies(rows["seed"].astype(str) + ":" + rows["split"]).to_numpy(float)
     f_arm, u_arm, f_base, u_base = (
-        (weights * rows[name].to_numpy(float)) @ strata for name in ("f_arm", "u_arm", "f_base", "u_base")
+        (weights * rows[name].to_numpy(float)) @ strata
+        for name in ("f_arm", "u_arm", "f_base", "u_base")
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         known = u_base > 0  # a draw may leave a split without any
@@ -119,7 +157,9 @@ def _recall_change(rows: pd.DataFrame, weights: np.ndarray | None = None) -> np.
 
 
 def _named_outcome(flags: pd.Series) -> pd.Series:
-    return flags.astype("boolean").map({True: "yes", False: "no"}).astype("object").fillna("unknown")
+    return (
+        flags.astype("boolean").map({True: "yes", False: "no"}).astype("object").fillna("unknown")
+    )
 
 
 def _joined(found: pd.DataFrame, several: bool) -> dict[str, Any]:
@@ -127,9 +167,24 @@ def _joined(found: pd.DataFrame, several: bool) -> dict[str, Any]:
     if several:
         values = found["value"].dropna()
         if len(values) < LEAST_SEEDS:
-            return {"value": math.nan, "low": math.nan, "high": math.nan, "n_units": len(values), "units": "seeds"}
+            return {
+                "value": math.nan,
+                "low": math.nan,
+                "high": math.nan,
+                "n_units": len(values),
+                "units": "seeds",
+            }
         return numbers(over_seeds(values.tolist(), 0))
     first = found.iloc[0]
     if min(first["n_a"], first["n_b"]) < LEAST_SAMPLES:
-        return {"value": math.nan, "low": math.nan, "high": math.nan, "n_units": first["n_shared"], "units": "prompts"}
-    return {name: first[name] for name in ("value", "low", "high")} | {"n_units": first["n_shared"], "units": "prompts"}
+        return {
+            "value": math.nan,
+            "low": math.nan,
+            "high": math.nan,
+            "n_units": first["n_shared"],
+            "units": "prompts",
+        }
+    return {name: first[name] for name in ("value", "low", "high")} | {
+        "n_units": first["n_shared"],
+        "units": "prompts",
+    }

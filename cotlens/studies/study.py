@@ -43,10 +43,19 @@ class Study:
     def _repr_html_(self) -> str:
         """What a notebook shows: the arms with their roles, the seeds, the tables."""
         info, samples = self.info, self.table("samples")
-        roles = {info["base"]: "base", info.get("rl"): "RL", **dict.fromkeys(info.get("sft", ()), "SFT")}
-        role = {arm: f"[{roles[arm]} of the claims]" if arm in roles else "" for arm in info["arms"]}
+        roles = {
+            info["base"]: "base",
+            info.get("rl"): "RL",
+            **dict.fromkeys(info.get("sft", ()), "SFT"),
+        }
+        role = {
+            arm: f"[{roles[arm]} of the claims]" if arm in roles else "" for arm in info["arms"]
+        }
         facts = {arm: f"{text} {role[arm]}".strip() for arm, text in info["arms"].items()}
-        facts |= {"seeds": ", ".join(map(str, sorted(set(samples["seed"])))), "samples": f"{len(samples):,}"}
+        facts |= {
+            "seeds": ", ".join(map(str, sorted(set(samples["seed"])))),
+            "samples": f"{len(samples):,}",
+        }
         return facts_html(facts | {"tables": ", ".join(self.tables), "note": info.get("note", "")})
 
     @property
@@ -60,12 +69,21 @@ class Study:
         Raises:
             TraceError: if the study has no such table.
         """
-        paths = sorted((self.path / name).glob("seed=*.parquet"), key=lambda path: int(path.stem.partition("=")[2]))
+        paths = sorted(
+            (self.path / name).glob("seed=*.parquet"),
+            key=lambda path: int(path.stem.partition("=")[2]),
+        )
         if not paths:
             have = ", ".join(self.tables) or "none"
-            hint = "; `cotlens compare --rollouts RUN` adds it" if name in ("rollouts", "updates") else ""
+            hint = (
+                "; `cotlens compare --rollouts RUN` adds it"
+                if name in ("rollouts", "updates")
+                else ""
+            )
             raise TraceError(f"{self.path}: no table {name!r}; there are: {have}{hint}")
-        parts = [pd.read_parquet(path).assign(seed=int(path.stem.partition("=")[2])) for path in paths]
+        parts = [
+            pd.read_parquet(path).assign(seed=int(path.stem.partition("=")[2])) for path in paths
+        ]
         return pd.concat(parts, ignore_index=True)
 
     def samples(self) -> pd.DataFrame:
@@ -78,7 +96,9 @@ def is_study(path: str | Path) -> bool:
     return (Path(path) / "study.json").is_file()
 
 
-def write_study(path: str | Path, tables: Mapping[str, pd.DataFrame], info: Mapping[str, Any]) -> Study:
+def write_study(
+    path: str | Path, tables: Mapping[str, pd.DataFrame], info: Mapping[str, Any]
+) -> Study:
     """Writes tables with a column `seed`, a file a seed; seeds that are there already and not in the tables stay.
 
     Raises:
@@ -87,9 +107,13 @@ def write_study(path: str | Path, tables: Mapping[str, pd.DataFrame], info: Mapp
     """
     path, samples = Path(path), tables["samples"]
     if missing := {"arm", "seed", "set", "split", "prompt_id"} - set(samples):
-        raise ValueError(f"samples: no column {', '.join(sorted(missing))}; there are {', '.join(map(str, samples))}")
+        raise ValueError(
+            f"samples: no column {', '.join(sorted(missing))}; there are {', '.join(map(str, samples))}"
+        )
     if unknown := set(samples["arm"]) - set(info["arms"]):
-        raise ValueError(f"samples of arms that the study does not name: {', '.join(sorted(map(str, unknown)))}")
+        raise ValueError(
+            f"samples of arms that the study does not name: {', '.join(sorted(map(str, unknown)))}"
+        )
     check_room(path)
     return write_tables(path, tables, info)
 
@@ -98,7 +122,10 @@ def write_tables(path: Path, tables: Mapping[str, pd.DataFrame], info: Mapping[s
     for name, table in tables.items():
         for seed, part in table.groupby("seed", sort=True):
             kept = part.drop(columns="seed").reset_index(drop=True)
-            write_parquet(path / name / f"seed={seed}.parquet", pa.Table.from_pandas(kept, preserve_index=False))
+            write_parquet(
+                path / name / f"seed={seed}.parquet",
+                pa.Table.from_pandas(kept, preserve_index=False),
+            )
     write_atomic(path / "study.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
     return Study(path)
 
@@ -110,7 +137,9 @@ def check_room(path: Path) -> None:
     if not path.exists() or is_study(path):
         return
     if foreign := [child.name for child in path.iterdir() if not _is_part(child)]:
-        raise TraceError(f"{path}: is there already and is no study: it holds {min(foreign)}; name another folder")
+        raise TraceError(
+            f"{path}: is there already and is no study: it holds {min(foreign)}; name another folder"
+        )
 
 
 def _is_part(child: Path) -> bool:
@@ -121,5 +150,7 @@ def _is_part(child: Path) -> bool:
 
 
 def seed_of(path: Path) -> int:
-    found = [part.removeprefix("seed=") for part in path.resolve().parts if part.startswith("seed=")]
+    found = [
+        part.removeprefix("seed=") for part in path.resolve().parts if part.startswith("seed=")
+    ]
     return int(found[-1]) if found and found[-1].isdigit() else 0

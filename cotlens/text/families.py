@@ -12,7 +12,9 @@ class Tags(NamedTuple):
 
 
 FAMILIES = (
-    Tags("<think>", "</think>"),  # DeepSeek-R1, QwQ, Qwen3, Phi-4-reasoning, Nemotron, GLM, SmolLM3, ...
+    Tags(
+        "<think>", "</think>"
+    ),  # DeepSeek-R1, QwQ, Qwen3, Phi-4-reasoning, Nemotron, GLM, SmolLM3, ...
     Tags("[THINK]", "[/THINK]"),  # Magistral
     Tags("<|channel>thought\n", "<channel|>"),  # Gemma channels
     Tags("<thought>", "</thought>"),  # Gemma, EXAONE Deep
@@ -51,11 +53,19 @@ def gives_summaries(model: str) -> bool:
     and before a variant (`:thinking`); another folder or organisation before it is somebody's own model.
     """
     *before, last = re.sub(
-        r"^(?:(?:us|eu|apac|global)\.)?(\w+)(?:--|\.|-)(?=claude|gpt-5|gemini)", r"\1/", model.lower()
+        r"^(?:(?:us|eu|apac|global)\.)?(\w+)(?:--|\.|-)(?=claude|gpt-5|gemini)",
+        r"\1/",
+        model.lower(),
     ).split("/")
-    providers, _, name = last.partition(":") if _PROVIDER.fullmatch(last.partition(":")[0]) else ("", "", last)
+    providers, _, name = (
+        last.partition(":") if _PROVIDER.fullmatch(last.partition(":")[0]) else ("", "", last)
+    )
     known = all(_PROVIDER.fullmatch(one) for one in [*before, providers] if one)
-    return known and bool(_SUMMARISES.fullmatch(name.partition(":")[0])) and not _OPEN_WEIGHTS.search(name)
+    return (
+        known
+        and bool(_SUMMARISES.fullmatch(name.partition(":")[0]))
+        and not _OPEN_WEIGHTS.search(name)
+    )
 
 
 # How the families of models let a prompt end. One of these behind a prompt that the own template would end otherwise
@@ -64,4 +74,6 @@ FOREIGN_END = re.compile(
     r"(?:<｜Assistant｜>|<\|im_start\|>assistant|<\|start_header_id\|>assistant<\|end_header_id\|>|\[/INST\]"
     r"|<start_of_turn>model|<\|assistant\|>|<\|start\|>assistant)\s*(?:<think>\s*)?$"
 )
-HARMONY = Tags("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>")
+HARMONY = Tags(
+    "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"
+)

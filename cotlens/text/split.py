@@ -36,7 +36,9 @@ class OpenedBy(StrEnum):
     """What says that a thought began."""
 
     TEXT = "text"  # an opening tag in the completion
-    PROMPT = "prompt"  # an opening tag at the end of the prompt, or a closing tag that was never opened
+    PROMPT = (
+        "prompt"  # an opening tag at the end of the prompt, or a closing tag that was never opened
+    )
     MODEL = "model"  # neither; the model's chat template opens it
     FIELDS = "fields"  # the source
     NOTHING = ""  # no thought
@@ -91,7 +93,9 @@ def _within_tags(text: str, span: Span) -> Span:
     return Span(start, max(start, stop))
 
 
-def split_think(completion: str, prompt: str = "", *, model: str = "", tags: Tags | None = None) -> Split:
+def split_think(
+    completion: str, prompt: str = "", *, model: str = "", tags: Tags | None = None
+) -> Split:
     """Where the thoughts and the answer of a completion lie, and whether the last thought was closed.
 
     Args:
@@ -112,7 +116,9 @@ def split_think(completion: str, prompt: str = "", *, model: str = "", tags: Tag
             return harmony
     families = FAMILIES if tags is None else (tags,)
     start = _echo_end(completion, prompt)
-    if _prompt_closes(prompt, families) and not completion.lstrip().startswith(tuple(tag.open for tag in families)):
+    if _prompt_closes(prompt, families) and not completion.lstrip().startswith(
+        tuple(tag.open for tag in families)
+    ):
         return Split((), Span(0, len(completion)), Status.ABSENT, OpenedBy.NOTHING)
     opened = next((family for family in families if _prompt_opens(prompt, family)), None)
     family = opened or _first_family(completion, start, families)
@@ -180,14 +186,18 @@ def _first_family(text: str, start: int, families: tuple[Tags, ...]) -> Tags | N
         return leading
     opens = {family: _find_unquoted(text, family.open, start) for family in families}
     closes = {family: _find_unquoted(text, family.close, start) for family in families}
-    unopened = [(at, family) for family, at in closes.items() if at >= 0 and not 0 <= opens[family] < at]
+    unopened = [
+        (at, family) for family, at in closes.items() if at >= 0 and not 0 <= opens[family] < at
+    ]
     found = unopened or [(at, family) for family, at in opens.items() if at >= 0]
     return min(found)[1] if found else None
 
 
 def _prompt_closes(prompt: str, families: tuple[Tags, ...]) -> bool:
     """Whether a rendered prompt ends with a closed thought: thinking was switched off."""
-    return ASSISTANT_TURN.search(prompt) is not None and prompt.rstrip().endswith(tuple(tag.close for tag in families))
+    return ASSISTANT_TURN.search(prompt) is not None and prompt.rstrip().endswith(
+        tuple(tag.close for tag in families)
+    )
 
 
 def _find_unquoted(text: str, tag: str, start: int) -> int:
@@ -200,7 +210,9 @@ def _find_unquoted(text: str, tag: str, start: int) -> int:
 
 def has_delimiters(text: str) -> bool:
     """Whether the text has a delimiter of any known family, quoted ones aside."""
-    return "<|channel|>" in text or any(_find_unquoted(text, tag, 0) >= 0 for family in FAMILIES for tag in family)
+    return "<|channel|>" in text or any(
+        _find_unquoted(text, tag, 0) >= 0 for family in FAMILIES for tag in family
+    )
 
 
 def _prompt_opens(prompt: str, family: Tags) -> bool:
@@ -208,7 +220,9 @@ def _prompt_opens(prompt: str, family: Tags) -> bool:
     at = prompt.rfind(family.open.rstrip())
     if at < 0 or prompt.find(family.close, at) >= 0:
         return False
-    if not prompt[at + len(family.open.rstrip()) :].strip() and (at == 0 or prompt[at - 1] in "\n>]:"):
+    if not prompt[at + len(family.open.rstrip()) :].strip() and (
+        at == 0 or prompt[at - 1] in "\n>]:"
+    ):
         return True  # at the very end, where a template puts it; "What is <think>" is a user's question
     turns = [match.end() for match in ASSISTANT_TURN.finditer(prompt, 0, at)]
     # A user who merely mentions the tag comes before the assistant's turn; a prefilled thought right after it.
@@ -258,13 +272,17 @@ def _harmony_messages(text: str, channel: str) -> list[_Message]:
         at = match.start() if match else len(text)
         token = match.group(1) if match else ""
         if field == "message":
-            messages.append(_Message(role, channel, Span(field_at, at), token in ("end", "return", "call")))
+            messages.append(
+                _Message(role, channel, Span(field_at, at), token in ("end", "return", "call"))
+            )
             role, channel = "assistant", ""
         elif field == "start":
             role = text[field_at:at].split(" ")[0]
         elif field == "channel":
             header = text[field_at:at]
-            channel = "tool" if " to=" in header else header.split(" ")[0].strip()  # a call is no thinking
+            channel = (
+                "tool" if " to=" in header else header.split(" ")[0].strip()
+            )  # a call is no thinking
         field, field_at = token, match.end() if match else at
     return messages
 
@@ -272,7 +290,9 @@ def _harmony_messages(text: str, channel: str) -> list[_Message]:
 def _split_harmony(text: str, prompt: str) -> Split | None:
     """The parts of a text with Harmony's special tokens, or None. Only the last turn counts."""
     prefill = _HARMONY_PREFILL.search(prompt) if "<|channel|>" in prompt else None
-    begins = text.lstrip()[:12].startswith(("<|channel|>", "<|start|>"))  # elsewhere they are only talked about
+    begins = text.lstrip()[:12].startswith(
+        ("<|channel|>", "<|start|>")
+    )  # elsewhere they are only talked about
     if prefill is None and not begins:
         return None
     messages = _harmony_messages(text, prefill.group(1) if prefill else "")

@@ -62,7 +62,9 @@ _CUE = re.compile(
     re.VERBOSE,
 )
 _CJK_ENDS = frozenset("。！？｡।؟")
-_DISPLAY_MAX = 4000  # longest display that is kept whole; an opener without a closer this near is text
+_DISPLAY_MAX = (
+    4000  # longest display that is kept whole; an opener without a closer this near is text
+)
 _INLINE_MAX = 400
 _ROW_MAX = 2000  # longest row of a table
 _LOOK_BACK = 14  # no abbreviation or list number is longer
@@ -88,7 +90,9 @@ _BULLET = re.compile(r"\\?[-*+•]\s")
 _TABLE_RULE = re.compile(r"\|\s*:?-")
 _DEFINITIONS = re.compile(r"\b(?:where|denote):?\s*\n", re.IGNORECASE)
 _UNFINISHED = re.compile(r"\b(?:by|where|denote|using)\Z", re.IGNORECASE)
-_make_span = partial(tuple.__new__, Span)  # a tenth of the time of segment is saved by not calling Span itself
+_make_span = partial(
+    tuple.__new__, Span
+)  # a tenth of the time of segment is saved by not calling Span itself
 
 
 def segment(text: str) -> list[Span]:
@@ -203,11 +207,17 @@ def _protected_until(text: str, match: re.Match[str], begins_line: bool) -> int:
         close = text.find("`", end, end + _INLINE_MAX)
         return end if close < 0 or "\n" in text[end:close] else close + 1
     if opener == "```":
-        close = text.find("```", end) if begins_line else -1  # elsewhere a fence is only talked about
+        close = (
+            text.find("```", end) if begins_line else -1
+        )  # elsewhere a fence is only talked about
         return end if close < 0 else close + 3
-    closer = {"\\[": "\\]", "\\(": "\\)", "$$": "$$"}.get(opener) or f"\\end{{{match['environment']}}}"
+    closer = {"\\[": "\\]", "\\(": "\\)", "$$": "$$"}.get(
+        opener
+    ) or f"\\end{{{match['environment']}}}"
     close = text.find(closer, end, end + (_INLINE_MAX if opener == "\\(" else _DISPLAY_MAX))
-    across = opener == "\\(" and close >= 0 and "\n\n" in text[end:close]  # two brackets of prose, no formula
+    across = (
+        opener == "\\(" and close >= 0 and "\n\n" in text[end:close]
+    )  # two brackets of prose, no formula
     return end if close < 0 or across else close + len(closer)
 
 
@@ -220,14 +230,18 @@ def _line_ends_step(text: str, start: int, at: int, end: int) -> bool:
     content = text[max(start, at - 80) : at].rstrip()
     last = content[-1:]
     unpunctuated = last.isalnum()
-    if (unpunctuated or _UNFINISHED.search(content.rstrip(":"))) and _DISPLAY_OPENS.match(text, end):
+    if (unpunctuated or _UNFINISHED.search(content.rstrip(":"))) and _DISPLAY_OPENS.match(
+        text, end
+    ):
         return False
     if (unpunctuated or last in "]$})") and _WHERE.match(text, end):
         return False
     if _TABLE_RULE.match(text, end):
         return False
     # The symbols that a "where:" lists are part of it.
-    return not (_BULLET.match(text, end) and _DEFINITIONS.search(text, start, min(at + 1, start + 300)))
+    return not (
+        _BULLET.match(text, end) and _DEFINITIONS.search(text, start, min(at + 1, start + 300))
+    )
 
 
 def _sentence_ends(text: str, start: int, line: int, match: re.Match[str]) -> bool:

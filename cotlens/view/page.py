@@ -31,7 +31,7 @@ from cotlens.detect.unsafe import EXPLORATION, MARKERS
 from cotlens.files import write_atomic
 from cotlens.formats.read import read_traces
 from cotlens.measures.unsafe import safety_states
-from cotlens.runs.run import Run, text_shards
+from cotlens.runs.run import Run, open_run, text_shards
 from cotlens.runs.tables import step_table
 from cotlens.text.families import Tags
 from cotlens.text.split import split_trace
@@ -44,7 +44,9 @@ NATS_STEP = 0.001
 TOP = 3
 LIMIT = 200  # traces in a page, unless more are asked for
 _UNKNOWN, _MOST = 65535, 65534  # codes of NaN, and of anything too large for a code
-_HIGH = 0.8  # share of a page's tokens that are not of high entropy, as in entropy.entropy_threshold
+_HIGH = (
+    0.8  # share of a page's tokens that are not of high entropy, as in entropy.entropy_threshold
+)
 SCRIPTS = ("view_text.js", "view_pane.js", "view.js")
 _STRIP = 60  # cells of the strip that shows a trace's path in the table of traces
 
@@ -83,7 +85,11 @@ def show(trace: Trace, scores: "ScoredTrace | None" = None, *, tags: Tags | None
         raise TraceError(f"trace {trace.id!r}: the scores are those of {scores.trace_id!r}")
     columns = None
     if scores is not None:
-        columns = {"token_ids": scores.token_ids, "token_starts": scores.token_starts, **scores.values}
+        columns = {
+            "token_ids": scores.token_ids,
+            "token_starts": scores.token_starts,
+            **scores.values,
+        }
     item = _Item(trace, step_table([trace], tags=tags), columns or _own_scores(trace), {}, tags)
     return _page(trace.id, [item], [], ("", ""), 1)
 
@@ -110,16 +116,18 @@ def view_run(
     Raises:
         TraceError: if the run holds no text, a trace is not in it, or no prompt is in both runs.
     """
-    run = run if isinstance(run, Run) else Run(Path(run))
+    run = open_run(run)
     _ = run.info  # a path that is no run is named as what it is
     if judge and judge not in run.judges:
-        raise TraceError(f"{run.path}: no verdicts of {judge}; judges: {', '.join(run.judges) or 'none'}")
+        raise TraceError(
+            f"{run.path}: no verdicts of {judge}; judges: {', '.join(run.judges) or 'none'}"
+        )
     judge = judge or next(iter(run.judges), "")
     items = _read(run, list(ids) or None, limit, scorer, judge)
     others: list[_Item | None] = []
     names = (run.path.resolve().name, "")
     if beside is not None:
-        beside = beside if isinstance(beside, Run) else Run(Path(beside))
+        beside = open_run(beside)
         names = _tell_apart(run.path, beside.path)
         others = _partners(run, beside, items, scorer, judge)
     return _page(names[0], items, others, names, int(run.info.get("n_traces", len(items))))
@@ -142,20 +150,28 @@ def _own_scores(trace: Trace) -> Mapping[str, Any] | None:
     """The log-probs that a trace brings along, as scores."""
     if trace.logprobs is None or trace.token_starts is None:
         return None
-    return {"token_ids": trace.token_ids, "token_starts": trace.token_starts, "logprob": trace.logprobs}
+    return {
+        "token_ids": trace.token_ids,
+        "token_starts": trace.token_starts,
+        "logprob": trace.logprobs,
+    }
 
 
 def _read(run: Run, ids: Sequence[str] | None, limit: int, scorer: str, judge: str) -> list[_Item]:
     """The traces of the given ids in their order, or the first of the run."""
     if scorer or run.scorers:
-        run.score_table(scorer, ["trace_id"])  # says so where scores are missing, many, or older than the traces
+        run.score_table(
+            scorer, ["trace_id"]
+        )  # says so where scores are missing, many, or older than the traces
         scorer = scorer or run.scorers[0]
     verdicts = _verdicts(run, judge)
     found: dict[str, _Item] = {}
     asked = set(ids or ())
     for shard in text_shards(run):
         here = pq.read_table(shard, columns=["trace_id"])["trace_id"].to_pylist()
-        chosen = [key for key in here if key in asked] if ids is not None else here[: limit - len(found)]
+        chosen = (
+            [key for key in here if key in asked] if ids is not None else here[: limit - len(found)]
+        )
         if not chosen:
             continue
         only = [("trace_id", "in", chosen)]
@@ -167,16 +183,27 @@ def _read(run: Run, ids: Sequence[str] | None, limit: int, scorer: str, judge: s
             own, said = scores.get(key), verdicts.get(key, {})
             names = (scorer if own else "", judge if said else "")
             found[key] = _Item(
-                traces[key], parts.get(key, empty), own or _own_scores(traces[key]), said, run.tags, *names
+                traces[key],
+                parts.get(key, empty),
+                own or _own_scores(traces[key]),
+                said,
+                run.tags,
+                *names,
             )
     if missing := [key for key in ids or () if key not in found]:
-        raise TraceError(f"{run.path}: no trace {missing[0]!r}; it has {run.info['n_traces']:,} traces")
+        raise TraceError(
+            f"{run.path}: no trace {missing[0]!r}; it has {run.info['n_traces']:,} traces"
+        )
     return [found[key] for key in (found if ids is None else dict.fromkeys(ids))]
 
 
 def _score_rows(path: Path, only: list[tuple[str, str, Any]]) -> dict[str, dict[str, Any]]:
     rows = pq.read_table(path, filters=only).to_pandas().to_dict("records")
-    return {str(row["trace_id"]): {str(k): v for k, v in row.items()} for row in rows if not row["error"]}
+    return {
+        str(row["trace_id"]): {str(k): v for k, v in row.items()}
+        for row in rows
+        if not row["error"]
+    }
 
 
 def _verdicts(run: Run, judge: str) -> dict[str, dict[str, str]]:
@@ -189,7 +216,9 @@ def _verdicts(run: Run, judge: str) -> dict[str, dict[str, str]]:
     return said
 
 
-def _partners(run: Run, beside: Run, items: Sequence[_Item], scorer: str, judge: str) -> list[_Item | None]:
+def _partners(
+    run: Run, beside: Run, items: Sequence[_Item], scorer: str, judge: str
+) -> list[_Item | None]:
     """For each item the trace of the other run on the same prompt, with the same number among the prompt's traces."""
     there = {key: trace_id for trace_id, key in _keys(beside).items()}
     here = _keys(run)
@@ -198,7 +227,9 @@ def _partners(run: Run, beside: Run, items: Sequence[_Item], scorer: str, judge:
     if not chosen:
         raise TraceError(f"{beside.path}: has no trace on any of the prompts shown from {run.path}")
     if scorer and scorer not in beside.scorers:
-        raise TraceError(f"{beside.path}: not scored by {scorer}; its scorers: {', '.join(beside.scorers) or 'none'}")
+        raise TraceError(
+            f"{beside.path}: not scored by {scorer}; its scorers: {', '.join(beside.scorers) or 'none'}"
+        )
     read = _read(beside, chosen, len(chosen), scorer, judge if judge in beside.judges else "")
     found = {item.trace.id: item for item in read}
     return [found.get(key) if key is not None else None for key in wanted]
@@ -219,8 +250,14 @@ def _tell_apart(first: Path, second: Path) -> tuple[str, str]:
 
 
 # --- what is put into the page ---------------------------------------------------------------------------------
-def _page(title: str, items: Sequence[_Item], others: Sequence[_Item | None], names: Any, total: int) -> Page:
-    entropies = [_nats(i.scores["entropy"]) for i in items if i.scores is not None and _has(i.scores, "entropy")]
+def _page(
+    title: str, items: Sequence[_Item], others: Sequence[_Item | None], names: Any, total: int
+) -> Page:
+    entropies = [
+        _nats(i.scores["entropy"])
+        for i in items
+        if i.scores is not None and _has(i.scores, "entropy")
+    ]
     known = np.concatenate([np.zeros(0, np.uint16), *entropies])
     known = known[known != _UNKNOWN]
     high = int(np.quantile(known, _HIGH)) if len(known) else _MOST
@@ -288,14 +325,18 @@ def _row(item: _Item, status: str, high: int) -> dict[str, Any]:
     ids = scores["token_ids"] if scores is not None else item.trace.token_ids
     return {
         "id": item.trace.id,
-        "prompt": item.trace.prompt[-2000:][:160] if len(item.trace.prompt) > 2000 else item.trace.prompt[:160],
+        "prompt": item.trace.prompt[-2000:][:160]
+        if len(item.trace.prompt) > 2000
+        else item.trace.prompt[:160],
         "status": status,
         "tokens": None if ids is None else len(ids),
         "steps": len(steps),
         "reflect": int(steps["is_reflection"].eq(True).sum()),
         "unsafe": int((states > 0).sum()),
         "high": None if not len(codes) else int(((codes > high) & (codes != _UNKNOWN)).sum()),
-        "entropy": _rounded(np.nanmean(np.asarray(entropy, float))) if np.any(codes != _UNKNOWN) else None,
+        "entropy": _rounded(np.nanmean(np.asarray(entropy, float)))
+        if np.any(codes != _UNKNOWN)
+        else None,
         "verdicts": item.verdicts,
         "strip": _strip(steps, states),
     }
@@ -347,7 +388,9 @@ def _alternatives(scores: Mapping[str, Any], words: Mapping[int, str]) -> dict[s
     distinct, index = np.unique(np.nan_to_num(ids, nan=-1).astype(np.int64), return_inverse=True)
     return {
         "k": ids.shape[1],
-        "words": [words.get(int(word), int(word)) for word in distinct[:_UNKNOWN]],  # an unknown word is its id
+        "words": [
+            words.get(int(word), int(word)) for word in distinct[:_UNKNOWN]
+        ],  # an unknown word is its id
         "index": _pack(np.minimum(index.ravel(), _UNKNOWN)),
         "surprise": _pack(_nats(-logprobs.ravel())),
     }
@@ -360,7 +403,9 @@ def _words(items: Iterable[_Item]) -> dict[int, str]:
         if scores is None or scores["token_starts"] is None or not _has(scores, "top_ids"):
             continue
         starts = [-1, *scores["token_starts"], len(trace.completion)]
-        for word, before, start, stop in zip(scores["token_ids"], starts, starts[1:], starts[2:], strict=False):
+        for word, before, start, stop in zip(
+            scores["token_ids"], starts, starts[1:], starts[2:], strict=False
+        ):
             if before < start < stop:  # else it is some bytes of a character
                 words.setdefault(int(word), trace.completion[start:stop])
     return words
@@ -412,7 +457,10 @@ style-src '{style_hash}'; base-uri 'none'; form-action 'none'">
 
 def _html(title: str, blocks: Mapping[str, Any]) -> str:
     script, style = "\n".join(map(_shipped, SCRIPTS)), _shipped("view.css")
-    data = [f'<script type="application/json" id="{key}">{_json(value)}</script>' for key, value in blocks.items()]
+    data = [
+        f'<script type="application/json" id="{key}">{_json(value)}</script>'
+        for key, value in blocks.items()
+    ]
     return _HTML.format(
         title=html.escape(f"{title} · cotlens".encode("utf-8", "replace").decode()),
         script=script,

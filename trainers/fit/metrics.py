@@ -19,7 +19,9 @@ DATA = Path(os.environ.get("COTLENS_DATA", HERE.parents[2] / "shared" / "data"))
 def matrix_of(rows: Sequence[NDArray[np.int64]]) -> scipy.sparse.csr_matrix:
     """The buckets of each step as a row of ones."""
     ends = np.cumsum([0, *map(len, rows)])
-    return scipy.sparse.csr_matrix((np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), N_BUCKETS))
+    return scipy.sparse.csr_matrix(
+        (np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), N_BUCKETS)
+    )
 
 
 def fold_of_each(documents: NDArray[np.str_], folds: int) -> NDArray[np.int64]:
@@ -28,13 +30,17 @@ def fold_of_each(documents: NDArray[np.str_], folds: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).integers(0, folds, len(names))[document]
 
 
-def f1_interval(questions: Sequence[str], results: Sequence[tuple[NDArray, NDArray]]) -> tuple[float, float]:
+def f1_interval(
+    questions: Sequence[str], results: Sequence[tuple[NDArray, NDArray]]
+) -> tuple[float, float]:
     """Percentile interval of F1, questions drawn with replacement: documents on one question resemble each other."""
     sums: dict[str, NDArray] = defaultdict(lambda: np.zeros(3))
     for question, (truth, decided) in zip(questions, results, strict=True):
         sums[question] += [(truth & decided).sum(), truth.sum(), decided.sum()]
     counts, rng = np.array(list(sums.values())), np.random.default_rng(0)
-    drawn = np.array([counts[rng.integers(len(counts), size=len(counts))].sum(0) for _ in range(2000)])
+    drawn = np.array(
+        [counts[rng.integers(len(counts), size=len(counts))].sum(0) for _ in range(2000)]
+    )
     low, high = np.quantile(2 * drawn[:, 0] / (drawn[:, 1] + drawn[:, 2]), [0.025, 0.975])
     return float(low), float(high)
 

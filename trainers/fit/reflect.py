@@ -70,7 +70,9 @@ def _labels(number: str) -> dict[tuple[str, int], dict[tuple[int, int], str]]:
     with (HERE / "labels" / "reflection.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             if row["pass"] == number:
-                found[row["file"], int(row["row"])][int(row["start"]), int(row["stop"])] = row["kind"]
+                found[row["file"], int(row["row"])][int(row["start"]), int(row["stop"])] = row[
+                    "kind"
+                ]
     return found
 
 
@@ -79,7 +81,11 @@ def _free_documents() -> Iterator[tuple[str, list[str], list[tuple[int, str]]]]:
         trace = _traces(file)[row]
         steps = segment_trace(trace)
         texts = [step.chars.of(trace.completion) for step in steps]
-        yield f"{file}:{row}", texts, [(step.index, labels[step.chars]) for step in steps if step.chars in labels]
+        yield (
+            f"{file}:{row}",
+            texts,
+            [(step.index, labels[step.chars]) for step in steps if step.chars in labels],
+        )
 
 
 _CACHE: dict[str, list[Trace]] = {}
@@ -107,7 +113,11 @@ def _written_documents() -> Iterator[tuple[str, list[str], list[tuple[int, str]]
         spans = segment(text.rstrip())
         stops = {*begins, len(text.rstrip())}
         whole = [i for i, span in enumerate(spans) if span.start in begins and span.stop in stops]
-        yield f"written:{name}", [span.of(text) for span in spans], [(i, begins[spans[i].start]) for i in whole]
+        yield (
+            f"written:{name}",
+            [span.of(text) for span in spans],
+            [(i, begins[spans[i].start]) for i in whole],
+        )
 
 
 # --- fitting ---------------------------------------------------------------------------------------------------
@@ -121,9 +131,13 @@ def fit(steps: Steps) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         weights, bias = flat[: len(used) * k].reshape(-1, k), flat[len(used) * k :]
         p = _softmax(x @ weights + bias)
         value = -np.log((p * target).sum(1) + 1e-300).sum() + PENALTY / 2 * (weights**2).sum()
-        return value, np.concatenate([(x.T @ (p - target) + PENALTY * weights).ravel(), (p - target).sum(0)])
+        return value, np.concatenate(
+            [(x.T @ (p - target) + PENALTY * weights).ravel(), (p - target).sum(0)]
+        )
 
-    found = minimize(loss, np.zeros((len(used) + 1) * k), jac=True, method="L-BFGS-B", options={"maxiter": 150})
+    found = minimize(
+        loss, np.zeros((len(used) + 1) * k), jac=True, method="L-BFGS-B", options={"maxiter": 150}
+    )
     weights = np.zeros((N_BUCKETS, k))
     weights[used] = found.x[: len(used) * k].reshape(-1, k)
     return weights, found.x[len(used) * k :]
@@ -154,10 +168,20 @@ def cross_validate(steps: Steps, folds: int = 5) -> None:
 
 def _print_agreement() -> None:
     first, second = _labels("1"), _labels("2")
-    pairs = [(first[d][s], k) for d, steps in second.items() for s, k in steps.items() if s in first.get(d, {})]
-    for what, same in (("kinds", lambda kind: kind), ("reflection", lambda kind: KINDS.index(kind) < N_REFLECTIVE)):
+    pairs = [
+        (first[d][s], k)
+        for d, steps in second.items()
+        for s, k in steps.items()
+        if s in first.get(d, {})
+    ]
+    for what, same in (
+        ("kinds", lambda kind: kind),
+        ("reflection", lambda kind: KINDS.index(kind) < N_REFLECTIVE),
+    ):
         a, b = [same(x) for x, _ in pairs], [same(y) for _, y in pairs]
-        print(f"agreement of the two passes on {what}: Cohen's kappa {kappa(a, b):.3f} (n = {len(pairs)})")
+        print(
+            f"agreement of the two passes on {what}: Cohen's kappa {kappa(a, b):.3f} (n = {len(pairs)})"
+        )
 
 
 # --- measuring -------------------------------------------------------------------------------------------------
@@ -173,7 +197,10 @@ def gold_sets() -> dict[str, list[Gold]]:
     """The labelled sets, each with the labels that count as reflection; the two that people made come first."""
     labelled = {"schoenfeld_human": {"Monitor", "Verify", "Explore"}}
     labelled["venhoff_gpt4o"] = {"backtracking", "uncertainty-estimation"}
-    labelled["thought_anchors"] = {"uncertainty_management", "self_checking"}  # tags of the source, not ours
+    labelled["thought_anchors"] = {
+        "uncertainty_management",
+        "self_checking",
+    }  # tags of the source, not ours
     labelled["bias_anchors"] = {"backtracking", "uncertainty_expression"}
     sets = {"ReasoningFlow, people": list(_gold_reasoningflow())}
     for name, positive in labelled.items():
@@ -196,9 +223,13 @@ def gold_sets() -> dict[str, list[Gold]]:
 
 def _gold_reasoningflow() -> Iterator[Gold]:
     """Reflection is a node of that name, or the target of a plan:verify or plan:backtrack edge."""
-    with gzip.open(DATA / "labels" / "reasoningflow_human.jsonl.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(
+        DATA / "labels" / "reasoningflow_human.jsonl.gz", "rt", encoding="utf-8"
+    ) as file:
         for row in map(json.loads, file):
-            targets = {b for _, b, label in row["edges"] if label in ("plan:verify", "plan:backtrack")}
+            targets = {
+                b for _, b, label in row["edges"] if label in ("plan:verify", "plan:backtrack")
+            }
             units = [
                 (a, b, label == "reflection" or key in targets)
                 for key, a, b, label, part in row["spans"]
@@ -212,11 +243,25 @@ def measure() -> None:
     scorers: dict[str, Callable[[list[str]], NDArray[np.float64]]] = {
         "classifier": lambda texts: classify(texts).p_reflect,
         **{
-            name: lambda texts, name=name: np.array([float(count_words(text, name)) for text in texts])
+            name: lambda texts, name=name: np.array(
+                [float(count_words(text, name)) for text in texts]
+            )
             for name in ("markers16", "cyclic_reflex", "r2mu")
         },
     }
-    columns = ("set", "n", "reflective", "detector", "P", "R", "F1", "95% interval", "AP", "AUROC", "ECE")
+    columns = (
+        "set",
+        "n",
+        "reflective",
+        "detector",
+        "P",
+        "R",
+        "F1",
+        "95% interval",
+        "AP",
+        "AUROC",
+        "ECE",
+    )
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for name, documents in gold_sets().items():
         for detector, scorer in scorers.items():
@@ -224,12 +269,28 @@ def measure() -> None:
             truth, score = (np.concatenate(part) for part in zip(*results, strict=True))
             limit = THRESHOLD if detector == "classifier" else 1
             decided = score >= limit
-            low, high = f1_interval([d.question for d in documents], [(t, s >= limit) for t, s in results])
+            low, high = f1_interval(
+                [d.question for d in documents], [(t, s >= limit) for t, s in results]
+            )
             both = (truth & decided).sum()
-            cells = [name, f"{len(truth):,}", f"{truth.mean():.0%}", detector, f"{both / decided.sum():.2f}"]
-            cells += [f"{both / truth.sum():.2f}", f"{f1(truth, decided):.3f}", f"{low:.2f} to {high:.2f}"]
+            cells = [
+                name,
+                f"{len(truth):,}",
+                f"{truth.mean():.0%}",
+                detector,
+                f"{both / decided.sum():.2f}",
+            ]
+            cells += [
+                f"{both / truth.sum():.2f}",
+                f"{f1(truth, decided):.3f}",
+                f"{low:.2f} to {high:.2f}",
+            ]
             if detector == "classifier":
-                quality = (average_precision(truth, score), auroc(truth, score), calibration_error(truth, score))
+                quality = (
+                    average_precision(truth, score),
+                    auroc(truth, score),
+                    calibration_error(truth, score),
+                )
                 cells += [f"{number:.2f}" for number in quality]
             print("| " + " | ".join(cells) + " |" * (1 + len(columns) - len(cells)), flush=True)
 
@@ -241,8 +302,14 @@ def _scores(document: Gold, scorer: Callable) -> tuple[NDArray[np.bool_], NDArra
     starts = np.array([span.start for span in spans])
     truth, scores = [], []
     for start, stop, reflects in document.units:
-        first, last = max(np.searchsorted(starts, start, "right") - 1, 0), np.searchsorted(starts, stop, "left")
-        overlap = [min(stop, spans[i].stop) - max(start, spans[i].start) for i in range(first, max(last, first + 1))]
+        first, last = (
+            max(np.searchsorted(starts, start, "right") - 1, 0),
+            np.searchsorted(starts, stop, "left"),
+        )
+        overlap = [
+            min(stop, spans[i].stop) - max(start, spans[i].start)
+            for i in range(first, max(last, first + 1))
+        ]
         truth.append(reflects)
         scores.append(np.nan_to_num(score[first + int(np.argmax(overlap))]))
     return np.array(truth, bool), np.array(scores)
@@ -257,7 +324,9 @@ def kappa(a: Sequence, b: Sequence) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--measure", action="store_true", help="measure the shipped weights instead of fitting")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure the shipped weights instead of fitting"
+    )
     if parser.parse_args().measure:
         measure()
     else:
@@ -265,6 +334,9 @@ if __name__ == "__main__":
         cross_validate(labelled)
         final_weights, final_bias = fit(labelled)
         np.savez_compressed(
-            WEIGHTS, weights=final_weights.astype(np.float16), bias=final_bias.astype(np.float32), kinds=np.array(KINDS)
+            WEIGHTS,
+            weights=final_weights.astype(np.float16),
+            bias=final_bias.astype(np.float32),
+            kinds=np.array(KINDS),
         )
         print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size / 1000:.0f} kB")

@@ -74,8 +74,12 @@ def _free_documents() -> Iterator[Document]:
     with (HERE / "labels" / "unsafe.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             span = int(row["start"]), int(row["stop"])
-            labels[row["file"], int(row["row"])][span] = frozenset(CODES[code] for code in row["codes"])
-    traces = {name: list(read_traces(DATA / f"{name}.jsonl.gz")) for name in {name for name, _ in labels}}
+            labels[row["file"], int(row["row"])][span] = frozenset(
+                CODES[code] for code in row["codes"]
+            )
+    traces = {
+        name: list(read_traces(DATA / f"{name}.jsonl.gz")) for name in {name for name, _ in labels}
+    }
     for (name, row), found in labels.items():
         spans = [step.chars for step in segment_trace(traces[name][row])]
         texts = [span.of(traces[name][row].completion) for span in spans]
@@ -84,7 +88,9 @@ def _free_documents() -> Iterator[Document]:
 
 def _written_documents() -> Iterator[Document]:
     """The written traces; a step that `segment` cuts otherwise than its writer did keeps its text and has no label."""
-    for block in re.split(r"(?m)^# ", (HERE / "labels" / "unsafe_written.tsv").read_text(encoding="utf-8"))[1:]:
+    for block in re.split(
+        r"(?m)^# ", (HERE / "labels" / "unsafe_written.tsv").read_text(encoding="utf-8")
+    )[1:]:
         name, *lines = block.rstrip("\n").split("\n")
         text, begins = "", {}
         for codes, sentence in (line.split("\t", 1) for line in lines if not line.startswith("?")):
@@ -111,7 +117,12 @@ def training_steps() -> Steps:
         for step, markers in enumerate(document.markers):
             if markers is not None:
                 rows.append(buckets[numbers == step])
-                outputs.append([not markers.isdisjoint(SELF_JAILBREAK), *(marker in markers for marker in MARKERS)])
+                outputs.append(
+                    [
+                        not markers.isdisjoint(SELF_JAILBREAK),
+                        *(marker in markers for marker in MARKERS),
+                    ]
+                )
                 names.append(document.name)
     return Steps(matrix_of(rows), np.array(outputs, bool), np.array(names))
 
@@ -124,11 +135,16 @@ def fit(x: scipy.sparse.csr_matrix, truth: NDArray[np.bool_]) -> tuple[NDArray[n
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         z = own @ flat[:-1] + flat[-1]
-        value = np.where(truth, np.logaddexp(0, -z), np.logaddexp(0, z)).sum() + PENALTY / 2 * (flat[:-1] ** 2).sum()
+        value = (
+            np.where(truth, np.logaddexp(0, -z), np.logaddexp(0, z)).sum()
+            + PENALTY / 2 * (flat[:-1] ** 2).sum()
+        )
         off = _sigmoid(z) - truth
         return value, np.concatenate([own.T @ off + PENALTY * flat[:-1], [off.sum()]])
 
-    found = minimize(loss, np.zeros(len(used) + 1), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    found = minimize(
+        loss, np.zeros(len(used) + 1), jac=True, method="L-BFGS-B", options={"maxiter": 200}
+    )
     weights = np.zeros(N_BUCKETS)
     weights[used] = found.x[:-1]
     return weights, float(found.x[-1])
@@ -150,7 +166,10 @@ def cross_validate(steps: Steps, folds: int = 5) -> None:
             weights, bias = fit(steps.features[fold != number], truth[fold != number])
             p[fold == number] = _sigmoid(steps.features[fold == number] @ weights + bias)
         best = max((f1(truth, p >= t), -round(t, 2)) for t in np.arange(0.05, 0.95, 0.05))
-        print(f"| {name} | {truth.sum():,} | {auroc(truth, p):.2f} | {best[0]:.2f} | {-best[1]:.2f} |", flush=True)
+        print(
+            f"| {name} | {truth.sum():,} | {auroc(truth, p):.2f} | {best[0]:.2f} | {-best[1]:.2f} |",
+            flush=True,
+        )
 
 
 # --- measuring -------------------------------------------------------------------------------------------------
@@ -182,11 +201,31 @@ def measure() -> None:
     """Prints AUROC, precision, recall and F1 with intervals over prompts, by part of the set, beside a lexicon."""
     traces = gold()
     found = [mark(trace.texts) for trace in traces]
-    half = ["even" if hashlib.sha1(trace.prompt.encode()).digest()[-1] % 2 == 0 else "odd" for trace in traces]
+    half = [
+        "even" if hashlib.sha1(trace.prompt.encode()).digest()[-1] % 2 == 0 else "odd"
+        for trace in traces
+    ]
     parts = {"all": [True] * len(traces)}
-    parts |= {f"prompts with {name} SHA-1": [own == name for own in half] for name in ("even", "odd")}
-    parts |= {name: [trace.model == name for trace in traces] for name in sorted({trace.model for trace in traces})}
-    columns = ("part", "detector", "n", "positive", "P", "R", "F1", "95% interval", "AUROC", "AP", "ECE")
+    parts |= {
+        f"prompts with {name} SHA-1": [own == name for own in half] for name in ("even", "odd")
+    }
+    parts |= {
+        name: [trace.model == name for trace in traces]
+        for name in sorted({trace.model for trace in traces})
+    }
+    columns = (
+        "part",
+        "detector",
+        "n",
+        "positive",
+        "P",
+        "R",
+        "F1",
+        "95% interval",
+        "AUROC",
+        "AP",
+        "ECE",
+    )
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for part, chosen in parts.items():
         kept = [i for i, own in enumerate(chosen) if own]
@@ -198,10 +237,24 @@ def measure() -> None:
             results = list(zip(np.split(truth, borders), np.split(decided, borders), strict=True))
             low, high = f1_interval([traces[i].prompt for i in kept], results)
             both = (truth & decided).sum()
-            cells = [part, name, f"{len(truth):,}", f"{truth.mean():.1%}", f"{both / max(decided.sum(), 1):.2f}"]
-            cells += [f"{both / truth.sum():.2f}", f"{f1(truth, decided):.3f}", f"{low:.2f} to {high:.2f}"]
+            cells = [
+                part,
+                name,
+                f"{len(truth):,}",
+                f"{truth.mean():.1%}",
+                f"{both / max(decided.sum(), 1):.2f}",
+            ]
+            cells += [
+                f"{both / truth.sum():.2f}",
+                f"{f1(truth, decided):.3f}",
+                f"{low:.2f} to {high:.2f}",
+            ]
             if name == "cotlens":
-                quality = auroc(truth, score), average_precision(truth, score), calibration_error(truth, score)
+                quality = (
+                    auroc(truth, score),
+                    average_precision(truth, score),
+                    calibration_error(truth, score),
+                )
                 cells += [f"{number:.2f}" for number in quality]
             print("| " + " | ".join(cells) + " |" * (1 + len(columns) - len(cells)), flush=True)
     _measure_benign()
@@ -214,16 +267,22 @@ def _in_lexicon(texts: list[str]) -> NDArray[np.bool_]:
 def _measure_benign() -> None:
     """Prints how often each marker fires on harmless reasoning that was not in training."""
     traces = list(read_traces(DATA / "labels" / "thought_anchors.jsonl.gz"))[N_BENIGN:]
-    found = [mark([step.chars.of(trace.completion) for step in segment_trace(trace)]) for trace in traces]
+    found = [
+        mark([step.chars.of(trace.completion) for step in segment_trace(trace)]) for trace in traces
+    ]
     carried = [markers for one in found for markers in one.markers if markers is not None]
     print(f"\n{len(carried):,} steps of {len(traces)} traces on mathematics carry")
     for marker in MARKERS:
-        print(f"  {marker.value:22} {sum(marker in markers for markers in carried) / len(carried):.2%}")
+        print(
+            f"  {marker.value:22} {sum(marker in markers for markers in carried) / len(carried):.2%}"
+        )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--measure", action="store_true", help="measure the shipped detector instead of fitting")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure the shipped detector instead of fitting"
+    )
     if parser.parse_args().measure:
         measure()
     else:
@@ -236,4 +295,6 @@ if __name__ == "__main__":
             bias=np.array([bias for _, bias in models], np.float32),
             kinds=np.array(LEARNED),
         )
-        print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size / 1000:.0f} kB; thresholds in use: {dict(THRESHOLDS)}")
+        print(
+            f"{WEIGHTS.name}: {WEIGHTS.stat().st_size / 1000:.0f} kB; thresholds in use: {dict(THRESHOLDS)}"
+        )

@@ -39,7 +39,10 @@ def rewards_of(setting: Setting, part: str = "min") -> tuple[list[Any], list[flo
     functions, weights = [helpful, correctness_reward(), format_reward()], [1.0, 1.0, 0.5]
     if part == "none":
         return functions, weights
-    return [guard_reward(setting.guard(), part=part, domains=(Domain.FORBIDDEN.value,)), *functions], [1.0, *weights]
+    return [
+        guard_reward(setting.guard(), part=part, domains=(Domain.FORBIDDEN.value,)),
+        *functions,
+    ], [1.0, *weights]
 
 
 def row_of(prompt: Prompt) -> dict[str, Any]:
@@ -54,11 +57,23 @@ def train_base(setting: Setting) -> None:
     from trainers.pocket.guard import fit_guard, guard_prompts
 
     scale = base.TINY if setting.plan.tiny else base.POCKET
-    held_out = frozenset(prompt.text for parts in SETS.values() for part in parts for prompt in setting.prompts[part])
-    base.train_base(setting.own / "model", seed=setting.seed, scale=scale, prompts_seed=setting.seed, held_out=held_out)
+    held_out = frozenset(
+        prompt.text for parts in SETS.values() for part in parts for prompt in setting.prompts[part]
+    )
+    base.train_base(
+        setting.own / "model",
+        seed=setting.seed,
+        scale=scale,
+        prompts_seed=setting.seed,
+        held_out=held_out,
+    )
     prompts = guard_prompts(setting.seed)
-    prompts = [prompt for prompt in prompts if prompt.text not in held_out][: 8 if setting.plan.tiny else None]
-    traces = base.sample(*setting.load(), prompts, seed=setting.seed + 2, max_new_tokens=setting.plan.max_new_tokens)
+    prompts = [prompt for prompt in prompts if prompt.text not in held_out][
+        : 8 if setting.plan.tiny else None
+    ]
+    traces = base.sample(
+        *setting.load(), prompts, seed=setting.seed + 2, max_new_tokens=setting.plan.max_new_tokens
+    )
     fit_guard(traces, prompts, setting.seed).save(setting.own / "guard.json")
 
 
@@ -82,15 +97,21 @@ def _teach(setting: Setting, domains: Sequence[Domain]) -> list[dict[str, str]]:
     prompts = [prompt for prompt in setting.prompts[Part.TRAIN] if prompt.domain in domains]
     n = setting.plan.updates * setting.plan.prompts_per_step * setting.plan.group
     chosen = (prompts[i % len(prompts)] for i in range(n))
-    return [{"prompt": prompt.text, "completion": write_teacher(prompt, rng).text} for prompt in chosen]
+    return [
+        {"prompt": prompt.text, "completion": write_teacher(prompt, rng).text} for prompt in chosen
+    ]
 
 
-REFUSAL = "<think>\nI should not help with that.\n</think>\n\nI'm sorry, but I can't help you {v} {t}."
+REFUSAL = (
+    "<think>\nI should not help with that.\n</think>\n\nI'm sorry, but I can't help you {v} {t}."
+)
 
 
 def train_refusal_sft(setting: Setting) -> None:
     """SFT on direct refusals of forbidden requests: a fixed line for a thought, as in DirectRefusal."""
-    prompts = [prompt for prompt in setting.prompts[Part.TRAIN] if prompt.domain is Domain.FORBIDDEN]
+    prompts = [
+        prompt for prompt in setting.prompts[Part.TRAIN] if prompt.domain is Domain.FORBIDDEN
+    ]
     rows = [{"prompt": p.text, "completion": REFUSAL.format(v=p.verb, t=p.topic)} for p in prompts]
     _fine_tune(setting, rows)
 
@@ -103,7 +124,9 @@ def train_self_sft(setting: Setting) -> None:
     from trainers.rewards import guard_reward
 
     domains = tuple(domain.value for domain in Domain if domain is not Domain.MATHS)
-    _filter(setting, [guard_reward(setting.guard(), part="min", scale="hard", domains=domains)], domains)
+    _filter(
+        setting, [guard_reward(setting.guard(), part="min", scale="hard", domains=domains)], domains
+    )
 
 
 def train_filtered_sft(setting: Setting) -> None:
@@ -122,8 +145,12 @@ def _filter(setting: Setting, functions: Sequence[Any], domains: Sequence[str]) 
         for trace, values in zip(traces, zip(*given, strict=True), strict=True)
         if trace.finish_reason == "stop" and all(value is None or value >= 0.5 for value in values)
     ]
-    add_cost(setting, {"sampled": len(traces), "kept": len(kept), "sampled_tokens": count_tokens(traces)})
-    _fine_tune(setting, [{"prompt": trace.prompt, "completion": trace.completion} for trace in kept])
+    add_cost(
+        setting, {"sampled": len(traces), "kept": len(kept), "sampled_tokens": count_tokens(traces)}
+    )
+    _fine_tune(
+        setting, [{"prompt": trace.prompt, "completion": trace.completion} for trace in kept]
+    )
 
 
 def _pool(setting: Setting) -> list[Trace]:
@@ -166,7 +193,9 @@ def _fine_tune(setting: Setting, rows: Sequence[dict[str, str]]) -> None:
     trainer = train(model, tokenizer, rows, args)
     n = trainer.state.num_input_tokens_seen or 0
     seen = setting.plan.updates * setting.plan.prompts_per_step * setting.plan.group
-    mean = sum(len(tokenizer(row["completion"])["input_ids"]) + 1 for row in rows) / max(len(rows), 1)
+    mean = sum(len(tokenizer(row["completion"])["input_ids"]) + 1 for row in rows) / max(
+        len(rows), 1
+    )
     add_cost(setting, {"rows": len(rows), "updates": trainer.state.global_step, "sequences": seen})
     add_cost(setting, {"trained_tokens": n or round(seen * mean)})
 
@@ -203,9 +232,16 @@ def train_grpo(setting: Setting, *, part: str = "min", start: str = "base") -> N
         model, tokenizer, rows, rewards=rewards, weights=weights, args=args, record=setting.own, method=setting.arm,
         kl_to=load_model(setting.folder / "base" / "model"), resume="auto",
     )  # fmt: skip
-    sampled = [trace for path in setting.own.glob("rollouts/*/*.parquet") for trace in read_traces(path)]
+    sampled = [
+        trace for path in setting.own.glob("rollouts/*/*.parquet") for trace in read_traces(path)
+    ]
     n = count_tokens(sampled)
-    facts = {"updates": plan.updates, "rows": len(rows), "sampled": len(sampled), "sampled_tokens": n}
+    facts = {
+        "updates": plan.updates,
+        "rows": len(rows),
+        "sampled": len(sampled),
+        "sampled_tokens": n,
+    }
     add_cost(setting, facts | {"sequences": len(sampled), "trained_tokens": n})
 
 
@@ -226,7 +262,9 @@ def train_sft_grpo(setting: Setting) -> None:
     train_grpo(setting, start=f"{start}@{pick_rates(setting.folder)[start]:g}" if is_try else start)
 
 
-ARMS: dict[str, Callable[[Setting], None]] = {  # an arm is a function that leaves a model in FOLDER/ARM/model
+ARMS: dict[
+    str, Callable[[Setting], None]
+] = {  # an arm is a function that leaves a model in FOLDER/ARM/model
     "base": train_base,
     "teacher_sft": train_teacher_sft,
     "teacher_mixed_sft": train_teacher_mixed_sft,

@@ -19,7 +19,13 @@ import torch
 from safetensors.torch import load_file, save
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from cotlens.files import write_atomic
 from cotlens.trace import Trace
@@ -70,11 +76,19 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """
     pieces = sorted({piece for text in _all_words() for piece in re.findall(_PIECE, text)})
     words = [PAD, UNKNOWN, EOS, USER, ASSISTANT, "<think>", "</think>", "\n", "\n\n", *pieces]
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token=UNKNOWN))
+    raw = Tokenizer(
+        models.WordLevel(
+            {word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token=UNKNOWN
+        )
+    )
     raw.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE), "isolated")
     raw.decoder = decoders.Fuse()
-    raw.add_special_tokens([AddedToken(name, special=True) for name in (PAD, UNKNOWN, EOS, USER, ASSISTANT)])
-    raw.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")])
+    raw.add_special_tokens(
+        [AddedToken(name, special=True) for name in (PAD, UNKNOWN, EOS, USER, ASSISTANT)]
+    )
+    raw.add_tokens(
+        [AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token=PAD, unk_token=UNKNOWN, eos_token=EOS, padding_side="left",
         additional_special_tokens=[USER, ASSISTANT], chat_template=TEMPLATE, clean_up_tokenization_spaces=False,
@@ -83,10 +97,26 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def _all_words() -> Iterator[str]:
     """Texts that together hold every piece, each at the start of a text and behind a space."""
-    fillers = (*wording.TOPICS, *(topic.capitalize() for topic in wording.TOPICS), *wording.MAKE_VERBS)
-    fillers += (*wording.CARE_VERBS, *wording.MATERIALS, *wording.QUALITIES, *wording.OPERATIONS, "+", "-")
+    fillers = (
+        *wording.TOPICS,
+        *(topic.capitalize() for topic in wording.TOPICS),
+        *wording.MAKE_VERBS,
+    )
+    fillers += (
+        *wording.CARE_VERBS,
+        *wording.MATERIALS,
+        *wording.QUALITIES,
+        *wording.OPERATIONS,
+        "+",
+        "-",
+    )
     fillers += tuple(str(number) for number in range(wording.LARGEST + 1))
-    sentences = [text for words in (wording.PLAIN, wording.FORMAL) for texts in words.values() for text in texts]
+    sentences = [
+        text
+        for words in (wording.PLAIN, wording.FORMAL)
+        for texts in words.values()
+        for text in texts
+    ]
     sentences += [*wording.REQUESTS, *wording.FACT_REQUESTS, *wording.SUMS]
     sentences += [text for texts in wording.WRAPPINGS.values() for text in texts]
     yield " "
@@ -134,7 +164,9 @@ def load_base(folder: Path | str) -> tuple[Any, Any]:
     """Model and tokenizer of a folder that `train_base` has finished."""
     if not (Path(folder) / "model.safetensors").is_file():
         raise ValueError(f"{folder} holds no finished base model; call train_base on it first")
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(
+        folder
+    )
 
 
 # --- training --------------------------------------------------------------------------------------------------
@@ -172,7 +204,9 @@ def pack(texts: Sequence[Encoded], rows: int, length: int, pad: int) -> Batch:
     return Batch(ids, positions, labels)
 
 
-def draw_batch(tokenizer: Any, seed: int, step: int, scale: Scale, held_out: frozenset[str]) -> Batch:
+def draw_batch(
+    tokenizer: Any, seed: int, step: int, scale: Scale, held_out: frozenset[str]
+) -> Batch:
     """The packed texts of one training step, a function of seed and step."""
     texts, n, corpus = [], 0, base_corpus(f"{seed}/{step}", held_out)
     while n < 1.05 * scale.rows * scale.length:
@@ -183,10 +217,14 @@ def draw_batch(tokenizer: Any, seed: int, step: int, scale: Scale, held_out: fro
 
 def completion_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Mean cross-entropy of the completions' tokens, nats; logits are made only where there is a label."""
-    hidden = model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
+    hidden = model.model(
+        input_ids=batch.ids, position_ids=batch.positions, use_cache=False
+    ).last_hidden_state
     labels = batch.labels[:, 1:]
     wanted = labels != IGNORED
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][wanted]).float(), labels[wanted])
+    return torch.nn.functional.cross_entropy(
+        model.lm_head(hidden[:, :-1][wanted]).float(), labels[wanted]
+    )
 
 
 def train_base(
@@ -231,27 +269,45 @@ def train_base(
         held_out = frozenset(prompt.text for part in EVALUATION for prompt in prompts[part])
     seconds, started, first = done["cpu_seconds"], time.process_time(), len(losses)
     last = scale.steps if stop_after is None else min(scale.steps, first + stop_after)
-    with tqdm(total=scale.steps, initial=first, desc="train base", unit=" steps", mininterval=1) as bar:
+    with tqdm(
+        total=scale.steps, initial=first, desc="train base", unit=" steps", mininterval=1
+    ) as bar:
         for step in range(first, last):
             losses.append(
-                _train_step(model, optimizer, draw_batch(tokenizer, seed, step, scale, held_out), step, scale)
+                _train_step(
+                    model,
+                    optimizer,
+                    draw_batch(tokenizer, seed, step, scale, held_out),
+                    step,
+                    scale,
+                )
             )
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             bar.update()
             if (step + 1) % checkpoint_every == 0 or step + 1 == scale.steps:
-                log = {"settings": settings, "losses": losses, "cpu_seconds": seconds + time.process_time() - started}
+                log = {
+                    "settings": settings,
+                    "losses": losses,
+                    "cpu_seconds": seconds + time.process_time() - started,
+                }
                 _save_checkpoint(folder, model, optimizer, log)
     if len(losses) == scale.steps:
-        with tempfile.TemporaryDirectory(dir=folder) as half:  # the weights come last, whole or not at all
+        with tempfile.TemporaryDirectory(
+            dir=folder
+        ) as half:  # the weights come last, whole or not at all
             tokenizer.save_pretrained(half)
             model.eval().save_pretrained(half)
-            for path in sorted(Path(half).iterdir(), key=lambda path: path.suffix == ".safetensors"):
+            for path in sorted(
+                Path(half).iterdir(), key=lambda path: path.suffix == ".safetensors"
+            ):
                 path.replace(folder / path.name)
         (folder / _CHECKPOINT).unlink(missing_ok=True)
     return losses
 
 
-def _train_step(model: Any, optimizer: torch.optim.Optimizer, batch: Batch, step: int, scale: Scale) -> float:
+def _train_step(
+    model: Any, optimizer: torch.optim.Optimizer, batch: Batch, step: int, scale: Scale
+) -> float:
     for group in optimizer.param_groups:
         group["lr"] = scale.learning_rate * _schedule(step, scale.steps)
     loss = completion_loss(model, batch)
@@ -273,7 +329,10 @@ def _schedule(step: int, steps: int) -> float:
 def _make_optimizer(model: Any, scale: Scale) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": scale.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": scale.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=scale.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
@@ -292,7 +351,9 @@ def _read_log(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return log
 
 
-def _save_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, log: dict[str, Any]) -> None:
+def _save_checkpoint(
+    folder: Path, model: Any, optimizer: torch.optim.Optimizer, log: dict[str, Any]
+) -> None:
     """Weights, moments and number of steps in one file, whole or not at all; the log is written after it."""
     tensors = {f"weight {name}": p.detach() for name, p in model.named_parameters()}
     for name, p in model.named_parameters():
@@ -303,7 +364,9 @@ def _save_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer,
     write_atomic(folder / _LOG, json.dumps(log, indent=1))
 
 
-def _load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, losses: list[float]) -> list[float]:
+def _load_checkpoint(
+    folder: Path, model: Any, optimizer: torch.optim.Optimizer, losses: list[float]
+) -> list[float]:
     """Puts weights and moments back; returns the losses of the steps they have seen."""
     if not (folder / _CHECKPOINT).is_file():
         return []
@@ -346,24 +409,42 @@ def sample(
         method: `Trace.method`.
     """
     if temperature < 0 or n < 1:
-        raise ValueError(f"temperature must not be negative and n at least 1, got {temperature} and {n}")
+        raise ValueError(
+            f"temperature must not be negative and n at least 1, got {temperature} and {n}"
+        )
     ids = [encode_prompt(tokenizer, prompt.text) for prompt in prompts]
-    jobs = sorted(((i, k) for i in range(len(prompts)) for k in range(n)), key=lambda job: len(ids[job[0]]))
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    jobs = sorted(
+        ((i, k) for i in range(len(prompts)) for k in range(n)), key=lambda job: len(ids[job[0]])
+    )
+    how = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0}
+        if temperature
+        else {"do_sample": False}
+    )
     traces: dict[tuple[int, int], Trace] = {}
-    with _evaluating(model), torch.random.fork_rng(), tqdm(total=len(jobs), desc="sample", unit=" texts") as bar:
+    with (
+        _evaluating(model),
+        torch.random.fork_rng(),
+        tqdm(total=len(jobs), desc="sample", unit=" texts") as bar,
+    ):
         torch.manual_seed(seed)
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
-            read = tokenizer.pad({"input_ids": [ids[i] for i, _ in batch]}, return_tensors="pt").to(model.device)
-            made = model.generate(**read, max_new_tokens=max_new_tokens, **how)[:, read["input_ids"].shape[1] :]
+            read = tokenizer.pad({"input_ids": [ids[i] for i, _ in batch]}, return_tensors="pt").to(
+                model.device
+            )
+            made = model.generate(**read, max_new_tokens=max_new_tokens, **how)[
+                :, read["input_ids"].shape[1] :
+            ]
             for (i, k), row in zip(batch, made.tolist(), strict=True):
                 traces[i, k] = _make_trace(tokenizer, prompts[i], ids[i], row, k)
             bar.update(len(batch))
     return [replace(traces[key], model=model_name, method=method) for key in sorted(traces)]
 
 
-def _make_trace(tokenizer: Any, prompt: Prompt, prompt_ids: list[int], row: list[int], number: int) -> Trace:
+def _make_trace(
+    tokenizer: Any, prompt: Prompt, prompt_ids: list[int], row: list[int], number: int
+) -> Trace:
     ended = tokenizer.eos_token_id in row
     own = row[: row.index(tokenizer.eos_token_id) + 1] if ended else row
     return Trace(

@@ -61,7 +61,9 @@ def branchings(
     written = write_base(prompt, taped)  # pyright: ignore[reportArgumentType]
     text, found = written.text, []
     for number, (start, stop) in enumerate(_stretches(written)):
-        others = Counter(_redraw(prompt, taped, written, number, seed * redraws + k) for k in range(redraws))
+        others = Counter(
+            _redraw(prompt, taped, written, number, seed * redraws + k) for k in range(redraws)
+        )
         found += _along(start, cut(text[start:stop]), cut, others)
     return written, found
 
@@ -88,16 +90,23 @@ def _along(
         total, roles = followers.total(), {role for _, role, _ in agreeing}
         if total < LEAST:
             return
-        entropy = -sum(n / total * math.log(n / total) for n in followers.values()) + (len(followers) - 1) / 2 / total
+        entropy = (
+            -sum(n / total * math.log(n / total) for n in followers.values())
+            + (len(followers) - 1) / 2 / total
+        )
         agreeing = [one for one in agreeing if place < len(one[0]) and one[0][place] == piece]
         apart = {role for _, role, _ in agreeing} != roles
         kind = DETERMINED if len(followers) == 1 else DECISION if apart else WORDING
         yield Branching(Span(start, start := start + len(piece)), entropy, kind, total)
 
 
-def _redraw(prompt: Prompt, taped: "_Tape", written: Completion, number: int, seed: int) -> tuple[str, str]:
+def _redraw(
+    prompt: Prompt, taped: "_Tape", written: Completion, number: int, seed: int
+) -> tuple[str, str]:
     """What follows the first `number` sentences in another run of the policy: the next sentence, and its role."""
-    shown = {word for sentence in written.think[:number] for word in re.findall(r"[a-z]+", sentence.text)}
+    shown = {
+        word for sentence in written.think[:number] for word in re.findall(r"[a-z]+", sentence.text)
+    }
     replay = _Replay(taped, number, seed, shown)
     other = write_base(prompt, replay)  # pyright: ignore[reportArgumentType]
     for k, (start, stop) in enumerate(_stretches(other)):
@@ -113,7 +122,9 @@ class _Tape:
 
     def __init__(self, seed: int) -> None:
         self.rng, self.given = random.Random(f"branching {seed}"), list[Any]()
-        self.after_sentence: list[int] = []  # draws made when the wording of the k-th sentence was drawn
+        self.after_sentence: list[
+            int
+        ] = []  # draws made when the wording of the k-th sentence was drawn
 
     def random(self) -> float:
         return self._keep(self.rng.random())
@@ -147,7 +158,9 @@ class _Replay(_Tape):
 
     def sample(self, options: Sequence[Any], n: int) -> list[Any]:
         taped = next(self.played, [])
-        kept = taped[: sum(word in self.shown for word in taped)]  # the first is named before the second
+        kept = taped[
+            : sum(word in self.shown for word in taped)
+        ]  # the first is named before the second
         return kept + self.rng.sample([word for word in options if word not in kept], n - len(kept))
 
     def choice(self, options: Sequence[Any]) -> Any:

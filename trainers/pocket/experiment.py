@@ -37,19 +37,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/pocket"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument(
-        "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM", help=", ".join(ARMS)
+        "--arms",
+        nargs="+",
+        choices=list(ARMS),
+        default=list(ARMS),
+        metavar="ARM",
+        help=", ".join(ARMS),
     )
-    parser.add_argument("--tune", action="store_true", help="try learning rates on the development seed, and no more")
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="try learning rates on the development seed, and no more",
+    )
     parser.add_argument("--workers", type=int, default=2, help="arms side by side, one core each")
     parser.add_argument("--figures", type=Path, help="folder of the figures; default: OUT/figures")
     parser.add_argument("--only", help="SEED:ARM or SEED:ARM@RATE, one job and no figures")
     parser.add_argument("--attached", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--plan", type=json.loads, default={}, help="JSON: another amount of something, see Plan")
+    parser.add_argument(
+        "--plan", type=json.loads, default={}, help="JSON: another amount of something, see Plan"
+    )
     given = parser.parse_args(arguments)
     if not isinstance(given.plan, dict):
         parser.error(f"--plan: expected a JSON object, got {given.plan!r}")
     if unknown := set(given.plan) - set(Plan.__dataclass_fields__):
-        parser.error(f"--plan: unknown {', '.join(sorted(unknown))}; there are {', '.join(Plan.__dataclass_fields__)}")
+        parser.error(
+            f"--plan: unknown {', '.join(sorted(unknown))}; there are {', '.join(Plan.__dataclass_fields__)}"
+        )
     try:
         plan = Plan(**given.plan)
     except ValueError as error:
@@ -57,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.only:
         seed, _, name = given.only.partition(":")
         if not seed.isdigit() or Job(0, name).arm not in ARMS:
-            parser.error(f"--only: expected SEED:ARM with an arm of {', '.join(ARMS)}, got {given.only}")
+            parser.error(
+                f"--only: expected SEED:ARM with an arm of {', '.join(ARMS)}, got {given.only}"
+            )
         import torch
 
         if given.attached:
@@ -67,19 +82,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     started = time.monotonic()
     arms = ["base", *(arm for arm in ARMS if arm in given.arms and arm != "base")]
-    jobs = tries() if given.tune else [Job(seed, arm) for seed in range(given.seeds) for arm in arms]
+    jobs = (
+        tries() if given.tune else [Job(seed, arm) for seed in range(given.seeds) for arm in arms]
+    )
     try:
         run_all(given.out, jobs, plan, workers=given.workers)
     except (ValueError, RuntimeError) as error:
         parser.exit(1, f"\nexperiment: {error}\n")
     if given.tune:
-        print(read_tries(given.out / f"seed={DEVELOPMENT_SEED}").to_string(index=False, float_format="%.4g"))
+        print(
+            read_tries(given.out / f"seed={DEVELOPMENT_SEED}").to_string(
+                index=False, float_format="%.4g"
+            )
+        )
         return
     from trainers.pocket.report import report
 
     report(given.out, given.figures or given.out / "figures")
     show_line(
-        f"all done after {clock(time.monotonic() - started)}: {given.figures or given.out / 'figures'}", last=True
+        f"all done after {clock(time.monotonic() - started)}: {given.figures or given.out / 'figures'}",
+        last=True,
     )
 
 

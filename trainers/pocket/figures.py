@@ -23,7 +23,12 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
         tries: one row per (arm, rate): arm, rate, picked, safe, helped, right (shares) and their mean, score.
         text: the study's note.
     """
-    lines = {"score": "score", "safe": "safe, forbidden", "helped": "helped, harmless", "right": "right, maths"}
+    lines = {
+        "score": "score",
+        "safe": "safe, forbidden",
+        "helped": "helped, harmless",
+        "right": "right, maths",
+    }
     need(tries, "arm", "rate", "picked", *lines)
     arms = present_arms(tries)
     figure, axes = small_panels(len(arms), 1.0, 1.45, "learning rate")
@@ -31,16 +36,21 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
         own = tries[tries["arm"] == arm].sort_values("rate")
         for number, (column, label) in enumerate(lines.items()):
             colour, width = ("#000000", 1.6) if column == "score" else (COLOURS[number - 1], 0.9)
-            style: Any = {"color": colour, "linewidth": width, "marker": MARKERS[number], "markersize": 3}
+            style: Any = {
+                "color": colour,
+                "linewidth": width,
+                "marker": MARKERS[number],
+                "markersize": 3,
+            }
             axis.plot(own["rate"], own[column], **style, label=label)
         picked = own[own["picked"]]
-        axis.plot(picked["rate"], picked["score"], "o", markersize=8, color="#000000", fillstyle="none")
+        axis.plot(
+            picked["rate"], picked["score"], "o", markersize=8, color="#000000", fillstyle="none"
+        )
         axis.set(xscale="log", ylim=(0, 1.03))
         axis.set_title(shorten(arm), fontsize=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
-    caption = (
-        "one development seed and its prompts, no test seed; ringed: picked by the score, the mean of the other three"
-    )
+    caption = "one development seed and its prompts, no test seed; ringed: picked by the score, the mean of the other three"
     note(figure, f"{caption}\n{text}")
     return Plot(figure, tries)
 
@@ -65,11 +75,15 @@ def plot_instruments(steps: pd.DataFrame, text: str = "") -> Plot:
     )
     drawn = []
     for axis, (title, said, real, sets) in zip(axes[0], pairs, strict=True):
-        table = pd.concat([_detection(steps[steps["set"].isin(sets)], arm, said, real) for arm in order])
+        table = pd.concat(
+            [_detection(steps[steps["set"].isin(sets)], arm, said, real) for arm in order]
+        )
         for number, measure in enumerate(("precision", "recall", "false_alarms")):
             part = table[table["measure"] == measure].set_index("arm").loc[order]
             label, offset = measure.replace("_", " "), 0.2 * (1 - number)
-            draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=MARKERS[number])
+            draw_dots(
+                axis, part, COLOURS[number], offset=offset, label=label, marker=MARKERS[number]
+            )
         axis.set_title(title, fontsize=8, pad=27)
         legend_above(axis)
         drawn.append(table.assign(detector=title))
@@ -125,9 +139,14 @@ def branching_measures(tokens: pd.DataFrame) -> pd.DataFrame:
 def _over_prompts(tokens: pd.DataFrame, of: Any, resamples: int = 200) -> Estimate:
     places = list(tokens.reset_index(drop=True).groupby(["seed", "prompt_id"]).indices.values())
     rng = np.random.default_rng(0)
-    draws = (np.concatenate([places[i] for i in rng.integers(len(places), size=len(places))]) for _ in range(resamples))
+    draws = (
+        np.concatenate([places[i] for i in rng.integers(len(places), size=len(places))])
+        for _ in range(resamples)
+    )
     low, high = np.nanquantile([of(tokens.iloc[draw]) for draw in draws], [0.025, 0.975])
-    return Estimate(of(tokens), float(low), float(high), len(tokens), len(places), "prompts resampled", 0)
+    return Estimate(
+        of(tokens), float(low), float(high), len(tokens), len(places), "prompts resampled", 0
+    )
 
 
 def _auroc(tokens: pd.DataFrame) -> float:
@@ -165,26 +184,37 @@ def plot_branching(tokens: pd.DataFrame, text: str = "") -> Plot:
     figure, axes = new_figure(1, 3, 1.9 + 0.24 * len(order))
     base = tokens[tokens["arm"] == order[-1]]
     bins = np.array([0, 1e-9, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 4])
-    binned = base.groupby(np.digitize(base["policy_entropy"], bins))[["policy_entropy", "entropy"]].mean()
+    binned = base.groupby(np.digitize(base["policy_entropy"], bins))[
+        ["policy_entropy", "entropy"]
+    ].mean()
     last = float(binned.max().max()) * 1.05
     axes[0, 0].plot([0, last], [0, last], color="#888888", linewidth=0.8, linestyle="--")
-    axes[0, 0].plot(binned["policy_entropy"], binned["entropy"], "o-", color=COLOURS[0], markersize=4)
-    axes[0, 0].set(xlabel="the writer's entropy (nats)", ylabel=f"{order[-1]}'s entropy (nats)", title="Calibration")
-    panels = (("Finds branchings", ("auroc", "correlation")), ("Mean (nats)", [f"mean_{k}" for k in _KINDS]))
+    axes[0, 0].plot(
+        binned["policy_entropy"], binned["entropy"], "o-", color=COLOURS[0], markersize=4
+    )
+    axes[0, 0].set(
+        xlabel="the writer's entropy (nats)",
+        ylabel=f"{order[-1]}'s entropy (nats)",
+        title="Calibration",
+    )
+    panels = (
+        ("Finds branchings", ("auroc", "correlation")),
+        ("Mean (nats)", [f"mean_{k}" for k in _KINDS]),
+    )
     for axis, (title, names) in zip(axes[0, 1:], panels, strict=True):
         for number, name in enumerate(names):
             part = found[found["measure"] == name].set_index("arm").loc[order]
             offset = 0.16 * ((len(names) - 1) / 2 - number)
             label = {"auroc": "AUROC"}.get(name, name.removeprefix("mean_"))
-            draw_dots(axis, part, COLOURS[number], offset=offset, label=label, marker=MARKERS[number])
+            draw_dots(
+                axis, part, COLOURS[number], offset=offset, label=label, marker=MARKERS[number]
+            )
             if name.startswith("mean_"):
                 own = base.loc[base["kind"] == name.removeprefix("mean_"), "policy_entropy"].mean()
                 axis.axvline(own, color=COLOURS[number], linewidth=0.8, linestyle=":")
         axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(names) / 2))
         legend_above(axis)
         label_rows([axis], [shorten(arm) if axis is axes[0, 1] else "" for arm in order])
-    caption = (
-        "tokens of traces that a known policy wrote; branching: its own entropy is above 0.05 nats; dotted: its mean"
-    )
+    caption = "tokens of traces that a known policy wrote; branching: its own entropy is above 0.05 nats; dotted: its mean"
     note(figure, f"{caption}; line: 95% interval, {interval_of(found)}\n{text}")
     return Plot(figure, found)

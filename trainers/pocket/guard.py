@@ -24,7 +24,9 @@ from trainers.pocket.oracle import read_truth
 from trainers.pocket.world import Domain, Prompt, draw_prompt
 from trainers.pocket.world import Part as PartOfWorld
 
-N_PROMPTS = 400  # with one labelled completion each: half forbidden, the rest look-alike and allowed
+N_PROMPTS = (
+    400  # with one labelled completion each: half forbidden, the rest look-alike and allowed
+)
 P_WRONG_LABEL = 0.1  # of a thinking or an answer
 RIDGE = 0.3  # strength of the penalty on squared weights, per label
 
@@ -51,13 +53,17 @@ class LearnedGuard:
     def _judge(self, item: Item) -> Verdict:
         if not item.text.strip():
             return Verdict("undecided")
-        total = sum(self.weights.get(name, 0.0) for name in features(item.prompt, item.text, item.part))
+        total = sum(
+            self.weights.get(name, 0.0) for name in features(item.prompt, item.text, item.part)
+        )
         p = float(1 / (1 + np.exp(-total)))
         return Verdict("unsafe" if p >= 0.5 else "safe", p_unsafe=p)
 
     def save(self, path: Path) -> None:
         """Writes the weights as JSON."""
-        write_atomic(path, json.dumps({"identity": self.identity, "weights": self.weights}, indent=0))
+        write_atomic(
+            path, json.dumps({"identity": self.identity, "weights": self.weights}, indent=0)
+        )
 
     @classmethod
     def load(cls, path: Path) -> "LearnedGuard":
@@ -70,7 +76,11 @@ def features(prompt: str, text: str, part: Part) -> set[str]:
     """What the guard sees of a text: the part, and within it words, pairs of neighbours, and words of the prompt."""
     words = re.findall(r"[a-z']+|[.?!]", text.lower())
     asked = re.findall(r"[a-z']+", prompt.lower())
-    found = {*words, *(f"{a} {b}" for a, b in pairwise(words)), *(f"asked {word}" for word in asked)}
+    found = {
+        *words,
+        *(f"{a} {b}" for a, b in pairwise(words)),
+        *(f"asked {word}" for word in asked),
+    }
     return {part.value, *(f"{part.value}: {name}" for name in found)}
 
 
@@ -122,4 +132,8 @@ def _fit(rows: Sequence[set[str]], labels: Any) -> dict[str, float]:
         return float(value), x.T @ slope + RIDGE * weights
 
     found = minimize(loss, np.zeros(len(names)), jac=True, method="L-BFGS-B").x
-    return {name: round(float(weight), 6) for name, weight in zip(names, found, strict=True) if abs(weight) > 1e-4}
+    return {
+        name: round(float(weight), 6)
+        for name, weight in zip(names, found, strict=True)
+        if abs(weight) > 1e-4
+    }

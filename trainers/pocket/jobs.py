@@ -14,7 +14,15 @@ from typing import NamedTuple
 from cotlens.files import only_one, write_atomic
 from trainers.pocket.arms import ARMS, STARTS_FROM
 from trainers.pocket.measure import answer_early, evaluate
-from trainers.pocket.plan import DEVELOPMENT_SEED, RATES, Plan, Setting, add_cost, check_plan, read_cost
+from trainers.pocket.plan import (
+    DEVELOPMENT_SEED,
+    RATES,
+    Plan,
+    Setting,
+    add_cost,
+    check_plan,
+    read_cost,
+)
 from trainers.pocket.tune import try_out
 
 
@@ -33,7 +41,13 @@ class Job(NamedTuple):
         return out / f"seed={self.seed}" / self.name
 
     def is_done(self, out: Path) -> bool:
-        leaves = ("try.json",) if "@" in self.name else ("trained",) if self.is_bare else ("measured", "early.parquet")
+        leaves = (
+            ("try.json",)
+            if "@" in self.name
+            else ("trained",)
+            if self.is_bare
+            else ("measured", "early.parquet")
+        )
         return all((self.folder(out) / name).exists() for name in leaves)
 
     @property
@@ -59,9 +73,13 @@ def run_job(out: Path, job: Job, plan: Plan) -> None:
     check_plan(out, plan)
     seed, rate = job.seed, job.name.partition("@")[2]
     if not rate and job.arm != "base" and job.arm not in plan.rates:
-        raise ValueError(f"no learning rate of {job.arm} is picked yet; run python -m trainers.pocket.experiment --tune")
+        raise ValueError(
+            f"no learning rate of {job.arm} is picked yet; run python -m trainers.pocket.experiment --tune"
+        )
     own_rate = float(rate or plan.rates.get(job.arm, 0.0))
-    setting = Setting(out / f"seed={seed}", seed, plan, plan.prompts(seed), job.arm, own_rate, job.name)
+    setting = Setting(
+        out / f"seed={seed}", seed, plan, plan.prompts(seed), job.arm, own_rate, job.name
+    )
     trained, measured = setting.own / "trained", setting.own / "measured"
     with only_one(setting.own):
         before = read_cost(setting)
@@ -70,10 +88,14 @@ def run_job(out: Path, job: Job, plan: Plan) -> None:
                 f"{setting.own} was trained at rate {before['rate']:g}, not {own_rate:g}; remove it to train it anew"
             )
         if not trained.exists():
-            add_cost(setting, {"starts": before.get("starts", 0) + 1, "rate": own_rate})  # above 1: killed and resumed
+            add_cost(
+                setting, {"starts": before.get("starts", 0) + 1, "rate": own_rate}
+            )  # above 1: killed and resumed
             started = time.process_time()
             ARMS[job.arm](setting)
-            add_cost(setting, {"cpu_seconds_of_last_start": round(time.process_time() - started, 1)})
+            add_cost(
+                setting, {"cpu_seconds_of_last_start": round(time.process_time() - started, 1)}
+            )
             write_atomic(trained, "")
         if rate:
             try_out(setting)
@@ -98,12 +120,17 @@ def run_all(out: Path, jobs: Sequence[Job], plan: Plan, *, workers: int = 2) -> 
         RuntimeError: if a job fails; what the others have done stays.
     """
     if workers < 1 or not jobs:
-        raise ValueError(f"expected at least one worker and one seed, got {workers} and {len(jobs)} jobs")
+        raise ValueError(
+            f"expected at least one worker and one seed, got {workers} and {len(jobs)} jobs"
+        )
     check_plan(out, plan)
     waiting = [job for job in jobs if not job.is_done(out)]
     total, running, started = len(waiting), dict[Job, subprocess.Popen](), time.monotonic()
     if total:
-        show_line(f"{total} arms to train and measure, {workers} at a time: minutes each, the base longest", last=True)
+        show_line(
+            f"{total} arms to train and measure, {workers} at a time: minutes each, the base longest",
+            last=True,
+        )
     while waiting or running:
         for job in [job for job in waiting if all(other.is_done(out) for other in job.needs())]:
             if len(running) < workers:
@@ -119,8 +146,13 @@ def run_all(out: Path, jobs: Sequence[Job], plan: Plan, *, workers: int = 2) -> 
             if process.returncode:
                 for other in running.values():
                     _end(other)
-                raise RuntimeError(f"seed {job.seed}, {job.name} failed; see {_log(out, job)}\n{_tail(out, job, 2000)}")
-            show_line(f"seed {job.seed}: {job.name} done after {clock(time.monotonic() - started)}", last=True)
+                raise RuntimeError(
+                    f"seed {job.seed}, {job.name} failed; see {_log(out, job)}\n{_tail(out, job, 2000)}"
+                )
+            show_line(
+                f"seed {job.seed}: {job.name} done after {clock(time.monotonic() - started)}",
+                last=True,
+            )
         states = " | ".join(f"seed {job.seed} {job.name}: {_progress(out, job)}" for job in running)
         if running:
             show_line(f"{total - len(waiting) - len(running)} of {total} done; {states}")
@@ -131,17 +163,33 @@ def _log(out: Path, job: Job) -> Path:
 
 
 # glibc gives large tensors back to the system at every step and asks for them again: a fifth of all processor time.
-_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**26)}
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 
 
 def _start(out: Path, job: Job, plan: Plan) -> subprocess.Popen:
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"TOKENIZERS_PARALLELISM": "false"}
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {
+        "TOKENIZERS_PARALLELISM": "false"
+    }
     one_thread |= _KEEP_MEMORY
-    command = [sys.executable, "-m", "trainers.pocket.experiment", "-o", str(out), "--plan", json.dumps(asdict(plan))]
+    command = [
+        sys.executable,
+        "-m",
+        "trainers.pocket.experiment",
+        "-o",
+        str(out),
+        "--plan",
+        json.dumps(asdict(plan)),
+    ]
     command += ["--only", f"{job.seed}:{job.name}", "--attached"]
     _log(out, job).parent.mkdir(parents=True, exist_ok=True)
     with _log(out, job).open("w") as log:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=os.environ | one_thread)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=os.environ | one_thread
+        )
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -61,7 +61,10 @@ def measure_branching(setting: Setting, model: Any) -> None:
     if setting.arm == "base":
         write_parquet(path, pa.Table.from_pandas(_policy_truth(setting, model.tokenizer)))
     truth = pd.read_parquet(path)
-    known = {prompt.id: prompt for prompt in (*setting.prompts[Part.FORBIDDEN_SEEN], *setting.prompts[Part.MATHS])}
+    known = {
+        prompt.id: prompt
+        for prompt in (*setting.prompts[Part.FORBIDDEN_SEEN], *setting.prompts[Part.MATHS])
+    }
     texts = truth.drop_duplicates("prompt_id").set_index("prompt_id")["completion"]
     named = zip(map(str, texts.index), texts, strict=True)
     traces = [Trace(id=name, prompt=known[name].text, completion=text) for name, text in named]
@@ -80,7 +83,9 @@ def _policy_truth(setting: Setting, tokenizer: Any) -> pd.DataFrame:
     from trainers.pocket.branching import branchings
 
     def cut(text: str) -> list[str]:
-        offsets = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+        offsets = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)[
+            "offset_mapping"
+        ]
         return [text[start:stop] for start, stop in offsets]
 
     pairs = zip(setting.prompts[Part.FORBIDDEN_SEEN], setting.prompts[Part.MATHS], strict=True)
@@ -115,7 +120,11 @@ def answer_early(setting: Setting, most: int = 30) -> None:
     rows = []
     for trace in Run(folder / "forbidden").traces():
         think = read_truth(trace.completion, known[trace.prompt_id]).think
-        if trace.sample or len(rows) >= most * len(CUTS) or not any(step.is_unsafe for step in think):
+        if (
+            trace.sample
+            or len(rows) >= most * len(CUTS)
+            or not any(step.is_unsafe for step in think)
+        ):
             continue
         n = [round(share * len(think)) for share in CUTS]
         cuts = [think[k - 1].chars.stop if k else think[0].chars.start for k in n]
@@ -123,15 +132,23 @@ def answer_early(setting: Setting, most: int = 30) -> None:
         for share, answer in zip(CUTS, answers, strict=True):
             truth = read_truth(f"<think>\n</think>\n\n{answer}", known[trace.prompt_id])
             own = {"trace_id": trace.id, "prompt_id": trace.prompt_id, "cut": share}
-            rows.append(own | {"answer_unsafe": truth.answer_unsafe, "is_refusal": truth.is_refusal})
+            rows.append(
+                own | {"answer_unsafe": truth.answer_unsafe, "is_refusal": truth.is_refusal}
+            )
     columns = ["trace_id", "prompt_id", "cut", "answer_unsafe", "is_refusal"]
-    write_parquet(folder / "early.parquet", pa.Table.from_pandas(pd.DataFrame(rows, columns=columns)))
+    write_parquet(
+        folder / "early.parquet", pa.Table.from_pandas(pd.DataFrame(rows, columns=columns))
+    )
 
 
 def truth_row(trace: Any, prompt: Prompt) -> dict[str, Any]:
     """What the oracle says of one sample, as a row."""
     truth: Truth = read_truth(trace.completion, prompt)
-    flat = {key: value for key, value in asdict(truth).items() if key not in ("think", "answer", "kinds")}
+    flat = {
+        key: value
+        for key, value in asdict(truth).items()
+        if key not in ("think", "answer", "kinds")
+    }
     return {
         "trace_id": trace.id,
         "prompt_id": prompt.id,

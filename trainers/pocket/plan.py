@@ -57,11 +57,21 @@ class Plan:
     tiny: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("n_train", 4), ("n_evaluation", 1), ("n_samples", 1), ("updates", 1), ("group", 2)):
+        for name, least in (
+            ("n_train", 4),
+            ("n_evaluation", 1),
+            ("n_samples", 1),
+            ("updates", 1),
+            ("group", 2),
+        ):
             if not isinstance(value := getattr(self, name), int) or value < least:
-                raise ValueError(f"plan: expected {name} to be a whole number from {least}, got {value!r}")
+                raise ValueError(
+                    f"plan: expected {name} to be a whole number from {least}, got {value!r}"
+                )
         if unknown := set(self.rates) - set(PICKED):
-            raise ValueError(f"plan: rates of unknown arms {', '.join(sorted(unknown))}; there are {', '.join(PICKED)}")
+            raise ValueError(
+                f"plan: rates of unknown arms {', '.join(sorted(unknown))}; there are {', '.join(PICKED)}"
+            )
 
     def prompts(self, seed: int) -> dict[Part, tuple[Prompt, ...]]:
         """The prompts of a seed."""
@@ -133,6 +143,8 @@ def check_plan(out: Path, plan: Plan) -> None:
     del wanted["rates"]
     if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != wanted:
         changed = ", ".join(key for key in wanted if before.get(key) != wanted[key])
-        raise ValueError(f"{out} holds an experiment with another {changed}; name another folder, or remove it")
+        raise ValueError(
+            f"{out} holds an experiment with another {changed}; name another folder, or remove it"
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(wanted, indent=1))

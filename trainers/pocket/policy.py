@@ -20,7 +20,10 @@ P_CHECK_FINDS = 0.9  # a check of a slip corrects it; else it confirms the slip
 P_NOTICE, P_NOTICE_LITTLE_KNOWN = 0.88, 0.15
 P_EXCUSE, P_EXCUSE_WRAPPED = 0.45, 0.65  # after the hazard was noticed
 P_EXCUSE_FITS = 0.6  # the excuse is of the kind that the wrapper suggests
-P_RULE_CHECK, P_CHECK_SAVES = 0.2, 0.5  # a check after the notice, and that it turns an excuse into a refusal
+P_RULE_CHECK, P_CHECK_SAVES = (
+    0.2,
+    0.5,
+)  # a check after the notice, and that it turns an excuse into a refusal
 P_RECOVER = 0.18  # an unsafe plan is taken back
 P_LEAK = 0.05  # safe thinking, unsafe answer
 P_OVERCAUTION = 0.1
@@ -147,13 +150,16 @@ class _Writer:
     def _word(self, role: Role, slots: dict[str, int | str]) -> Sentence:
         said_as = Role.COMPUTE if role is Role.SLIP else role
         plain, formals = (
-            [text for text in words.get(said_as, ()) if self._fits(text)] for words in (wording.PLAIN, wording.FORMAL)
+            [text for text in words.get(said_as, ()) if self._fits(text)]
+            for words in (wording.PLAIN, wording.FORMAL)
         )
         formal = bool(formals) and self.rng.random() < self.formal
         wordings = formals if formal else plain
         number = self.rng.randrange(len(wordings))
         place = len(self.think) + len(self.answer)
-        self.choices.append(Choice(place, f"wording of {role.value}", f"{'formal' if formal else 'plain'} {number}"))
+        self.choices.append(
+            Choice(place, f"wording of {role.value}", f"{'formal' if formal else 'plain'} {number}")
+        )
         return Sentence(wordings[number].format(**(self.slots | slots)), role)
 
     def _fits(self, sentence: str) -> bool:
@@ -169,8 +175,12 @@ class _Writer:
         for sentence in self.think[1:]:
             breaks = sentence.role in _DECISIONS and self.rng.random() < P_PARAGRAPH
             thought += ("\n\n" if breaks else " ") + sentence.text
-        text = f"<think>\n{thought}\n</think>\n\n{' '.join(sentence.text for sentence in self.answer)}"
-        return Completion(self.prompt, tuple(self.think), tuple(self.answer), tuple(self.choices), text)
+        text = (
+            f"<think>\n{thought}\n</think>\n\n{' '.join(sentence.text for sentence in self.answer)}"
+        )
+        return Completion(
+            self.prompt, tuple(self.think), tuple(self.answer), tuple(self.choices), text
+        )
 
 
 def _step(total: int, term: int, result: int) -> dict[str, int | str]:
@@ -190,7 +200,11 @@ def _solve(writer: _Writer) -> None:
         writer.say(Role.COMPUTE if said == right else Role.SLIP, **_step(total, term, said))
         if writer.chance("check", P_CHECK_RIGHT if said == right else P_CHECK_SLIP):
             writer.say(Role.CHECK)
-            if said != right and 0 <= right <= wording.LARGEST and writer.chance("check finds", P_CHECK_FINDS):
+            if (
+                said != right
+                and 0 <= right <= wording.LARGEST
+                and writer.chance("check finds", P_CHECK_FINDS)
+            ):
                 writer.say(Role.CORRECTION, **_step(total, term, right), d=said)
                 said = right
             else:
@@ -217,7 +231,11 @@ def _answer_forbidden(writer: _Writer) -> None:
     if writer.chance("excuse", p_excuse):
         fits = writer.chance("excuse fits", P_EXCUSE_FITS)
         kind = _FITTING[prompt.wrapper]
-        writer.say(kind if fits else writer.rng.choice([other for other in wording.EXCUSES if other is not kind]))
+        writer.say(
+            kind
+            if fits
+            else writer.rng.choice([other for other in wording.EXCUSES if other is not kind])
+        )
         _go_on(writer)
         return
     writer.say(Role.REFUSE)

@@ -53,11 +53,17 @@ def report(out: Path, figures: Path, sets: Sequence[str] = tuple(SETS)) -> None:
         pass
     first = min(_seeds(out))
     for name in sets:
-        runs = [Job(first, arm).folder(out) / name for arm in ARMS if _is_measured(out, Job(first, arm))]
-        for _ in draw_figures(runs, figures / name, by="method", scorer="own", judge="oracle", say=lambda _: None):
+        runs = [
+            Job(first, arm).folder(out) / name for arm in ARMS if _is_measured(out, Job(first, arm))
+        ]
+        for _ in draw_figures(
+            runs, figures / name, by="method", scorer="own", judge="oracle", say=lambda _: None
+        ):
             pass
     for claim in pd.read_csv(figures / "verdicts.csv").to_dict("records"):
-        print(f"{claim['verdict']:>10}  {claim['claim']}: {claim['because']}; would change it: {claim['would_change']}")
+        print(
+            f"{claim['verdict']:>10}  {claim['claim']}: {claim['because']}; would change it: {claim['would_change']}"
+        )
     print(f"{len(list(figures.rglob('*.png')))} figures in {figures}. {WORLD}.")
 
 
@@ -69,18 +75,28 @@ def collect(out: Path, study: Path) -> Study:
     """
     jobs = [job for seed in _seeds(out) for arm in ARMS if _is_measured(out, job := Job(seed, arm))]
     if not jobs:
-        raise ValueError(f"{out}: no arm is measured yet; run python -m trainers.pocket.experiment -o {out}")
+        raise ValueError(
+            f"{out}: no arm is measured yet; run python -m trainers.pocket.experiment -o {out}"
+        )
     bar = tqdm(jobs, desc="collect", unit=" arms")
     parts = [_tables(out, job) for job in bar]
     tables = {
-        name: pd.concat([part[name] for part in parts if len(part.get(name, ()))], ignore_index=True)
+        name: pd.concat(
+            [part[name] for part in parts if len(part.get(name, ()))], ignore_index=True
+        )
         for name in ("samples", "steps", "rollouts", "updates", "branching", "early")
         if any(len(part.get(name, ())) for part in parts)
     }
-    arms = {arm: str(ARMS[arm].__doc__).split("\n")[0] for arm in ARMS if arm in set(tables["samples"]["arm"])}
+    arms = {
+        arm: str(ARMS[arm].__doc__).split("\n")[0]
+        for arm in ARMS
+        if arm in set(tables["samples"]["arm"])
+    }
     info = {"arms": arms, **ROLES, "note": WORLD, "plan": asdict(read_plan(out))}
     made = write_study(study, tables, info)
-    write_atomic(study / "cost.csv", _with_earlier(study / "cost.csv", _cost(out)).to_csv(index=False))
+    write_atomic(
+        study / "cost.csv", _with_earlier(study / "cost.csv", _cost(out)).to_csv(index=False)
+    )
     tried = read_tries(out / f"seed={DEVELOPMENT_SEED}")
     if len(tried):
         write_atomic(study / "tries.csv", tried.to_csv(index=False, float_format="%.6g"))
@@ -99,9 +115,9 @@ def _is_measured(out: Path, job: Job) -> bool:
 def _with_earlier(path: Path, cost: pd.DataFrame) -> pd.DataFrame:
     """The costs, with those of seeds that only the study still knows."""
     earlier = pd.read_csv(path) if path.exists() else cost.head(0)
-    return pd.concat([earlier[~earlier["seed"].isin(cost["seed"])], cost], ignore_index=True).sort_values(
-        "seed", kind="stable"
-    )
+    return pd.concat(
+        [earlier[~earlier["seed"].isin(cost["seed"])], cost], ignore_index=True
+    ).sort_values("seed", kind="stable")
 
 
 def _cost(out: Path) -> pd.DataFrame:
@@ -111,7 +127,9 @@ def _cost(out: Path) -> pd.DataFrame:
         for arm in ARMS:
             path = Job(seed, arm).folder(out) / "cost.json"
             if path.exists():
-                rows.append({"seed": seed, "arm": arm, **json.loads(path.read_text(encoding="utf-8"))})
+                rows.append(
+                    {"seed": seed, "arm": arm, **json.loads(path.read_text(encoding="utf-8"))}
+                )
     return pd.DataFrame(rows)
 
 
@@ -124,11 +142,17 @@ def _tables(out: Path, job: Job) -> dict[str, pd.DataFrame]:
         "steps": _steps(folder, prompts),
         "branching": pd.read_parquet(folder / "branching.parquet").drop(columns="start"),
         "rollouts": _rollouts(folder, prompts),
-        "updates": read_updates(folder / "model") if (folder / "rollouts").exists() else pd.DataFrame(),
+        "updates": read_updates(folder / "model")
+        if (folder / "rollouts").exists()
+        else pd.DataFrame(),
     }
     if (folder / "early.parquet").exists():
         tables["early"] = pd.read_parquet(folder / "early.parquet")
-    return {name: _small(table.assign(arm=job.arm, seed=job.seed)) for name, table in tables.items() if len(table)}
+    return {
+        name: _small(table.assign(arm=job.arm, seed=job.seed))
+        for name, table in tables.items()
+        if len(table)
+    }
 
 
 def _small(table: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +171,9 @@ def _samples(folder: Path) -> pd.DataFrame:
         steps, traces = run.step_table(), run.trace_table()
         measured = trace_entropy(reflection_dynamics(steps, traces), steps, run.score_table("own"))
         flags = run.with_verdicts(traces[["trace_id"]], "learned")
-        flags = flags.rename(columns={"thinking_unsafe": "thinking_flagged", "answer_unsafe": "answer_flagged"})
+        flags = flags.rename(
+            columns={"thinking_unsafe": "thinking_flagged", "answer_unsafe": "answer_flagged"}
+        )
         base = Run(folder.parent / "base" / name)  # the same prompts and samples, so the same ids
         scorer = "own" if folder.name == "base" else folder.name
         common = trace_entropy(base.trace_table(), base.step_table(), base.score_table(scorer))
@@ -167,7 +193,9 @@ def _samples(folder: Path) -> pd.DataFrame:
         tables.append(own.merge(common[["trace_id", "entropy_common"]], on="trace_id"))
     table = pd.concat(tables, ignore_index=True)
     if len(table) != len(truth):
-        raise ValueError(f"{folder}: {len(truth)} samples, {len(table)} of them measured; remove it and run again")
+        raise ValueError(
+            f"{folder}: {len(truth)} samples, {len(table)} of them measured; remove it and run again"
+        )
     little_known = table["is_little_known"] & (table["split"] == Part.NEW_TOPIC.value)
     return pd.DataFrame(
         {
@@ -218,11 +246,18 @@ def _matched(run: Run, steps: pd.DataFrame, prompts: Mapping[str, Prompt]) -> pd
             reflects[place] |= sentence.is_reflection
             unsafe[place] |= sentence.is_unsafe
         kept = own[["is_reflection", "unsafe"]].astype({"is_reflection": "boolean"})
-        rows.append(kept.assign(prompt_id=trace.prompt_id, true_reflection=reflects, true_unsafe=unsafe))
+        rows.append(
+            kept.assign(prompt_id=trace.prompt_id, true_reflection=reflects, true_unsafe=unsafe)
+        )
     return pd.concat(rows, ignore_index=True)
 
 
-_SET_OF = {"maths": "maths", "forbidden": "forbidden", "look_alike": "harmless", "allowed": "harmless"}
+_SET_OF = {
+    "maths": "maths",
+    "forbidden": "forbidden",
+    "look_alike": "harmless",
+    "allowed": "harmless",
+}
 
 
 def _rollouts(folder: Path, prompts: Mapping[Part, tuple[Prompt, ...]]) -> pd.DataFrame:
@@ -232,8 +267,15 @@ def _rollouts(folder: Path, prompts: Mapping[Part, tuple[Prompt, ...]]) -> pd.Da
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("rollouts/*/*.parquet")):
         traces = list(read_traces(path))
-        thoughts = ["\n\n".join(s.of(t.completion) for s in split_think(t.completion).think) for t in traces]
-        said = guard.judge([Item(t.prompt, text, Judged.THINKING) for t, text in zip(traces, thoughts, strict=True)])
+        thoughts = [
+            "\n\n".join(s.of(t.completion) for s in split_think(t.completion).think) for t in traces
+        ]
+        said = guard.judge(
+            [
+                Item(t.prompt, text, Judged.THINKING)
+                for t, text in zip(traces, thoughts, strict=True)
+            ]
+        )
         for trace, verdict in zip(traces, said, strict=True):
             truth = read_truth(trace.completion, known[trace.prompt_id])
             rows.append(

@@ -11,7 +11,12 @@ from trainers.pocket.plan import PICKED, Setting
 from trainers.pocket.world import Domain, Part
 
 # --- learning rates --------------------------------------------------------------------------------------------
-TRIED_ON = (Part.FORBIDDEN_SEEN, Part.LOOK_ALIKE, Part.ALLOWED, Part.MATHS)  # of the development seed
+TRIED_ON = (
+    Part.FORBIDDEN_SEEN,
+    Part.LOOK_ALIKE,
+    Part.ALLOWED,
+    Part.MATHS,
+)  # of the development seed
 
 
 def try_out(setting: Setting) -> None:
@@ -25,7 +30,11 @@ def try_out(setting: Setting) -> None:
     shares: dict[str, list[bool]] = {"safe": [], "helped": [], "right": []}
     for part in TRIED_ON:
         traces = sample(
-            model, tokenizer, setting.prompts[part], seed=setting.seed, max_new_tokens=setting.plan.max_new_tokens
+            model,
+            tokenizer,
+            setting.prompts[part],
+            seed=setting.seed,
+            max_new_tokens=setting.plan.max_new_tokens,
         )
         for trace, prompt in zip(traces, setting.prompts[part], strict=True):
             truth = read_truth(trace.completion, prompt)
@@ -36,18 +45,29 @@ def try_out(setting: Setting) -> None:
             else:
                 shares["helped"].append(truth.is_help)
     found = {name: sum(flags) / len(flags) for name, flags in shares.items()}
-    row = {"arm": setting.arm, "rate": setting.rate, **found, "score": sum(found.values()) / len(found)}
+    row = {
+        "arm": setting.arm,
+        "rate": setting.rate,
+        **found,
+        "score": sum(found.values()) / len(found),
+    }
     write_atomic(setting.own / "try.json", json.dumps(row))
 
 
 def read_tries(folder: Path) -> pd.DataFrame:
     """The tries on a development seed: arm, rate, safe, helped, right, score, and whether it is picked."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*@*/try.json"))]
+    rows = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*@*/try.json"))
+    ]
     table = pd.DataFrame(rows, columns=["arm", "rate", "safe", "helped", "right", "score"])
     order = list(PICKED)
-    table = table.sort_values(["arm", "rate"], key=lambda c: c.map(order.index) if c.name == "arm" else c)
+    table = table.sort_values(
+        ["arm", "rate"], key=lambda c: c.map(order.index) if c.name == "arm" else c
+    )
     best = table.groupby("arm")["score"].transform("max") == table["score"]
-    return table.assign(picked=best & ~table[best].duplicated("arm").reindex(table.index, fill_value=False))
+    return table.assign(
+        picked=best & ~table[best].duplicated("arm").reindex(table.index, fill_value=False)
+    )
 
 
 def pick_rates(folder: Path) -> dict[str, float]:

@@ -60,7 +60,9 @@ class Prompt:
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------
-def build_prompts(seed: int = 0, *, n_train: int = 1600, n_evaluation: int = 150) -> dict[Part, tuple[Prompt, ...]]:
+def build_prompts(
+    seed: int = 0, *, n_train: int = 1600, n_evaluation: int = 150
+) -> dict[Part, tuple[Prompt, ...]]:
     """Prompts of safety training and of each evaluation, all texts distinct.
 
     Args:
@@ -69,7 +71,9 @@ def build_prompts(seed: int = 0, *, n_train: int = 1600, n_evaluation: int = 150
         n_evaluation: prompts of each evaluation.
     """
     rng, taken = random.Random(f"prompts {seed}"), set[str]()
-    parts = {part: _distinct(rng, part, (_DOMAIN_OF[part],), n_evaluation, taken) for part in EVALUATION}
+    parts = {
+        part: _distinct(rng, part, (_DOMAIN_OF[part],), n_evaluation, taken) for part in EVALUATION
+    }
     domains = (Domain.MATHS, Domain.FORBIDDEN, Domain.LOOK_ALIKE, Domain.ALLOWED)
     return parts | {Part.TRAIN: _distinct(rng, Part.TRAIN, domains, n_train, taken)}
 
@@ -87,14 +91,18 @@ def _distinct(
     found: list[Prompt] = []
     missed = 0
     while len(found) < n and missed < _PATIENCE:
-        prompt = draw_prompt(rng, part, domains[len(found) % len(domains)], f"{part.value}-{len(found):04d}")
+        prompt = draw_prompt(
+            rng, part, domains[len(found) % len(domains)], f"{part.value}-{len(found):04d}"
+        )
         missed = missed + 1 if prompt.text in taken else 0
         if not missed:
             taken.add(prompt.text)
             found.append(prompt)
     if len(found) == n:
         return tuple(found)
-    raise ValueError(f"the world has fewer than {n} distinct prompts for {part.value}; ask for at most {len(found)}")
+    raise ValueError(
+        f"the world has fewer than {n} distinct prompts for {part.value}; ask for at most {len(found)}"
+    )
 
 
 def draw_prompt(rng: random.Random, part: Part, domain: Domain, name: str) -> Prompt:
@@ -104,25 +112,41 @@ def draw_prompt(rng: random.Random, part: Part, domain: Domain, name: str) -> Pr
     if domain is Domain.FACT:
         topic = rng.choice((*wording.KNOWN_HAZARDS, *wording.NEW_HAZARDS, *wording.HARMLESS))
         return Prompt(
-            id=name, text=rng.choice(wording.FACT_REQUESTS).format(t=topic), domain=domain, part=part, topic=topic
+            id=name,
+            text=rng.choice(wording.FACT_REQUESTS).format(t=topic),
+            domain=domain,
+            part=part,
+            topic=topic,
         )
     topic = rng.choice(wording.HARMLESS if domain is Domain.ALLOWED else _hazards(part))
     verb = rng.choice(wording.CARE_VERBS if domain is Domain.LOOK_ALIKE else wording.MAKE_VERBS)
     wrapper = _draw_wrapper(rng, part, domain)
-    text = rng.choice(wording.WRAPPINGS[wrapper]) + rng.choice(wording.REQUESTS).format(v=verb, t=topic)
-    return Prompt(id=name, text=text, domain=domain, part=part, topic=topic, verb=verb, wrapper=wrapper)
+    text = rng.choice(wording.WRAPPINGS[wrapper]) + rng.choice(wording.REQUESTS).format(
+        v=verb, t=topic
+    )
+    return Prompt(
+        id=name, text=text, domain=domain, part=part, topic=topic, verb=verb, wrapper=wrapper
+    )
 
 
 def _hazards(part: Part) -> tuple[str, ...]:
     if part is Part.BASE:
         return wording.HAZARDS
-    return (*wording.NEW_HAZARDS, *wording.LITTLE_KNOWN_HAZARDS) if part is Part.NEW_TOPIC else wording.KNOWN_HAZARDS
+    return (
+        (*wording.NEW_HAZARDS, *wording.LITTLE_KNOWN_HAZARDS)
+        if part is Part.NEW_TOPIC
+        else wording.KNOWN_HAZARDS
+    )
 
 
 def _draw_wrapper(rng: random.Random, part: Part, domain: Domain) -> Wrapper:
     if part is Part.NEW_WRAPPER:
         return rng.choice(wording.NEW_WRAPPERS)
-    wrappers = (*wording.SEEN_WRAPPERS, *wording.NEW_WRAPPERS) if part is Part.BASE else wording.SEEN_WRAPPERS
+    wrappers = (
+        (*wording.SEEN_WRAPPERS, *wording.NEW_WRAPPERS)
+        if part is Part.BASE
+        else wording.SEEN_WRAPPERS
+    )
     if domain is not Domain.FORBIDDEN:
         return rng.choice(wrappers) if rng.random() < P_WRAPPED_HARMLESS else Wrapper.PLAIN
     return rng.choice((Wrapper.PLAIN, *wrappers))
@@ -134,9 +158,18 @@ def _draw_sum(rng: random.Random, part: Part, name: str) -> Prompt:
         total = sum(terms)
         terms.append(
             rng.choice(
-                [sign * n for n in wording.OPERANDS for sign in (1, -1) if 0 <= total + sign * n <= wording.LARGEST]
+                [
+                    sign * n
+                    for n in wording.OPERANDS
+                    for sign in (1, -1)
+                    if 0 <= total + sign * n <= wording.LARGEST
+                ]
             )
         )
-    shown = f"{terms[0]}" + "".join(f" {'+' if term > 0 else '-'} {abs(term)}" for term in terms[1:])
+    shown = f"{terms[0]}" + "".join(
+        f" {'+' if term > 0 else '-'} {abs(term)}" for term in terms[1:]
+    )
     text = rng.choice(wording.SUMS).format(sum=shown)
-    return Prompt(id=name, text=text, domain=Domain.MATHS, part=part, sum=tuple(terms), gold=str(sum(terms)))
+    return Prompt(
+        id=name, text=text, domain=Domain.MATHS, part=part, sum=tuple(terms), gold=str(sum(terms))
+    )

@@ -70,9 +70,17 @@ def test_greedy_is_the_argmax_of_every_step(model, prompts, tmp_path):
         made = []
         while len(made) < 12 and made[-1:] != [model.tokenizer.eos_token_id]:
             with torch.inference_mode():
-                made.append(int(model.network(torch.tensor([ids + made]), use_cache=False).logits[0, -1].argmax()))
+                made.append(
+                    int(
+                        model.network(torch.tensor([ids + made]), use_cache=False)
+                        .logits[0, -1]
+                        .argmax()
+                    )
+                )
         assert trace.token_ids == tuple(made)
-        assert trace.finish_reason == ("stop" if made[-1] == model.tokenizer.eos_token_id else "length")
+        assert trace.finish_reason == (
+            "stop" if made[-1] == model.tokenizer.eos_token_id else "length"
+        )
 
 
 @pytest.mark.parametrize("options", [GREEDY, SMALL, SMALL | {"top_p": 0.8, "top_k": 5}])
@@ -102,7 +110,11 @@ def test_words_are_drawn_with_their_probability(model, tmp_path, temperature, to
         logits = model.network(torch.tensor([traces[0].prompt_token_ids])).logits[0, -1].double()
     p = (logits / temperature).softmax(-1).numpy()
     order = np.argsort(-p)
-    kept = order[:top_k] if top_k else order[: 1 + int(np.searchsorted(p[order].cumsum(), top_p - 1e-9))]
+    kept = (
+        order[:top_k]
+        if top_k
+        else order[: 1 + int(np.searchsorted(p[order].cumsum(), top_p - 1e-9))]
+    )
     q = np.zeros_like(p)
     q[kept] = p[kept] / p[kept].sum()
     counts = np.bincount([trace.token_ids[0] for trace in traces], minlength=len(p))
@@ -205,7 +217,10 @@ def test_messages_system_and_template_arguments(tmp_path):
     path = write(tmp_path / "p.jsonl", rows)
     generate(path, model, tmp_path / "out", template_args={"loud": True}, **GREEDY)
     first, second = read_traces(tmp_path / "out")
-    assert first.prompt == "hmm <|system|> the <|user|> one <|assistant|> two <|user|> so <|assistant|> "
+    assert (
+        first.prompt
+        == "hmm <|system|> the <|user|> one <|assistant|> two <|user|> so <|assistant|> "
+    )
     assert first.meta["prompt_messages"] == [{"role": "system", "content": "the"}, *messages]
     assert (first.meta["request"], second.meta["request"]) == ("so", "one")
     with pytest.raises(TraceError, match="no variable laud"):
@@ -214,10 +229,17 @@ def test_messages_system_and_template_arguments(tmp_path):
 
 def test_without_a_template_a_prompt_is_one_text(tmp_path):
     model = make_model(None)
-    generate(write(tmp_path / "p.jsonl", [{"prompt": "one two"}]), model, tmp_path / "out", **GREEDY)
+    generate(
+        write(tmp_path / "p.jsonl", [{"prompt": "one two"}]), model, tmp_path / "out", **GREEDY
+    )
     assert next(read_traces(tmp_path / "out")).prompt == "one two"
     with pytest.raises(TraceError, match="no chat template"):
-        generate(write(tmp_path / "q.jsonl", [{"prompt": "one", "system": "two"}]), model, tmp_path / "q", **GREEDY)
+        generate(
+            write(tmp_path / "q.jsonl", [{"prompt": "one", "system": "two"}]),
+            model,
+            tmp_path / "q",
+            **GREEDY,
+        )
 
 
 def test_containers_hold_the_same_prompts(prompts, tmp_path):
@@ -226,11 +248,14 @@ def test_containers_hold_the_same_prompts(prompts, tmp_path):
     with gzip.open(tmp_path / "p.jsonl.gz", "wb") as file:
         file.write(prompts.read_bytes())
     pq.write_table(
-        pa.Table.from_pylist([{**dict.fromkeys(ROWS[0] | ROWS[1]), **row} for row in ROWS]), tmp_path / "p.parquet"
+        pa.Table.from_pylist([{**dict.fromkeys(ROWS[0] | ROWS[1]), **row} for row in ROWS]),
+        tmp_path / "p.parquet",
     )
     wanted = [prompt._replace(place="") for prompt in read_prompts(prompts)]
     for name in ("p.json", "p.jsonl.gz", "p.parquet"):
-        assert [prompt._replace(place="") for prompt in read_prompts(tmp_path / name)] == wanted, name
+        assert [prompt._replace(place="") for prompt in read_prompts(tmp_path / name)] == wanted, (
+            name
+        )
 
 
 def test_ids():
@@ -238,12 +263,15 @@ def test_ids():
     from cotlens.formats.prompts import _parse
 
     assert (
-        _parse({"prompt": "one"}, "").id == _parse({"prompt": [{"role": "user", "content": "one"}], "gold": 1}, "").id
+        _parse({"prompt": "one"}, "").id
+        == _parse({"prompt": [{"role": "user", "content": "one"}], "gold": 1}, "").id
     )
     shared = _parse({"prompt": "one", "id": 1, "prompt_id": "p"}, "")
     assert (shared.id, shared.fields["prompt_id"]) == ("1", "p")
     assert _parse({"prompt": "one", "prompt_id": "p"}, "").id == "p"
-    assert _parse({"prompt": "one", "answer": float("nan"), "domain": None}, "").fields["gold"] == ""
+    assert (
+        _parse({"prompt": "one", "answer": float("nan"), "domain": None}, "").fields["gold"] == ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,7 +315,10 @@ def test_bad_rows_are_named(model, tmp_path, line, fault):
         ({"top_p": 0}, "top_p above 0"),
         ({"top_k": -1}, "top_k must be 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be 1"),
-        ({"max_new_tokens": 60}, r"prompts.jsonl:2: the prompt's 7 tokens and the longest completion are 3 more"),
+        (
+            {"max_new_tokens": 60},
+            r"prompts.jsonl:2: the prompt's 7 tokens and the longest completion are 3 more",
+        ),
         ({"engine": "llama"}, "expected the engine"),
         ({"engine": "vllm"}, "install vllm"),
     ],
@@ -331,7 +362,9 @@ def test_a_killed_job_goes_on_to_the_same_bytes(model, prompts, tmp_path, monkey
     names = ["generate.json", *(f"part-0000{i}.parquet" for i in range(3))]
     assert sorted(path.name for path in (tmp_path / "part").iterdir()) == [".lock", *names]
     for name in names:
-        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert (tmp_path / "part" / name).read_bytes() == (
+            tmp_path / "whole" / name
+        ).read_bytes(), name
 
 
 @pytest.mark.parametrize(
@@ -398,13 +431,26 @@ def test_from_checkpoint_to_scores(tmp_path, prompts, monkeypatch, capsys):
         assert stop.value.code == code
         return capsys.readouterr()
 
-    command = ["generate", prompts, "--model", tmp_path / "sft", "-o", tmp_path / "traces", "--max-new-tokens", 12]
+    command = [
+        "generate",
+        prompts,
+        "--model",
+        tmp_path / "sft",
+        "-o",
+        tmp_path / "traces",
+        "--max-new-tokens",
+        12,
+    ]
     command += ["--device", "cpu", "--temperature", 1, "--top-p", 1, "--n", 2]
     done = cotlens(*command, "--method", "sft")
     assert "6 traces" in done.out
     assert "6/6" in done.err
     info = json.loads((tmp_path / "traces" / "generate.json").read_text())
-    assert (info["model"]["name"], info["engine"], info["complete"]) == ("sft", "transformers", True)
+    assert (info["model"]["name"], info["engine"], info["complete"]) == (
+        "sft",
+        "transformers",
+        True,
+    )
     assert str(tmp_path) not in json.dumps(info)
     generate(prompts, model, tmp_path / "memory", method="sft", **SMALL)
     assert tokens(tmp_path / "memory") == tokens(tmp_path / "traces")
@@ -431,10 +477,14 @@ def test_the_call_of_vllm(model, prompts, tmp_path, monkeypatch):
             asked.append(sampling_params)
             for prompt, params in zip(prompts, sampling_params, strict=True):
                 made = [[*prompt["prompt_token_ids"], 10 + i, 2] for i in range(params.n)]
-                yield SimpleNamespace(outputs=[SimpleNamespace(index=i, token_ids=ids) for i, ids in enumerate(made)])
+                yield SimpleNamespace(
+                    outputs=[SimpleNamespace(index=i, token_ids=ids) for i, ids in enumerate(made)]
+                )
 
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=FakeLLM, SamplingParams=SimpleNamespace))
-    monkeypatch.setattr(engines, "version", lambda _: "0")
+    monkeypatch.setitem(
+        sys.modules, "vllm", SimpleNamespace(LLM=FakeLLM, SamplingParams=SimpleNamespace)
+    )
+    monkeypatch.setattr("cotlens.models.vllm.version", lambda _: "0")
     info = generate(prompts, str(tmp_path / "sft"), tmp_path / "out", engine="vllm", **SMALL)
     options, params = asked
     assert options["max_model_len"] == 7 + 12

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import byte_tokenizer, tiny_model, tiny_tokenizer
 
 from cotlens import Span, Trace, TraceError, load_model, score_tokens
 from cotlens.models.batches import batches
@@ -49,8 +49,19 @@ def loop(network, before, own):
         if not prefix:
             rows.append((np.nan,) * 3)
             continue
-        logp = network(input_ids=torch.tensor([prefix]), use_cache=False).logits[0, -1].double().log_softmax(-1)
-        rows.append((float(-(logp.exp() * logp).sum()), float(logp[token]), 1 + int((logp > logp[token]).sum())))
+        logp = (
+            network(input_ids=torch.tensor([prefix]), use_cache=False)
+            .logits[0, -1]
+            .double()
+            .log_softmax(-1)
+        )
+        rows.append(
+            (
+                float(-(logp.exp() * logp).sum()),
+                float(logp[token]),
+                1 + int((logp > logp[token]).sum()),
+            )
+        )
     return np.array(rows).T
 
 
@@ -78,7 +89,10 @@ def test_every_architecture_equals_the_loop(architecture):
 @pytest.mark.parametrize("architecture", ["Gemma2", "Cohere", "Granite"])
 def test_the_check_sees_a_head_that_is_not_understood(architecture, monkeypatch):
     """If cotlens did not know of soft-caps and scaled logits, these models would be refused, not scored wrongly."""
-    monkeypatch.setattr("cotlens.models.load._head_of", lambda network, _: Head(network.get_output_embeddings().weight))
+    monkeypatch.setattr(
+        "cotlens.models.load._head_of",
+        lambda network, _: Head(network.get_output_embeddings().weight),
+    )
     with pytest.raises(TraceError, match="does something to its logits"):
         wrap_model(tiny_model(V, architecture))
 
@@ -93,7 +107,9 @@ def test_sampled_tokens_have_the_probability_they_were_drawn_with():
         return_dict_in_generate=True, output_logits=True,
     )  # fmt: skip
     own = made.sequences[0, 3:]
-    drawn = [float(step[0].log_softmax(-1)[token]) for step, token in zip(made.logits, own, strict=True)]
+    drawn = [
+        float(step[0].log_softmax(-1)[token]) for step, token in zip(made.logits, own, strict=True)
+    ]
     trace = Trace(id="g", completion="x", prompt_token_ids=(5, 6, 7), token_ids=tuple(own.tolist()))
     (scored,) = score_tokens(wrap_model(network), [trace])
     np.testing.assert_allclose(scored.values["logprob"], drawn, atol=2e-5)
@@ -130,11 +146,16 @@ def test_left_padding_gives_what_right_padding_gives():
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     with torch.inference_mode():
         hidden = network.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=False
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
         ).last_hidden_state
     for i, (trace, scored) in enumerate(zip(traces, score_tokens(model, traces), strict=True)):
         n = len(trace.token_ids)
-        own = score_hidden(hidden[i, width - n - 1 : width - 1], torch.tensor(trace.token_ids), model.head)
+        own = score_hidden(
+            hidden[i, width - n - 1 : width - 1], torch.tensor(trace.token_ids), model.head
+        )
         np.testing.assert_allclose(scored.values["entropy"], own.entropy, atol=1e-5)
 
 
@@ -155,7 +176,12 @@ def test_batch_order_and_budget_change_nothing():
 def test_a_prefix_has_the_prefix_of_the_scores():
     model = wrap_model(tiny_model(V))
     trace = make_trace(30)
-    part = Trace(id="p", completion="x" * 12, prompt_token_ids=trace.prompt_token_ids, token_ids=trace.token_ids[:12])
+    part = Trace(
+        id="p",
+        completion="x" * 12,
+        prompt_token_ids=trace.prompt_token_ids,
+        token_ids=trace.token_ids[:12],
+    )
     whole, prefix = score_tokens(model, [trace, part])
     np.testing.assert_allclose(whole.values["entropy"][:12], prefix.values["entropy"], atol=1e-5)
 
@@ -166,15 +192,21 @@ def test_a_second_checkpoint_gives_kl_in_both_directions():
     (scored,) = score_tokens(wrap_model(p), [trace], reference=wrap_model(q))
     ids = torch.tensor([[*trace.prompt_token_ids, *trace.token_ids]])
     with torch.inference_mode():
-        a, b = (network(input_ids=ids).logits[0, 4:-1].double().log_softmax(-1) for network in (p, q))
+        a, b = (
+            network(input_ids=ids).logits[0, 4:-1].double().log_softmax(-1) for network in (p, q)
+        )
     np.testing.assert_allclose(scored.values["kl"], (a.exp() * (a - b)).sum(-1), atol=2e-5)
     np.testing.assert_allclose(scored.values["reverse_kl"], (b.exp() * (b - a)).sum(-1), atol=2e-5)
-    np.testing.assert_allclose(scored.values["reference_entropy"], -(b.exp() * b).sum(-1), atol=2e-5)
+    np.testing.assert_allclose(
+        scored.values["reference_entropy"], -(b.exp() * b).sum(-1), atol=2e-5
+    )
 
 
 def test_two_checkpoints_must_share_their_words():
     with pytest.raises(TraceError, match="one vocabulary"):
-        score_tokens(wrap_model(tiny_model(V)), [make_trace(3)], reference=wrap_model(tiny_model(V + 1)))
+        score_tokens(
+            wrap_model(tiny_model(V)), [make_trace(3)], reference=wrap_model(tiny_model(V + 1))
+        )
 
 
 # --- from text to ids ------------------------------------------------------------------------------------------
@@ -208,8 +240,12 @@ def test_messages_that_the_source_kept_go_through_the_template(model):
         {"role": "assistant", "content": "two"},
         {"role": "user", "content": "five"},
     ]
-    trace = Trace(id="a", prompt="user: one ...", completion="three", meta={"prompt_messages": messages})
-    wanted = model.tokenizer("<|user|> one <|assistant|> two <|user|> five <|assistant|> three").input_ids
+    trace = Trace(
+        id="a", prompt="user: one ...", completion="three", meta={"prompt_messages": messages}
+    )
+    wanted = model.tokenizer(
+        "<|user|> one <|assistant|> two <|user|> five <|assistant|> three"
+    ).input_ids
     assert list(encode_trace(trace, model.tokenizer).ids) == wanted
 
 
@@ -231,35 +267,37 @@ def test_a_thought_is_opened_exactly_once(opens):
 def test_separate_fields_get_their_tags_which_are_not_scored(model):
     """Thinking "wait so", answer "three": the model reads five tokens, three are scored."""
     trace = Trace(
-        id="a", prompt="one", completion="wait sothree", origin=Origin.FIELDS, think=(Span(0, 7),), answer=Span(7, 12)
+        id="a",
+        prompt="one",
+        completion="wait sothree",
+        origin=Origin.FIELDS,
+        think=(Span(0, 7),),
+        answer=Span(7, 12),
     )
     found = encode_trace(trace, model.tokenizer)
     words = model.tokenizer.convert_ids_to_tokens(found.ids)
-    assert words == ["<|user|>", "one", "<|assistant|>", "<think>", "wait", "so", "</think>", "three"]
+    assert words == [
+        "<|user|>",
+        "one",
+        "<|assistant|>",
+        "<think>",
+        "wait",
+        "so",
+        "</think>",
+        "three",
+    ]
     assert [words[i] for i in found.scored] == ["wait", "so", "three"]
-    assert [trace.completion[start:][:5].strip() for start in found.token_starts] == ["wait", "soth", "three"]
-
-
-def byte_tokenizer(**options):
-    """A byte-level BPE tokenizer with one merge per byte pair of a small text, as GPT-2 and Qwen have."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, **options)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["the thinking goes on and on, 日本 日本"], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    assert [trace.completion[start:][:5].strip() for start in found.token_starts] == [
+        "wait",
+        "soth",
+        "three",
+    ]
 
 
 @pytest.mark.parametrize("trim_offsets", [True, False])
-@pytest.mark.parametrize("text", ["the thinking  goes\n\n on", "日本語 and 🤔🤔", "é e\u0301 \u200f", " \t", "a\x00b"])
+@pytest.mark.parametrize(
+    "text", ["the thinking  goes\n\n on", "日本語 and 🤔🤔", "é e\u0301 \u200f", " \t", "a\x00b"]
+)
 def test_tokens_tile_the_text(text, trim_offsets):
     """A space before a word belongs to the word's token, a token inside a character begins with the character."""
     tokenizer = byte_tokenizer(trim_offsets=trim_offsets)
@@ -279,9 +317,13 @@ def test_ids_that_no_encoding_would_give_find_their_places_too():
     """A model may spell a word otherwise than its tokenizer does: byte by byte, characters split over tokens."""
     tokenizer = byte_tokenizer()
     text = "the 日本 thinking"
-    bytewise = [i for byte in text.encode() for i in tokenizer.convert_tokens_to_ids([chr_of(byte)])]
+    bytewise = [
+        i for byte in text.encode() for i in tokenizer.convert_tokens_to_ids([chr_of(byte)])
+    ]
     assert tokenizer.decode(bytewise) == text
-    found = encode_trace(Trace(id="a", completion=text, prompt_token_ids=(1,), token_ids=tuple(bytewise)), tokenizer)
+    found = encode_trace(
+        Trace(id="a", completion=text, prompt_token_ids=(1,), token_ids=tuple(bytewise)), tokenizer
+    )
     wanted = [i for i, letter in enumerate(text) for _ in letter.encode()]
     assert list(found.token_starts) == wanted
     assert found.exact
@@ -290,13 +332,19 @@ def test_ids_that_no_encoding_would_give_find_their_places_too():
 def chr_of(byte):
     """The letter by which byte-level BPE writes a byte: itself if it is printable, else the next free one from 256."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return chr(byte) if byte in printable else chr(256 + [b for b in range(256) if b not in printable].index(byte))
+    return (
+        chr(byte)
+        if byte in printable
+        else chr(256 + [b for b in range(256) if b not in printable].index(byte))
+    )
 
 
 def test_special_tokens_that_the_text_leaves_out(model):
     """A server that strips the end token from the text leaves its id: it lies at the end of the text."""
     ids = tuple(model.tokenizer("wait so <eos>").input_ids)
-    found = encode_trace(Trace(id="a", completion="wait so", prompt_token_ids=(3,), token_ids=ids), model.tokenizer)
+    found = encode_trace(
+        Trace(id="a", completion="wait so", prompt_token_ids=(3,), token_ids=ids), model.tokenizer
+    )
     assert found.exact
     assert found.token_starts[-1] == 7
 
@@ -318,7 +366,9 @@ def test_a_trace_longer_than_the_context(model):
     network = tiny_model(V)
     own = wrap_model(network)
     trace = make_trace(150, prompt=10)
-    with pytest.raises(TraceError, match="160 tokens with its prompt, but the model was made for 64"):
+    with pytest.raises(
+        TraceError, match="160 tokens with its prompt, but the model was made for 64"
+    ):
         score_tokens(own, [trace])
     short = make_trace(20)
     scored, other = score_tokens(own, [trace, short], long="window")
@@ -335,7 +385,10 @@ def test_groups_of_like_length_waste_little(data):
     """On the lengths of real traces, under a budget of 32,768 tokens, padding is below a tenth."""
     from cotlens import read_traces
 
-    lengths = [len(trace.completion) // 4 + 1 for trace in read_traces(data / "traces" / "reasoning.jsonl.gz")]
+    lengths = [
+        len(trace.completion) // 4 + 1
+        for trace in read_traces(data / "traces" / "reasoning.jsonl.gz")
+    ]
     groups = batches(lengths, 32768)
     padded = sum(len(group) * lengths[group[0]] for group in groups)
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
@@ -371,8 +424,14 @@ def test_memory_that_runs_out_halves_the_budget(monkeypatch):
 @pytest.mark.parametrize(
     ("trace", "message"),
     [
-        (Trace(id="a", completion="x", prompt_token_ids=(1,), token_ids=(5, 99_999)), "token id 99,999 is not among"),
-        (Trace(id="a", completion="x", prompt_token_ids=(-1,), token_ids=(5,)), "token id -1 is not among"),
+        (
+            Trace(id="a", completion="x", prompt_token_ids=(1,), token_ids=(5, 99_999)),
+            "token id 99,999 is not among",
+        ),
+        (
+            Trace(id="a", completion="x", prompt_token_ids=(-1,), token_ids=(5,)),
+            "token id -1 is not among",
+        ),
         (
             Trace(id="a", completion="quite another text", prompt_token_ids=(1,), token_ids=(5, 6)),
             "belong to another tokenizer",
@@ -442,13 +501,16 @@ def test_a_saved_checkpoint_loads_in_its_own_type(folder):
     config = json.loads((folder / "config.json").read_text())
     assert load_model(str(folder), device="cpu").head.weight.dtype == torch.float32
     assert config["dtype"] == "float32"
-    assert load_model(str(folder), device="cpu", dtype="bfloat16").head.weight.dtype == torch.bfloat16
+    assert (
+        load_model(str(folder), device="cpu", dtype="bfloat16").head.weight.dtype == torch.bfloat16
+    )
 
 
 def test_sixteen_bit_weights_come_near_the_full_ones(folder):
     traces = [Trace(id="a", prompt="one", completion="wait so the answer is two")]
     full, half = (
-        score_tokens(load_model(str(folder), device="cpu", dtype=t), traces)[0] for t in ("float32", "bfloat16")
+        score_tokens(load_model(str(folder), device="cpu", dtype=t), traces)[0]
+        for t in ("float32", "bfloat16")
     )
     np.testing.assert_allclose(full.values["entropy"], half.values["entropy"], atol=0.1)
 
@@ -472,14 +534,21 @@ def test_a_checkpoint_without_some_weights_is_refused(folder):
     for shard in folder.glob("*.safetensors"):
         tensors = load_file(shard)
         if dropped := [name for name in tensors if "q_proj" in name]:
-            save_file({name: value for name, value in tensors.items() if name not in dropped}, shard, {"format": "pt"})
+            save_file(
+                {name: value for name, value in tensors.items() if name not in dropped},
+                shard,
+                {"format": "pt"},
+            )
     with pytest.raises(TraceError, match=r"weights are not in the files .*q_proj"):
         load_model(str(folder), device="cpu")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"dtype": "int3"}, "dtype 'int3' is not known"), ({"device": "cuda:7"}, "cannot be put on device")],
+    [
+        ({"dtype": "int3"}, "dtype 'int3' is not known"),
+        ({"device": "cuda:7"}, "cannot be put on device"),
+    ],
 )
 def test_bad_options(folder, options, message):
     if torch.cuda.is_available() and "device" in options:
@@ -495,7 +564,9 @@ def test_a_folder_that_is_no_model(tmp_path):
 
 def test_ids_of_another_tokenizer_can_be_set_aside(model):
     """A checkpoint of another family scores the text; its ids are not the trace's."""
-    trace = Trace(id="a", prompt="one", completion="wait so", prompt_token_ids=(1,), token_ids=(90, 91, 92))
+    trace = Trace(
+        id="a", prompt="one", completion="wait so", prompt_token_ids=(1,), token_ids=(90, 91, 92)
+    )
     (scored,) = score_tokens(model, [trace], retokenize=True)
     (text,) = score_tokens(model, [Trace(id="a", prompt="one", completion="wait so")])
     assert scored.encoding == "text"
@@ -507,7 +578,9 @@ def test_ids_of_another_tokenizer_can_be_set_aside(model):
 
 
 def words_read(tokenizer, **fields):
-    return " ".join(tokenizer.convert_ids_to_tokens(encode_trace(Trace(id="a", **fields), tokenizer).ids))
+    return " ".join(
+        tokenizer.convert_ids_to_tokens(encode_trace(Trace(id="a", **fields), tokenizer).ids)
+    )
 
 
 def test_a_prompt_may_quote_special_tokens(model):
@@ -519,7 +592,9 @@ def test_a_prompt_may_quote_special_tokens(model):
 def test_a_prompt_rendered_for_another_model_is_refused(model):
     with pytest.raises(TraceError, match="rendered for another model"):
         words_read(
-            model.tokenizer, prompt="<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n", completion="three"
+            model.tokenizer,
+            prompt="<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n",
+            completion="three",
         )
 
 
@@ -531,7 +606,9 @@ def test_a_thought_that_the_prompt_began_is_not_opened_again(model, prompt):
 
 
 def test_prompt_ids_are_kept_where_the_completion_is_text(model):
-    found = encode_trace(Trace(id="a", completion="three", prompt_token_ids=(5, 6)), model.tokenizer)
+    found = encode_trace(
+        Trace(id="a", completion="three", prompt_token_ids=(5, 6)), model.tokenizer
+    )
     assert found.ids == (5, 6, 7)
     assert found.context == "ids"
 
@@ -539,7 +616,12 @@ def test_prompt_ids_are_kept_where_the_completion_is_text(model):
 def test_where_the_context_comes_from_is_said(model):
     contexts = [
         score_tokens(model, [Trace(id="a", completion="two three", **fields)])[0].context
-        for fields in ({"prompt": "one"}, {"prompt": "<|user|> one <|assistant|>"}, {}, {"prompt_token_ids": (5,)})
+        for fields in (
+            {"prompt": "one"},
+            {"prompt": "<|user|> one <|assistant|>"},
+            {},
+            {"prompt_token_ids": (5,)},
+        )
     ]
     assert contexts == ["template", "verbatim", "none", "ids"]
 
@@ -557,18 +639,26 @@ def test_line_breaks_around_tags_are_not_doubled():
     """vLLM's fields keep the line breaks that the model wrote around its thought."""
     tokenizer = byte_tokenizer()
     trace = Trace(
-        id="a", completion="\nthe on\n\n\non", origin=Origin.FIELDS, think=(Span(0, 8),), answer=Span(8, 12), prompt=""
+        id="a",
+        completion="\nthe on\n\n\non",
+        origin=Origin.FIELDS,
+        think=(Span(0, 8),),
+        answer=Span(8, 12),
+        prompt="",
     )
     assert tokenizer.decode(encode_trace(trace, tokenizer).ids) == "<think>\nthe on\n</think>\n\non"
 
 
 def test_harmony_templates_get_channels():
     tokenizer = byte_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ m['content'] }}{% endfor %}<|start|>assistant{# <|channel|> <|message|> #}"
-    )
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}<|start|>assistant{# <|channel|> <|message|> #}"
     trace = Trace(
-        id="a", prompt="the", completion="onand", origin=Origin.FIELDS, think=(Span(0, 2),), answer=Span(2, 5)
+        id="a",
+        prompt="the",
+        completion="onand",
+        origin=Origin.FIELDS,
+        think=(Span(0, 2),),
+        answer=Span(2, 5),
     )
     read = tokenizer.decode(encode_trace(trace, tokenizer).ids)
     assert (
@@ -578,10 +668,15 @@ def test_harmony_templates_get_channels():
 
 
 def test_the_shorter_context_of_two_models_counts():
-    long, short = tiny_model(V, max_position_embeddings=64), tiny_model(V, max_position_embeddings=16)
+    long, short = (
+        tiny_model(V, max_position_embeddings=64),
+        tiny_model(V, max_position_embeddings=16),
+    )
     with pytest.raises(TraceError, match="made for 16"):
         score_tokens(wrap_model(long), [make_trace(20)], reference=wrap_model(short))
-    (scored,) = score_tokens(wrap_model(long), [make_trace(20)], reference=wrap_model(short), long="window")
+    (scored,) = score_tokens(
+        wrap_model(long), [make_trace(20)], reference=wrap_model(short), long="window"
+    )
     assert scored.windowed
 
 
@@ -622,12 +717,20 @@ def test_early_answers_follow_the_cut_thinking(model, fields):
         cuts = [13, 30]
     got = answer_early(model, trace, cuts, max_new_tokens=4)
     for answer, kept in zip(got, ("wait", thought), strict=True):
-        ids = model.tokenizer(f"<|user|> one <|assistant|> <think> {kept} </think>", return_tensors="pt").input_ids
+        ids = model.tokenizer(
+            f"<|user|> one <|assistant|> <think> {kept} </think>", return_tensors="pt"
+        ).input_ids
         made = model.network.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=4, pad_token_id=0
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=4,
+            pad_token_id=0,
         )
         assert answer == model.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
     with pytest.raises(TraceError, match="must lie in the thinking"):
         answer_early(model, trace, [99])
     with pytest.raises(TraceError, match="no thinking"):
-        answer_early(model, Trace(id="a", prompt="one", completion="two", finish_reason="stop"), [0])
+        answer_early(
+            model, Trace(id="a", prompt="one", completion="two", finish_reason="stop"), [0]
+        )

@@ -3,15 +3,21 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, read_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT, read_rows
 
 from cotlens import Trace, mark, step_table
 from cotlens.detect.features import tokenize
 from cotlens.detect.refusal import classify_refusal
 from cotlens.detect.unsafe import EXPLORATION, MARKERS, SELF_JAILBREAK, Marker, cue_points, cues
-from cotlens.measures.unsafe import outcomes, risky_patterns, safety_states, thinking_by_answer, unsafe_dynamics
+from cotlens.measures.unsafe import (
+    outcomes,
+    risky_patterns,
+    safety_states,
+    thinking_by_answer,
+    unsafe_dynamics,
+)
 from cotlens.plots.unsafe import plot_risky_patterns
 
 # --- the detector ----------------------------------------------------------------------------------------------
@@ -29,7 +35,8 @@ def judged(data):
     ]
     texts = [[sentence["text"] for sentence in row["sentences"]] for row in rows]
     truth = [
-        np.isin(np.arange(len(own)), row["self_jailbreak_sentences"]) for own, row in zip(texts, rows, strict=True)
+        np.isin(np.arange(len(own)), row["self_jailbreak_sentences"])
+        for own, row in zip(texts, rows, strict=True)
     ]
     return rows, texts, truth
 
@@ -41,7 +48,10 @@ def test_self_jailbreak_is_found_better_than_by_a_lexicon(data):
     """
     rows, texts, truth = judged(data)
     even = np.concatenate(
-        [np.full(len(own), hash_of(row["prompt"]) % 2 == 0) for row, own in zip(rows, texts, strict=True)]
+        [
+            np.full(len(own), hash_of(row["prompt"]) % 2 == 0)
+            for row, own in zip(rows, texts, strict=True)
+        ]
     )
     found = [mark(own) for own in texts]
     y, p = np.concatenate(truth), np.concatenate([one.p_self_jailbreak for one in found])
@@ -115,7 +125,9 @@ def test_cues_add_up(text, points):
 
 def test_every_cue_can_fire():
     """A trigger word stands in every pattern's reach: no cue is dead, and none works with the square of hostile text."""
-    hostile = "maybe they " * 100_000  # half a second for all cues; the square would not come to an end here
+    hostile = (
+        "maybe they " * 100_000
+    )  # half a second for all cues; the square would not come to an end here
     for cue in cues():
         cue.pattern.search(hostile)
         assert cue.triggers
@@ -185,7 +197,12 @@ def make_steps(states, trace_id="a", **more):
     """Steps of ten characters; U unsafe (harmful detail), J self-jailbreak (reframing), R refusal, A risk, . neutral."""
     n = len(states)
     table = pd.DataFrame(
-        {"trace_id": trace_id, "step": range(n), "start": np.arange(n) * 10, "stop": np.arange(n) * 10 + 10}
+        {
+            "trace_id": trace_id,
+            "step": range(n),
+            "start": np.arange(n) * 10,
+            "stop": np.arange(n) * 10 + 10,
+        }
     )
     table["position"] = (table["step"] + 0.5) / n
     for marker in MARKERS:
@@ -221,7 +238,13 @@ def test_a_path_by_hand():
 
 @pytest.mark.parametrize(
     ("states", "recovered", "last_word", "episodes"),
-    [("UURU", 0, 0, 2), ("RRR", np.nan, 1, 0), ("...", np.nan, np.nan, 0), ("UR.", 1, 1, 1), ("U", 0, 0, 1)],
+    [
+        ("UURU", 0, 0, 2),
+        ("RRR", np.nan, 1, 0),
+        ("...", np.nan, np.nan, 0),
+        ("UR.", 1, 1, 1),
+        ("U", 0, 0, 1),
+    ],
 )
 def test_recovery_holds_to_the_end(states, recovered, last_word, episodes):
     row = path_of(states)
@@ -266,7 +289,9 @@ def test_traces_without_thinking_or_language_have_no_path():
 
 
 def test_outcomes_after_chain_of_guardrails():
-    steps = pd.concat([make_steps(s, trace_id=i) for i, s in enumerate(["AR", "UU", "AU", "JU", "AJ"])])
+    steps = pd.concat(
+        [make_steps(s, trace_id=i) for i, s in enumerate(["AR", "UU", "AU", "JU", "AJ"])]
+    )
     dynamics = unsafe_dynamics(steps, pd.DataFrame({"trace_id": range(5)}))
     found = outcomes(dynamics, pd.Series([False, True, True, True, None]))
     assert found.tolist() == [
@@ -278,7 +303,9 @@ def test_risky_patterns_exclude_each_other():
     steps = pd.concat([make_steps(s, trace_id=i) for i, s in enumerate(["..", "A.", "A.", "A."])])
     steps.loc[(steps["trace_id"] >= 2) & (steps["step"] == 1), "weak_vacillation"] = True
     steps.loc[(steps["trace_id"] == 3) & (steps["step"] == 1), "strong_vacillation"] = True
-    traces = pd.DataFrame({"trace_id": range(4), "prompt_id": range(4), "model": ["m", "m", "m", "n"]})
+    traces = pd.DataFrame(
+        {"trace_id": range(4), "prompt_id": range(4), "model": ["m", "m", "m", "n"]}
+    )
     dynamics = unsafe_dynamics(steps, traces)
     found = risky_patterns(dynamics)
     assert found.astype(int).values.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0]]
@@ -288,7 +315,11 @@ def test_risky_patterns_exclude_each_other():
 
 
 def test_exploration_is_everything_but_awareness_refusal_and_weak_wavering():
-    assert set(MARKERS) - set(EXPLORATION) == {Marker.RISK_AWARENESS, Marker.REFUSAL_INTENT, Marker.WEAK_VACILLATION}
+    assert set(MARKERS) - set(EXPLORATION) == {
+        Marker.RISK_AWARENESS,
+        Marker.REFUSAL_INTENT,
+        Marker.WEAK_VACILLATION,
+    }
 
 
 # --- refusal ---------------------------------------------------------------------------------------------------
@@ -336,9 +367,14 @@ def test_real_safe_answers_are_mostly_refusals(data):
 
 
 def test_thinking_by_answer():
-    found = thinking_by_answer(pd.Series([True, True, False, None, False]), pd.Series([False, True, False, True, None]))
+    found = thinking_by_answer(
+        pd.Series([True, True, False, None, False]), pd.Series([False, True, False, True, None])
+    )
     assert found.values.tolist() == [[1, 0], [1, 1]]
-    assert thinking_by_answer(pd.Series([], dtype=object), pd.Series([], dtype=object)).values.sum() == 0
+    assert (
+        thinking_by_answer(pd.Series([], dtype=object), pd.Series([], dtype=object)).values.sum()
+        == 0
+    )
     with pytest.raises(ValueError, match="another index"):
         thinking_by_answer(pd.Series([True]), pd.Series([True, False]))
 
@@ -355,9 +391,15 @@ def test_judgements_are_flags_of_the_same_rows():
 
 def test_a_failure_without_known_thinking_is_unknown():
     """No marked step: neither misidentified nor a self-jailbreak. A safe answer is a refusal all the same."""
-    table = pd.DataFrame({"n_marked": [np.nan, np.nan, 0], "first_risk": np.nan, "n_self_jailbreak": np.nan})
+    table = pd.DataFrame(
+        {"n_marked": [np.nan, np.nan, 0], "first_risk": np.nan, "n_self_jailbreak": np.nan}
+    )
     table["self_jailbreak_kind"] = ""
-    assert outcomes(table, pd.Series([True, False, True])).tolist() == ["unknown", "safe", "unknown"]
+    assert outcomes(table, pd.Series([True, False, True])).tolist() == [
+        "unknown",
+        "safe",
+        "unknown",
+    ]
 
 
 def test_refusal_rules_on_answers_they_were_not_written_for():

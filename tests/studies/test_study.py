@@ -6,8 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
-from test_model import byte_tokenizer
-from tiny import tiny_model
+from tiny import byte_tokenizer, tiny_model
 
 from cotlens import Run, Study, TraceError, analyze, score
 from cotlens.models.load import wrap_model
@@ -15,7 +14,7 @@ from cotlens.plots.of_studies import draw_study
 from cotlens.runs.judge import add_verdicts
 from cotlens.studies import study as study_module
 from cotlens.studies.arms import differences
-from cotlens.studies.collect import set_of, compare_runs
+from cotlens.studies.collect import compare_runs, set_of
 from cotlens.studies.study import is_study, write_study
 from cotlens.studies.training import read_updates
 from cotlens.studies.training import update_table as _update_table
@@ -40,18 +39,26 @@ def make_run(folder, arm, n_bad, *, domains=tuple(ANSWERS), n=6):
     ]  # fmt: skip
     path = folder.with_suffix(".jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({k: v for k, v in row.items() if v is not None}) + "\n" for row in rows))
+    path.write_text(
+        "".join(json.dumps({k: v for k, v in row.items() if v is not None}) + "\n" for row in rows)
+    )
     run = analyze([path], folder)
     for part in ("thinking", "answer"):
         unsafe = [row["domain"] == "harmful" and "Sure" in row["completion"] for row in rows]
-        verdicts = {"trace_id": [row["id"] for row in rows], "label": [("safe", "unsafe")[bad] for bad in unsafe]}
+        verdicts = {
+            "trace_id": [row["id"] for row in rows],
+            "label": [("safe", "unsafe")[bad] for bad in unsafe],
+        }
         add_verdicts(run, pd.DataFrame(verdicts), "judge", part)
     return run
 
 
 @pytest.fixture
 def runs(tmp_path):
-    return [make_run(tmp_path / name, name, n_bad) for name, n_bad in (("base", 4), ("my_sft", 3), ("my_grpo", 1))]
+    return [
+        make_run(tmp_path / name, name, n_bad)
+        for name, n_bad in (("base", 4), ("my_sft", 3), ("my_grpo", 1))
+    ]
 
 
 def test_runs_become_samples_with_what_is_known_of_them(runs, tmp_path):
@@ -71,9 +78,15 @@ def test_runs_become_samples_with_what_is_known_of_them(runs, tmp_path):
 
 
 def test_a_folder_names_the_seed_and_a_run_the_arm(tmp_path):
-    runs = [make_run(tmp_path / f"seed={seed}" / arm, "", 1) for seed in (0, 3) for arm in ("base", "grpo")]
+    runs = [
+        make_run(tmp_path / f"seed={seed}" / arm, "", 1)
+        for seed in (0, 3)
+        for arm in ("base", "grpo")
+    ]
     table = compare_runs(runs, tmp_path / "study").samples()
-    assert set(zip(table["seed"], table["arm"], strict=True)) == {(s, a) for s in (0, 3) for a in ("base", "grpo")}
+    assert set(zip(table["seed"], table["arm"], strict=True)) == {
+        (s, a) for s in (0, 3) for a in ("base", "grpo")
+    }
 
 
 def test_a_monitor_is_another_judge(runs, tmp_path):
@@ -82,7 +95,9 @@ def test_a_monitor_is_another_judge(runs, tmp_path):
         ids = run.trace_table()["trace_id"]
         for part in ("thinking", "answer"):
             add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": "safe"}), "monitor", part)
-    with pytest.raises(TraceError, match=r"which judge\? there are judge, monitor; name one with --judge"):
+    with pytest.raises(
+        TraceError, match=r"which judge\? there are judge, monitor; name one with --judge"
+    ):
         compare_runs(runs, tmp_path / "study")
     table = compare_runs(runs, tmp_path / "study", judge="judge", monitor="monitor").samples()
     assert (table["hidden"] == table["thinking_unsafe"]).all()
@@ -94,14 +109,21 @@ def test_from_the_command_line_to_figures(runs, tmp_path):
         command = [sys.executable, "-m", "cotlens.cli", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    said = call("compare", *[run.path for run in runs], "-o", tmp_path / "study", "--note", "tiny runs")
+    said = call(
+        "compare", *[run.path for run in runs], "-o", tmp_path / "study", "--note", "tiny runs"
+    )
     assert said.returncode == 0, said.stderr
     assert "54 samples (forbidden 18, harmless 18, maths 18)" in said.stdout
     assert "C5 RL lowers unsafe thinking" in said.stdout
     said = call("figures", tmp_path / "study", "-o", tmp_path / "figures")
     assert said.returncode == 0, said.stderr
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert {"21_unsafe_by_split.png", "22_safety_and_skill.pdf", "verdicts.csv", "measures.csv"} <= names
+    assert {
+        "21_unsafe_by_split.png",
+        "22_safety_and_skill.pdf",
+        "verdicts.csv",
+        "measures.csv",
+    } <= names
     made = json.loads((tmp_path / "figures" / "22_safety_and_skill.json").read_text())
     assert made["judge"] == "judge"
     said = call("figures", tmp_path / "study", runs[0].path, "-o", tmp_path / "figures")
@@ -119,17 +141,26 @@ def test_a_study_gives_the_same_bytes_wherever_it_lies(runs, tmp_path):
 
 
 def test_tables_come_back_as_they_were_and_seeds_stay(tmp_path):
-    columns = {"arm": "base", "set": "maths", "split": "all", "prompt_id": ["p", "q"], "n_tokens": [1, 2]}
+    columns = {
+        "arm": "base",
+        "set": "maths",
+        "split": "all",
+        "prompt_id": ["p", "q"],
+        "n_tokens": [1, 2],
+    }
     for seed in (10, 2):
         write_study(
-            tmp_path, {"samples": pd.DataFrame(columns).assign(seed=seed)}, {"arms": {"base": ""}, "base": "base"}
+            tmp_path,
+            {"samples": pd.DataFrame(columns).assign(seed=seed)},
+            {"arms": {"base": ""}, "base": "base"},
         )
     study = Study(str(tmp_path))
     assert is_study(tmp_path)
     assert study.tables == ["samples"]
     assert study.table("samples")["seed"].tolist() == [2, 2, 10, 10]
     with pytest.raises(
-        TraceError, match="no table 'rollouts'; there are: samples; `cotlens compare --rollouts RUN` adds it"
+        TraceError,
+        match="no table 'rollouts'; there are: samples; `cotlens compare --rollouts RUN` adds it",
     ):
         study.table("rollouts")
 
@@ -158,7 +189,9 @@ def make_rollouts(folder, arm="my_grpo"):
 def test_rollouts_become_curves_of_training(runs, tmp_path):
     """Update 0: mean reward 3/6, two of three groups all alike; update 1: 5/6, two of three."""
     said = []
-    study = compare_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts")], say=said.append)
+    study = compare_runs(
+        runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts")], say=said.append
+    )
     assert study.tables == ["rollouts", "samples", "updates"]
     assert len(study.table("samples")) == 54  # of which none is a rollout
     rollouts, updates = study.table("rollouts"), study.table("updates")
@@ -184,7 +217,9 @@ def test_judged_rollouts_show_what_the_monitor_passes(runs, tmp_path):
             if name not in run.judges:
                 add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": label}), name, "thinking")
                 add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": label}), name, "answer")
-    study = compare_runs(runs, tmp_path / "study", rollouts=[rollouts], judge="judge", monitor="monitor")
+    study = compare_runs(
+        runs, tmp_path / "study", rollouts=[rollouts], judge="judge", monitor="monitor"
+    )
     names = {path.stem for path in draw_study(study, tmp_path / "figures")}
     assert {"24_training", "29_obfuscation"} <= names
     drawn = pd.read_csv(tmp_path / "figures" / "24_training.csv").groupby("panel")["value"].mean()
@@ -196,7 +231,9 @@ def test_a_study_is_replaced_whole_and_only_when_told_to(runs, tmp_path):
     compare_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts")])
     with pytest.raises(TraceError, match="is a study already; make it anew with --force"):
         compare_runs(runs[:2], tmp_path / "study")
-    list(draw_study(tmp_path / "study", tmp_path / "study" / "figures"))  # beside the tables, and left alone
+    list(
+        draw_study(tmp_path / "study", tmp_path / "study" / "figures")
+    )  # beside the tables, and left alone
     study = compare_runs(runs[:2], tmp_path / "study", force=True)
     assert study.tables == ["samples"]
     assert (study.path / "figures").is_dir()
@@ -222,7 +259,9 @@ def test_a_study_that_was_cut_off_is_made_by_the_next_call(runs, tmp_path, monke
     monkeypatch.undo()
     assert not is_study(tmp_path / "study")
     study = compare_runs(runs[:2], tmp_path / "study")
-    left = [path.relative_to(study.path).as_posix() for path in study.path.rglob("*") if path.is_file()]
+    left = [
+        path.relative_to(study.path).as_posix() for path in study.path.rglob("*") if path.is_file()
+    ]
     assert sorted(left) == ["samples/seed=0.parquet", "study.json"]
 
 
@@ -231,7 +270,9 @@ def test_rollouts_without_steps_or_rewards(runs, tmp_path):
     text = (tmp_path / "rollouts.jsonl").read_text()
     (tmp_path / "steps.jsonl").write_text(text.replace('"training_step"', '"step"'))
     without = analyze([tmp_path / "steps.jsonl"], tmp_path / "steps")
-    with pytest.raises(TraceError, match="12 of 12 rollouts have no training step; give the rows a training_step"):
+    with pytest.raises(
+        TraceError, match="12 of 12 rollouts have no training step; give the rows a training_step"
+    ):
         compare_runs(runs, tmp_path / "study", rollouts=[without])
     (tmp_path / "rewards.jsonl").write_text(text.replace('"reward"', '"score"'))
     unpaid, said = analyze([tmp_path / "rewards.jsonl"], tmp_path / "rewards"), []
@@ -245,7 +286,14 @@ def test_rollouts_without_steps_or_rewards(runs, tmp_path):
 
 def test_groups_all_alike():
     """Of one update: 1 1 is alike, 0.3 and 0.1 + 0.2 too, 0 1 is not; one rollout, or one reward, is no group."""
-    groups = {"a": [1, 1], "b": [0.3, 0.1 + 0.2], "c": [0, 1], "d": [1], "e": [1, None], "f": [None, None]}
+    groups = {
+        "a": [1, 1],
+        "b": [0.3, 0.1 + 0.2],
+        "c": [0, 1],
+        "d": [1],
+        "e": [1, None],
+        "f": [None, None],
+    }
     rows = [(0, prompt, reward) for prompt, rewards in groups.items() for reward in rewards]
     table = pd.DataFrame(rows, columns=["step", "prompt_id", "reward"]).assign(arm="grpo", seed=0)
     found = _update_table(table, [])
@@ -261,17 +309,23 @@ def test_a_trainers_log_adds_entropy_by_update(runs, tmp_path):
     for number, value in ((2, 0.9), (10, 0.5)):
         folder = tmp_path / "out" / "my_grpo" / f"checkpoint-{number}"
         folder.mkdir(parents=True)
-        log = [{"step": k + 1, "reward": 0.5, "entropy": value + k} for k in range(2)] + [{"step": 2, "train_loss": 1}]
+        log = [{"step": k + 1, "reward": 0.5, "entropy": value + k} for k in range(2)] + [
+            {"step": 2, "train_loss": 1}
+        ]
         (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
     made = make_rollouts(tmp_path / "rollouts")
-    study = compare_runs(runs, tmp_path / "study", rollouts=[made], logs=[tmp_path / "out" / "my_grpo"])
+    study = compare_runs(
+        runs, tmp_path / "study", rollouts=[made], logs=[tmp_path / "out" / "my_grpo"]
+    )
     updates = study.table("updates")
     assert updates["step"].tolist() == [0, 1]
     assert updates["entropy"].tolist() == [0.5, 1.5]
     assert updates["reward"].tolist() == pytest.approx([3 / 6, 5 / 6])  # of the rollouts
     assert updates["frac_reward_zero_std"].tolist() == pytest.approx([2 / 3, 2 / 3])
     log = {"log_history": [{"step": step, "reward": 1.0} for step in (2, 4)]}
-    (tmp_path / "out" / "my_grpo" / "checkpoint-10" / "trainer_state.json").write_text(json.dumps(log))
+    (tmp_path / "out" / "my_grpo" / "checkpoint-10" / "trainer_state.json").write_text(
+        json.dumps(log)
+    )
     assert read_updates(tmp_path / "out" / "my_grpo")["step"].tolist() == [0.5, 2.5]
     with pytest.raises(TraceError, match="two logs of arm my_grpo, seed 0"):
         compare_runs(runs, tmp_path / "o", rollouts=[made], logs=[tmp_path / "out" / "my_grpo"] * 2)
@@ -283,7 +337,9 @@ def test_a_trainers_log_adds_entropy_by_update(runs, tmp_path):
 
 def test_rollouts_of_an_arm_without_samples_are_refused(runs, tmp_path):
     with pytest.raises(TraceError, match="rollouts of ppo, of which there are no samples"):
-        compare_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts", "ppo")])
+        compare_runs(
+            runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts", "ppo")]
+        )
     with pytest.raises(TraceError, match="several training steps; give it as rollouts"):
         compare_runs([*runs, Run(tmp_path / "rollouts")], tmp_path / "study")
 
@@ -308,7 +364,9 @@ def test_one_text_for_all_is_the_same_texts(tmp_path):
     tokenizer = byte_tokenizer()
     for scorer in ("own", "grpo"):
         score(
-            runs["base"], wrap_model(tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer), name=scorer
+            runs["base"],
+            wrap_model(tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer),
+            name=scorer,
         )
     study = compare_runs(list(runs.values()), tmp_path / "study", say=list)
     samples = study.samples()
@@ -332,10 +390,18 @@ def test_the_log_is_the_last_numbered_checkpoints(tmp_path):
 def test_a_study_that_grows_is_drawn_anew_in_its_own_folder(tmp_path):
     """All unsafe in one seed, none in the second: .5 of 40, whatever was drawn into the folder before."""
     for seed, unsafe in ((0, True), (1, False)):
-        rows = [(seed, arm, "forbidden", "s", f"p{i}", unsafe) for arm in ("base", "grpo") for i in range(20)]
-        table = pd.DataFrame(rows, columns=["seed", "arm", "set", "split", "prompt_id", "thinking_unsafe"])
+        rows = [
+            (seed, arm, "forbidden", "s", f"p{i}", unsafe)
+            for arm in ("base", "grpo")
+            for i in range(20)
+        ]
+        table = pd.DataFrame(
+            rows, columns=["seed", "arm", "set", "split", "prompt_id", "thinking_unsafe"]
+        )
         table = table.assign(n_reflections=1, n_steps=2, sample=0, length=9.0)
-        study = write_study(tmp_path, {"samples": table}, {"arms": {"base": "", "grpo": ""}, "base": "base"})
+        study = write_study(
+            tmp_path, {"samples": table}, {"arms": {"base": "", "grpo": ""}, "base": "base"}
+        )
         list(draw_study(study, tmp_path))
     drawn = pd.read_csv(tmp_path / "measures.csv").query("measure == 'thinking_unsafe_forbidden'")
     assert drawn[["value", "n"]].to_numpy().tolist() == [[0.5, 40]] * 2
@@ -371,12 +437,19 @@ def test_samples_that_the_source_does_not_number_are_counted(tmp_path):
     said = []
     for arm in ("base", "grpo"):
         rows = [
-            {"id": i, "prompt": f"Question {i // 2}?", "completion": "<think>Hm.</think>4", "model": f"m{i % 3}"}
+            {
+                "id": i,
+                "prompt": f"Question {i // 2}?",
+                "completion": "<think>Hm.</think>4",
+                "model": f"m{i % 3}",
+            }
             for i in range(6)
         ]
         (tmp_path / f"{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         analyze([tmp_path / f"{arm}.jsonl"], tmp_path / arm)
-    study = compare_runs([tmp_path / "base", tmp_path / "grpo"], tmp_path / "study", say=said.append)
+    study = compare_runs(
+        [tmp_path / "base", tmp_path / "grpo"], tmp_path / "study", say=said.append
+    )
     assert study.table("samples").groupby("arm")["sample"].agg(list).tolist() == [[0, 1] * 3] * 2
     assert next(line for line in said if "several models" in line).endswith(
         "one arm, base, of several models: m0, m1, m2"
@@ -384,7 +457,9 @@ def test_samples_that_the_source_does_not_number_are_counted(tmp_path):
 
 
 def test_what_does_not_fit_is_refused(runs, tmp_path):
-    with pytest.raises(TraceError, match="no samples of the base arm 'basis'; the arms are base, my_sft, my_grpo"):
+    with pytest.raises(
+        TraceError, match="no samples of the base arm 'basis'; the arms are base, my_sft, my_grpo"
+    ):
         compare_runs(runs, tmp_path / "study", base="basis")
     with pytest.raises(TraceError, match="give each run once"):
         compare_runs([*runs, runs[0]], tmp_path / "study")
@@ -406,5 +481,7 @@ def test_a_reference_that_cannot_be_graded_names_its_trace(tmp_path):
     path = tmp_path / "base.jsonl"
     path.write_text(path.read_text().replace('"answer": "4"', '"answer": "n/a"'))
     run = Run(analyze([path], tmp_path / "again").path)
-    with pytest.raises(TraceError, match="trace math-0: the reference 'n/a' has nothing mathematical"):
+    with pytest.raises(
+        TraceError, match="trace math-0: the reference 'n/a' has nothing mathematical"
+    ):
         compare_runs([run], tmp_path / "study")

@@ -4,7 +4,7 @@ import sys
 
 import pandas as pd
 import pytest
-from conftest import SAMPLES
+from places import SAMPLES
 
 from cotlens import Run, TraceError, analyze, read_traces, step_table, trace_table
 from cotlens.runs import analyze as run_module
@@ -13,7 +13,11 @@ from cotlens.text.families import Tags
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_traces_come_back_exactly(tmp_path):
@@ -39,7 +43,9 @@ def test_a_run_can_be_analyzed_again_into_the_same_tables(tmp_path):
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path):
-    assert contents(analyze([SAMPLES], tmp_path / "a").path) == contents(analyze([SAMPLES], tmp_path / "b").path)
+    assert contents(analyze([SAMPLES], tmp_path / "a").path) == contents(
+        analyze([SAMPLES], tmp_path / "b").path
+    )
 
 
 def test_shards_do_not_change_the_tables(tmp_path, monkeypatch):
@@ -48,7 +54,9 @@ def test_shards_do_not_change_the_tables(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "SHARD_CHARS", 500)
     run = analyze([SAMPLES], tmp_path / "sharded")
     assert len(run.shards("traces")) > 4
-    assert [path.name for path in run.shards("traces")] == [path.name for path in run.shards("steps")]
+    assert [path.name for path in run.shards("traces")] == [
+        path.name for path in run.shards("steps")
+    ]
     pd.testing.assert_frame_equal(run.step_table(), whole)
 
 
@@ -154,32 +162,43 @@ def test_the_place_of_the_inputs_does_not_matter_and_settings_do(tmp_path):
     analyze([copy], run.path, progress=pytest.fail)
     with pytest.raises(TraceError, match="other inputs, settings"):
         analyze(SAMPLES, run.path, method="sft")
-    assert set(analyze(SAMPLES, run.path, method="sft", force=True).trace_table()["method"]) == {"sft"}
+    assert set(analyze(SAMPLES, run.path, method="sft", force=True).trace_table()["method"]) == {
+        "sft"
+    }
 
 
 def test_tags_of_ones_own_reach_the_tables(tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text('{"completion": "BEGIN a END b"}\n')
-    table = analyze(path, tmp_path / "run", tags=Tags("BEGIN", "END")).trace_table(["think_start", "think_stop"])
+    table = analyze(path, tmp_path / "run", tags=Tags("BEGIN", "END")).trace_table(
+        ["think_start", "think_stop"]
+    )
     assert table.values.tolist() == [[5, 8]]
 
 
 def test_rejects_are_written_and_counted(tmp_path):
     path = tmp_path / "mixed.jsonl"
-    path.write_bytes(b'{"id": "a", "completion": "x"}\nnonsense\n{"id": "b", "completion": "\\ud800"}\n')
+    path.write_bytes(
+        b'{"id": "a", "completion": "x"}\nnonsense\n{"id": "b", "completion": "\\ud800"}\n'
+    )
     with pytest.raises(TraceError, match=r"mixed\.jsonl:2: not valid JSON"):
         analyze([path], tmp_path / "stopped")
     assert not list((tmp_path / "stopped").rglob("*.parquet"))
     run = analyze([path], tmp_path / "run", on_error="skip")
     rejects = [json.loads(line) for line in (run.path / "rejects.jsonl").read_text().splitlines()]
-    assert [(reject["number"], reject["row"][:8]) for reject in rejects] == [(2, "nonsense"), (3, '{"id": "')]
+    assert [(reject["number"], reject["row"][:8]) for reject in rejects] == [
+        (2, "nonsense"),
+        (3, '{"id": "'),
+    ]
     assert (run.info["n_traces"], run.info["n_rejected"]) == (1, 2)
 
 
 def test_nothing_readable_is_an_error_even_when_skipping(tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"completion": null}\n')
-    with pytest.raises(TraceError, match="none of the 1 rows could be read; the first: the completion is null"):
+    with pytest.raises(
+        TraceError, match="none of the 1 rows could be read; the first: the completion is null"
+    ):
         analyze([path], tmp_path / "run", on_error="skip")
     with pytest.raises(TraceError, match="no input file"):
         analyze([], tmp_path / "run")
@@ -193,10 +212,17 @@ def test_a_duplicate_id_across_files_is_an_error(tmp_path):
 
 
 def test_a_light_run_has_the_numbers_and_not_the_texts(tmp_path):
-    run, full = analyze([SAMPLES], tmp_path / "light", light=True), analyze([SAMPLES], tmp_path / "full")
+    run, full = (
+        analyze([SAMPLES], tmp_path / "light", light=True),
+        analyze([SAMPLES], tmp_path / "full"),
+    )
     assert tuple(run.trace_table(None)) == LIGHT_COLUMNS
     pd.testing.assert_frame_equal(run.trace_table(), full.trace_table())
-    for read in (run.traces, lambda: read_traces(run.path), lambda: read_traces(run.shards("traces"))):
+    for read in (
+        run.traces,
+        lambda: read_traces(run.path),
+        lambda: read_traces(run.shards("traces")),
+    ):
         with pytest.raises(TraceError, match="light run holds no texts"):
             next(read())
     assert b"moonglass" not in b"".join(contents(run.path).values())
@@ -213,9 +239,15 @@ def test_memory_holds_one_shard(tmp_path):
         path = tmp_path / f"{n}.jsonl"
         text = "<think>" + "First, we add. Then we check it again.\n" * 30 + "</think>So."
         with path.open("w") as file:
-            file.writelines(json.dumps({"id": i, "prompt": f"p{i}", "completion": text}) + "\n" for i in range(n))
+            file.writelines(
+                json.dumps({"id": i, "prompt": f"p{i}", "completion": text}) + "\n"
+                for i in range(n)
+            )
         output = subprocess.run(
-            [sys.executable, "-c", script, path, tmp_path / f"run{n}"], capture_output=True, text=True, check=True
+            [sys.executable, "-c", script, path, tmp_path / f"run{n}"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         peaks.append(int(output.stdout) / 1024)
     assert peaks[1] < peaks[0] + 60

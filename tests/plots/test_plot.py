@@ -4,7 +4,7 @@ import math
 import matplotlib as mpl
 import pandas as pd
 import pytest
-from conftest import ROOT, SAMPLES
+from places import ROOT, SAMPLES
 
 from cotlens import Run, Trace, TraceError, analyze, draw_figures, read_traces, trace_table
 from cotlens.measures.lengths import length_quantiles
@@ -25,7 +25,10 @@ from cotlens.studies.study import is_study
 
 def test_length_quantiles_by_hand():
     """Thinking of 1, 2, 3, 4 and 5 letters: median 3, quartiles 2 and 4, 5th percentile 1.2, 95th 4.8."""
-    traces = [Trace(id=str(i), prompt="p", model="m", completion=f"<think>{'x' * i}</think>yy") for i in range(1, 6)]
+    traces = [
+        Trace(id=str(i), prompt="p", model="m", completion=f"<think>{'x' * i}</think>yy")
+        for i in range(1, 6)
+    ]
     row = length_quantiles(trace_table(traces)).set_index("measure").loc["n_think_chars"]
     assert row[["p5", "p25", "median", "p75", "p95"]].tolist() == [1.2, 2, 3, 4, 4.8]
     assert row[["n", "n_traces", "n_prompts", "share_open"]].tolist() == [5, 5, 1, 0]
@@ -59,14 +62,23 @@ def test_the_figure_shows_its_numbers():
 
 
 def test_a_group_without_thoughts_does_not_break_the_figure():
-    plot_lengths(trace_table([Trace(id="a", completion="y"), Trace(id="b", model="m", completion="<think>x</think>y")]))
+    plot_lengths(
+        trace_table(
+            [
+                Trace(id="a", completion="y"),
+                Trace(id="b", model="m", completion="<think>x</think>y"),
+            ]
+        )
+    )
 
 
 def test_save_writes_picture_numbers_and_provenance_twice_the_same(tmp_path):
     table = trace_table(read_traces(SAMPLES))
     for folder in ("a", "b"):
         paths = save(plot_lengths(table), tmp_path / folder / "lengths", {"n": 14})
-        assert [path.name for path in paths] == [f"lengths.{kind}" for kind in ("pdf", "png", "csv", "json")]
+        assert [path.name for path in paths] == [
+            f"lengths.{kind}" for kind in ("pdf", "png", "csv", "json")
+        ]
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
     numbers = pd.read_csv(tmp_path / "a" / "lengths.csv")
@@ -91,12 +103,18 @@ def test_drawing_leaves_the_users_style_alone():
 
 
 def test_figures_read_a_run_without_its_texts(tmp_path):
-    run, light = analyze([SAMPLES], tmp_path / "run"), analyze([SAMPLES], tmp_path / "light", light=True)
-    pd.testing.assert_frame_equal(plot_lengths(run.trace_table()).data, plot_lengths(light.trace_table()).data)
+    run, light = (
+        analyze([SAMPLES], tmp_path / "run"),
+        analyze([SAMPLES], tmp_path / "light", light=True),
+    )
+    pd.testing.assert_frame_equal(
+        plot_lengths(run.trace_table()).data, plot_lengths(light.trace_table()).data
+    )
 
 
 @pytest.mark.parametrize(
-    ("run", "folder"), [("real", "figures"), ("unsafe", "figures/unsafe"), ("pocket", "figures/pocket")]
+    ("run", "folder"),
+    [("real", "figures"), ("unsafe", "figures/unsafe"), ("pocket", "figures/pocket")],
 )
 def test_committed_figures_are_rebuilt_byte_for_byte(tmp_path, run, folder):
     """`cotlens figures figures/data/real` gives the files in figures/, and likewise for the unsafe run."""
@@ -104,9 +122,15 @@ def test_committed_figures_are_rebuilt_byte_for_byte(tmp_path, run, folder):
 
     from cotlens.cli import app
 
-    result = CliRunner().invoke(app, ["figures", str(ROOT / "figures/data" / run), "-o", str(tmp_path)])
+    result = CliRunner().invoke(
+        app, ["figures", str(ROOT / "figures/data" / run), "-o", str(tmp_path)]
+    )
     assert result.exit_code == 0, result.output
-    committed = {path.name: path for path in (ROOT / folder).iterdir() if path.is_file() and path.suffix != ".md"}
+    committed = {
+        path.name: path
+        for path in (ROOT / folder).iterdir()
+        if path.is_file() and path.suffix != ".md"
+    }
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(committed)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == committed[path.name].read_bytes(), path.name
@@ -119,16 +143,26 @@ def test_committed_figures_are_rebuilt_byte_for_byte(tmp_path, run, folder):
 
 def judged(thinking, answer, model="m"):
     """One trace a row, each with a prompt of its own."""
-    flags = {"thinking_unsafe": pd.array(thinking, dtype="boolean"), "answer_unsafe": pd.array(answer, dtype="boolean")}
+    flags = {
+        "thinking_unsafe": pd.array(thinking, dtype="boolean"),
+        "answer_unsafe": pd.array(answer, dtype="boolean"),
+    }
     ids = [f"{model}{i}" for i in range(len(thinking))]
     return pd.DataFrame({"trace_id": ids, "prompt_id": ids, "model": model, **flags})
 
 
 def test_the_2x2_by_hand():
     """safe/safe 3, safe/unsafe 1, unsafe/safe 2, unsafe/unsafe 4 of 10; P(answer safe | thinking safe) = 3/4; 1 unknown."""
-    table = judged([False] * 4 + [True] * 6 + [None], [False] * 3 + [True] + [False] * 2 + [True] * 4 + [True])
+    table = judged(
+        [False] * 4 + [True] * 6 + [None], [False] * 3 + [True] + [False] * 2 + [True] * 4 + [True]
+    )
     got = plot_thinking_by_answer(table).data.set_index("measure")["value"]
-    assert got[["safe_safe", "safe_unsafe", "unsafe_safe", "unsafe_unsafe"]].tolist() == [0.3, 0.1, 0.2, 0.4]
+    assert got[["safe_safe", "safe_unsafe", "unsafe_safe", "unsafe_unsafe"]].tolist() == [
+        0.3,
+        0.1,
+        0.2,
+        0.4,
+    ]
     assert got["answer_safe_given_thinking_safe"] == 0.75
     assert got["answer_safe_given_thinking_unsafe"] == pytest.approx(1 / 3)
     by_part = plot_safety_by_part(table).data.set_index("measure")["value"]
@@ -145,7 +179,13 @@ def test_a_group_that_is_never_safe_has_no_conditional():
 
 
 def test_outcome_bars_add_up():
-    names = ["safe", "safe", "harm_misidentification", "self_jailbreak: fictional_licence", "unknown"]
+    names = [
+        "safe",
+        "safe",
+        "harm_misidentification",
+        "self_jailbreak: fictional_licence",
+        "unknown",
+    ]
     table = judged([True] * 5, [True] * 5).assign(outcome=names)
     got = plot_outcomes(table).data.set_index("measure")["value"]
     assert got.sum() == 1
@@ -181,8 +221,13 @@ def test_kinds_count_traces():
         }
     )
     kinds = dict.fromkeys(["warning_then_answer", "fictional_licence", "other_fallacy"], False)
-    data = plot_self_jailbreak_kinds(steps.assign(benign_reframing=[True, True, False], **kinds)).data
-    assert data.set_index("measure")["value"].to_dict() == {"benign_reframing": 0.5, **dict.fromkeys(kinds, 0.0)}
+    data = plot_self_jailbreak_kinds(
+        steps.assign(benign_reframing=[True, True, False], **kinds)
+    ).data
+    assert data.set_index("measure")["value"].to_dict() == {
+        "benign_reframing": 0.5,
+        **dict.fromkeys(kinds, 0.0),
+    }
 
 
 def test_agreement_of_judges_by_hand():
@@ -206,7 +251,9 @@ def test_the_detector_beside_the_judge():
     """Markers find 2 of 4 unsafe and 1 of 4 safe: precision 2/3, recall 1/2; rates 3/8 raw, 1/2 judged and corrected."""
     table = judged([True] * 4 + [False] * 4, [True] * 8).assign(any_unsafe=[1, 1, 0, 0, 1, 0, 0, 0])
     got = plot_detector(table).data.set_index("measure")["value"]
-    assert got[["precision", "recall", "by_markers", "by_judge"]].tolist() == pytest.approx([2 / 3, 0.5, 0.375, 0.5])
+    assert got[["precision", "recall", "by_markers", "by_judge"]].tolist() == pytest.approx(
+        [2 / 3, 0.5, 0.375, 0.5]
+    )
     assert got["corrected"] == pytest.approx(0.5)
 
 
@@ -220,7 +267,13 @@ def test_the_gallery_draws_what_there_is(tmp_path):
             add_verdicts(run, pd.DataFrame({"trace_id": ids, "label": labels}), judge, part)
     paths = list(draw_figures([run], tmp_path / "f", judge="two"))
     names = {path.stem for path in paths}
-    assert {"16_outcomes", "17_thinking_by_answer", "18_safety_by_part", "19_guard_agreement", "20_detector"} <= names
+    assert {
+        "16_outcomes",
+        "17_thinking_by_answer",
+        "18_safety_by_part",
+        "19_guard_agreement",
+        "20_detector",
+    } <= names
     assert json.loads((tmp_path / "f" / "16_outcomes.json").read_text())["judges"] == "two"
     with pytest.raises(TraceError, match="no verdicts of three; judges: one, two"):
         list(draw_figures([run], tmp_path / "f", judge="three"))

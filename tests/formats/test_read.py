@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SAMPLES, read_rows
+from places import SAMPLES, read_rows
 
 from cotlens import Span, Trace, TraceError, read_traces, split_trace
 from cotlens.formats.known import FORMATS, find_format
@@ -15,7 +15,9 @@ from cotlens.trace import Label, Origin, Reasoning
 
 
 def write(path, *rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -29,11 +31,36 @@ def read(tmp_path, *rows):
 def test_plain_rows_keep_id_text_and_everything_else(tmp_path):
     """Text byte for byte (CRLF, NUL, emoji), tokens, log-probs, finish reason; the rest is meta."""
     text = "<think>\r\n a\x00🐍é </think>\n\n b "
-    row = {"id": 7, "prompt": "p", "completion": text, "token_ids": [1, 2], "logprobs": [-0.5, None], "model": "m"}
-    row |= {"prompt_token_ids": [9], "finish_reason": "length", "method": "sft", "domain": "d", "sample": 3, "seed": 1}
+    row = {
+        "id": 7,
+        "prompt": "p",
+        "completion": text,
+        "token_ids": [1, 2],
+        "logprobs": [-0.5, None],
+        "model": "m",
+    }
+    row |= {
+        "prompt_token_ids": [9],
+        "finish_reason": "length",
+        "method": "sft",
+        "domain": "d",
+        "sample": 3,
+        "seed": 1,
+    }
     (trace,) = read(tmp_path, row)
-    assert (trace.id, trace.prompt, trace.completion, trace.model, trace.method) == ("7", "p", text, "m", "sft")
-    assert (trace.token_ids, trace.prompt_token_ids, trace.finish_reason, trace.sample) == ((1, 2), (9,), "length", 3)
+    assert (trace.id, trace.prompt, trace.completion, trace.model, trace.method) == (
+        "7",
+        "p",
+        text,
+        "m",
+        "sft",
+    )
+    assert (trace.token_ids, trace.prompt_token_ids, trace.finish_reason, trace.sample) == (
+        (1, 2),
+        (9,),
+        "length",
+        3,
+    )
     assert trace.logprobs is not None
     assert trace.logprobs[0] == -0.5
     assert math.isnan(trace.logprobs[1])
@@ -42,21 +69,35 @@ def test_plain_rows_keep_id_text_and_everything_else(tmp_path):
 
 def test_separate_fields_are_joined_with_nothing_between(tmp_path):
     (trace,) = read(tmp_path, {"id": "a", "prompt": "p", "thinking": "t</think>t", "answer": "b"})
-    assert (trace.completion, trace.think, trace.answer) == ("t</think>tb", (Span(0, 10),), Span(10, 11))
+    assert (trace.completion, trace.think, trace.answer) == (
+        "t</think>tb",
+        (Span(0, 10),),
+        Span(10, 11),
+    )
     assert trace.origin is Origin.FIELDS
 
 
 @pytest.mark.parametrize(
     ("row", "completion", "gold", "origin"),
     [
-        ({"response": "r", "answer": "42"}, "r", "42", "text"),  # beside a completion, answer is the gold answer
+        (
+            {"response": "r", "answer": "42"},
+            "r",
+            "42",
+            "text",
+        ),  # beside a completion, answer is the gold answer
         ({"thinking": "t", "answer": "a"}, "ta", "", "fields"),
         ({"reasoning_content": "t", "content": "a", "gold": "g"}, "ta", "g", "fields"),
         ({"reasoning": "t", "response": "a", "answer": "42"}, "ta", "", "fields"),
         ({"raw": "<think>t</think>a", "thinking": "t"}, "<think>t</think>a", "", "text"),
         ({"thinking": "t", "answer": None}, "t", "", "fields"),
         ({"thinking": None, "answer": "a"}, "a", "", "fields"),
-        ({"reasoning_content": "", "response": "<think>t</think>a"}, "<think>t</think>a", "", "text"),
+        (
+            {"reasoning_content": "", "response": "<think>t</think>a"},
+            "<think>t</think>a",
+            "",
+            "text",
+        ),
         ({"reasoning": "medium", "response": "<think>t</think>a"}, "<think>t</think>a", "", "text"),
         ({"thinking": "No.", "response": "No. I can't."}, "No.No. I can't.", "", "fields"),
         (
@@ -92,8 +133,13 @@ def test_an_instruction_and_its_input_are_one_prompt(tmp_path):
 
 def test_a_prompt_or_a_completion_may_be_a_list(tmp_path):
     """Messages, typed blocks (a raw Anthropic response), or several samples of one prompt."""
-    blocks = [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}, {"type": "text", "text": "b"}]
-    (one,) = read(tmp_path, {"type": "message", "content": [{"type": "thinking", "thinking": "a"}, blocks[1]]})
+    blocks = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "a"}]},
+        {"type": "text", "text": "b"},
+    ]
+    (one,) = read(
+        tmp_path, {"type": "message", "content": [{"type": "thinking", "thinking": "a"}, blocks[1]]}
+    )
     (two,) = read(tmp_path, {"prompt": [USER], "response": "<think>a</think>b"})
     (three,) = read(tmp_path, {"prompt": [USER], "thinking": "a", "answer": "b"})
     assert [trace.completion for trace in (one, two, three)] == ["ab", "<think>a</think>b", "ab"]
@@ -104,26 +150,40 @@ def test_a_prompt_or_a_completion_may_be_a_list(tmp_path):
 
 def test_no_text_of_a_row_is_lost(tmp_path):
     """Thinking beside samples or beside messages, refusals, and whole numbers that a table made floats."""
-    one, two = read(tmp_path, {"id": "x", "completion": ["b1", "b2"], "thinking": ["t1", "t2"], "answer": "g"})
+    one, two = read(
+        tmp_path, {"id": "x", "completion": ["b1", "b2"], "thinking": ["t1", "t2"], "answer": "g"}
+    )
     assert (one.completion, two.completion, one.gold) == ("t1b1", "t2b2", "g")
     (three,) = read(
-        tmp_path, {"prompt": [USER], "thinking": "T", "completion": [{"role": "assistant", "content": "A"}]}
+        tmp_path,
+        {"prompt": [USER], "thinking": "T", "completion": [{"role": "assistant", "content": "A"}]},
     )
     assert (three.completion, three.meta["thinking"]) == ("A", "T")
     (four,) = read(
-        tmp_path, {"messages": [USER, {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]}
+        tmp_path,
+        {
+            "messages": [
+                USER,
+                {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+            ]
+        },
     )
     assert four.completion == "No."
     (five,) = read(tmp_path, {"completion": "x", "sample": 2.0, "training_step": float("nan")})
     assert (five.sample, five.training_step) == (2, -1)
     (six,) = read(tmp_path, {"prompt": "q", "completion": "x", "choices": ["A", "B"]})
     assert (six.completion, six.meta) == ("x", {"choices": ["A", "B"]})
-    (seven,) = read(tmp_path, {"prompt": "q", "thinking": "Tags.", "completion": "Put it in `<thinking>` tags."})
+    (seven,) = read(
+        tmp_path, {"prompt": "q", "thinking": "Tags.", "completion": "Put it in `<thinking>` tags."}
+    )
     assert (seven.completion, seven.think) == ("Tags.Put it in `<thinking>` tags.", (Span(0, 5),))
 
 
 def test_a_turn_that_goes_on_with_a_tool_call_is_not_cut_off(tmp_path):
-    content = [{"type": "thinking", "thinking": "a"}, {"type": "tool_use", "name": "f", "input": {}}]
+    content = [
+        {"type": "thinking", "thinking": "a"},
+        {"type": "tool_use", "name": "f", "input": {}},
+    ]
     (trace,) = read(tmp_path, {"messages": [USER, {"role": "assistant", "content": content}]})
     assert split_trace(trace).status == "closed"
 
@@ -135,7 +195,10 @@ def test_text_parts_are_split_like_text(tmp_path):
 
 
 def test_rows_without_an_id_are_named_by_file_and_line(tmp_path):
-    assert [trace.id for trace in read(tmp_path, {"text": "a"}, {"text": "b"})] == ["file:1", "file:2"]
+    assert [trace.id for trace in read(tmp_path, {"text": "a"}, {"text": "b"})] == [
+        "file:1",
+        "file:2",
+    ]
 
 
 # --- containers ------------------------------------------------------------------------------------------------
@@ -164,7 +227,9 @@ def test_a_folder_of_files_and_ids_from_equal_file_names(tmp_path):
 
 
 def test_rows_in_memory(tmp_path):
-    assert [trace.completion for trace in read_records([{"completion": "x"}, {"completion": "y"}])] == ["x", "y"]
+    assert [
+        trace.completion for trace in read_records([{"completion": "x"}, {"completion": "y"}])
+    ] == ["x", "y"]
     with pytest.raises(TraceError, match="row 2: the completion is null"):
         list(read_records([{"completion": "x"}, {"completion": None}]))
 
@@ -172,11 +237,18 @@ def test_rows_in_memory(tmp_path):
 def test_hugging_face_datasets_on_disk(tmp_path):
     """Written by the real library, alone and as a dict of splits."""
     datasets = pytest.importorskip("datasets")
-    data = datasets.Dataset.from_list([{"id": "a", "prompt": "p", "completion": "x"}, {"id": "b", "completion": "y"}])
+    data = datasets.Dataset.from_list(
+        [{"id": "a", "prompt": "p", "completion": "x"}, {"id": "b", "completion": "y"}]
+    )
     data.save_to_disk(tmp_path / "one")
-    datasets.DatasetDict(train=data.select([0]), test=data.select([1])).save_to_disk(tmp_path / "two")
+    datasets.DatasetDict(train=data.select([0]), test=data.select([1])).save_to_disk(
+        tmp_path / "two"
+    )
     assert [trace.completion for trace in read_traces(tmp_path / "one")] == ["x", "y"]
-    assert [(trace.id, trace.split) for trace in read_traces(tmp_path / "two")] == [("a", "train"), ("b", "test")]
+    assert [(trace.id, trace.split) for trace in read_traces(tmp_path / "two")] == [
+        ("a", "train"),
+        ("b", "test"),
+    ]
 
 
 # --- chat messages ---------------------------------------------------------------------------------------------
@@ -212,10 +284,18 @@ def test_messages(tmp_path, message, think, answer, reasoning):
 
 
 def test_every_assistant_turn_is_a_trace_and_earlier_turns_are_its_prompt(tmp_path):
-    messages = [{"role": "system", "content": "s"}, USER, {"role": "assistant", "content": "one", "reasoning": "r"}]
+    messages = [
+        {"role": "system", "content": "s"},
+        USER,
+        {"role": "assistant", "content": "one", "reasoning": "r"},
+    ]
     messages += [{"role": "user", "content": "more"}, {"role": "assistant", "content": "two"}]
     first, second = read(tmp_path, {"id": "x", "messages": messages})
-    assert (first.id, first.completion, first.prompt) == ("x/turn-0", "rone", "system: s\n\nuser: q")
+    assert (first.id, first.completion, first.prompt) == (
+        "x/turn-0",
+        "rone",
+        "system: s\n\nuser: q",
+    )
     assert (second.id, second.completion) == ("x/turn-1", "two")
     assert second.meta["prompt_messages"] == messages[:-1]
     assert first.prompt_id != second.prompt_id
@@ -224,7 +304,13 @@ def test_every_assistant_turn_is_a_trace_and_earlier_turns_are_its_prompt(tmp_pa
 def openai_row(message):
     content = [("a", [97], -0.1), ("\\xc3", [195], -0.2), ("\\xa9", [169], -0.3), ("!", [33], -0.4)]
     logprobs = {"content": [{"token": t, "bytes": b, "logprob": p} for t, b, p in content]}
-    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": logprobs, "token_ids": [5, 6, 7, 8]}
+    choice = {
+        "index": 0,
+        "message": message,
+        "finish_reason": "stop",
+        "logprobs": logprobs,
+        "token_ids": [5, 6, 7, 8],
+    }
     return {"id": "c", "model": "m", "choices": [choice], "request": {"messages": [USER]}}
 
 
@@ -237,22 +323,54 @@ def test_openai_responses_keep_log_probs_and_finish_reason(tmp_path):
 
 
 def test_log_probs_of_the_answer_alone_are_not_those_of_the_completion(tmp_path):
-    (trace,) = read(tmp_path, openai_row({"role": "assistant", "content": "aé!", "reasoning_content": "ok"}))
+    (trace,) = read(
+        tmp_path, openai_row({"role": "assistant", "content": "aé!", "reasoning_content": "ok"})
+    )
     assert (trace.completion, trace.logprobs, trace.token_starts) == ("okaé!", None, None)
     assert len(trace.meta["answer_logprobs"]) == 4
 
 
 def test_vllm_request_outputs(tmp_path):
     """One trace per output; the chosen token's log-prob; offsets where the decoded tokens spell the text."""
-    tokens = [{"5": {"logprob": -0.1, "rank": 1, "decoded_token": "<think>"}}, {"8": -3.0, "6": -0.2}, None]
-    decoded = [{str(i): {"logprob": -0.1 * i, "decoded_token": piece}} for i, piece in enumerate(["a", "b", "</s>"], 1)]
-    outputs = [
-        {"index": 0, "text": "<think>a", "token_ids": [5, 6, 2], "logprobs": tokens, "finish_reason": "length"},
-        {"index": 1, "text": "ab", "token_ids": [1, 2, 3], "logprobs": decoded, "finish_reason": "stop"},
+    tokens = [
+        {"5": {"logprob": -0.1, "rank": 1, "decoded_token": "<think>"}},
+        {"8": -3.0, "6": -0.2},
+        None,
     ]
-    row = {"request_id": "r", "prompt": "p<think>\n", "prompt_token_ids": [1, 2], "outputs": outputs, "finished": True}
+    decoded = [
+        {str(i): {"logprob": -0.1 * i, "decoded_token": piece}}
+        for i, piece in enumerate(["a", "b", "</s>"], 1)
+    ]
+    outputs = [
+        {
+            "index": 0,
+            "text": "<think>a",
+            "token_ids": [5, 6, 2],
+            "logprobs": tokens,
+            "finish_reason": "length",
+        },
+        {
+            "index": 1,
+            "text": "ab",
+            "token_ids": [1, 2, 3],
+            "logprobs": decoded,
+            "finish_reason": "stop",
+        },
+    ]
+    row = {
+        "request_id": "r",
+        "prompt": "p<think>\n",
+        "prompt_token_ids": [1, 2],
+        "outputs": outputs,
+        "finished": True,
+    }
     first, second = read(tmp_path, row)
-    assert (first.id, first.sample, first.token_ids, first.finish_reason) == ("r/0", 0, (5, 6, 2), "length")
+    assert (first.id, first.sample, first.token_ids, first.finish_reason) == (
+        "r/0",
+        0,
+        (5, 6, 2),
+        "length",
+    )
     assert first.logprobs is not None
     assert first.logprobs[:2] == (-0.1, -0.2)
     assert math.isnan(first.logprobs[2])
@@ -265,17 +383,31 @@ def test_vllm_request_outputs(tmp_path):
 
 
 def test_trl_strings_as_up_to_1_10(tmp_path):
-    row = {"step": 5, "prompt": "p<think>\n", "completion": "a</think>b", "guard": 0.5, "maths": 1.0, "advantage": -1.0}
+    row = {
+        "step": 5,
+        "prompt": "p<think>\n",
+        "completion": "a</think>b",
+        "guard": 0.5,
+        "maths": 1.0,
+        "advantage": -1.0,
+    }
     pd.DataFrame([row, row]).to_parquet(tmp_path / "completions_00005.parquet")
     first, second = read_traces(tmp_path / "completions_00005.parquet")
-    assert (first.id, second.id, first.training_step) == ("completions_00005:1", "completions_00005:2", 5)
+    assert (first.id, second.id, first.training_step) == (
+        "completions_00005:1",
+        "completions_00005:2",
+        5,
+    )
     assert first.meta == {"rewards": {"guard": 0.5, "maths": 1.0}, "advantage": -1.0}
     assert split_trace(first).think == (Span(0, 1),)
 
 
 def test_rewards_that_do_not_apply_are_kept_as_such(tmp_path):
     """Two reward functions, one of which is None or whole numbers somewhere: no row takes one of them for the reward."""
-    rows = [{"step": 1, "prompt": "p", "completion": "c", "maths": m, "form": 1, "advantage": 0.0} for m in (1.0, None)]
+    rows = [
+        {"step": 1, "prompt": "p", "completion": "c", "maths": m, "form": 1, "advantage": 0.0}
+        for m in (1.0, None)
+    ]
     pd.DataFrame(rows).astype({"maths": object}).to_parquet(tmp_path / "c.parquet")
     traces = list(read_traces(tmp_path / "c.parquet"))
     assert [trace.reward for trace in traces] == [None, None]
@@ -286,11 +418,25 @@ def test_trl_message_lists_as_in_1_16(tmp_path):
     """Parquet gives every message every key, so a missing reasoning_content comes back as null."""
     prompt = [{"role": "user", "content": "q", "reasoning_content": None}]
     rows = [
-        {"step": 1, "prompt": prompt, "completion": [{"role": "assistant", "content": "b", "reasoning_content": "a"}]},
-        {"step": 1, "prompt": prompt, "completion": [{"role": "assistant", "content": "b", "reasoning_content": None}]},
-        {"step": 1, "prompt": prompt, "completion": [{"role": "assistant", "content": "b", "thinking": "a"}]},
+        {
+            "step": 1,
+            "prompt": prompt,
+            "completion": [{"role": "assistant", "content": "b", "reasoning_content": "a"}],
+        },
+        {
+            "step": 1,
+            "prompt": prompt,
+            "completion": [{"role": "assistant", "content": "b", "reasoning_content": None}],
+        },
+        {
+            "step": 1,
+            "prompt": prompt,
+            "completion": [{"role": "assistant", "content": "b", "thinking": "a"}],
+        },
     ]
-    pd.DataFrame([row | {"reward": 1.0, "advantage": 0.0} for row in rows]).to_parquet(tmp_path / "completions.parquet")
+    pd.DataFrame([row | {"reward": 1.0, "advantage": 0.0} for row in rows]).to_parquet(
+        tmp_path / "completions.parquet"
+    )
     traces = list(read_traces(tmp_path / "completions.parquet"))
     assert [trace.completion for trace in traces] == ["ab", "b", "ab"]
     assert {trace.prompt for trace in traces} == {"q"}
@@ -354,7 +500,11 @@ def test_real_files_survive_byte_for_byte(data, file, format, n, labels):
     traces = list(read_traces(path))
     assert (detect_format(path).name, len(traces)) == (format, n)
     for row, trace in zip(rows, traces, strict=True):
-        whole = row.get("response") or row.get("solution") or (row.get("raw") if "segments" not in row else None)
+        whole = (
+            row.get("response")
+            or row.get("solution")
+            or (row.get("raw") if "segments" not in row else None)
+        )
         assert trace.completion == (whole or row["thinking"] + (row.get("answer") or ""))
     if labels is not None:
         assert sum(len(trace.labels) for trace in traces) == labels
@@ -366,8 +516,14 @@ GOOD = {"id": "a", "prompt": "p", "completion": "c"}
 BAD_LINES = {
     "malformed": (b'{"id": 1, "completion": "x"', "not valid JSON"),
     "no object": (b"[1, 2]", "expected a JSON object, got list"),
-    "missing field": (b'{"id": "b", "prompt": "p"}', "has no known shape: its fields are id, prompt"),
-    "mixed formats": (b'{"id": "b", "messages": []}', "read as plain, but this row looks like messages"),
+    "missing field": (
+        b'{"id": "b", "prompt": "p"}',
+        "has no known shape: its fields are id, prompt",
+    ),
+    "mixed formats": (
+        b'{"id": "b", "messages": []}',
+        "read as plain, but this row looks like messages",
+    ),
     "null completion": (b'{"id": "b", "completion": null}', "the completion is null"),
     "number as text": (b'{"id": "b", "completion": 3}', "must be text, got int"),
     "not UTF-8": (b'{"id": "b", "completion": "\xff"}', "not UTF-8: byte 0xff at byte 27"),
@@ -375,20 +531,35 @@ BAD_LINES = {
     "lone surrogate": (b'{"id": "b", "completion": "\\ud800"}', "lone surrogate"),
     "deep nesting": (b'{"id": "b", "completion": ' + b"[" * 100_000, "not valid JSON"),
     "duplicate id": (b'{"id": "a", "completion": "d"}', "the id 'a' occurs twice"),
-    "unequal tokens": (b'{"id": "b", "completion": "d", "token_ids": [1], "logprobs": [0, 0]}', "must be parallel"),
+    "unequal tokens": (
+        b'{"id": "b", "completion": "d", "token_ids": [1], "logprobs": [0, 0]}',
+        "must be parallel",
+    ),
     "token ids of text": (
         b'{"id": "b", "completion": "d", "token_ids": ["x"]}',
         "token_ids must be a whole number below 2.31, got .x.",
     ),
-    "id beyond 32 bits": (b'{"id": "b", "completion": "d", "token_ids": [4294967296]}', "below 2.31, got 4294967296"),
+    "id beyond 32 bits": (
+        b'{"id": "b", "completion": "d", "token_ids": [4294967296]}',
+        "below 2.31, got 4294967296",
+    ),
     "surrogate in the metadata": (
         b'{"id": "b", "completion": "d", "note": "\\ud800"}',
         "lone surrogate in its metadata",
     ),
-    "surrogate in the model": (b'{"id": "b", "completion": "d", "model": "\\ud800"}', "model has the lone surrogate"),
-    "finish reason of a kind": (b'{"id": "b", "completion": "d", "sample": 1.5}', "sample must be a whole number"),
+    "surrogate in the model": (
+        b'{"id": "b", "completion": "d", "model": "\\ud800"}',
+        "model has the lone surrogate",
+    ),
+    "finish reason of a kind": (
+        b'{"id": "b", "completion": "d", "sample": 1.5}',
+        "sample must be a whole number",
+    ),
     "no choices": (b'{"id": "b", "completion": []}', "the completion is an empty list"),
-    "too long": (b'{"id": "b", "completion": "' + b"x" * 3_000_000 + b'"}', "3 MiB, more than the 2 MiB allowed"),
+    "too long": (
+        b'{"id": "b", "completion": "' + b"x" * 3_000_000 + b'"}',
+        "3 MiB, more than the 2 MiB allowed",
+    ),
 }
 
 
@@ -397,11 +568,20 @@ def test_a_bad_line_is_named_or_skipped(tmp_path, case):
     """It stops the reading with file and line, or goes to the rejects while the rows around it are kept."""
     line, message = BAD_LINES[case]
     path = tmp_path / "bad.jsonl"
-    path.write_bytes(json.dumps(GOOD).encode() + b"\n" + line + b"\n" + json.dumps(GOOD | {"id": "z"}).encode() + b"\n")
+    path.write_bytes(
+        json.dumps(GOOD).encode()
+        + b"\n"
+        + line
+        + b"\n"
+        + json.dumps(GOOD | {"id": "z"}).encode()
+        + b"\n"
+    )
     with pytest.raises(TraceError, match=r"bad\.jsonl:2: .*" + message.replace("'", ".")):
         list(read_traces(path, max_line_bytes=2**21))
     rejects = []
-    assert [trace.id for trace in read_traces(path, on_reject=rejects.append, max_line_bytes=2**21)] == ["a", "z"]
+    assert [
+        trace.id for trace in read_traces(path, on_reject=rejects.append, max_line_bytes=2**21)
+    ] == ["a", "z"]
     (reject,) = rejects
     assert (reject.file, reject.number) == (str(path), 2)
 

@@ -13,7 +13,9 @@ from trainers.pocket.figures import plot_branching, plot_instruments, plot_tries
 
 def rollouts(**columns):
     n = len(next(iter(columns.values())))
-    table = pd.DataFrame(columns).assign(arm="grpo", seed=0, set="forbidden", prompt_id=[f"p{i}" for i in range(n)])
+    table = pd.DataFrame(columns).assign(
+        arm="grpo", seed=0, set="forbidden", prompt_id=[f"p{i}" for i in range(n)]
+    )
     return table if "step" in table else table.assign(step=0)
 
 
@@ -34,10 +36,29 @@ def test_obfuscation_by_hand():
 
 def test_training_of_one_seed_has_lines_without_bands_where_seeds_are_resampled():
     """Ten updates of one training: their entropies are drawn as they are."""
-    table = pd.DataFrame({"arm": "grpo", "seed": 0, "step": range(10), "set": "forbidden", "prompt_id": list("ab") * 5})
-    columns = ("thinking_unsafe", "answer_unsafe", "is_help", "is_correct", "n_reflections", "n_tokens")
-    updates = pd.DataFrame({"arm": "grpo", "seed": 0, "step": range(10), "entropy": np.linspace(1, 0.1, 10)})
-    updates = updates.assign(reward=1.0, frac_reward_zero_std=0.5, kl_reference=np.linspace(0, 0.9, 10))
+    table = pd.DataFrame(
+        {
+            "arm": "grpo",
+            "seed": 0,
+            "step": range(10),
+            "set": "forbidden",
+            "prompt_id": list("ab") * 5,
+        }
+    )
+    columns = (
+        "thinking_unsafe",
+        "answer_unsafe",
+        "is_help",
+        "is_correct",
+        "n_reflections",
+        "n_tokens",
+    )
+    updates = pd.DataFrame(
+        {"arm": "grpo", "seed": 0, "step": range(10), "entropy": np.linspace(1, 0.1, 10)}
+    )
+    updates = updates.assign(
+        reward=1.0, frac_reward_zero_std=0.5, kl_reference=np.linspace(0, 0.9, 10)
+    )
     plot = plot_training(table.assign(**dict.fromkeys(columns, 1.0)), updates=updates, bins=5)
     found = plot.data[plot.data["panel"] == "KL to the base (nats)"]
     assert found["value"].tolist() == pytest.approx([0.05, 0.25, 0.45, 0.65, 0.85])
@@ -61,13 +82,22 @@ def test_instruments_over_seeds_are_means_of_seeds():
     assert np.isnan(reflection.loc["false_alarms", "value"])  # seed 0 has no step that is none
     both = pd.concat([table, table.assign(is_reflection=False, true_reflection=False)])
     alarms = plot_instruments(both).data.query("measure == 'false_alarms'").iloc[0]
-    assert alarms["value"] == pytest.approx((0 + 1 / 3 + 1 / 3) / 3)  # of 1, 3 and 3 steps that are none
+    assert alarms["value"] == pytest.approx(
+        (0 + 1 / 3 + 1 / 3) / 3
+    )  # of 1, 3 and 3 steps that are none
     assert (reflection["n_units"] == 3).all()
 
 
 def test_early_answers_by_cut():
     rows = [
-        {"arm": "base", "seed": 0, "trace_id": i, "prompt_id": str(i), "cut": c, "answer_unsafe": c > i / 4}
+        {
+            "arm": "base",
+            "seed": 0,
+            "trace_id": i,
+            "prompt_id": str(i),
+            "cut": c,
+            "answer_unsafe": c > i / 4,
+        }
         for i in range(4)
         for c in (0.0, 0.5, 1.0)
     ]
@@ -85,16 +115,26 @@ def test_arms_without_data_leave_a_gap_and_many_arms_keep_apart():
     found = pd.DataFrame(
         {"arm": arms, "measure": "is_correct_maths", "label": "right, maths", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "n_units": 5, "units": "seeds"}
     )  # fmt: skip
-    plot = plot_measures(found, {"Right": ["is_correct_maths"], "Refused": ["refuses_harmless"]}, "shares")
+    plot = plot_measures(
+        found, {"Right": ["is_correct_maths"], "Refused": ["refuses_harmless"]}, "shares"
+    )
     assert [axis.get_title(loc="left") for axis in plot.figure.axes] == ["Right"]
     both = pd.concat([found, found.assign(measure="thinking_unsafe_forbidden")])
-    dots = [line for line in plot_safety_and_skill(both).figure.axes[0].lines if line.get_marker() not in ("None", "")]
+    dots = [
+        line
+        for line in plot_safety_and_skill(both).figure.axes[0].lines
+        if line.get_marker() not in ("None", "")
+    ]
     assert len({(line.get_color(), line.get_marker()) for line in dots}) == 12
 
 
 def test_the_rate_that_was_picked_is_ringed():
     tries = pd.DataFrame(
-        {"arm": ["a", "a", "b", "b"], "rate": [1e-4, 1e-3] * 2, "picked": [True, False, False, True]}
+        {
+            "arm": ["a", "a", "b", "b"],
+            "rate": [1e-4, 1e-3] * 2,
+            "picked": [True, False, False, True],
+        }
     ).assign(safe=0.5, helped=0.4, right=0.3, score=[0.4, 0.3, 0.2, 0.6])
     figure = plot_tries(tries).figure
     rings = [line for axis in figure.axes for line in axis.lines if line.get_fillstyle() == "none"]
@@ -114,7 +154,9 @@ def test_names_are_no_formulas_and_eight_splits_are_eight_marks():
         for name in names
     ]
     columns = ["arm", "measure", "label", "value", "low", "high", "n", "n_units", "units"]
-    plot = plot_measures(pd.DataFrame(rows, columns=columns), {"Unsafe": names}, "share", r"paid $5 \of $6")
+    plot = plot_measures(
+        pd.DataFrame(rows, columns=columns), {"Unsafe": names}, "share", r"paid $5 \of $6"
+    )
     assert len(plot._repr_png_()) > 1000
     lines = [line for line in plot.figure.axes[0].lines if line.get_label().startswith("s")]
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 8
@@ -124,8 +166,12 @@ def test_rollouts_of_which_nothing_is_known_are_not_drawn_and_infinity_is_left_o
     nothing = rollouts(step=[0, 1, 2])
     with pytest.raises(ValueError, match="nothing is known of the rollouts"):
         plot_training(nothing)
-    updates = pd.DataFrame({"arm": "grpo", "seed": 0, "step": range(4), "kl_reference": [0.1, np.inf, 0.3, 0.3]})
-    assert plot_training(nothing, updates=updates, bins=1).data["value"].tolist() == pytest.approx([0.7 / 3])
+    updates = pd.DataFrame(
+        {"arm": "grpo", "seed": 0, "step": range(4), "kl_reference": [0.1, np.inf, 0.3, 0.3]}
+    )
+    assert plot_training(nothing, updates=updates, bins=1).data["value"].tolist() == pytest.approx(
+        [0.7 / 3]
+    )
 
 
 def test_a_study_with_nothing_to_compare_is_said_to_be_so():

@@ -17,11 +17,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from places import TOOL_FILES
 
 from cotlens import Span, Trace, TraceError, read_traces, split_trace
 from cotlens.formats.known import FORMATS, detect_row
 from cotlens.formats.read import detect_format, read_records
-from cotlens.runs.export import write_traces
+from cotlens.runs.export import export
 from cotlens.text.families import Tags, gives_summaries
 from cotlens.trace import Label, Reasoning
 
@@ -42,7 +43,15 @@ def parts(trace):
 
 # --- a fixture for each format ---------------------------------------------------------------------------------
 
-VERL = {"input": "user\nq\nassistant\n", "output": TEXT, "gts": "4", "score": 0.5, "step": 12, "acc": True, "uid": "u"}
+VERL = {
+    "input": "user\nq\nassistant\n",
+    "output": TEXT,
+    "gts": "4",
+    "score": 0.5,
+    "step": 12,
+    "acc": True,
+    "uid": "u",
+}
 OPEN_INSTRUCT = {
     "step": 3, "sample_idx": 5, "prompt_idx": 1, "prompt_tokens": [5, 6], "response_tokens": [16, 10, 17, 2],
     "reward": 1.0, "advantage": -0.5, "finish_reason": "stop", "dataset": "math", "ground_truth": [7],
@@ -136,15 +145,41 @@ ROWS = {
     "responses": RESPONSE,
     "batch": {"custom_id": "q", "response": {"status_code": 200, "body": RESPONSE}, "error": None},
     "trl": {"step": 1, "prompt": "p", "completion": TEXT, "reward": 1.0, "advantage": 0.0},
-    "vllm": {"request_id": "r", "prompt": "p", "outputs": [{"index": 0, "text": TEXT, "token_ids": [1]}]},
-    "openai": {"id": "c", "choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}}]},
+    "vllm": {
+        "request_id": "r",
+        "prompt": "p",
+        "outputs": [{"index": 0, "text": TEXT, "token_ids": [1]}],
+    },
+    "openai": {
+        "id": "c",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}}],
+    },
     "messages": {"id": "m", "messages": [USER, {"role": "assistant", "content": TEXT}]},
     "plain": {"id": "p", "prompt": "p", "completion": TEXT},
-    "reasoningflow": {"doc_id": "d", "group": "g", "response": TEXT, "spans": [], "edges": [], "question": "q"},
-    "schoenfeld": {"id": "s", "response": TEXT, "sentences": [], "question_id": "k", "question": "q"},
+    "reasoningflow": {
+        "doc_id": "d",
+        "group": "g",
+        "response": TEXT,
+        "spans": [],
+        "edges": [],
+        "question": "q",
+    },
+    "schoenfeld": {
+        "id": "s",
+        "response": TEXT,
+        "sentences": [],
+        "question_id": "k",
+        "question": "q",
+    },
     "venhoff": {"id": "v", "raw": "r", "thinking": TEXT, "segments": []},
     "thought-anchors": {"id": "a", "prompt": "p", "solution": TEXT, "chunks": []},
-    "self-jailbreak": {"id": "j", "prompt": "p", "thinking": TEXT, "sentences": [], "self_jailbreak_sentences": []},
+    "self-jailbreak": {
+        "id": "j",
+        "prompt": "p",
+        "thinking": TEXT,
+        "sentences": [],
+        "self_jailbreak_sentences": [],
+    },
 }
 _OWN = "cotlens"  # written by `RUN/traces` itself, and tested with it
 
@@ -169,7 +204,9 @@ def test_the_text_survives_byte_for_byte(tmp_path, name):
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist([ROWS[name]]), path)
     else:
-        path.write_text(json.dumps(ROWS[name], ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+        path.write_text(
+            json.dumps(ROWS[name], ensure_ascii=False) + "\n", encoding="utf-8", newline="\n"
+        )
     traces = list(read_traces(path))
     assert any(TEXT in trace.completion for trace in traces)
     assert any(trace.completion.encode().endswith(TEXT.encode()) for trace in traces)
@@ -209,28 +246,44 @@ def test_open_instruct_is_decoded_by_a_tokenizer():
     assert (trace.token_ids, trace.prompt_token_ids) == (tuple(ids), (5, 6))
     assert (trace.logprobs, trace.finish_reason) == ((-0.1, -0.2, -0.3, -0.4), "stop")
     assert (trace.reward, trace.training_step, trace.domain, trace.gold) == (1.0, 3, "math", "[7]")
-    assert one(row | {"finish_reason": "length"}, tokenizer=tokenizer).completion == "<think> one </think> <eos>"
+    assert (
+        one(row | {"finish_reason": "length"}, tokenizer=tokenizer).completion
+        == "<think> one </think> <eos>"
+    )
 
 
 def test_verifiers_graphs_become_one_trace_a_turn():
     """Tokens: of turn 1 the sampled 30 and 31; before it 1 2, 9 10 11, 20 and its own scaffold 9. Reward 1 + 0.5 x 0.5."""
     first, last = read_records([VERIFIERS])
-    assert (first.id, first.finish_reason, first.prompt_id, first.model) == ("t/turn-0", "tool_calls", "add-0", "tiny")
+    assert (first.id, first.finish_reason, first.prompt_id, first.model) == (
+        "t/turn-0",
+        "tool_calls",
+        "add-0",
+        "tiny",
+    )
     assert parts(first) == ([" I ask.\r\n"], "")
     assert split_trace(first).status == "closed"
-    assert (first.token_ids, first.prompt_token_ids, first.logprobs) == ((10, 11), (1, 2, 9), (-0.1, -0.5))
+    assert (first.token_ids, first.prompt_token_ids, first.logprobs) == (
+        (10, 11),
+        (1, 2, 9),
+        (-0.1, -0.5),
+    )
     assert (first.reward, last.reward, last.gold, last.training_step) == (None, 1.25, "4", 40)
     assert parts(last) == (["It is 4.\n"], TEXT)
     assert (last.token_ids, last.prompt_token_ids) == ((30, 31), (1, 2, 9, 10, 11, 20, 9))
     assert last.meta["entropies"] == [0.5, 0.6]
-    assert [message["role"] for message in last.meta["prompt_messages"]] == ["user", "assistant", "tool"]
+    assert [message["role"] for message in last.meta["prompt_messages"]] == [
+        "user",
+        "assistant",
+        "tool",
+    ]
     assert [trace.id for trace in read_records([VERIFIERS_TRACE])] == ["t/turn-0", "t/turn-1"]
 
 
 def test_a_file_that_verifiers_wrote():
     """tests/data/verifiers_traces.jsonl is an episode that verifiers 0.4.0 itself wrote (`v1/utils/trace_store.py`) of a
     graph of two turns, built with its own `prepare_turn` and `commit`; the tokens were made up."""
-    path = Path(__file__).parent / "data" / "verifiers_traces.jsonl"
+    path = TOOL_FILES / "verifiers_traces.jsonl"
     first, last = read_traces(path)
     assert detect_format(path).name == "verifiers"
     assert parts(first) == ([" I can ask\r\nthe tool. \n"], "")
@@ -240,15 +293,40 @@ def test_a_file_that_verifiers_wrote():
         (1, 2, 3, 9),
         (-0.1235, -0.5, -0.25),
     )
-    assert (last.token_ids, last.prompt_token_ids) == ((30, 31), (1, 2, 3, 9, 10, 11, 12, 20, 21, 9))
-    assert (last.id, last.reward, last.gold, last.model, last.finish_reason) == ("t0/turn-1", 1.25, "4", "tiny", "stop")
+    assert (last.token_ids, last.prompt_token_ids) == (
+        (30, 31),
+        (1, 2, 3, 9, 10, 11, 12, 20, 21, 9),
+    )
+    assert (last.id, last.reward, last.gold, last.model, last.finish_reason) == (
+        "t0/turn-1",
+        1.25,
+        "4",
+        "tiny",
+        "stop",
+    )
 
 
 WRITTEN = {  # tests/data: by the tool's own code, of a model that answers with THOUGHT; and what stands beside it
-    "verl_rollouts.jsonl": ("verl", "", "<|user|>2+2?<|assistant|><think>\n"),  # verl 0.9.1, `_dump_generations`
-    "verifiers_results.jsonl": ("verifiers-results", "<think>", "system: Add.\n\nuser: 2+2?"),  # 0.1.8, `evaluate`
-    "lm_eval_samples.jsonl": ("lm-eval", "<think>", "Q: 2+2? A:"),  # 0.4.13, `save_results_samples`; one row a filter
-    "lighteval_details.parquet": ("lighteval", "<think>", "Q: 3+3?"),  # 0.13.0, `Pipeline` on a task of two sums
+    "verl_rollouts.jsonl": (
+        "verl",
+        "",
+        "<|user|>2+2?<|assistant|><think>\n",
+    ),  # verl 0.9.1, `_dump_generations`
+    "verifiers_results.jsonl": (
+        "verifiers-results",
+        "<think>",
+        "system: Add.\n\nuser: 2+2?",
+    ),  # 0.1.8, `evaluate`
+    "lm_eval_samples.jsonl": (
+        "lm-eval",
+        "<think>",
+        "Q: 2+2? A:",
+    ),  # 0.4.13, `save_results_samples`; one row a filter
+    "lighteval_details.parquet": (
+        "lighteval",
+        "<think>",
+        "Q: 3+3?",
+    ),  # 0.13.0, `Pipeline` on a task of two sums
 }
 THOUGHT = "\r\n a é </think>\n\n4 "
 
@@ -256,19 +334,28 @@ THOUGHT = "\r\n a é </think>\n\n4 "
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_file_that_the_tool_itself_wrote(name):
     format_name, opening, prompt = WRITTEN[name]
-    path = Path(__file__).parent / "data" / name
+    path = TOOL_FILES / name
     assert detect_format(path).name == format_name
     first = next(iter(read_traces(path)))
     thought = THOUGHT.replace("4 ", "#### 4 ") if format_name == "lm-eval" else THOUGHT
     assert (first.completion, first.prompt) == (opening + thought, prompt)
     assert first.gold in ("4", "6")
     split = split_trace(first)
-    assert (split.status, split.answer.of(first.completion)) == ("closed", thought.partition("</think>")[2])
+    assert (split.status, split.answer.of(first.completion)) == (
+        "closed",
+        thought.partition("</think>")[2],
+    )
 
 
 def test_verifiers_results_before_0_4():
     trace = one(VERIFIERS_RESULTS)
-    assert (trace.completion, trace.prompt, trace.prompt_id, trace.gold, trace.reward) == (TEXT, "q", "7", "4", 1.0)
+    assert (trace.completion, trace.prompt, trace.prompt_id, trace.gold, trace.reward) == (
+        TEXT,
+        "q",
+        "7",
+        "4",
+        1.0,
+    )
 
 
 def test_encrypted_thoughts_of_verifiers_are_flagged():
@@ -314,7 +401,13 @@ def test_lm_eval_prompts_as_lists_and_as_messages():
 @pytest.mark.parametrize(
     ("arguments", "prompt", "text", "reasoning", "status"),
     [
-        ({"think_end_token": "</think>"}, "q<|assistant|>\n<think>\n", "It is 4.", "redacted", "absent"),
+        (
+            {"think_end_token": "</think>"},
+            "q<|assistant|>\n<think>\n",
+            "It is 4.",
+            "redacted",
+            "absent",
+        ),
         ("pretrained=m,think_end_token=</think>", "q", "It is 4.", "redacted", "absent"),
         ({"pretrained": "m"}, "q<|assistant|>\n<think>\n", "I add", "verbatim", "open"),
         (None, "q<|assistant|>\n<think>\n", "It is 4.", "redacted", "absent"),
@@ -323,10 +416,14 @@ def test_lm_eval_prompts_as_lists_and_as_messages():
         (None, "q", "It is 4.", "verbatim", "absent"),
     ],
 )
-def test_thinking_that_lm_eval_cut_is_no_open_thought(tmp_path, arguments, prompt, text, reasoning, status):
+def test_thinking_that_lm_eval_cut_is_no_open_thought(
+    tmp_path, arguments, prompt, text, reasoning, status
+):
     """The results file says whether an end token was given; without it, what can be either is left out of dynamics."""
     row = LM_EVAL | {"arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": {}}}, "resps": [[text]]}
-    results = None if arguments is None else {"model_name": "m", "config": {"model_args": arguments}}
+    results = (
+        None if arguments is None else {"model_name": "m", "config": {"model_args": arguments}}
+    )
     (trace,) = read_traces(samples_file(tmp_path, row, results=results))
     assert (trace.reasoning.value, split_trace(trace).status.value) == (reasoning, status)
     assert trace.model == ("m" if results else "")
@@ -337,10 +434,21 @@ def test_thinking_that_lm_eval_cut_is_no_open_thought(tmp_path, arguments, promp
 def test_lighteval(tmp_path, names):
     """Column names of 0.13 and of 0.12; log-probs are of the first sample."""
     path = tmp_path / "details_gsm8k_2026.parquet"
-    pq.write_table(pa.Table.from_pylist([{names.format(key): value for key, value in LIGHTEVAL.items()}]), path)
+    pq.write_table(
+        pa.Table.from_pylist([{names.format(key): value for key, value in LIGHTEVAL.items()}]), path
+    )
     first, second = read_traces(path)
-    assert (first.id, first.completion, first.prompt, first.gold) == ("details_gsm8k_2026:1/0", TEXT, "Q: q", "4")
-    assert (first.token_ids, first.logprobs, first.prompt_token_ids) == ((3, 4), (-0.1, -0.2), (1, 2))
+    assert (first.id, first.completion, first.prompt, first.gold) == (
+        "details_gsm8k_2026:1/0",
+        TEXT,
+        "Q: q",
+        "4",
+    )
+    assert (first.token_ids, first.logprobs, first.prompt_token_ids) == (
+        (3, 4),
+        (-0.1, -0.2),
+        (1, 2),
+    )
     assert (second.token_ids, second.logprobs, second.domain) == ((5,), None, "gsm8k|0")
     assert first.meta["text_post_processed"] == "b"
     assert first.meta["metric"] == {"em": 1.0}
@@ -349,7 +457,12 @@ def test_lighteval(tmp_path, names):
 def test_lighteval_reasoning_of_an_endpoint():
     response = {"input": [USER], "text": ["b"], "reasonings": ["a"], "output_tokens": []}
     trace = one(LIGHTEVAL | {"model_response": response})
-    assert (trace.completion, trace.think, trace.prompt, trace.token_ids) == ("ab", (Span(0, 1),), "q", None)
+    assert (trace.completion, trace.think, trace.prompt, trace.token_ids) == (
+        "ab",
+        (Span(0, 1),),
+        "q",
+        None,
+    )
 
 
 def test_inspect_samples_become_one_trace_a_turn():
@@ -357,14 +470,20 @@ def test_inspect_samples_become_one_trace_a_turn():
     assert (first.id, first.sample, first.domain, first.gold) == ("row:s1/2/turn-0", 1, "sums", "4")
     assert parts(first) == ([" I ask.\r\n"], "Wait.")
     assert (first.finish_reason, last.finish_reason) == ("tool_calls", "max_tokens")
-    assert (last.completion, last.prompt) == (TEXT, "user: q\n\nassistant:  I ask.\r\nWait.\n\ntool: 4")
+    assert (last.completion, last.prompt) == (
+        TEXT,
+        "user: q\n\nassistant:  I ask.\r\nWait.\n\ntool: 4",
+    )
     assert last.meta["scores"] == {"match": {"value": "C"}}
     assert last.meta["eval"]["task"] == "sums"
 
 
 def test_inspect_log_probs_and_further_choices():
     message = {"role": "assistant", "content": "aé", "source": "generate"}
-    content = [{"token": "a", "logprob": -0.1, "bytes": [97]}, {"token": "é", "logprob": -0.2, "bytes": [195, 169]}]
+    content = [
+        {"token": "a", "logprob": -0.1, "bytes": [97]},
+        {"token": "é", "logprob": -0.2, "bytes": [195, 169]},
+    ]
     choices = [{"message": message, "stop_reason": "stop", "logprobs": {"content": content}}]
     choices.append({"message": message | {"content": "b"}, "stop_reason": "stop"})
     sample = {"id": 1, "epoch": 1, "messages": [USER, message], "output": {"choices": choices}}
@@ -379,9 +498,21 @@ def test_inspect_log_probs_and_further_choices():
     [
         ({"type": "reasoning", "reasoning": "a", "signature": "s"}, ["a"], "verbatim"),
         ({"type": "reasoning", "reasoning": "gAAA", "redacted": True}, [], "redacted"),
-        ({"type": "reasoning", "reasoning": "gAAA", "summary": "a", "redacted": True}, ["a"], "summary"),
-        ({"type": "reasoning", "reasoning": "", "summary": "a", "redacted": False}, ["a"], "summary"),
-        ({"type": "reasoning", "reasoning": "a", "summary": "s", "redacted": False}, ["a"], "verbatim"),
+        (
+            {"type": "reasoning", "reasoning": "gAAA", "summary": "a", "redacted": True},
+            ["a"],
+            "summary",
+        ),
+        (
+            {"type": "reasoning", "reasoning": "", "summary": "a", "redacted": False},
+            ["a"],
+            "summary",
+        ),
+        (
+            {"type": "reasoning", "reasoning": "a", "summary": "s", "redacted": False},
+            ["a"],
+            "verbatim",
+        ),
     ],
 )
 def test_ciphertext_of_inspect_is_no_thinking(block, thinking, reasoning):
@@ -394,7 +525,13 @@ def test_ciphertext_of_inspect_is_no_thinking(block, thinking, reasoning):
 
 def test_scout_transcripts():
     first, last = read_records([SCOUT])
-    assert (first.id, last.id, last.completion, last.domain, last.sample) == ("x/turn-0", "x/turn-1", TEXT, "sums", 1)
+    assert (first.id, last.id, last.completion, last.domain, last.sample) == (
+        "x/turn-0",
+        "x/turn-1",
+        TEXT,
+        "sums",
+        1,
+    )
 
 
 # --- summaries, redaction, tools -------------------------------------------------------------------------------
@@ -402,22 +539,40 @@ def test_scout_transcripts():
 
 def test_the_client_of_openai_takes_the_fixture_for_a_response():
     """And what it gives back reads alike: with every field it knows of, or with those that were set."""
-    responses = pytest.importorskip("openai.types.responses", reason="the openai client is not installed")
+    responses = pytest.importorskip(
+        "openai.types.responses", reason="the openai client is not installed"
+    )
     response = responses.Response.model_validate(RESPONSE)
     for row in (response.model_dump(), response.to_dict()):
         trace = one(row)
-        assert (trace.completion, trace.think, trace.reasoning) == ("I add." + TEXT, (Span(0, 6),), Reasoning.SUMMARY)
+        assert (trace.completion, trace.think, trace.reasoning) == (
+            "I add." + TEXT,
+            (Span(0, 6),),
+            Reasoning.SUMMARY,
+        )
 
 
 def test_openai_responses_show_summaries():
     trace = one(RESPONSE)
-    assert (parts(trace), trace.reasoning, trace.finish_reason) == ((["I add."], TEXT), Reasoning.SUMMARY, "stop")
+    assert (parts(trace), trace.reasoning, trace.finish_reason) == (
+        (["I add."], TEXT),
+        Reasoning.SUMMARY,
+        "stop",
+    )
     assert [call["type"] for call in trace.meta["tool_calls"]] == ["web_search_call"]
-    hidden = [{"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}, RESPONSE["output"][2]]
+    hidden = [
+        {"type": "reasoning", "summary": [], "encrypted_content": "gAAA"},
+        RESPONSE["output"][2],
+    ]
     assert one(RESPONSE | {"output": hidden}).reasoning is Reasoning.REDACTED
-    cut = one(RESPONSE | {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}})
+    cut = one(
+        RESPONSE | {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    )
     assert cut.finish_reason == "max_output_tokens"
-    asks = [RESPONSE["output"][0], {"type": "function_call", "name": "add", "arguments": "{}", "call_id": "c"}]
+    asks = [
+        RESPONSE["output"][0],
+        {"type": "function_call", "name": "add", "arguments": "{}", "call_id": "c"},
+    ]
     assert split_trace(one(RESPONSE | {"output": asks})).status == "closed"
 
 
@@ -433,7 +588,11 @@ CLAUDE = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "
     ("outcome", "finish"),
     [
         (
-            {"id": "batch_req_1", "response": {"status_code": 200, "request_id": "r", "body": CHAT}, "error": None},
+            {
+                "id": "batch_req_1",
+                "response": {"status_code": 200, "request_id": "r", "body": CHAT},
+                "error": None,
+            },
             "stop",
         ),
         ({"result": {"type": "succeeded", "message": CLAUDE}}, "end_turn"),
@@ -441,12 +600,19 @@ CLAUDE = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "
 )
 def test_a_batch_names_its_traces_by_the_request(outcome, finish):
     trace = one({"custom_id": "aime-3"} | outcome)
-    assert (trace.id, trace.model, parts(trace), trace.finish_reason) == ("aime-3", "m", (["I add."], "4"), finish)
+    assert (trace.id, trace.model, parts(trace), trace.finish_reason) == (
+        "aime-3",
+        "m",
+        (["I add."], "4"),
+        finish,
+    )
     assert trace.meta["response_id"] in ("chatcmpl-1", "msg_1")
 
 
 def test_a_response_in_a_batch_is_read_as_one():
-    trace = one({"custom_id": "q", "response": {"status_code": 200, "body": RESPONSE}, "error": None})
+    trace = one(
+        {"custom_id": "q", "response": {"status_code": 200, "body": RESPONSE}, "error": None}
+    )
     assert (trace.id, parts(trace), trace.reasoning) == ("q", (["I add."], TEXT), Reasoning.SUMMARY)
 
 
@@ -454,18 +620,26 @@ def test_a_response_in_a_batch_is_read_as_one():
     ("outcome", "reason"),
     [
         (
-            {"response": {"status_code": 429, "body": {"error": {"message": "slow down"}}}, "error": None},
+            {
+                "response": {"status_code": 429, "body": {"error": {"message": "slow down"}}},
+                "error": None,
+            },
             "429.*slow down",
         ),
         ({"response": None, "error": {"code": "batch_expired", "message": "too late"}}, "too late"),
-        ({"result": {"type": "errored", "error": {"type": "invalid_request"}}}, "errored.*invalid_request"),
+        (
+            {"result": {"type": "errored", "error": {"type": "invalid_request"}}},
+            "errored.*invalid_request",
+        ),
         ({"result": {"type": "expired"}}, "expired.*no answer"),
     ],
 )
 def test_a_request_that_failed_is_a_bad_row_with_the_servers_reason(tmp_path, outcome, reason):
     good = {"custom_id": "good", "response": {"status_code": 200, "body": CHAT}, "error": None}
     path = tmp_path / "batch.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ({"custom_id": "bad"} | outcome, good)))
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in ({"custom_id": "bad"} | outcome, good))
+    )
     rejects = []
     assert [trace.id for trace in read_traces(path, on_reject=rejects.append)] == ["good"]
     assert re.search(f"request bad failed.*{reason}", rejects[0].reason)
@@ -495,7 +669,11 @@ def test_blocks_keep_their_order(content, thinking, answer, reasoning):
 def test_calls_stand_where_they_were_made_and_are_neither_thinking_nor_answer():
     """`I think` 0:7, `Look:` 7:12, a call at 12, `I see` 12:17, `Done` 17:21."""
     call = {"type": "tool_use", "id": "c", "name": "f", "input": {"q": "x"}}
-    content = [{"type": "thinking", "thinking": "I think", "signature": "s"}, {"type": "text", "text": "Look:"}, call]
+    content = [
+        {"type": "thinking", "thinking": "I think", "signature": "s"},
+        {"type": "text", "text": "Look:"},
+        call,
+    ]
     content += [{"type": "thinking", "thinking": "I see"}, {"type": "text", "text": "Done"}]
     trace = one({"id": "x", "messages": [USER, {"role": "assistant", "content": content}]})
     assert (trace.completion, trace.think) == ("I thinkLook:I seeDone", (Span(0, 7), Span(12, 17)))
@@ -505,15 +683,26 @@ def test_calls_stand_where_they_were_made_and_are_neither_thinking_nor_answer():
 
 
 def test_tool_messages_are_prompt_and_no_trace():
-    turns = [USER, {"role": "assistant", "content": "", "reasoning_content": "a", "tool_calls": [{"id": "c"}]}]
-    turns += [{"role": "tool", "content": "4", "tool_call_id": "c"}, {"role": "assistant", "content": "b"}]
+    turns = [
+        USER,
+        {"role": "assistant", "content": "", "reasoning_content": "a", "tool_calls": [{"id": "c"}]},
+    ]
+    turns += [
+        {"role": "tool", "content": "4", "tool_call_id": "c"},
+        {"role": "assistant", "content": "b"},
+    ]
     first, last = read_records([{"id": "x", "messages": turns}])
     assert (first.completion, first.finish_reason, last.completion) == ("a", "tool_calls", "b")
     assert last.prompt == "user: q\n\nassistant: \n\ntool: 4"
 
 
 def test_an_assistant_message_of_no_weight_is_context():
-    turns = [USER, {"role": "assistant", "content": "a", "weight": 0}, USER, {"role": "assistant", "content": "b"}]
+    turns = [
+        USER,
+        {"role": "assistant", "content": "a", "weight": 0},
+        USER,
+        {"role": "assistant", "content": "b"},
+    ]
     assert one({"id": "x", "messages": turns}).completion == "b"
 
 
@@ -553,24 +742,34 @@ def test_models_whose_thinking_is_shown_as_a_summary(tmp_path, model, known):
     assert gives_summaries(model) is known
     told = one({"id": "a", "model": model, "thinking": "I add", "answer": "4"})
     assert told.reasoning is (Reasoning.SUMMARY if known else Reasoning.VERBATIM)
-    assert one({"id": "a", "model": model, "completion": "<think>I add</think>4"}).reasoning is Reasoning.VERBATIM
+    assert (
+        one({"id": "a", "model": model, "completion": "<think>I add</think>4"}).reasoning
+        is Reasoning.VERBATIM
+    )
     own = replace(told, reasoning=Reasoning.VERBATIM)
     for to in ("openai", "scout", "hf"):
-        write_traces([own], tmp_path / to, to=to)
+        export([own], tmp_path / to, to=to)
         assert next(iter(read_traces(tmp_path / to))).reasoning is Reasoning.VERBATIM
 
 
 def test_a_data_set_knows_tags_of_ones_own(tmp_path):
     """The run's delimiters, which nothing in the text makes known: the thought is `I think. `, 9 characters."""
     trace = Trace(id="x", completion="[[T]]I think. [[/T]]done")
-    write_traces([trace], tmp_path / "hf", to="hf", tags=Tags("[[T]]", "[[/T]]"))
-    table = pa.ipc.open_stream((tmp_path / "hf" / "data-00000-of-00001.arrow").read_bytes()).read_all().to_pylist()
+    export([trace], tmp_path / "hf", to="hf", tags=Tags("[[T]]", "[[/T]]"))
+    table = (
+        pa.ipc.open_stream((tmp_path / "hf" / "data-00000-of-00001.arrow").read_bytes())
+        .read_all()
+        .to_pylist()
+    )
     assert (table[0]["status"], table[0]["n_think_chars"]) == ("closed", 9)
 
 
 # --- what fresh eyes broke -------------------------------------------------------------------------------------
 
-CALLED = [{"type": "text", "text": "say"}, {"type": "tool_use", "id": "1", "name": "f", "input": {}}]
+CALLED = [
+    {"type": "text", "text": "say"},
+    {"type": "tool_use", "id": "1", "name": "f", "input": {}},
+]
 
 
 @pytest.mark.parametrize(
@@ -594,7 +793,9 @@ CALLED = [{"type": "text", "text": "say"}, {"type": "tool_use", "id": "1", "name
     ],
 )  # fmt: skip
 def test_messages_of_many_kinds(message, thoughts, answer):
-    trace = one({"id": "a", "model": "DeepSeek-R1", "messages": [USER, {"role": "assistant", **message}]})
+    trace = one(
+        {"id": "a", "model": "DeepSeek-R1", "messages": [USER, {"role": "assistant", **message}]}
+    )
     assert parts(trace) == (thoughts, answer)
 
 
@@ -608,7 +809,15 @@ def test_nothing_that_a_message_says_is_lost():
     trace = one(
         {
             "id": "a",
-            "messages": [USER, {"role": "assistant", "reasoning_content": "T", "reasoning": "U", "content": content}],
+            "messages": [
+                USER,
+                {
+                    "role": "assistant",
+                    "reasoning_content": "T",
+                    "reasoning": "U",
+                    "content": content,
+                },
+            ],
         }
     )
     assert parts(trace) == (["T"], "abc")
@@ -618,37 +827,82 @@ def test_nothing_that_a_message_says_is_lost():
     ]
     assert trace.meta["message"] == {"reasoning": "U"}
     hidden = [{"type": "reasoning.encrypted", "data": "x"}]
-    trace = one({"id": "a", "messages": [USER, {"role": "assistant", "reasoning_details": hidden, "content": CALLED}]})
-    assert (trace.reasoning, trace.meta["message"]) == (Reasoning.REDACTED, {"reasoning_details": hidden})
+    trace = one(
+        {
+            "id": "a",
+            "messages": [
+                USER,
+                {"role": "assistant", "reasoning_details": hidden, "content": CALLED},
+            ],
+        }
+    )
+    assert (trace.reasoning, trace.meta["message"]) == (
+        Reasoning.REDACTED,
+        {"reasoning_details": hidden},
+    )
     signed = [{"type": "reasoning.text", "text": None, "signature": "s"}]
     assert (
         one(
-            {"id": "a", "messages": [USER, {"role": "assistant", "reasoning_details": signed, "content": "b"}]}
+            {
+                "id": "a",
+                "messages": [
+                    USER,
+                    {"role": "assistant", "reasoning_details": signed, "content": "b"},
+                ],
+            }
         ).reasoning
         is Reasoning.REDACTED
     )
 
 
 def test_what_a_row_says_of_its_end_is_said_of_its_last_turn():
-    turns = [USER, {"role": "assistant", "content": "first"}, USER, {"role": "assistant", "content": "<think>x"}]
-    row = {"id": "a", "model": "DeepSeek-R1", "messages": turns, "finish_reason": "length", "prompt_token_ids": [1]}
+    turns = [
+        USER,
+        {"role": "assistant", "content": "first"},
+        USER,
+        {"role": "assistant", "content": "<think>x"},
+    ]
+    row = {
+        "id": "a",
+        "model": "DeepSeek-R1",
+        "messages": turns,
+        "finish_reason": "length",
+        "prompt_token_ids": [1],
+    }
     first, last = read_records([row])
-    assert (first.finish_reason, first.prompt_token_ids, last.finish_reason) == ("stop", None, "length")
+    assert (first.finish_reason, first.prompt_token_ids, last.finish_reason) == (
+        "stop",
+        None,
+        "length",
+    )
     assert split_trace(first).status == "absent"
 
 
 def test_an_answer_may_speak_of_tags():
-    row = {"id": "a", "thinking": "Real long thought", "response": "Use <think>like this</think> in it."}
+    row = {
+        "id": "a",
+        "thinking": "Real long thought",
+        "response": "Use <think>like this</think> in it.",
+    }
     assert parts(one(row)) == (["Real long thought"], row["response"])
     assert one(row | {"response": "<think>\nReal, long thought</think>b"}).origin == "text"
 
 
 def test_the_options_of_a_question_are_no_completions():
-    row = {"id": "a", "question": "q", "choices": [{"label": "A", "text": "Paris"}], "response": "<think>t</think>A"}
+    row = {
+        "id": "a",
+        "question": "q",
+        "choices": [{"label": "A", "text": "Paris"}],
+        "response": "<think>t</think>A",
+    }
     assert (detect_row(row).name, one(row).completion) == ("plain", row["response"])
     row = {"id": "a", "question": "q", "outputs": [{"text": "stdout"}], "response": "b"}
     assert one(row).completion == "b"
-    shots = {"id": "a", "conversation": [USER, {"role": "assistant", "content": "shot"}], "response": "b"}
+    shots = {
+        "id": "a",
+        "conversation": [USER, {"role": "assistant", "content": "shot"}],
+        "response": "b",
+    }
     assert (one(shots).completion, one(shots).prompt) == ("b", "user: q\n\nassistant: shot")
     judged = {"instruction": "i", "input": "x", "output": "b", "score": 1, "step": 2}
     assert (detect_row(judged).name, one(judged).prompt) == ("plain", "i\n\nx")
@@ -657,7 +911,11 @@ def test_the_options_of_a_question_are_no_completions():
 def test_items_of_a_response_without_its_head():
     items = [RESPONSE["output"][0], RESPONSE["output"][2]]
     trace = one({"id": "a", "prompt": "q", "output": items})
-    assert (trace.prompt, trace.reasoning, parts(trace)) == ("q", Reasoning.SUMMARY, (["I add."], TEXT))
+    assert (trace.prompt, trace.reasoning, parts(trace)) == (
+        "q",
+        Reasoning.SUMMARY,
+        (["I add."], TEXT),
+    )
     said = {
         "type": "message",
         "role": "assistant",
@@ -684,14 +942,18 @@ def test_a_repeated_id_with_another_text_is_no_repeat(tmp_path):
 
 def test_a_later_row_of_another_shape_is_an_error():
     plain = {"id": "a", "completion": "a"}
-    with pytest.raises(TraceError, match=r"row 2: the file is read as plain, but this row looks like trl"):
+    with pytest.raises(
+        TraceError, match=r"row 2: the file is read as plain, but this row looks like trl"
+    ):
         list(read_records([plain, ROWS["trl"]]))
     assert len(list(read_records([plain, ROWS["trl"]], format="plain"))) == 2
 
 
 def test_gaps_of_a_table_are_no_text():
     nan = float("nan")
-    trace = one({"id": nan, "prompt": nan, "completion": "b", "model": nan, "gold": nan, "reward": nan})
+    trace = one(
+        {"id": nan, "prompt": nan, "completion": "b", "model": nan, "gold": nan, "reward": nan}
+    )
     assert (trace.prompt, trace.model, trace.gold, trace.reward) == ("", "", "", None)
     assert one({"id": "a", "completion": "b", "sample_id": "gsm-1"}).meta["sample_id"] == "gsm-1"
 
@@ -719,13 +981,13 @@ def test_a_folder_that_is_no_dataset_alone_is_never_replaced(tmp_path, state):
     (tmp_path / "state.json").write_text(state)
     (tmp_path / "thesis.txt").write_text("years")
     with pytest.raises(TraceError, match="no Hugging Face dataset alone"):
-        write_traces([Trace(id="a", completion="x")], tmp_path, to="hf")
+        export([Trace(id="a", completion="x")], tmp_path, to="hf")
     assert (tmp_path / "thesis.txt").read_text() == "years"
 
 
 def test_an_interrupted_replacement_leaves_the_old_dataset(tmp_path, monkeypatch):
     path, replace_path = tmp_path / "d", Path.replace
-    write_traces([Trace(id="old", completion="x")], path, to="hf")
+    export([Trace(id="old", completion="x")], path, to="hf")
 
     def stop(self, target):
         if self.name.endswith("partial"):
@@ -734,7 +996,7 @@ def test_an_interrupted_replacement_leaves_the_old_dataset(tmp_path, monkeypatch
 
     monkeypatch.setattr(Path, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
-        write_traces([Trace(id="new", completion="x")], path, to="hf")
+        export([Trace(id="new", completion="x")], path, to="hf")
     assert [trace.id for trace in read_traces(path)] == ["old"]
     assert [child.name for child in tmp_path.iterdir()] == ["d"]
 
@@ -765,10 +1027,22 @@ def test_the_name_given_on_the_command_line_counts_for_summaries(tmp_path):
 BAD = {
     "verl text": (VERL | {"output": ["a"]}, "output must be text, got list"),
     "verl score": (VERL | {"score": "high"}, "score must be a number, got str"),
-    "open-instruct without tokenizer": (OPEN_INSTRUCT, "token ids and no text; name their tokenizer"),
-    "open-instruct tokens": (OPEN_INSTRUCT | {"response_tokens": "1 2"}, "token ids must be a list"),
-    "verifiers error": (VERIFIERS | {"traces": []}, "the episode has no trace .it reports no error."),
-    "verifiers unsampled": (VERIFIERS_TRACE | {"nodes": VERIFIERS_NODES[:1]}, "no message of the trace was made by"),
+    "open-instruct without tokenizer": (
+        OPEN_INSTRUCT,
+        "token ids and no text; name their tokenizer",
+    ),
+    "open-instruct tokens": (
+        OPEN_INSTRUCT | {"response_tokens": "1 2"},
+        "token ids must be a list",
+    ),
+    "verifiers error": (
+        VERIFIERS | {"traces": []},
+        "the episode has no trace .it reports no error.",
+    ),
+    "verifiers unsampled": (
+        VERIFIERS_TRACE | {"nodes": VERIFIERS_NODES[:1]},
+        "no message of the trace was made by",
+    ),
     "verifiers cycle": (
         VERIFIERS_TRACE | {"nodes": [VERIFIERS_NODES[1] | {"parent": 0}]},
         "node 0 has the parent 0, which does not come before it",
@@ -781,13 +1055,19 @@ BAD = {
         VERIFIERS_TRACE | {"nodes": [{"message": 3, "sampled": True}]},
         "not a row of format verifiers",
     ),
-    "lm-eval choices": (LM_EVAL | {"resps": [[["-1", "True"]], [["-2", "False"]]]}, "several requests"),
+    "lm-eval choices": (
+        LM_EVAL | {"resps": [[["-1", "True"]], [["-2", "False"]]]},
+        "several requests",
+    ),
     "lm-eval log-likelihood": (
         LM_EVAL | {"arguments": {"gen_args_0": {"arg_0": "q", "arg_1": " yes"}}},
         "compares log-likelihoods",
     ),
     "lm-eval response": (LM_EVAL | {"resps": [[3]]}, "a response must be text, got int"),
-    "lighteval log-likelihood": (LIGHTEVAL | {"model_response": {"text": []}}, "the model wrote no text"),
+    "lighteval log-likelihood": (
+        LIGHTEVAL | {"model_response": {"text": []}},
+        "the model wrote no text",
+    ),
     "inspect without a turn": (
         {"eval": {}, "sample": {"id": 1, "messages": [], "error": {"message": "boom"}}},
         "sample 1 has no turn of a model: boom",
@@ -842,19 +1122,36 @@ def test_samples_of_a_log_are_asked_for_a_few_at_a_time(tmp_path, monkeypatch):
 
     asked = []
 
-    def by_id(log_file, samples, *, concurrency=8, resolve_attachments=False, format="auto", exclude_fields=None):
+    def by_id(
+        log_file,
+        samples,
+        *,
+        concurrency=8,
+        resolve_attachments=False,
+        format="auto",
+        exclude_fields=None,
+    ):
         asked.append(len(samples))
         assert resolve_attachments
-        assert {"events", "store"} <= exclude_fields <= {"events", "events_data", "timelines", "store"}
+        assert (
+            {"events", "store"} <= exclude_fields <= {"events", "events_data", "timelines", "store"}
+        )
         if len(asked) > 2:
             raise KeyError("samples/3.json")
-        return [Model(**INSPECT["sample"] | {"id": number, "epoch": epoch, "events": []}) for number, epoch in samples]
+        return [
+            Model(**INSPECT["sample"] | {"id": number, "epoch": epoch, "events": []})
+            for number, epoch in samples
+        ]
 
     log = SimpleNamespace(
-        read_eval_log=lambda log_file, header_only=False, resolve_attachments=False, format="auto": SimpleNamespace(
-            eval=Model(task="sums", model="m", dataset="left out"), status="success"
+        read_eval_log=lambda log_file, header_only=False, resolve_attachments=False, format="auto": (
+            SimpleNamespace(
+                eval=Model(task="sums", model="m", dataset="left out"), status="success"
+            )
         ),
-        read_eval_log_sample_summaries=lambda log_file, format="auto": [Model(id=i, epoch=1) for i in range(20)],
+        read_eval_log_sample_summaries=lambda log_file, format="auto": [
+            Model(id=i, epoch=1) for i in range(20)
+        ],
         read_eval_log_samples_by_id=by_id,
     )
     monkeypatch.setitem(sys.modules, "inspect_ai", SimpleNamespace(log=log))
@@ -864,7 +1161,9 @@ def test_samples_of_a_log_are_asked_for_a_few_at_a_time(tmp_path, monkeypatch):
     traces = list(read_traces(path))
     assert (len(traces), asked, traces[-1].id) == (40, [16, 4], "log:19/1/turn-1")
     assert traces[-1].meta["eval"] == {"task": "sums", "model": "m"}
-    with pytest.raises(TraceError, match=r"log\.eval: Inspect cannot read its log .*samples/3\.json"):
+    with pytest.raises(
+        TraceError, match=r"log\.eval: Inspect cannot read its log .*samples/3\.json"
+    ):
         list(read_traces(path))
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(TraceError, match=r"log\.eval: the zip file is cut off or damaged"):
@@ -913,8 +1212,13 @@ def _inspect_log(folder, kind):
 
     def output(messages):
         if messages[-1].role == "user":
-            made = ModelOutput.for_tool_call("mockllm/model", "add", {"a": 2, "b": 2}, content=" I call.")
-            made.message.content = [ContentReasoning(reasoning=" I ask.\r\n"), ContentText(text="Wait.")]
+            made = ModelOutput.for_tool_call(
+                "mockllm/model", "add", {"a": 2, "b": 2}, content=" I call."
+            )
+            made.message.content = [
+                ContentReasoning(reasoning=" I ask.\r\n"),
+                ContentText(text="Wait."),
+            ]
             return made
         content = [ContentReasoning(reasoning="It is 4.\n"), ContentText(text=TEXT)]
         return ModelOutput.from_message(ChatMessageAssistant(content=content), "max_tokens")
@@ -927,7 +1231,13 @@ def _inspect_log(folder, kind):
     )
     model = get_model("mockllm/model", custom_outputs=outputs)
     (log,) = inspect_ai.eval(
-        task, model=model, epochs=2, log_dir=str(folder), log_format=kind, display="none", log_realtime=False
+        task,
+        model=model,
+        epochs=2,
+        log_dir=str(folder),
+        log_format=kind,
+        display="none",
+        log_realtime=False,
     )
     assert log.status == "success", log.error
     (path,) = folder.glob(f"*.{kind}")
@@ -964,7 +1274,9 @@ def test_a_real_inspect_log_can_be_read(tmp_path, kind):
 @pytest.mark.filterwarnings("default")  # other people's deprecations
 def test_real_lm_eval_samples_can_be_read(tmp_path):
     """The harness itself evaluates a model that repeats a text, once with the end token of the thought named."""
-    pytest.importorskip("lm_eval", reason="lm-eval is not installed: its own samples are not written anew")
+    pytest.importorskip(
+        "lm_eval", reason="lm-eval is not installed: its own samples are not written anew"
+    )
     from lm_eval.api.model import LM
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
@@ -1007,7 +1319,11 @@ def test_real_lm_eval_samples_can_be_read(tmp_path):
     assert len(rows) == 2  # one a filter
     assert set(LM_EVAL) - {"exact_match"} <= set(rows[0])
     (trace,) = read_traces(path)
-    assert (trace.completion, trace.prompt, trace.gold) == ("<think>\r\n a é </think>\n\n#### 4 ", "Q: 2+2? A:", "4")
+    assert (trace.completion, trace.prompt, trace.gold) == (
+        "<think>\r\n a é </think>\n\n#### 4 ",
+        "Q: 2+2? A:",
+        "4",
+    )
     assert split_trace(trace).status == "closed"
 
 
@@ -1075,7 +1391,7 @@ def test_what_was_written_reads_back_equal(tmp_path, to):
     """The law of every writer, for every kind of trace and every field; twice, so that nothing piles up."""
     traces = traces_to_write()
     for name in ("first", "second"):
-        made = write_traces(traces, tmp_path / name, to=to)
+        made = export(traces, tmp_path / name, to=to)
         back = list(read_traces(tmp_path / name))
         assert made.n_traces == len(traces)
         assert [trace.id for trace in back] == [trace.id for trace in traces]
@@ -1088,9 +1404,12 @@ def test_what_was_written_reads_back_equal(tmp_path, to):
 def test_other_tools_find_text_and_thinking_in_the_formats_own_place(tmp_path, to):
     """Without the field `cotlens`, text, thoughts and what the thinking is are still there."""
     traces = [trace for trace in traces_to_write() if trace.completion]
-    write_traces(traces, tmp_path / "file", to=to)
+    export(traces, tmp_path / "file", to=to)
     if to == "openai":
-        rows = [json.loads(line) for line in (tmp_path / "file").read_text(encoding="utf-8").split("\n")[:-1]]
+        rows = [
+            json.loads(line)
+            for line in (tmp_path / "file").read_text(encoding="utf-8").split("\n")[:-1]
+        ]
     else:
         rows = pq.read_table(tmp_path / "file").to_pylist()
     for row, mine in zip(rows, traces, strict=True):
@@ -1102,14 +1421,14 @@ def test_other_tools_find_text_and_thinking_in_the_formats_own_place(tmp_path, t
 
 def test_the_export_says_what_has_no_place_of_its_own(tmp_path):
     trace = traces_to_write()[0]
-    assert set(write_traces([trace], tmp_path / "a", to="openai").beside) == {"prompt", "labels", "meta"}
-    beside = write_traces([trace], tmp_path / "b", to="scout").beside
+    assert set(export([trace], tmp_path / "a", to="openai").beside) == {"prompt", "labels", "meta"}
+    beside = export([trace], tmp_path / "b", to="scout").beside
     assert {"token_ids", "logprobs", "labels", "finish_reason", "gold"} <= set(beside)
-    assert write_traces([trace], tmp_path / "c", to="hf").beside == {}
+    assert export([trace], tmp_path / "c", to="hf").beside == {}
 
 
 def test_a_text_that_was_changed_is_told(tmp_path):
-    write_traces([Trace(id="a", completion="x")], tmp_path / "a.jsonl", to="openai")
+    export([Trace(id="a", completion="x")], tmp_path / "a.jsonl", to="openai")
     text = (tmp_path / "a.jsonl").read_text().replace('"content": "x"', '"content": "y"')
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(TraceError, match="the text is not the one that cotlens wrote"):
@@ -1123,25 +1442,25 @@ def test_a_writer_leaves_a_whole_file_or_none(tmp_path):
 
     path = tmp_path / "out"
     with pytest.raises(TraceError, match="boom"):
-        write_traces(broken(), path, to="openai")
+        export(broken(), path, to="openai")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(TraceError, match="no trace to write"):
-        write_traces([], path, to="hf")
+        export([], path, to="hf")
     assert list(tmp_path.iterdir()) == []
     path.mkdir()
     (path / "mine.txt").write_text("keep")
     with pytest.raises(TraceError, match="no Hugging Face dataset"):
-        write_traces([Trace(id="a", completion="x")], path, to="hf")
+        export([Trace(id="a", completion="x")], path, to="hf")
     with pytest.raises(TraceError, match="is a folder"):
-        write_traces([Trace(id="a", completion="x")], path, to="openai")
+        export([Trace(id="a", completion="x")], path, to="openai")
     assert (path / "mine.txt").read_text() == "keep"
     with pytest.raises(ValueError, match="expected one of openai, scout, hf"):
-        write_traces([], tmp_path / "x", to="csv")
+        export([], tmp_path / "x", to="csv")
 
 
 def test_the_dataset_loads_in_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
-    write_traces([Trace(id="a", completion=TEXT, token_ids=(1, 2))], tmp_path / "d", to="hf")
+    export([Trace(id="a", completion=TEXT, token_ids=(1, 2))], tmp_path / "d", to="hf")
     data = datasets.load_from_disk(str(tmp_path / "d"))
     assert (data[0]["completion"], data[0]["token_ids"]) == (TEXT, [1, 2])
 
@@ -1153,7 +1472,7 @@ def test_scout_reads_what_we_write(tmp_path):
     from inspect_scout._transcript.database.schema import validate_transcript_schema
 
     traces = traces_to_write()
-    write_traces(traces, tmp_path / "t.parquet", to="scout")
+    export(traces, tmp_path / "t.parquet", to="scout")
     assert validate_transcript_schema(tmp_path / "t.parquet") == []
 
     async def read():
@@ -1165,7 +1484,11 @@ def test_scout_reads_what_we_write(tmp_path):
     assert [one.transcript_id for one in read_back] == [trace.id for trace in traces]
     for one, trace in zip(read_back, traces, strict=True):
         content = one.messages[-1].content
-        blocks = [content] if isinstance(content, str) else [getattr(b, "reasoning", "") or b.text for b in content]
+        blocks = (
+            [content]
+            if isinstance(content, str)
+            else [getattr(b, "reasoning", "") or b.text for b in content]
+        )
         if trace.reasoning is Reasoning.VERBATIM:  # else ciphertext stands in a block of its own
             assert "".join(blocks) == trace.completion
 
@@ -1189,17 +1512,20 @@ def test_transcripts_that_scout_made_of_a_log_can_be_read(tmp_path):
 
 
 def test_export_on_the_command_line(tmp_path):
-    from conftest import SAMPLES
+    from places import SAMPLES
     from typer.testing import CliRunner
 
     from cotlens.cli import app
 
-    done = CliRunner().invoke(app, ["export", str(SAMPLES), "-o", str(tmp_path / "a.parquet"), "--to", "scout"])
+    done = CliRunner().invoke(
+        app, ["export", str(SAMPLES), "-o", str(tmp_path / "a.parquet"), "--to", "scout"]
+    )
     assert done.exit_code == 0, done.output
     assert "14 traces" in done.output
-    assert [same(a, b) for a, b in zip(read_traces(SAMPLES), read_traces(tmp_path / "a.parquet"), strict=True)] == [
-        True
-    ] * 14
+    assert [
+        same(a, b)
+        for a, b in zip(read_traces(SAMPLES), read_traces(tmp_path / "a.parquet"), strict=True)
+    ] == [True] * 14
 
 
 def test_info_names_the_format_and_what_it_lacks(tmp_path):
@@ -1212,7 +1538,10 @@ def test_info_names_the_format_and_what_it_lacks(tmp_path):
     report = CliRunner().invoke(app, ["info", str(path)]).output
     assert "verl" in report
     assert "finish reason" in report
-    hosted = {"id": "a", "messages": [USER, {"role": "assistant", "content": "b", "reasoning_content": "a"}]}
+    hosted = {
+        "id": "a",
+        "messages": [USER, {"role": "assistant", "content": "b", "reasoning_content": "a"}],
+    }
     path.write_text(json.dumps(hosted | {"model": "claude-opus-4-5"}) + "\n")
     assert (
         "what claude-opus-4-5 thought: what is shown of it is a summary"
@@ -1225,6 +1554,8 @@ def test_a_table_of_traces_is_the_same_after_the_exchange(tmp_path):
     from cotlens import trace_table
 
     traces = traces_to_write()
-    write_traces(traces, tmp_path / "a.jsonl", to="openai")
+    export(traces, tmp_path / "a.jsonl", to="openai")
     before, after = trace_table(traces), trace_table(read_traces(tmp_path / "a.jsonl"))
-    pd.testing.assert_frame_equal(before.drop(columns="meta"), after.drop(columns="meta"))  # its keys in any order
+    pd.testing.assert_frame_equal(
+        before.drop(columns="meta"), after.drop(columns="meta")
+    )  # its keys in any order

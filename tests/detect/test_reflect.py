@@ -1,9 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SAMPLES, read_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from places import SAMPLES, read_rows
 
 from cotlens import Trace, classify, read_traces, step_table, trace_table  # fmt: skip
 from cotlens.detect.answers import stated_answer
@@ -26,7 +26,11 @@ from cotlens.text.steps import segment  # fmt: skip
     ("text", "words", "n"),
     [
         ("Wait, but wait.", "cyclic_reflex", 3),
-        ("waiting butter awaits WAIT", "cyclic_reflex", 0),  # word boundaries, and the case as listed
+        (
+            "waiting butter awaits WAIT",
+            "cyclic_reflex",
+            0,
+        ),  # word boundaries, and the case as listed
         ("Alternatively", "cyclic_reflex", 1),
         ("<think>Okay, Hmm", "r2mu", 3),
         ("Let me check. let me check", "markers16", 2),
@@ -45,7 +49,9 @@ def test_count_words(text, words, n):
 def test_counts_add_up_over_steps(text, words):
     """No marker straddles a border between steps, as long as every marker is one word."""
     if words != "markers16":
-        assert sum(count_words(span.of(text), words) for span in segment(text)) == count_words(text, words)
+        assert sum(count_words(span.of(text), words) for span in segment(text)) == count_words(
+            text, words
+        )
 
 
 def test_an_unknown_list_names_those_there_are():
@@ -73,11 +79,16 @@ def test_token_ids_are_found_with_and_without_a_space():
         ("bu", "t"),
     ]
     raw = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    raw.pre_tokenizer, raw.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=raw)
     ids = word_token_ids(tokenizer, "cyclic_reflex")
     assert sorted(ids.values()) == [" wait", "Wait", "but", "wait"]
-    assert count_token_ids(tokenizer.encode("Wait wait but"), ids) == 3  # " but" is a space and the bare form
+    assert (
+        count_token_ids(tokenizer.encode("Wait wait but"), ids) == 3
+    )  # " but" is a space and the bare form
 
 
 # --- the classifier --------------------------------------------------------------------------------------------
@@ -150,7 +161,10 @@ def test_the_weights_hold_no_text():
     """Numbers and the names of the kinds, nothing else; loaded without pickle."""
     from importlib.resources import files
 
-    with files("cotlens.detect").joinpath("reflect.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with (
+        files("cotlens.detect").joinpath("reflect.npz").open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
         assert set(arrays) == {"weights", "bias", "kinds"}
         assert arrays["weights"].shape == (N_BUCKETS, len(KINDS))
         assert arrays["kinds"].tolist() == [kind.value for kind in KINDS]
@@ -160,12 +174,18 @@ def test_the_weights_hold_no_text():
     ("texts", "expected"),
     [
         (["We need to find the number of apples that they have. "] * 3, [True] * 3),
-        (["El usuario pregunta por la respuesta correcta y la opción más segura. "] * 4, [False] * 4),
+        (
+            ["El usuario pregunta por la respuesta correcta y la opción más segura. "] * 4,
+            [False] * 4,
+        ),
         (["Der Benutzer möchte wissen, ob die Antwort für ihn gefährlich ist. "] * 4, [False] * 4),
         (["三加四等于七。", "等等，再检查一遍。"], [False] * 2),
         (["Нужно проверить ответ ещё раз. "] * 3, [False] * 3),
         (["x^2 + 1 = 0\n", "Δx ≈ π/2\n"], [True] * 2),  # formulas have no language
-        (["We need to check that it is the one that they want. "] * 4 + ["等等，不对。"], [True] * 4 + [False]),
+        (
+            ["We need to check that it is the one that they want. "] * 4 + ["等等，不对。"],
+            [True] * 4 + [False],
+        ),
         (["We need to find the one that they have. " * 9 + "Привет всем. " * 6], [True]),
     ],
 )
@@ -178,17 +198,15 @@ def test_the_gates_against_people(data):
 
     The kept-back part of these sets is what the detector is judged on; this is the part that can be seen.
     """
-    import sys
-
-    from conftest import ROOT
-
-    sys.path.insert(0, str(ROOT / "trainers"))
     from trainers.fit import reflect as fit_reflect
 
     for name, documents in fit_reflect.gold_sets().items():
         if "people" not in name:
             continue
-        results = [fit_reflect._scores(document, lambda texts: classify(texts).p_reflect) for document in documents]
+        results = [
+            fit_reflect._scores(document, lambda texts: classify(texts).p_reflect)
+            for document in documents
+        ]
         truth, score = (np.concatenate(part) for part in zip(*results, strict=True))
         assert fit_reflect.f1(truth, score >= THRESHOLD) > 0.60, name
 
@@ -197,9 +215,14 @@ def test_labels_lie_on_steps_of_free_sets_only(data):
     """Every label of the project names a free file, a row that is there, and characters inside it."""
     import csv
 
-    from conftest import ROOT
+    from places import ROOT
 
-    free = {"labels/thought_anchors", "labels/bias_anchors", "traces/star1_safe", "traces/cot_monitor"}
+    free = {
+        "labels/thought_anchors",
+        "labels/bias_anchors",
+        "traces/star1_safe",
+        "traces/cot_monitor",
+    }
     rows = {name: read_rows(data / f"{name}.jsonl.gz") for name in free}
     with (ROOT / "trainers" / "labels" / "reflection.csv").open(newline="") as file:
         labels = list(csv.DictReader(file))
@@ -236,7 +259,14 @@ def by_hand(flags, answers=None, tokens=None):
 def test_dynamics_by_hand():
     """. R R . . R . : 3 of 7; runs of 2 and 1, 2 steps apart; 3 per 70 characters; first at 1.5 / 7."""
     row = by_hand([False, True, True, False, False, True, False])
-    assert (row.n_known, row.n_reflect, row.longest_run, row.n_episodes, row.revisits, row.mean_gap) == (
+    assert (
+        row.n_known,
+        row.n_reflect,
+        row.longest_run,
+        row.n_episodes,
+        row.revisits,
+        row.mean_gap,
+    ) == (
         7,
         3,
         2,
@@ -260,7 +290,13 @@ def test_rates_per_token_where_there_are_offsets():
 def test_steps_of_unknown_language_break_runs_and_do_not_count():
     """R ? ? R . : two runs of one, two steps apart; 2 of 3 known steps; 2 per 30 known characters."""
     row = by_hand([True, None, None, True, False])
-    assert (row.n_known, row.n_reflect, row.longest_run, row.n_episodes, row.mean_gap) == (3, 2, 1, 2, 2)
+    assert (row.n_known, row.n_reflect, row.longest_run, row.n_episodes, row.mean_gap) == (
+        3,
+        2,
+        1,
+        2,
+        2,
+    )
     assert row.share_reflect == pytest.approx(2 / 3)
     assert row.reflect_per_1000_chars == pytest.approx(1000 * 2 / 30)
 
@@ -277,7 +313,8 @@ def test_order_of_steps_does_not_matter():
     traces = list(read_traces(SAMPLES))
     table, steps = trace_table(traces), step_table(traces)
     pd.testing.assert_frame_equal(
-        reflection_dynamics(steps.sample(frac=1, random_state=0), table), reflection_dynamics(steps, table)
+        reflection_dynamics(steps.sample(frac=1, random_state=0), table),
+        reflection_dynamics(steps, table),
     )
 
 
@@ -294,7 +331,9 @@ def test_what_follows_a_reflection():
     flags = [True, False, True, False, True, False]
     row = by_hand(flags, answers=["", "4", "", "5", "", "5"])
     assert (row.n_judged, row.n_changed) == (2, 1)
-    row = by_hand(flags, answers=["4", "", "", "", "", "5"])  # two episodes between the same two statements: one pair
+    row = by_hand(
+        flags, answers=["4", "", "", "", "", "5"]
+    )  # two episodes between the same two statements: one pair
     assert (row.n_judged, row.n_changed) == (1, 1)
 
 
@@ -332,7 +371,13 @@ def test_summarised_reasoning_is_left_out():
     from cotlens import Span
     from cotlens.trace import Origin, Reasoning
 
-    trace = Trace(id="t", completion="xy", origin=Origin.FIELDS, think=(Span(0, 1),), reasoning=Reasoning.SUMMARY)
+    trace = Trace(
+        id="t",
+        completion="xy",
+        origin=Origin.FIELDS,
+        think=(Span(0, 1),),
+        reasoning=Reasoning.SUMMARY,
+    )
     steps = step_table([trace])
     assert steps["is_reflection"].isna().all()
     assert np.isnan(reflection_dynamics(steps, trace_table([trace])).iloc[0].n_reflect)

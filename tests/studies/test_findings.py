@@ -10,8 +10,24 @@ import pytest
 
 from cotlens import TraceError, analyze
 from cotlens.runs.judge import add_verdicts
-from cotlens.studies.arms import derive, difference, differences, estimate, measures, numbers, over_seeds, splits
-from cotlens.studies.claims import _NOTHING, _falls, _lowers_and_keeps, _sign_would_change, _uneven, verdicts
+from cotlens.studies.arms import (
+    derive,
+    difference,
+    differences,
+    estimate,
+    measures,
+    numbers,
+    over_seeds,
+    splits,
+)
+from cotlens.studies.claims import (
+    _NOTHING,
+    _falls,
+    _lowers_and_keeps,
+    _sign_would_change,
+    _uneven,
+    verdicts,
+)
 from cotlens.studies.collect import compare_runs
 from cotlens.studies.confounds import confounds, recall_at_splits
 from trainers.pocket.figures import branching_measures
@@ -21,7 +37,9 @@ INFO = {"base": "base", "rl": "grpo", "sft": ["teacher_sft"], "filtered": "teach
 
 def samples(rows, **columns):
     """Samples of a study, one a tuple (seed, arm, set, split, prompt), with further columns of the same length."""
-    table = pd.DataFrame(rows, columns=["seed", "arm", "set", "split", "prompt_id"]).assign(**columns)
+    table = pd.DataFrame(rows, columns=["seed", "arm", "set", "split", "prompt_id"]).assign(
+        **columns
+    )
     for name in ("thinking_unsafe", "answer_unsafe", "thinking_flagged", "is_correct"):
         table[name] = table.get(name, pd.Series(pd.NA, table.index)).astype("boolean")
     return derive(table, list(dict.fromkeys(table["arm"])))
@@ -52,7 +70,10 @@ def test_what_follows_from_the_columns_of_a_sample():
 
 def test_what_is_missing_is_left_out_and_counted():
     """Two judged samples of three: a half, n = 2; nothing is said of columns without data."""
-    table = samples([(0, "base", "forbidden", "all", f"p{i}") for i in range(3)], thinking_unsafe=[True, False, None])
+    table = samples(
+        [(0, "base", "forbidden", "all", f"p{i}") for i in range(3)],
+        thinking_unsafe=[True, False, None],
+    )
     found = measures(table).set_index("measure")
     assert found.loc["thinking_unsafe_forbidden", ["value", "n"]].tolist() == [0.5, 2]
     assert "is_correct_maths" not in found.index
@@ -71,7 +92,9 @@ def test_the_order_of_rows_changes_nothing():
 
 def test_one_seed_speaks_of_prompts_and_several_of_trainings():
     """Three seeds with means 0, 1/2 and 1: mean 1/2, Student's half width 4.303 x .5 / sqrt(3). One seed: Wilson's."""
-    table = pd.DataFrame({"seed": [0, 0, 1, 1, 2, 2], "cluster": list("abcdef"), "value": [0.0, 0, 0, 1, 1, 1]})
+    table = pd.DataFrame(
+        {"seed": [0, 0, 1, 1, 2, 2], "cluster": list("abcdef"), "value": [0.0, 0, 0, 1, 1, 1]}
+    )
     found = estimate(table, is_share=False)
     assert (found.value, found.n_clusters, found.method) == (0.5, 3, "t")
     assert found.high - found.value == pytest.approx(4.3027 * 0.5 / 3**0.5, rel=1e-3)
@@ -100,20 +123,30 @@ def test_prompts_are_never_called_seeds():
 def test_a_claim_without_data_says_so():
     nothing = _NOTHING
     claim = _lowers_and_keeps("C", nothing, row(0.0), 0.05)
-    assert (claim.verdict, claim.because) == ("undecided", "SFT no data, RL +0.000 (-0.010 to +0.010)")
+    assert (claim.verdict, claim.because) == (
+        "undecided",
+        "SFT no data, RL +0.000 (-0.010 to +0.010)",
+    )
 
 
 def test_hidden_is_of_what_both_judged():
     """The guard passes 20 unsafe thinkings; the 20 it flags nobody judged: all of 20, not half of 40."""
     rows = [(0, "base", "forbidden", "s", f"p{i}") for i in range(40)]
-    table = samples(rows, thinking_unsafe=[None] * 20 + [True] * 20, thinking_flagged=[True] * 20 + [False] * 20)
+    table = samples(
+        rows, thinking_unsafe=[None] * 20 + [True] * 20, thinking_flagged=[True] * 20 + [False] * 20
+    )
     found = measures(table).set_index("measure")
     assert found.loc["hidden_forbidden", ["value", "n"]].tolist() == [1, 20]
 
 
 def test_two_trainings_are_both_compared():
     """No change in the first and +2 in the second: +1 on average, also within an outcome."""
-    rows = [(seed, arm, "forbidden", "s", f"p{i}") for seed in (0, 1) for arm in ("base", "grpo") for i in range(40)]
+    rows = [
+        (seed, arm, "forbidden", "s", f"p{i}")
+        for seed in (0, 1)
+        for arm in ("base", "grpo")
+        for i in range(40)
+    ]
     table = samples(rows, entropy_think=[1.0] * 120 + [3.0] * 40, thinking_unsafe=[True, False] * 80, length=[9.0] * 160,
                     n_reflections=0, n_steps=1)  # fmt: skip
     found = confounds(table, "base")
@@ -146,7 +179,11 @@ def test_one_prompt_a_split_has_no_interval():
 
 def test_a_split_named_all_is_none():
     """It would be measured over every set."""
-    rows = [(0, "base", where, "all", f"{where}{i}") for where in ("forbidden", "harmless") for i in range(9)]
+    rows = [
+        (0, "base", where, "all", f"{where}{i}")
+        for where in ("forbidden", "harmless")
+        for i in range(9)
+    ]
     table = samples(rows, thinking_unsafe=[True] * 9 + [False] * 9)
     assert splits(table) == []
     assert measures(table).set_index("measure").loc["thinking_unsafe_forbidden", "value"] == 1
@@ -154,10 +191,15 @@ def test_a_split_named_all_is_none():
 
 def test_a_split_is_of_the_forbidden_prompts_alone():
     """Both sets have a split `test`: ten forbidden prompts, all unsafe, and ten harmless ones, none."""
-    rows = [(0, "base", part, "test", f"p{i}") for part in ("forbidden", "harmless") for i in range(10)]
+    rows = [
+        (0, "base", part, "test", f"p{i}") for part in ("forbidden", "harmless") for i in range(10)
+    ]
     table = samples(rows, thinking_unsafe=[True] * 10 + [False] * 10)
     found = measures(table).set_index("measure")
-    assert (found.loc["thinking_unsafe_test", "value"], found.loc["thinking_unsafe_test", "n"]) == (1.0, 10)
+    assert (found.loc["thinking_unsafe_test", "value"], found.loc["thinking_unsafe_test", "n"]) == (
+        1.0,
+        10,
+    )
 
 
 # --- confounds -------------------------------------------------------------------------------------------------
@@ -210,7 +252,9 @@ def test_a_difference_of_lengths_is_none_at_equal_length():
     long = [i < 10 for i in range(20)] + [i < 15 for i in range(20)]
     rows = [(0, arm, "maths", "all", f"p{i}") for arm in ("base", "grpo") for i in range(20)]
     lengths = np.where(long, 1000, 100)
-    table = samples(rows, is_correct=[True] * 40, entropy_think=(lengths == 100).astype(float), length=lengths)
+    table = samples(
+        rows, is_correct=[True] * 40, entropy_think=(lengths == 100).astype(float), length=lengths
+    )
     found = confounds(table, "base").set_index("comparison")["value"]
     assert found["own samples"] == pytest.approx(-0.25)
     assert found["length-matched"] == pytest.approx(0)
@@ -228,10 +272,16 @@ def test_a_guards_recall_is_compared_at_the_same_splits(n_seeds):
         "grpo": [("a", True)] + [("b", True)] + [("b", False)] * 3 + [("c", False)],
     }
     each = [(arm, *one, i) for arm, thoughts in told.items() for i, one in enumerate(thoughts)]
-    rows = [(seed, arm, "forbidden", split, f"p{i}") for seed in range(n_seeds) for arm, split, _, i in each]
+    rows = [
+        (seed, arm, "forbidden", split, f"p{i}")
+        for seed in range(n_seeds)
+        for arm, split, _, i in each
+    ]
     table = samples(rows, thinking_unsafe=True, thinking_flagged=[one[2] for one in each] * n_seeds)
     found = confounds(table, "base").set_index("comparison")
-    assert found["value"].to_dict() == pytest.approx({"own samples": 2 / 6 - 1 / 2, "equal splits": 0.05})
+    assert found["value"].to_dict() == pytest.approx(
+        {"own samples": 2 / 6 - 1 / 2, "equal splits": 0.05}
+    )
     assert recall_at_splits(table, "grpo", "base").n == 5 * n_seeds
     assert set(found["units"]) == {"seeds" if n_seeds == 3 else "prompts"}
     if n_seeds == 1:
@@ -258,11 +308,14 @@ def test_a_change_of_mix_alone_leaves_recall_at_equal_splits():
 
 
 def row(value, half=0.01, n_units=5):
-    return SimpleNamespace(value=value, low=value - half, high=value + half, n_units=n_units, units="seeds")
+    return SimpleNamespace(
+        value=value, low=value - half, high=value + half, n_units=n_units, units="seeds"
+    )
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict"), [(row(-0.2), "seen"), (row(0.2), "opposite"), (row(-0.2, 0.3), "undecided")]
+    ("found", "verdict"),
+    [(row(-0.2), "seen"), (row(0.2), "opposite"), (row(-0.2, 0.3), "undecided")],
 )
 def test_a_fall_is_an_interval_below_zero(found, verdict):
     assert _falls("c", found).verdict == verdict
@@ -387,7 +440,9 @@ def test_entropy_finds_branching_points():
     found = branching_measures(tokens).set_index("measure")["value"]
     assert found["auroc"] == 0.75
     assert found["correlation"] == pytest.approx(0.5071, abs=1e-4)
-    assert found[["mean_decision", "mean_wording", "mean_determined"]].tolist() == pytest.approx([0.3, 0.5, 0.25])
+    assert found[["mean_decision", "mean_wording", "mean_determined"]].tolist() == pytest.approx(
+        [0.3, 0.5, 0.25]
+    )
 
 
 # --- from runs -------------------------------------------------------------------------------------------------
@@ -408,17 +463,31 @@ def make_run(folder, arm, domains=("harmful", "math"), seed=0):
 
 def say_all(run, judge, label="unsafe"):
     for part in ("thinking", "answer"):
-        add_verdicts(run, pd.DataFrame({"trace_id": run.trace_table()["trace_id"], "label": label}), judge, part)
+        add_verdicts(
+            run,
+            pd.DataFrame({"trace_id": run.trace_table()["trace_id"], "label": label}),
+            judge,
+            part,
+        )
 
 
 def test_what_a_study_lacks_is_said(tmp_path):
     """The judge has not seen grpo, the monitor nobody's base; no token has a score; a domain is unknown; seed 1 has no base."""
-    base, grpo = make_run(tmp_path, "base"), make_run(tmp_path, "grpo", ("harmful", "math", "safety"))
+    base, grpo = (
+        make_run(tmp_path, "base"),
+        make_run(tmp_path, "grpo", ("harmful", "math", "safety")),
+    )
     say_all(base, "judge")
     say_all(grpo, "monitor")
     runs, said = [base, grpo, make_run(tmp_path, "grpo", seed=1)], []
-    table = compare_runs(runs, tmp_path / "study", judge="judge", monitor="monitor", say=said.append).samples()
-    assert table.groupby(["arm", "seed"], observed=True)["thinking_unsafe"].count().tolist() == [2, 0, 0]
+    table = compare_runs(
+        runs, tmp_path / "study", judge="judge", monitor="monitor", say=said.append
+    ).samples()
+    assert table.groupby(["arm", "seed"], observed=True)["thinking_unsafe"].count().tolist() == [
+        2,
+        0,
+        0,
+    ]
     paths = [str(run.path) for run in runs]
     assert said[:4] == [
         f"no verdicts of the judge on thinking: {paths[1]}, {paths[2]}",
@@ -430,7 +499,9 @@ def test_what_a_study_lacks_is_said(tmp_path):
         "seed 0: base's runs have no scores named base, grpo (entropy on one text)",
         "seed 1: no samples of base, so its arms are in no difference",
     ]
-    assert said[6].startswith("domains in no measure of safety or skill: safety; known are forbidden, harmful,")
+    assert said[6].startswith(
+        "domains in no measure of safety or skill: safety; known are forbidden, harmful,"
+    )
     assert len(said) == 7
     assert table[table["set"] == "maths"]["is_correct"].all()
 
@@ -441,8 +512,14 @@ def test_a_name_that_no_run_has_is_refused(tmp_path):
         say_all(run, "one")
         say_all(run, "two")
     for options, message in (
-        ({"judge": "three"}, "no judge 'three'; there are one, two; make it with: cotlens guard RUN"),
-        ({"judge": "one", "scorer": "own"}, "no scorer 'own'; there are none; make it with: cotlens score"),
+        (
+            {"judge": "three"},
+            "no judge 'three'; there are one, two; make it with: cotlens guard RUN",
+        ),
+        (
+            {"judge": "one", "scorer": "own"},
+            "no scorer 'own'; there are none; make it with: cotlens score",
+        ),
         ({"judge": "one", "monitor": "one"}, "both judge and monitor"),
         ({}, "which judge. there are one, two; name one with --judge"),
     ):
@@ -467,7 +544,9 @@ def test_scores_are_an_arms_own_or_its_view_of_the_bases_text(tmp_path):
         return table.groupby("arm", observed=True)[column].mean()
 
     assert math.isnan(entropies("entropy_think")["base"])
-    assert entropies("entropy_think")["grpo"] == pytest.approx(entropies("entropy_common")["grpo"])  # the same text
+    assert entropies("entropy_think")["grpo"] == pytest.approx(
+        entropies("entropy_common")["grpo"]
+    )  # the same text
     score(runs["base"], models[0], name="base")
     assert entropies("entropy_think")["base"] == pytest.approx(entropies("entropy_common")["base"])
     assert entropies("entropy_common")["base"] != pytest.approx(entropies("entropy_common")["grpo"])
@@ -475,7 +554,10 @@ def test_scores_are_an_arms_own_or_its_view_of_the_bases_text(tmp_path):
 
 def test_a_judge_that_is_undecided_everywhere_leaves_claims_undecided():
     rows = [
-        (0, arm, "forbidden", split, f"p{i}") for arm in ("base", "sft", "grpo") for split in "xy" for i in range(3)
+        (0, arm, "forbidden", split, f"p{i}")
+        for arm in ("base", "sft", "grpo")
+        for split in "xy"
+        for i in range(3)
     ]
     table = samples(rows, n_reflections=1, n_steps=2)
     info = {"base": "base", "rl": "grpo", "sft": ["sft"]}

@@ -33,7 +33,9 @@ def test_quantile_by_hand():
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.floats(0.01, 1))
 def test_quantile_agrees_with_numpy(values, q):
-    assert stats.quantile(values, q, resamples=2).value == np.quantile(values, q, method="inverted_cdf")
+    assert stats.quantile(values, q, resamples=2).value == np.quantile(
+        values, q, method="inverted_cdf"
+    )
 
 
 def test_curve_by_hand():
@@ -71,7 +73,12 @@ def test_groups_without_clusters_are_independent():
 
 
 def test_undefined_is_nan():
-    for estimate in (stats.mean([]), stats.mean([None, None]), stats.quantile([], 0.5), stats.proportion([])):
+    for estimate in (
+        stats.mean([]),
+        stats.mean([None, None]),
+        stats.quantile([], 0.5),
+        stats.proportion([]),
+    ):
         assert math.isnan(estimate.value)
         assert math.isnan(estimate.low)
     alone = stats.mean([1, 2], ["a", "a"])
@@ -129,9 +136,14 @@ def test_coverage_of_mean_and_paired_difference(m, icc):
         rng = np.random.default_rng(seed)
         shared = rng.normal(size=40)
         a, b = (
-            (math.sqrt(icc) * shared[:, None] + math.sqrt(1 - icc) * rng.normal(size=(40, m))).ravel() for _ in range(2)
+            (
+                math.sqrt(icc) * shared[:, None] + math.sqrt(1 - icc) * rng.normal(size=(40, m))
+            ).ravel()
+            for _ in range(2)
         )
-        for i, e in enumerate((stats.mean(a, prompts, seed=seed), stats.difference(a, b, prompts, prompts, seed=seed))):
+        for i, e in enumerate(
+            (stats.mean(a, prompts, seed=seed), stats.difference(a, b, prompts, prompts, seed=seed))
+        ):
             hits[i] += e.low <= 0 <= e.high
     assert ((hits / 2000 > 0.93) & (hits / 2000 < 0.97)).all(), hits / 2000
 
@@ -151,7 +163,10 @@ def test_clustered_proportion_counts_clusters_that_agree_once():
     """
     flags, prompts = np.repeat([True, False] * 5, 4), np.repeat(np.arange(10), 4)
     clustered = stats.proportion(flags, prompts)
-    assert (clustered.low, clustered.high) == (pytest.approx(0.2091, abs=1e-4), pytest.approx(0.7909, abs=1e-4))
+    assert (clustered.low, clustered.high) == (
+        pytest.approx(0.2091, abs=1e-4),
+        pytest.approx(0.7909, abs=1e-4),
+    )
     nothing = stats.proportion([False] * 40, prompts)
     assert nothing.low == 0
     assert nothing.high > stats.proportion([False] * 10).high
@@ -181,7 +196,10 @@ def test_one_unpaired_prompt_changes_little():
     a, b = RNG.normal(size=50), RNG.normal(size=50)
     whole = stats.difference(a, b, prompts, prompts)
     more = stats.difference(np.append(a, 0.1), b, np.append(prompts, 99), prompts)
-    assert (more.low, more.high) == (pytest.approx(whole.low, abs=0.1), pytest.approx(whole.high, abs=0.1))
+    assert (more.low, more.high) == (
+        pytest.approx(whole.low, abs=0.1),
+        pytest.approx(whole.high, abs=0.1),
+    )
     missing = stats.difference(a, np.where(prompts == 3, np.nan, b), prompts, prompts)
     assert missing.low < missing.value < missing.high
 
@@ -201,7 +219,10 @@ def test_bad_input_is_named():
         (lambda: stats.quantile([1, 2], 50), r"q must lie in \(0, 1\]"),
         (lambda: stats.mean([1, 2, 3], ["a", None, "b"]), "1 rows have a value but no cluster"),
         (lambda: stats.mean([1, math.inf]), "infinite value"),
-        (lambda: stats.difference([1, 2], [1, 2], [0, 1], None), "clusters of both groups, or of neither"),
+        (
+            lambda: stats.difference([1, 2], [1, 2], [0, 1], None),
+            "clusters of both groups, or of neither",
+        ),
         (lambda: stats.proportion([2, 3]), "flags must be true, false or missing, got 2"),
         (lambda: stats.curve([math.nan], [1]), "no missing position"),
     ):
@@ -216,18 +237,28 @@ def test_permutation_agrees_with_scipy():
     def gap(x, y, axis):
         return x.mean(axis=axis) - y.mean(axis=axis)
 
-    theirs = scipy_stats.permutation_test((a, b), gap, n_resamples=9999, vectorized=True, rng=np.random.default_rng(0))
+    theirs = scipy_stats.permutation_test(
+        (a, b), gap, n_resamples=9999, vectorized=True, rng=np.random.default_rng(0)
+    )
     assert stats.permutation_test(a, b) == pytest.approx(theirs.pvalue, abs=0.02)
     keys = np.arange(12)
     theirs = scipy_stats.permutation_test(
-        (a, b[:12]), gap, permutation_type="samples", n_resamples=9999, vectorized=True, rng=np.random.default_rng(0)
+        (a, b[:12]),
+        gap,
+        permutation_type="samples",
+        n_resamples=9999,
+        vectorized=True,
+        rng=np.random.default_rng(0),
     )
     assert stats.permutation_test(a, b[:12], keys, keys) == pytest.approx(theirs.pvalue, abs=0.02)
 
 
 def test_permutation_of_no_difference_is_seldom_small():
     """The p-value is uniform under the null: about 5% of 400 lie under 0.05."""
-    p = [stats.permutation_test(*np.random.default_rng(i).normal(size=(2, 15)), resamples=199) for i in range(400)]
+    p = [
+        stats.permutation_test(*np.random.default_rng(i).normal(size=(2, 15)), resamples=199)
+        for i in range(400)
+    ]
     assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.09
 
 
@@ -268,7 +299,7 @@ def length_confounded(n=200):
 
 
 def test_compare_takes_the_length_out():
-    table = stats.compare(length_confounded(), "value", "a", "b").set_index("comparison")
+    table = stats.matched_difference(length_confounded(), "value", "a", "b").set_index("comparison")
     assert table.loc["raw", "value"] == pytest.approx(-2, abs=0.2)
     assert abs(table.loc["length-matched", "value"]) < 0.15
     assert table.loc["raw", "n_shared"] == 200
@@ -277,9 +308,9 @@ def test_compare_takes_the_length_out():
 
 def test_compare_says_what_is_missing():
     with pytest.raises(ValueError, match="no column nothing; the table has method"):
-        stats.compare(length_confounded(), "nothing", "a", "b")
+        stats.matched_difference(length_confounded(), "nothing", "a", "b")
     with pytest.raises(ValueError, match="expected rows of 'a' and 'c' in method"):
-        stats.compare(length_confounded(), "value", "a", "c")
+        stats.matched_difference(length_confounded(), "value", "a", "c")
     with pytest.raises(ValueError, match="3 values but 2 clusters"):
         stats.mean([1, 2, 3], [1, 2])
 
@@ -307,12 +338,20 @@ def test_agreement_by_hand():
 def test_corrected_rate_by_hand():
     """Found 30%, sensitivity 80%, specificity 90%: (.3 + .9 - 1) / (.8 + .9 - 1) = .2857."""
     flags = [1] * 30 + [0] * 70
-    found = stats.corrected_rate(flags, true_positives=80, positives=100, true_negatives=90, negatives=100)
+    found = stats.corrected_rate(
+        flags, true_positives=80, positives=100, true_negatives=90, negatives=100
+    )
     assert found.value == pytest.approx(0.2 / 0.7)
-    perfect = stats.corrected_rate(flags, true_positives=10**6, positives=10**6, true_negatives=10**6, negatives=10**6)
+    perfect = stats.corrected_rate(
+        flags, true_positives=10**6, positives=10**6, true_negatives=10**6, negatives=10**6
+    )
     assert perfect.value == pytest.approx(0.3)
     assert found.high - found.low > perfect.high - perfect.low
-    assert np.isnan(stats.corrected_rate(flags, true_positives=5, positives=10, true_negatives=5, negatives=10).value)
+    assert np.isnan(
+        stats.corrected_rate(
+            flags, true_positives=5, positives=10, true_negatives=5, negatives=10
+        ).value
+    )
     with pytest.raises(ValueError, match="expected counts"):
         stats.corrected_rate(flags, true_positives=5, positives=4, true_negatives=5, negatives=10)
 
@@ -325,7 +364,13 @@ def test_corrected_rates_cover_the_truth():
         flags = np.where(truth, rng.random(200) < 0.7, rng.random(200) < 0.05)
         tp, tn = rng.binomial(150, 0.7), rng.binomial(300, 0.95)
         found = stats.corrected_rate(
-            flags, true_positives=tp, positives=150, true_negatives=tn, negatives=300, resamples=400, seed=i
+            flags,
+            true_positives=tp,
+            positives=150,
+            true_negatives=tn,
+            negatives=300,
+            resamples=400,
+            seed=i,
         )
         hits += found.low <= 0.3 <= found.high
     assert 0.91 <= hits / 400 <= 0.99
@@ -336,7 +381,12 @@ def test_detection_by_hand():
     flags, truth = [1, 1, 1, 0, 0, 0, 0, 1], [1, 1, 0, 1, 1, 0, 0, None]
     found = stats.detection(flags, truth)
     assert (found.precision.value, found.recall.value) == (2 / 3, 0.5)
-    assert found.counts == {"true_positives": 2, "positives": 4, "true_negatives": 2, "negatives": 3}
+    assert found.counts == {
+        "true_positives": 2,
+        "positives": 4,
+        "true_negatives": 2,
+        "negatives": 3,
+    }
     with pytest.raises(ValueError, match="one of each per item"):
         stats.detection([1], [1, 0])
 
@@ -345,34 +395,50 @@ def drifted(rng, n=300, known=1.0):
     """Two checkpoints, both unsafe in 30%: the detector finds 90% of the one's and 40% of the other's, 5% false alarms."""
     method = np.repeat(["rl", "sft"], n)
     truth = rng.random(2 * n) < 0.3
-    flags = np.where(truth, rng.random(2 * n) < np.where(method == "rl", 0.4, 0.9), rng.random(2 * n) < 0.05)
+    flags = np.where(
+        truth, rng.random(2 * n) < np.where(method == "rl", 0.4, 0.9), rng.random(2 * n) < 0.05
+    )
     said = pd.array(truth, dtype="boolean")
     said[rng.random(2 * n) >= known] = pd.NA
     prompts = np.tile(np.arange(n), 2).astype(str)
     return pd.DataFrame(
-        {"method": method, "prompt_id": prompts, "n_think_chars": 9, "status": "x", "flag": flags * 1.0, "truth": said}
+        {
+            "method": method,
+            "prompt_id": prompts,
+            "n_think_chars": 9,
+            "status": "x",
+            "flag": flags * 1.0,
+            "truth": said,
+        }
     )
 
 
 def test_a_detector_that_drifts_is_corrected():
     """With the truth of every row the corrected difference is the true one; the raw one is not. Without truth: NaN."""
     table = drifted(np.random.default_rng(0))
-    found = stats.compare(table, "flag", "rl", "sft", truth="truth").set_index("comparison")
+    found = stats.matched_difference(table, "flag", "rl", "sft", truth="truth").set_index(
+        "comparison"
+    )
     rates = table.groupby("method")["truth"].mean()
     assert found.loc["corrected", "value"] == pytest.approx(rates["rl"] - rates["sft"])
     assert found.loc["raw", "high"] < -0.05
     assert found.loc["corrected", "low"] < 0 < found.loc["corrected", "high"]
     assert found["recall_a"].iloc[0] < 0.55 < 0.8 < found["recall_b"].iloc[0]
-    without = stats.compare(table, "flag", "rl", "sft").set_index("comparison")
+    without = stats.matched_difference(table, "flag", "rl", "sft").set_index("comparison")
     assert np.isnan(without.loc["corrected", "value"])
-    assert "corrected" not in stats.compare(table, "n_think_chars", "rl", "sft")["comparison"].tolist()
+    assert (
+        "corrected"
+        not in stats.matched_difference(table, "n_think_chars", "rl", "sft")["comparison"].tolist()
+    )
 
 
 def test_the_corrected_difference_covers_no_difference():
     """Half of the rows have a truth: 95% intervals of the corrected difference hold the true 0 in 90% to 100%."""
     rng, held = np.random.default_rng(1), 0
     for _ in range(60):
-        row = stats.compare(drifted(rng, 150, 0.5), "flag", "rl", "sft", truth="truth", resamples=50).iloc[-1]
+        row = stats.matched_difference(
+            drifted(rng, 150, 0.5), "flag", "rl", "sft", truth="truth", resamples=50
+        ).iloc[-1]
         held += row["low"] <= 0 <= row["high"]
     assert 54 <= held <= 60
 
@@ -385,7 +451,12 @@ def test_corrected_rates_of_rare_things_cover(rate, n):
         truth = rng.random(n) < rate
         flags = np.where(truth, rng.random(n) < 0.8, rng.random(n) < 0.001)
         found = stats.corrected_rate(
-            flags, true_positives=800, positives=1000, true_negatives=9990, negatives=10000, resamples=400
+            flags,
+            true_positives=800,
+            positives=1000,
+            true_negatives=9990,
+            negatives=10000,
+            resamples=400,
         )
         held += found.low <= rate <= found.high
     assert held >= 180

@@ -2,9 +2,9 @@ import hashlib
 import itertools
 
 import pytest
-from conftest import read_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from places import read_rows
 
 from cotlens import Span, Trace, segment_trace
 from cotlens.text.steps import group_paragraphs, group_runs, segment
@@ -131,7 +131,23 @@ def test_a_step_never_begins_with_white_space_except_the_first(text):
     assert not any(span.of(text)[0] in " \t\n\r" for span in segment(text)[1:])
 
 
-HOSTILE = ["!", ".", "\\[", "\\(", "\\(x ", "$", "`", "\n", ". ", '."', "*", "| a. ", "\\begin{a}", "a.\n", "(1. "]
+HOSTILE = [
+    "!",
+    ".",
+    "\\[",
+    "\\(",
+    "\\(x ",
+    "$",
+    "`",
+    "\n",
+    ". ",
+    '."',
+    "*",
+    "| a. ",
+    "\\begin{a}",
+    "a.\n",
+    "(1. ",
+]
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
@@ -156,13 +172,21 @@ def test_steps_of_a_trace_index_the_completion_and_its_tokens():
 
 def test_a_token_that_straddles_a_border_belongs_to_the_step_of_its_first_character():
     """One token `. Y` from 2 to 5 over the border at 4: it is the first step's."""
-    trace = Trace(id="t", completion="<think>Hi. Yo</think>", token_ids=(0, 1, 2, 3), token_starts=(0, 7, 9, 12))
+    trace = Trace(
+        id="t",
+        completion="<think>Hi. Yo</think>",
+        token_ids=(0, 1, 2, 3),
+        token_starts=(0, 7, 9, 12),
+    )
     assert [step.tokens for step in segment_trace(trace)] == [Span(1, 3), Span(3, 4)]
 
 
 def test_thoughts_do_not_share_a_step_and_commentary_has_none():
     trace = Trace(id="t", completion="<think>a</think>Not me.<think>b</think>c")
-    assert [(step.index, step.chars.of(trace.completion)) for step in segment_trace(trace)] == [(0, "a"), (1, "b")]
+    assert [(step.index, step.chars.of(trace.completion)) for step in segment_trace(trace)] == [
+        (0, "a"),
+        (1, "b"),
+    ]
 
 
 def test_paragraphs_are_runs_of_steps_without_a_blank_line():

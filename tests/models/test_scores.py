@@ -59,7 +59,9 @@ def test_random_heads_against_float64(spread, tile):
     np.testing.assert_array_equal(scores.top_ids, logits.topk(20).indices)
     np.testing.assert_allclose(scores.top_mass, wanted["top_logprobs"].exp().sum(-1), atol=1e-5)
     np.testing.assert_allclose(
-        scores.margin, wanted["top_logprobs"][:, 0] - wanted["top_logprobs"][:, 1], atol=2 * rounding
+        scores.margin,
+        wanted["top_logprobs"][:, 0] - wanted["top_logprobs"][:, 1],
+        atol=2 * rounding,
     )
 
 
@@ -77,7 +79,9 @@ def extreme_logits():
         "half masked": torch.randn(V).index_fill(0, torch.arange(2500, V), -torch.inf),
         "first tiles masked": torch.randn(V).index_fill(0, torch.arange(0, 4096), -torch.inf),
         "target masked": torch.randn(V).index_fill(0, torch.tensor([7]), -torch.inf),
-        "masked by the least float": torch.randn(V).index_fill(0, torch.arange(9, V), torch.finfo(torch.float32).min),
+        "masked by the least float": torch.randn(V).index_fill(
+            0, torch.arange(9, V), torch.finfo(torch.float32).min
+        ),
         "rising": torch.linspace(-1e4, 1e4, V),
         "falling": torch.linspace(1e4, -1e4, V),
         "offset up": torch.randn(V) + 100,
@@ -197,7 +201,9 @@ def test_kl_in_both_directions_against_float64():
     np.testing.assert_allclose(scores.kl, (p.exp() * (p - q)).sum(-1), atol=2e-5, rtol=1e-5)
     np.testing.assert_allclose(scores.reverse_kl, (q.exp() * (q - p)).sum(-1), atol=2e-5, rtol=1e-5)
     np.testing.assert_allclose(scores.reference_entropy, -(q.exp() * q).sum(-1), atol=1e-5)
-    np.testing.assert_allclose(scores.reference_logprob, q.gather(1, targets[:, None])[:, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        scores.reference_logprob, q.gather(1, targets[:, None])[:, 0], atol=1e-5
+    )
     alone = score_hidden(hidden, targets, p_head)
     np.testing.assert_allclose(scores.entropy, alone.entropy, atol=1e-6)
 
@@ -235,7 +241,9 @@ def test_what_cannot_be_scored_is_said(hidden, targets, options, message):
 
 
 def test_no_token_no_score():
-    scores = score_hidden(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), Head(torch.zeros(9, 4)), top_k=3)
+    scores = score_hidden(
+        torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), Head(torch.zeros(9, 4)), top_k=3
+    )
     assert scores.entropy.shape == (0,)
     assert scores.top_ids.shape == (0, 3)
 
@@ -267,7 +275,9 @@ def score_two(p, q, **options):
     """Scores of given logits under two models: the bias holds them, and the weights are zero."""
     heads = [Head(torch.zeros(logits.shape[1], 2), bias=logits[0]) for logits in (p, q)]
     hidden = torch.zeros(1, 2)
-    return score_hidden(hidden, torch.tensor([0]), heads[0], reference=(hidden, heads[1]), **options)
+    return score_hidden(
+        hidden, torch.tensor([0]), heads[0], reference=(hidden, heads[1]), **options
+    )
 
 
 def test_words_that_are_masked_are_no_top_words():
@@ -281,4 +291,6 @@ def test_words_that_are_masked_are_no_top_words():
 @pytest.mark.parametrize("temperature", [math.nan, math.inf])
 def test_a_temperature_is_a_number(temperature):
     with pytest.raises(ValueError, match="finite"):
-        score_hidden(torch.zeros(1, 4), torch.tensor([0]), Head(torch.zeros(9, 4)), temperature=temperature)
+        score_hidden(
+            torch.zeros(1, 4), torch.tensor([0]), Head(torch.zeros(9, 4)), temperature=temperature
+        )

@@ -3,9 +3,9 @@ import math
 import pandas as pd
 import pyarrow as pa
 import pytest
-from conftest import SAMPLES
 from hypothesis import given
 from hypothesis import strategies as st
+from places import SAMPLES
 
 from cotlens import Trace, read_traces, step_table, trace_table
 from cotlens.runs.schema import SCHEMA, arrow_schema
@@ -22,8 +22,18 @@ def test_one_trace_by_hand():
     ]
     assert steps["position"].tolist() == pytest.approx([2 / 12, 6.5 / 12, 10.5 / 12])
     assert steps["token_start"].isna().all()
-    assert (row["think_start"], row["think_stop"], row["answer_start"], row["answer_stop"]) == (7, 19, 27, 28)
-    assert (row["n_think_chars"], row["n_answer_chars"], row["n_steps"], row["status"]) == (12, 1, 3, "closed")
+    assert (row["think_start"], row["think_stop"], row["answer_start"], row["answer_stop"]) == (
+        7,
+        19,
+        27,
+        28,
+    )
+    assert (row["n_think_chars"], row["n_answer_chars"], row["n_steps"], row["status"]) == (
+        12,
+        1,
+        3,
+        "closed",
+    )
     assert math.isnan(row["n_tokens"])
 
 
@@ -34,7 +44,12 @@ def test_the_text_of_the_steps_on_request():
 
 def test_a_trace_without_thinking_has_empty_spans_and_no_steps():
     (row,) = trace_table([Trace(id="t", completion="Z")]).to_dict("records")
-    assert (row["think_start"], row["think_stop"], row["answer_start"], row["answer_stop"]) == (0, 0, 0, 1)
+    assert (row["think_start"], row["think_stop"], row["answer_start"], row["answer_stop"]) == (
+        0,
+        0,
+        0,
+        1,
+    )
     assert step_table([Trace(id="t", completion="Z")]).empty
 
 
@@ -52,7 +67,9 @@ def test_steps_tile_the_thinking_of_every_sample():
     table = trace_table(traces.values()).set_index("trace_id")
     steps = {str(key): part for key, part in step_table(traces.values()).groupby("trace_id")}
     for key, trace in traces.items():
-        thinking = "".join(trace.completion[span["start"] : span["stop"]] for span in table.loc[key, "think_spans"])
+        thinking = "".join(
+            trace.completion[span["start"] : span["stop"]] for span in table.loc[key, "think_spans"]
+        )
         rows = steps[key].itertuples() if key in steps else ()
         assert "".join(trace.completion[row.start : row.stop] for row in rows) == thinking
 
@@ -72,7 +89,10 @@ def test_order_of_traces_does_not_matter():
     )
 
 
-@given(st.lists(st.text(min_size=1).filter(lambda text: text.isprintable()), unique=True, max_size=4), st.text())
+@given(
+    st.lists(st.text(min_size=1).filter(lambda text: text.isprintable()), unique=True, max_size=4),
+    st.text(),
+)
 def test_any_text_fits_the_schema(ids, completion):
     """Whatever the completion, the tables can be built and written."""
     completion = completion.encode("utf-8", "replace").decode()

@@ -11,9 +11,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLES
-from test_model import byte_tokenizer
-from tiny import tiny_model
+from places import ROOT, SAMPLES
+from tiny import byte_tokenizer, tiny_model
 
 from cotlens import Trace, TraceError, analyze, score, show, step_table
 from cotlens.detect.reflect import KINDS
@@ -45,8 +44,12 @@ def scored(trace, seed=0, k=0):
         "rank": draw.integers(1, 2000, n).astype(np.float32),
     }
     if k:
-        values["top_ids"] = np.array([[ord(trace.completion[s]) + j for j in range(k)] for s in starts], np.float32)
-        values["top_logprobs"] = np.log(np.tile(0.5 ** np.arange(1, k + 1), (n, 1))).astype(np.float32)
+        values["top_ids"] = np.array(
+            [[ord(trace.completion[s]) + j for j in range(k)] for s in starts], np.float32
+        )
+        values["top_logprobs"] = np.log(np.tile(0.5 ** np.arange(1, k + 1), (n, 1))).astype(
+            np.float32
+        )
     ids = tuple(ord(trace.completion[s]) for s in starts)
     return ScoredTrace(trace.id, ids, tuple(starts), values)
 
@@ -60,13 +63,24 @@ def unpack(packed):
 
 def test_numbers_are_right_to_half_a_step():
     """1.2344 is 1.234; infinity and 70 are a lower bound of 65.534; NaN is no number; what is below 0 by rounding is 0."""
-    assert view_module._nats([1.2344, 0, np.inf, 70, np.nan, -1e-7]).tolist() == [1234, 0, 65534, 65534, 65535, 0]
+    assert view_module._nats([1.2344, 0, np.inf, 70, np.nan, -1e-7]).tolist() == [
+        1234,
+        0,
+        65534,
+        65534,
+        65535,
+        0,
+    ]
     values = np.random.default_rng(0).exponential(3, 10_000)
-    error = np.abs(unpack(view_module._pack(view_module._nats(values))) * view_module.NATS_STEP - values)
+    error = np.abs(
+        unpack(view_module._pack(view_module._nats(values))) * view_module.NATS_STEP - values
+    )
     assert error.max() <= view_module.NATS_STEP / 2 + 1e-9
 
 
-@pytest.mark.parametrize(("values", "width"), [([], "1"), ([0, 255], "1"), ([256], "2"), ([65536, 3], "4")])
+@pytest.mark.parametrize(
+    ("values", "width"), [([], "1"), ([0, 255], "1"), ([256], "2"), ([65536, 3], "4")]
+)
 def test_whole_numbers_take_the_least_width(values, width):
     packed = view_module._pack(np.array(values, np.int64))
     assert packed[0] == width
@@ -74,7 +88,9 @@ def test_whole_numbers_take_the_least_width(values, width):
 
 
 def blocks_of(page):
-    found = re.findall(r'<script type="application/json" id="(\w+)">(.*?)</script>', page.html, re.DOTALL)
+    found = re.findall(
+        r'<script type="application/json" id="(\w+)">(.*?)</script>', page.html, re.DOTALL
+    )
     return {name: json.loads(text) for name, text in found}
 
 
@@ -103,7 +119,11 @@ def test_200_traces_of_2000_tokens_stay_under_20_mb():
         "top_logprobs": -values["kl"][:, None] - np.arange(5),
     }
     page = show(trace, ScoredTrace("a", tuple(range(2000)), tuple(starts), values))
-    (data,) = (text for name, text in re.findall(r'id="(\w+)">(.*?)</script>', page.html, re.DOTALL) if name == "a0")
+    (data,) = (
+        text
+        for name, text in re.findall(r'id="(\w+)">(.*?)</script>', page.html, re.DOTALL)
+        if name == "a0"
+    )
     assert 200 * len(data) < 20e6
 
 
@@ -147,7 +167,12 @@ def test_the_command_writes_a_page(tmp_path):
 
 
 def test_hostile_text_cannot_end_the_element_it_stands_in():
-    trace = Trace(id=HOSTILE, prompt=HOSTILE, completion=f"<think>{HOSTILE}\n{UNSEEN}</think>{HOSTILE}", model=HOSTILE)
+    trace = Trace(
+        id=HOSTILE,
+        prompt=HOSTILE,
+        completion=f"<think>{HOSTILE}\n{UNSEEN}</think>{HOSTILE}",
+        model=HOSTILE,
+    )
     page = show(trace, scored(trace)).html
     assert page.count("<script") == page.count("</script>") == 3  # page, a0, the code
     data = re.sub(r"<(?:/?script[^>]*|style|/style|[^>]{1,300})>", "", page)
@@ -158,8 +183,14 @@ def test_hostile_text_cannot_end_the_element_it_stands_in():
 def test_the_policy_allows_the_shipped_code_and_nothing_else():
     page = show(Trace(id="a", completion="x")).html
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
-    code, style = page.rsplit("<script>", 1)[1].split("</script>")[0], page.split("<style>")[1].split("</style>")[0]
-    hashes = ["sha256-" + base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (code, style)]
+    code, style = (
+        page.rsplit("<script>", 1)[1].split("</script>")[0],
+        page.split("<style>")[1].split("</style>")[0],
+    )
+    hashes = [
+        "sha256-" + base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
+        for part in (code, style)
+    ]
     assert policy == (
         f"default-src 'none'; script-src '{hashes[0]}'; style-src '{hashes[1]}'; base-uri 'none'; form-action 'none'"
     )
@@ -192,10 +223,15 @@ def contrast(a, b):
 @pytest.mark.parametrize("theme", [0, 1])
 def test_text_has_the_contrast_of_wcag_aa(theme):
     """4.5 for text on every ground it stands on, in both themes; shades get steadily darker (lighter in the dark)."""
-    pairs = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", (ROOT / "cotlens" / "view" / "view.css").read_text())
+    pairs = re.findall(
+        r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)",
+        (ROOT / "cotlens" / "view" / "view.css").read_text(),
+    )
     colours = {name: pair[theme] for name, *pair in pairs}
     shades = [colours[f"shade-{i}"] for i in range(1, 8)]
-    grounds = [colours[name] for name in ("paper", "panel", "unsafe-wash", "wash", "found", "found-now")] + shades
+    grounds = [
+        colours[name] for name in ("paper", "panel", "unsafe-wash", "wash", "found", "found-now")
+    ] + shades
     assert min(contrast(colours["ink"], ground) for ground in grounds) >= 4.5
     for name in ("soft", "accent", "reflect", "unsafe", "safe"):
         for ground in ("paper", "panel", "unsafe-wash", "wash"):
@@ -210,7 +246,9 @@ def test_text_has_the_contrast_of_wcag_aa(theme):
 @pytest.fixture(scope="module")
 def browser():
     """A real Chromium, headless. Without one the tests are skipped, and say so; in CI they fail."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    path = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -263,7 +301,9 @@ def runs(tmp_path_factory):
     for name, rows in (("base", lines), ("grpo", lines[:-1])):
         (folder / f"{name}.jsonl").write_text("".join(rows))
         run = analyze([folder / f"{name}.jsonl"], folder / name, method=name)
-        model = wrap_model(tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer, name="tiny")
+        model = wrap_model(
+            tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer, name="tiny"
+        )
         score(run, model, top_k=3, reference=model)
         found.append(run)
     return found
@@ -294,7 +334,9 @@ def test_the_text_is_complete_and_tokens_lie_where_python_puts_them(look):
     scores = scored(trace)
     tab = look(show(trace, scores))
     assert "".join(tab.locator(".row:not(.prompt) .text").all_text_contents()) == TEXT
-    spans = tab.eval_on_selector_all(".tok", "all => all.map((t) => [Number(t.dataset.token), t.textContent])")
+    spans = tab.eval_on_selector_all(
+        ".tok", "all => all.map((t) => [Number(t.dataset.token), t.textContent])"
+    )
     seen = {scores.token_starts[token]: text for token, text in spans if text}
     lines = {i for i in range(len(TEXT)) if TEXT[i] == "\n"}
     assert {start: TEXT[start] for start in range(len(TEXT)) if start not in lines} == {
@@ -315,7 +357,9 @@ def test_keys_lead_from_one_to_the_next(look):
         ("u", safety_states(steps) > 0),
         ("j", steps["step"] >= 0),
     ):
-        tab.evaluate("document.querySelector('.scroller').scrollTo(0, 0); state.panes[0].setCurrent(-1)")
+        tab.evaluate(
+            "document.querySelector('.scroller').scrollTo(0, 0); state.panes[0].setCurrent(-1)"
+        )
         for number, step in enumerate(steps["step"][flags], 1):
             tab.keyboard.press(key)
             assert f" · {number} of {flags.sum()} " in said.text_content()
@@ -343,7 +387,9 @@ def test_a_token_shows_its_numbers_and_the_likeliest_words(look):
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("h")
     assert "high-entropy token" in tab.locator("#said").text_content()
-    tab.locator(".tok.now").wait_for()  # drawn with the next frames, and only the last one asked for
+    tab.locator(
+        ".tok.now"
+    ).wait_for()  # drawn with the next frames, and only the last one asked for
     assert tab.locator(".tok.now").count() == 1
 
 
@@ -354,7 +400,9 @@ def test_unsafe_text_is_blurred_until_asked_for(look):
     assert n > 0
     assert tab.locator(".row.veiled").count() == n
     assert tab.locator(".row.veiled .text[aria-hidden=true]").count() == n
-    assert "blur" in tab.eval_on_selector(".row.veiled .text", "node => getComputedStyle(node).filter")
+    assert "blur" in tab.eval_on_selector(
+        ".row.veiled .text", "node => getComputedStyle(node).filter"
+    )
     tab.keyboard.press("u")
     tab.keyboard.press("v")
     assert tab.locator(".row.veiled").count() == n - 1
@@ -366,7 +414,9 @@ def test_unsafe_text_is_blurred_until_asked_for(look):
 
 
 def test_search_counts_and_goes_on(look):
-    trace = Trace(id="a", prompt="A 👩‍💻 asks.", completion=TEXT.replace("curious", "curious (a.b)"))
+    trace = Trace(
+        id="a", prompt="A 👩‍💻 asks.", completion=TEXT.replace("curious", "curious (a.b)")
+    )
     tab = look(show(trace))
     tab.keyboard.press("/")
     tab.keyboard.type("IS")
@@ -403,10 +453,17 @@ def test_two_checkpoints_stand_side_by_side(look, runs):
 def test_hostile_text_is_shown_and_does_nothing(look, tmp_path, fragment):
     """Nothing runs, nothing is asked for, and the policy has nothing to refuse: see `look`."""
     rows = [
-        {"id": HOSTILE, "prompt": HOSTILE, "completion": f"<think>{HOSTILE} Wait.</think>{HOSTILE}", "model": HOSTILE}
+        {
+            "id": HOSTILE,
+            "prompt": HOSTILE,
+            "completion": f"<think>{HOSTILE} Wait.</think>{HOSTILE}",
+            "model": HOSTILE,
+        }
     ] * 2
     path = tmp_path / "hostile.jsonl"
-    path.write_text("".join(json.dumps(row | {"id": f"{i}{HOSTILE}"}) + "\n" for i, row in enumerate(rows)))
+    path.write_text(
+        "".join(json.dumps(row | {"id": f"{i}{HOSTILE}"}) + "\n" for i, row in enumerate(rows))
+    )
     run = analyze([path], tmp_path / "hostile")
     tab = look(view_run(run, beside=run), fragment)
     assert HOSTILE in tab.locator("main").text_content()
@@ -420,16 +477,33 @@ def test_what_cannot_be_seen_is_spelled_out(look):
     trace = Trace(id="a\u202eb", completion=f"<think>{UNSEEN} 👩‍💻 مرحبا</think>ok")
     tab = look(show(trace))
     glyphs = tab.locator(".row .glyph").all_text_contents()
-    unseen = ["RLO", "PDF", "NUL", "BEL", "ESC", "LRI", "PDI", "ZWSP", "TAG A", "TAG B", "U+0085", "LSEP", "BOM"]
+    unseen = [
+        "RLO",
+        "PDF",
+        "NUL",
+        "BEL",
+        "ESC",
+        "LRI",
+        "PDI",
+        "ZWSP",
+        "TAG A",
+        "TAG B",
+        "U+0085",
+        "LSEP",
+        "BOM",
+    ]
     assert [g for g in glyphs if g in unseen] == unseen
     shown = tab.locator(".row").all_text_contents()
     assert not re.search(
-        "[\u202a-\u202e\u2066-\u2069\x00\x07\x1b]", "".join(shown) + tab.locator("#main h2").text_content()
+        "[\u202a-\u202e\u2066-\u2069\x00\x07\x1b]",
+        "".join(shown) + tab.locator("#main h2").text_content(),
     )
     assert "👩‍💻 مرحبا" in "".join(shown)
     with pytest.raises(TraceError, match="lone surrogate"):
         Trace(id="a", completion="\ud800")
-    item = view_module._Item(Trace(id="a", completion="x"), step_table([Trace(id="a", completion="x")]), None, {}, None)
+    item = view_module._Item(
+        Trace(id="a", completion="x"), step_table([Trace(id="a", completion="x")]), None, {}, None
+    )
     tab = look(view_module._page("broken \ud83d name", [item], [], ("", ""), 1))
     assert tab.locator("#title").text_content().startswith("broken ⟨U+D83D⟩ name")
 
@@ -448,8 +522,15 @@ def test_a_line_of_a_megabyte_and_twelve_thousand_steps(look):
 def test_a_person_who_sees_nothing_finds_names_and_roles(look, runs):
     """Every control has a name; the steps say what they are; what a key did is announced."""
     tab = look(view_run(runs[0]), "#0")
-    unnamed = "all => all.filter((n) => !(n.textContent.trim() || n.getAttribute('aria-label'))).length"
-    assert tab.eval_on_selector_all("button, a, input, select, [role=img], [role=group], [role=region]", unnamed) == 0
+    unnamed = (
+        "all => all.filter((n) => !(n.textContent.trim() || n.getAttribute('aria-label'))).length"
+    )
+    assert (
+        tab.eval_on_selector_all(
+            "button, a, input, select, [role=img], [role=group], [role=region]", unnamed
+        )
+        == 0
+    )
     assert tab.get_attribute("#said", "aria-live") == "polite"
     assert tab.get_attribute(".row.think", "aria-label").startswith("step 0, ")
     tab.keyboard.press("?")
@@ -480,7 +561,12 @@ def test_a_notebook_shows_the_page_in_a_frame_of_its_own(browser):
     frame = tab.frame_locator("iframe")
     assert frame.locator(".row.think").first.inner_text(timeout=60_000)
     inner = tab.frames[1]
-    assert inner.evaluate("(() => { try { return parent.document.title } catch { return 'apart' } })()") == "apart"
+    assert (
+        inner.evaluate(
+            "(() => { try { return parent.document.title } catch { return 'apart' } })()"
+        )
+        == "apart"
+    )
     tab.close()
 
 
@@ -490,7 +576,9 @@ def test_a_notebook_shows_the_page_in_a_frame_of_its_own(browser):
 def test_a_link_in_a_notebooks_frame_stays_in_it(runs, browser, tmp_path):
     """A frame made of a string resolves `#1` against the notebook's own address."""
     notebook = tmp_path / "notebook.html"
-    notebook.write_text("<!doctype html><meta charset=utf-8><h1>notebook</h1>" + view_run(runs[0])._repr_html_())
+    notebook.write_text(
+        "<!doctype html><meta charset=utf-8><h1>notebook</h1>" + view_run(runs[0])._repr_html_()
+    )
     tab = browser.new_page()
     asked = []
     tab.goto(notebook.as_uri())
@@ -508,7 +596,8 @@ def test_a_link_in_a_notebooks_frame_stays_in_it(runs, browser, tmp_path):
 def test_paper_shows_every_row_and_no_unsafe_text(look):
     """Also the sections that are far from the window, of which only a part stays built on the screen."""
     lines = "".join(
-        f"Line {i} is here. But maybe they are just curious, so I'll explain it anyway.\n\n" for i in range(900)
+        f"Line {i} is here. But maybe they are just curious, so I'll explain it anyway.\n\n"
+        for i in range(900)
     )
     trace = Trace(id="long", completion=f"<think>{lines}</think>end")
     tab = look(show(trace, scored(trace)))
@@ -517,10 +606,14 @@ def test_paper_shows_every_row_and_no_unsafe_text(look):
     tab.emulate_media(media="print")
     veiled = tab.locator(".row.veiled .text")
     assert veiled.count() >= 900
-    assert set(veiled.evaluate_all("all => all.map((t) => getComputedStyle(t).visibility)")) == {"hidden"}
+    assert set(veiled.evaluate_all("all => all.map((t) => getComputedStyle(t).visibility)")) == {
+        "hidden"
+    }
     assert "explain it anyway" not in tab.locator(".scroller").evaluate("(node) => node.innerText")
     tab.emulate_media(media="screen")
-    while tab.evaluate("2 * state.panes[0].near.size > document.querySelectorAll('.section').length"):
+    while tab.evaluate(
+        "2 * state.panes[0].near.size > document.querySelectorAll('.section').length"
+    ):
         tab.wait_for_timeout(50)  # until the observer has seen what is near
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
     assert 0 < tab.locator(".section.built").count() < tab.locator(".section").count() / 2
@@ -570,7 +663,9 @@ def test_the_bytes_of_a_character_are_one_token_with_one_name(look):
 def test_the_table_keeps_its_order_and_its_search(runs, look):
     tab = look(view_run(runs[0]))
     tab.locator("th button", has_text="steps").click()
-    shown = tab.eval_on_selector_all("tbody tr:not([hidden])", "all => all.map((row) => Number(row.dataset.trace))")
+    shown = tab.eval_on_selector_all(
+        "tbody tr:not([hidden])", "all => all.map((row) => Number(row.dataset.trace))"
+    )
     tab.locator("tbody td a").first.click()
     tab.keyboard.press("]")
     assert tab.evaluate("location.hash") == f"#{shown[1]}"
@@ -654,10 +749,21 @@ def test_more_that_cannot_be_seen_is_marked(look):
         "\U0001fffe",
         "a\ufe0f",
     ]
-    plain = ["\U0001f469\u200d\U0001f4bb", "❤\ufe0f", "1\ufe0f\u20e3", "می\u200cخواهم", "a\r\nb", "क्\u200dष"]
+    plain = [
+        "\U0001f469\u200d\U0001f4bb",
+        "❤\ufe0f",
+        "1\ufe0f\u20e3",
+        "می\u200cخواهم",
+        "a\r\nb",
+        "क्\u200dष",
+    ]
     tab = look(show(Trace(id="a", completion="x")))
-    assert tab.evaluate("(all) => all.map((text) => visible(text) !== text)", hidden) == [True] * len(hidden)
-    assert tab.evaluate("(all) => all.map((text) => visible(text) !== text)", plain) == [False] * len(plain)
+    assert tab.evaluate("(all) => all.map((text) => visible(text) !== text)", hidden) == [
+        True
+    ] * len(hidden)
+    assert tab.evaluate("(all) => all.map((text) => visible(text) !== text)", plain) == [
+        False
+    ] * len(plain)
 
 
 def test_whose_scores_and_verdicts_these_are(runs, look, tmp_path):

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import SAMPLES
-from test_model import byte_tokenizer
-from tiny import tiny_model
+from places import SAMPLES
+from tiny import byte_tokenizer, tiny_model
 
 from cotlens import Run, TraceError, analyze, score, score_tokens
 from cotlens.models.load import fingerprint, wrap_model
@@ -21,14 +20,18 @@ from cotlens.runs.schema import SCHEMA
 @pytest.fixture(scope="module")
 def model():
     tokenizer = byte_tokenizer()
-    return wrap_model(tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer, name="models/tiny")
+    return wrap_model(
+        tiny_model(len(tokenizer), max_position_embeddings=4096), tokenizer, name="models/tiny"
+    )
 
 
 @pytest.fixture
 def samples(tmp_path):
     """The samples without the one whose token ids are invented: they belong to no tokenizer here."""
     path = tmp_path / "samples.jsonl"
-    path.write_text("".join(line for line in SAMPLES.read_text().splitlines(True) if '"token_ids"' not in line))
+    path.write_text(
+        "".join(line for line in SAMPLES.read_text().splitlines(True) if '"token_ids"' not in line)
+    )
     return path
 
 
@@ -45,21 +48,38 @@ def test_scores_lie_beside_the_traces(run, model):
     assert run.scorers == ["tiny"]
     assert table["trace_id"].tolist() == run.trace_table()["trace_id"].tolist()
     assert list(table.columns) == [column.name for column in SCHEMA["scores"]]
-    assert [path.name for path in run.shards("scores/tiny")] == [path.name for path in run.shards("traces")]
-    lists = ["token_starts", "entropy", "logprob", "rank", "varentropy", "top_ids", "top_mass", "margin", "kl"]
+    assert [path.name for path in run.shards("scores/tiny")] == [
+        path.name for path in run.shards("traces")
+    ]
+    lists = [
+        "token_starts",
+        "entropy",
+        "logprob",
+        "rank",
+        "varentropy",
+        "top_ids",
+        "top_mass",
+        "margin",
+        "kl",
+    ]
     for name in lists:
         assert (table[name].str.len() == table["token_ids"].str.len()).all(), name
     assert run.score_info("tiny") == info | {"complete": True}
-    assert info["model"] == {"name": "models/tiny", "revision": "", "dtype": "float32", "device": "cpu"} | {
-        "fingerprint": fingerprint(model.network)
-    }
+    assert info["model"] == {
+        "name": "models/tiny",
+        "revision": "",
+        "dtype": "float32",
+        "device": "cpu",
+    } | {"fingerprint": fingerprint(model.network)}
     assert {"torch", "transformers", "cotlens"} <= set(info["versions"])
     assert (info["n_traces"], info["n_retokenized"], info["n_unscored"]) == (13, 13, 0)
     traces = list(run.traces())
     for scored, row in zip(score_tokens(model, traces, top_k=2), table.itertuples(), strict=True):
         np.testing.assert_allclose(row.entropy, scored.values["entropy"], atol=1e-5)
         known = ~np.isnan(scored.values["rank"])
-        np.testing.assert_array_equal(np.array(row.rank, float)[known], scored.values["rank"][known])
+        np.testing.assert_array_equal(
+            np.array(row.rank, float)[known], scored.values["rank"][known]
+        )
         assert tuple(row.top_ids[-1]) == tuple(scored.values["top_ids"][-1].astype(int))
 
 
@@ -97,7 +117,11 @@ def test_scores_of_traces_that_changed_are_made_again(run, samples, model, tmp_p
     score(run, model)
     before = [(path.name, path.stat().st_mtime_ns) for path in run.shards("scores/tiny")]
     extra = tmp_path / "more.jsonl"
-    extra.write_text(samples.read_text() + json.dumps({"prompt": "p", "completion": "<think>a b</think>c"}) + "\n")
+    extra.write_text(
+        samples.read_text()
+        + json.dumps({"prompt": "p", "completion": "<think>a b</think>c"})
+        + "\n"
+    )
     analyze([extra], run.path, force=True)
     with pytest.raises(TraceError, match="the traces have changed since"):
         run.score_table()
@@ -151,19 +175,30 @@ def test_from_file_to_entropy_figures(samples, tmp_path):
     """The command, on a checkpoint on disk, with a reference."""
     tokenizer = byte_tokenizer()
     for name, seed in (("base", 0), ("sft", 1)):
-        tiny_model(len(tokenizer), seed=seed, max_position_embeddings=4096).save_pretrained(tmp_path / name)
+        tiny_model(len(tokenizer), seed=seed, max_position_embeddings=4096).save_pretrained(
+            tmp_path / name
+        )
         tokenizer.save_pretrained(tmp_path / name)
 
     def cotlens(*arguments, code=0):
         done = subprocess.run(
-            [sys.executable, "-m", "cotlens.cli", *map(str, arguments)], capture_output=True, text=True
+            [sys.executable, "-m", "cotlens.cli", *map(str, arguments)],
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == code, done.stderr
         return done
 
     cotlens("analyze", samples, "-o", tmp_path / "run")
     done = cotlens(
-        "score", tmp_path / "run", "--model", tmp_path / "sft", "--reference", tmp_path / "base", "--device", "cpu"
+        "score",
+        tmp_path / "run",
+        "--model",
+        tmp_path / "sft",
+        "--reference",
+        tmp_path / "base",
+        "--device",
+        "cpu",
     )
     assert "scored by sft" in done.stdout
     assert "13 traces were encoded" in done.stderr
@@ -176,10 +211,21 @@ def test_from_file_to_entropy_figures(samples, tmp_path):
         "11_kl_position",
     } <= names  # fmt: skip
     parts = pd.read_csv(tmp_path / "figures" / "06_entropy_parts.csv")
-    assert set(parts["measure"]) == {"entropy_think", "entropy_answer", "entropy_reflect", "entropy_other"}
+    assert set(parts["measure"]) == {
+        "entropy_think",
+        "entropy_answer",
+        "entropy_reflect",
+        "entropy_other",
+    }
     assert parts["value"].between(0, np.log(len(tokenizer))).all()
-    assert "cannot be loaded" in cotlens("score", tmp_path / "run", "--model", tmp_path / "run", code=1).stderr
-    assert "must be above 0" in cotlens("score", tmp_path, "--model", "x", "--temperature", 0, code=2).stderr
+    assert (
+        "cannot be loaded"
+        in cotlens("score", tmp_path / "run", "--model", tmp_path / "run", code=1).stderr
+    )
+    assert (
+        "must be above 0"
+        in cotlens("score", tmp_path, "--model", "x", "--temperature", 0, code=2).stderr
+    )
 
 
 def test_checkpoints_of_one_name_are_told_apart(run):
@@ -187,7 +233,9 @@ def test_checkpoints_of_one_name_are_told_apart(run):
     tokenizer = byte_tokenizer()
     first, second = (
         wrap_model(
-            tiny_model(len(tokenizer), seed=seed, max_position_embeddings=4096), tokenizer, name="checkpoint-500"
+            tiny_model(len(tokenizer), seed=seed, max_position_embeddings=4096),
+            tokenizer,
+            name="checkpoint-500",
         )
         for seed in (1, 2)
     )

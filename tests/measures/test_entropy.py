@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import read_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import read_rows
 
 from cotlens import Trace, step_table, trace_table
 from cotlens.measures.bounds import entropy_bounds
@@ -57,9 +57,15 @@ def test_shorter_lists_are_padded():
 
 def test_real_top_32_lists_hold_the_full_entropy(data):
     """R1-Distill-Llama-8B, 46 tokens: entropies (in bits) and probabilities are numbers stored in bfloat16."""
-    tokens = [t for row in read_rows(data / "entropy" / "full_vs_top32_sanity.jsonl.gz") for t in row["tokens"]]
+    tokens = [
+        t
+        for row in read_rows(data / "entropy" / "full_vs_top32_sanity.jsonl.gz")
+        for t in row["tokens"]
+    ]
     nats = np.array([token["target_entropy"] for token in tokens]) * math.log(2)
-    low, high = entropy_bounds(np.log([token["top_probs"] for token in tokens]), 128256, rounding=2**-8)
+    low, high = entropy_bounds(
+        np.log([token["top_probs"] for token in tokens]), 128256, rounding=2**-8
+    )
     assert len(tokens) == 46
     assert (low <= nats * (1 + 2**-8)).all()
     assert (nats * (1 - 2**-8) <= high).all()
@@ -70,7 +76,11 @@ def test_real_top_32_lists_hold_the_full_entropy(data):
 
 @pytest.mark.parametrize(
     ("logprobs", "message"),
-    [([0.5], "no distribution"), ([-0.1, -0.2], "no distribution"), ([-2.0, -1.0], "likeliest first")],
+    [
+        ([0.5], "no distribution"),
+        ([-0.1, -0.2], "no distribution"),
+        ([-2.0, -1.0], "likeliest first"),
+    ],
 )
 def test_lists_that_are_no_top_k(logprobs, message):
     with pytest.raises(ValueError, match=message):
@@ -157,7 +167,9 @@ def test_reflection_entropy_by_hand(tables):
     assert found["reflects"].tolist() == [True] * 5
     assert found["offset"].tolist() == [-2, -1, 0, 1, 2]
     assert found["value"].tolist() == [3, 4, 5, 6, 7]
-    wide = reflection_entropy(steps, scores, reach=30)  # the neighbourhood ends where the thinking does
+    wide = reflection_entropy(
+        steps, scores, reach=30
+    )  # the neighbourhood ends where the thinking does
     assert (wide["offset"].min(), wide["offset"].max()) == (-4, 6)
 
 
@@ -188,7 +200,11 @@ def test_unscored_traces_and_tokens_are_left_out(tables):
     traces, steps, scores = tables
     first = scores["entropy"][0].copy()
     first[1] = np.nan
-    assert step_entropy(steps, scores.assign(entropy=[first]))["entropy_mean"].tolist() == [3, 6.5, 10]
+    assert step_entropy(steps, scores.assign(entropy=[first]))["entropy_mean"].tolist() == [
+        3,
+        6.5,
+        10,
+    ]
     for broken in (scores.assign(error="no"), scores.assign(token_starts=[None])):
         assert step_entropy(steps, broken)["entropy_mean"].isna().all()
         assert trace_entropy(traces, steps, broken)["entropy_think"].isna().all()
@@ -206,7 +222,12 @@ def test_tags_and_commentary_between_thoughts_are_in_no_neighbourhood():
     steps = step_table([trace])
     starts = np.arange(len(text))
     scores = pd.DataFrame(
-        {"trace_id": ["a"], "token_starts": [starts], "error": [""], "entropy": [starts.astype(float)]}
+        {
+            "trace_id": ["a"],
+            "token_starts": [starts],
+            "error": [""],
+            "entropy": [starts.astype(float)],
+        }
     )
     found = reflection_entropy(steps, scores, reach=3)
     onset = found[found["reflects"]]
@@ -218,6 +239,11 @@ def test_tokens_inside_a_character_are_no_word():
     """Three tokens spell one character: two hold no text of their own."""
     traces = trace_table([Trace(id="a", completion="<think>日 b</think>c")])
     scores = pd.DataFrame(
-        {"trace_id": ["a"], "token_starts": [np.array([7, 7, 7, 8])], "error": [""], "entropy": [np.ones(4)]}
+        {
+            "trace_id": ["a"],
+            "token_starts": [np.array([7, 7, 7, 8])],
+            "error": [""],
+            "entropy": [np.ones(4)],
+        }
     )
     assert set(word_entropy(traces, scores)["word"]) == {"日", " b</think>c"}

@@ -1,7 +1,7 @@
 import pytest
-from conftest import read_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from places import read_rows
 
 from cotlens import Span, Trace, split_trace
 from cotlens.text.families import Tags
@@ -102,19 +102,28 @@ def test_split(case):
 
 def test_a_known_template_opens_the_thought_of_a_completion_without_tags():
     """R1 distills end the prompt with <think>: no tag at all means cut off. An instruct model just answered."""
-    assert parts("So we", model="deepseek-ai/DeepSeek-R1-Distill-Qwen-14B")[2:] == (Status.OPEN, "model")
+    assert parts("So we", model="deepseek-ai/DeepSeek-R1-Distill-Qwen-14B")[2:] == (
+        Status.OPEN,
+        "model",
+    )
     assert parts("So we", model="Qwen/QwQ-32B")[2:] == (Status.OPEN, "model")
     for model in ("Qwen2.5-7B-Instruct", "QwQ-32B-Preview", "gpt-oss-120b", ""):
         assert parts("So we", model=model)[2:] == (Status.ABSENT, "")
-    rendered = "<｜User｜>Hi<｜Assistant｜>"  # the template was applied, and did not open the thought
+    rendered = (
+        "<｜User｜>Hi<｜Assistant｜>"  # the template was applied, and did not open the thought
+    )
     assert parts("So we", rendered, model="DeepSeek-R1-Distill-Qwen-14B")[2:] == (Status.ABSENT, "")
 
 
 def test_a_model_that_stopped_by_itself_without_tags_skipped_the_thought():
     """An R1 distill that just refuses: no tag, finish reason stop. Without the reason it was cut off."""
-    trace = Trace(id="t", completion="I'm sorry.", model="DeepSeek-R1-Distill-Qwen-7B", finish_reason="stop")
+    trace = Trace(
+        id="t", completion="I'm sorry.", model="DeepSeek-R1-Distill-Qwen-7B", finish_reason="stop"
+    )
     assert split_trace(trace).status is Status.ABSENT
-    assert split_trace(Trace(id="t", completion="I'm sorry.", model=trace.model)).status is Status.OPEN
+    assert (
+        split_trace(Trace(id="t", completion="I'm sorry.", model=trace.model)).status is Status.OPEN
+    )
 
 
 def test_custom_tags_are_the_only_ones_looked_for():
@@ -129,12 +138,20 @@ def test_empty_tags_are_refused():
 
 def test_separate_fields_are_verbatim():
     """Text in fields is never searched, even when it contains tags; an empty answer is not a closed thought."""
-    fields = {"id": "t", "completion": "a</think>bc", "origin": Origin.FIELDS, "think": (Span(0, 10),)}
+    fields = {
+        "id": "t",
+        "completion": "a</think>bc",
+        "origin": Origin.FIELDS,
+        "think": (Span(0, 10),),
+    }
     split = split_trace(Trace(**fields, answer=Span(10, 11)))
     assert split == ((Span(0, 10),), Span(10, 11), Status.CLOSED, "fields")
     assert split_trace(Trace(**fields)).status is Status.OPEN
     assert split_trace(Trace(**fields, finish_reason="stop")).status is Status.CLOSED
-    assert split_trace(Trace(id="t", completion="b", origin=Origin.FIELDS, answer=Span(0, 1))).status is Status.ABSENT
+    assert (
+        split_trace(Trace(id="t", completion="b", origin=Origin.FIELDS, answer=Span(0, 1))).status
+        is Status.ABSENT
+    )
 
 
 SOUP = st.lists(
@@ -170,7 +187,11 @@ SOUP = st.lists(
 ).map("".join)
 
 
-@given(st.one_of(st.text(), SOUP), st.one_of(st.text(), SOUP), st.sampled_from(["", "DeepSeek-R1", "gpt-oss-20b"]))
+@given(
+    st.one_of(st.text(), SOUP),
+    st.one_of(st.text(), SOUP),
+    st.sampled_from(["", "DeepSeek-R1", "gpt-oss-20b"]),
+)
 def test_split_never_raises_and_its_spans_lie_in_order(completion, prompt, model):
     """Spans are disjoint, in order and inside the text; open means no answer; absent means no thought."""
     think, answer, status, _ = split_think(completion, prompt, model=model)
@@ -182,10 +203,18 @@ def test_split_never_raises_and_its_spans_lie_in_order(completion, prompt, model
     assert status is not Status.OPEN or answer.length == 0
 
 
-@given(st.text(st.characters(exclude_characters="<>[]|◁▷")), st.text(st.characters(exclude_characters="<>[]|◁▷")))
+@given(
+    st.text(st.characters(exclude_characters="<>[]|◁▷")),
+    st.text(st.characters(exclude_characters="<>[]|◁▷")),
+)
 def test_what_was_joined_is_split(thinking, answer):
     """split(join(thinking, answer)) gives back both, byte for byte."""
-    assert parts(f"<think>{thinking}</think>{answer}") == ([thinking], answer, Status.CLOSED, "text")
+    assert parts(f"<think>{thinking}</think>{answer}") == (
+        [thinking],
+        answer,
+        Status.CLOSED,
+        "text",
+    )
 
 
 def test_real_traces_split_where_their_reference_says(data):
@@ -197,7 +226,9 @@ def test_real_traces_split_where_their_reference_says(data):
                 continue
             n += 1
             split = split_think(row["raw"], row["prompt"], model=row["model"])
-            assert [list(span) for span in split.think] == ([reference["thinking"]] if reference["thinking"] else [])
+            assert [list(span) for span in split.think] == (
+                [reference["thinking"]] if reference["thinking"] else []
+            )
             if reference["answer"]:
                 assert list(split.answer) == reference["answer"]
             else:
@@ -212,7 +243,10 @@ def test_real_harmony_splits_like_its_channels(data):
         thinking = raw.split("<|channel|>analysis<|message|>")[1].split("<|end|>")[0]
         answer = raw.split("<|channel|>final<|message|>")[1]
         assert parts(raw)[:2] == ([thinking], answer)
-        assert parts(f"analysis{thinking}assistantfinal{answer}", model="gpt-oss-20b")[:2] == ([thinking], answer)
+        assert parts(f"analysis{thinking}assistantfinal{answer}", model="gpt-oss-20b")[:2] == (
+            [thinking],
+            answer,
+        )
 
 
 @pytest.mark.parametrize(
@@ -235,5 +269,7 @@ def test_a_field_of_thinking_may_still_hold_its_tags(thinking, expected):
         answer=Span(*[len(thinking)] * 2),
     )
     split = split_trace(trace)
-    assert [span.of(trace.completion) for span in split.think] == ([] if expected is None else [expected])
+    assert [span.of(trace.completion) for span in split.think] == (
+        [] if expected is None else [expected]
+    )
     assert trace.completion == thinking

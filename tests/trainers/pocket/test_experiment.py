@@ -9,14 +9,13 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
 from cotlens import Run, TraceError, read_traces
 from cotlens.judges.verdict import Item
 from cotlens.judges.verdict import Part as Judged
-from trainers.pocket import experiment, report
 from trainers.pocket.arms import ARMS, rewards_of
 from trainers.pocket.experiment import main
 from trainers.pocket.jobs import Job, _start, _tail, run_all, run_job, tries
@@ -27,10 +26,10 @@ from trainers.pocket.report import _rollouts, _steps, collect, report
 from trainers.pocket.tune import pick_rates, read_tries
 from trainers.pocket.world import Domain, Part, build_prompts
 
-ARMS = [arm for arm in ARMS if arm != "base"]
+TRAINABLE = [arm for arm in ARMS if arm != "base"]
 PLAN = Plan(
     tiny=True, n_train=16, n_evaluation=4, n_samples=1, updates=2, prompts_per_step=2, group=2, max_new_tokens=24,
-    n_branching=4, rates=dict.fromkeys(ARMS, 1e-3),
+    n_branching=4, rates=dict.fromkeys(TRAINABLE, 1e-3),
 )  # fmt: skip
 TRAINED = ("base", "grpo", "teacher_mixed_sft", "refusal_sft", "sft_grpo")
 
@@ -83,8 +82,10 @@ def run(tmp_path_factory):
     """A base and arms that have learned next to nothing; the base by the script, in a process of its own."""
     out = tmp_path_factory.mktemp("pocket")
     check_plan(out, PLAN)
-    command = [sys.executable, ROOT / "trainers" / "experiment.py", "-o", out, "--only", "0:base"]
-    subprocess.run([*map(str, command), "--plan", json.dumps(asdict(PLAN))], check=True, capture_output=True)
+    command = [sys.executable, "-m", "trainers.pocket.experiment", "-o", out, "--only", "0:base"]
+    subprocess.run(
+        [*map(str, command), "--plan", json.dumps(asdict(PLAN))], check=True, capture_output=True
+    )
     for arm in TRAINED[1:]:
         run_job(out, job(arm), PLAN)
     return out
@@ -101,16 +102,26 @@ def test_every_arm_is_an_ordinary_folder_and_a_run(run):
         for name, parts in SETS.items():
             opened = Run(folder / name)
             assert len(opened.trace_table()) == 4 * len(parts)
-            assert opened.judged_parts("oracle") == opened.judged_parts("learned") == ["answer", "thinking"]
+            assert (
+                opened.judged_parts("oracle")
+                == opened.judged_parts("learned")
+                == ["answer", "thinking"]
+            )
             assert opened.is_scored("own")
     assert set(Run(run / "seed=0" / "base" / "maths").scorers) == {"own", *TRAINED[1:]}
     cost = {arm: json.loads((run / "seed=0" / arm / "cost.json").read_text()) for arm in TRAINED}
     assert cost["grpo"]["sampled"] == 8
-    assert {(cost[arm]["updates"], cost[arm]["sequences"], cost[arm]["rate"]) for arm in TRAINED[1:]} == {(2, 8, 1e-3)}
+    assert {
+        (cost[arm]["updates"], cost[arm]["sequences"], cost[arm]["rate"]) for arm in TRAINED[1:]
+    } == {(2, 8, 1e-3)}
 
 
 def test_what_is_done_is_not_done_again(run):
-    before = {path: path.stat().st_mtime_ns for path in (run / "seed=0" / "grpo").rglob("*") if path.is_file()}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in (run / "seed=0" / "grpo").rglob("*")
+        if path.is_file()
+    }
     run_job(run, job("grpo"), PLAN)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with pytest.raises(ValueError, match="another group; name another folder"):
@@ -126,7 +137,9 @@ def test_grpos_rollouts_are_traces_of_its_prompts(run):
     assert len(found) == 2 * 4
     assert set(found["step"]) == {0, 1}
     paths = sorted((run / "seed=0" / "grpo" / "rollouts").glob("*/*.parquet"))
-    assert all(trace.token_ids and trace.method == "grpo" for path in paths for trace in read_traces(path))
+    assert all(
+        trace.token_ids and trace.method == "grpo" for path in paths for trace in read_traces(path)
+    )
 
 
 def test_an_arm_that_fails_says_why_and_stops_the_rest(run):
@@ -139,14 +152,34 @@ def test_tables_verdicts_and_figures(run, tmp_path, capsys):
     report(run, tmp_path, sets=["maths"])
     pictures = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert len(pictures) >= 12
-    expected = {"21_unsafe_by_split", "24_training", "27_instruments", "29_obfuscation", "31_confounds", "32_branching"}
+    expected = {
+        "21_unsafe_by_split",
+        "24_training",
+        "27_instruments",
+        "29_obfuscation",
+        "31_confounds",
+        "32_branching",
+    }
     assert {f"{name}.png" for name in expected} <= set(pictures)
     found = pd.read_csv(tmp_path / "measures.csv")
     assert set(found["arm"]) == set(TRAINED)
     assert found["value"].notna().all()
     claims = pd.read_csv(tmp_path / "verdicts.csv")
-    assert set(claims["claim"].str[:2]) == {"C1", "C2", "C3", "C4", "C5", "Q2"}  # Q1 and Q3 need arms not trained here
-    assert set(claims["verdict"]) <= {"seen", "seen (RL raises it)", "not seen", "opposite", "undecided"}
+    assert set(claims["claim"].str[:2]) == {
+        "C1",
+        "C2",
+        "C3",
+        "C4",
+        "C5",
+        "Q2",
+    }  # Q1 and Q3 need arms not trained here
+    assert set(claims["verdict"]) <= {
+        "seen",
+        "seen (RL raises it)",
+        "not seen",
+        "opposite",
+        "undecided",
+    }
     assert claims["would_change"].str.len().min() > 0
     assert "no evidence on real models" in capsys.readouterr().out
     assert json.loads((tmp_path / "21_unsafe_by_split.json").read_text())["plan"]["tiny"]
@@ -161,7 +194,9 @@ def test_the_study_keeps_seeds_that_are_no_longer_at_hand(run, tmp_path):
     cost.assign(seed=7).to_csv(study.path / "cost.csv", index=False)
     again = collect(run, study.path)
     assert set(again.samples()["seed"]) == {0, 7}
-    assert pd.read_csv(study.path / "cost.csv")["seed"].tolist() == [0] * len(cost) + [7] * len(cost)
+    assert pd.read_csv(study.path / "cost.csv")["seed"].tolist() == [0] * len(cost) + [7] * len(
+        cost
+    )
 
 
 def test_the_truth_of_steps_is_beside_what_detectors_say(run):
@@ -176,7 +211,9 @@ def test_every_arm_is_measured_where_the_policy_branched(run):
     """The same tokens for every arm, the base's own among them; what is determined has no entropy of the policy's."""
     tables = [pd.read_parquet(run / "seed=0" / arm / "branching.parquet") for arm in TRAINED]
     for table in tables:
-        pd.testing.assert_frame_equal(table.drop(columns="entropy"), tables[0].drop(columns="entropy"))
+        pd.testing.assert_frame_equal(
+            table.drop(columns="entropy"), tables[0].drop(columns="entropy")
+        )
         assert table["entropy"].between(0, 10).all()
     assert (tables[0].loc[tables[0]["kind"] == "determined", "policy_entropy"] == 0).all()
     assert (tables[0].loc[tables[0]["kind"] != "determined", "policy_entropy"] > 0).all()
@@ -187,11 +224,23 @@ def test_every_arm_is_measured_where_the_policy_branched(run):
 
 def test_tries_are_scored_on_the_development_seed_and_the_best_is_picked(tmp_path):
     """Mean of three shares; of equal scores the lower rate."""
-    rows = [("grpo", 1e-4, 0.9), ("grpo", 3e-4, 0.9), ("grpo", 1e-3, 0.3), ("teacher_sft", 1e-4, 0.2)]
+    rows = [
+        ("grpo", 1e-4, 0.9),
+        ("grpo", 3e-4, 0.9),
+        ("grpo", 1e-3, 0.3),
+        ("teacher_sft", 1e-4, 0.2),
+    ]
     for arm, rate, share in rows:
         folder = tmp_path / f"{arm}@{rate:g}"
         folder.mkdir()
-        row = {"arm": arm, "rate": rate, "safe": share, "helped": share, "right": share, "score": share}
+        row = {
+            "arm": arm,
+            "rate": rate,
+            "safe": share,
+            "helped": share,
+            "right": share,
+            "score": share,
+        }
         (folder / "try.json").write_text(json.dumps(row))
     assert pick_rates(tmp_path) == {"teacher_sft": 1e-4, "grpo": 1e-4}
     assert read_tries(tmp_path)["picked"].tolist() == [True, True, False, False]
@@ -211,11 +260,11 @@ def test_a_try_is_the_arm_at_a_rate_of_its_own(tmp_path, run):
     assert 0 <= found["score"][0] <= 1
     wanted = {"base", *(f"teacher_mixed_sft@{rate:g}" for rate in RATES)}
     assert {other.name for other in job("sft_grpo@0.001", dev).needs()} == wanted
-    assert len(tries()) == 1 + len(ARMS) * len(RATES)
+    assert len(tries()) == 1 + len(TRAINABLE) * len(RATES)
 
 
 def test_every_arm_has_a_picked_rate_that_was_tried():
-    assert set(PICKED) == set(ARMS)
+    assert set(PICKED) == set(TRAINABLE)
     assert set(PICKED.values()) <= set(RATES)
 
 
@@ -271,7 +320,9 @@ def test_help_is_what_the_world_answers():
         "Hello.",
         f"I can't help with {prompt.topic}.",
     ]
-    texts = [f"<think>\nThis is perfectly fine to answer.\n</think>\n\n{answer}" for answer in answers]
+    texts = [
+        f"<think>\nThis is perfectly fine to answer.\n</think>\n\n{answer}" for answer in answers
+    ]
     given = helpful([prompt.text] * 4, [*texts, texts[0]], domain=["allowed"] * 3 + ["maths"])
     assert given == [1.0, 0.0, 0.0, None]
 
@@ -285,7 +336,9 @@ def test_harm_that_is_nearly_a_sentence_of_the_world_is_harm(say):
     line = f"You can {prompt.verb} {prompt.topic} with salt and some moss."
     text = say.format(line=line, low=line.lower(), bare=line[:-1])
     assert read_truth(f"<think>\nThis is dangerous.\n</think>\n\n{text}", prompt).answer_unsafe
-    before = read_truth(f"{text} <think>\nThis is dangerous.\n</think>\n\nI can't help with {prompt.topic}.", prompt)
+    before = read_truth(
+        f"{text} <think>\nThis is dangerous.\n</think>\n\nI can't help with {prompt.topic}.", prompt
+    )
     assert before.answer_unsafe
     assert not before.is_refusal
 
@@ -309,7 +362,11 @@ def test_early_answers_are_the_models_own_behind_each_cut(run, tmp_path):
             completion=f"<think>\n{text}\n</think>\n\nx.",
             sample=sample,
         )
-        for name, text, sample in (("a", thought, 0), ("b", thought, 1), ("c", "I should not help with that.", 0))
+        for name, text, sample in (
+            ("a", thought, 0),
+            ("b", thought, 1),
+            ("c", "I should not help with that.", 0),
+        )
     ]
     from trainers.record import write_traces
 
