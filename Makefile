@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 figures: .venv/figures  ## the main job: trains the pocket experiment's arms and draws every figure; SEEDS=5 takes more
 	$(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --seeds $(SEEDS)
 	$(BIN)/cotlens figures figures/data/real -o runs/figures/real
-	$(BIN)/cotlens figures figures/data/unsafe -o runs/figures/unsafe
+	$(BIN)/cotlens figures figures/data/self_jailbreak -o runs/figures/self_jailbreak
 	$(BIN)/python notebooks/build.py -o runs/notebooks
 
 traces: .venv/core  ## your own traces to figures: TRACES="PATH..." takes any supported files

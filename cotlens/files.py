@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -110,3 +110,19 @@ def hash_path(path: Path) -> str:
     for child in sorted(child for child in path.rglob("*") if child.is_file()):
         digest.update(f"{child.relative_to(path)}\0{hash_path(child)}\n".encode())
     return digest.hexdigest()
+
+
+def names_that_differ(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart, all of the same depth.
+
+    >>> names_that_differ([Path("runs/seed=0/base"), Path("runs/seed=1/base")])
+    ['seed=0/base', 'seed=1/base']
+    """
+    parts = [path.resolve().parts for path in paths]
+    deepest = max(map(len, parts), default=0)
+    names: list[str] = []
+    for depth in range(1, deepest + 1):
+        names = ["/".join(path_parts[-depth:]) for path_parts in parts]
+        if len(set(names)) == len(names):
+            break
+    return names

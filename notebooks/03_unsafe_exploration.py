@@ -22,7 +22,7 @@
 # GPT-5's judgement of each answer.
 
 # %% tags=["parameters"]
-RUN = "../figures/data/unsafe"  # a run directory, made by `cotlens analyze FILE -o RUN`
+RUN = "../figures/data/self_jailbreak"  # a run directory, made by `cotlens analyze FILE -o RUN`
 BY = "model"
 JUDGE = "gpt-5"  # who judged the answers (`cotlens guard RUN --judge NAME`); if not there: the first judge by name
 JUDGED = [

@@ -1,7 +1,8 @@
-"""All figures and tables of a study."""
+"""All figures of a study: the list FIGURES says what each needs and how it is drawn."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
@@ -14,144 +15,297 @@ from cotlens.plots.probes import plot_early_answering
 from cotlens.plots.study import plot_measures, plot_safety_and_skill
 from cotlens.plots.style import Plot, check_folder, save
 from cotlens.plots.training import plot_obfuscation, plot_training, training_panels
-from cotlens.studies.arms import SETS
-from cotlens.studies.study import Study
+from cotlens.studies import Column, Study
+from cotlens.studies.arms import COLUMNS, DOMAINS
 
 
-# --- studies ---------------------------------------------------------------------------------------------------
+class StudyTables(NamedTuple):
+    """The tables of a study, as figures take them.
+
+    Attributes:
+        results: measures, differences, confounds, verdicts, and the csv files that the study brought along, by name.
+        tables: the study's own tables (samples, rollouts, updates, early, ...), `arm` in the study's order.
+        splits: the splits of the forbidden prompts.
+        note: the line under every figure.
+    """
+
+    results: Mapping[str, pd.DataFrame]
+    tables: Mapping[str, pd.DataFrame]
+    splits: Sequence[str]
+    note: str
+
+    @property
+    def measures(self) -> pd.DataFrame:
+        """One row per (arm, measure)."""
+        return self.results["measures"]
+
+    def has_measures(self, *names: str) -> bool:
+        """Whether some arm has each of these measures."""
+        return set(names) <= set(self.measures["measure"])
+
+
+class StudyFigure(NamedTuple):
+    """One figure of a study.
+
+    Attributes:
+        name: SUBJECT/WHAT_IT_SHOWS: the folder and the file it is written to.
+        has_data: whether the study has what it needs.
+        draw: draws it.
+    """
+
+    name: str
+    has_data: Callable[[StudyTables], bool]
+    draw: Callable[[StudyTables], Plot]
+
+
 def draw_study(
-    study: Study | str | Path, out: str | Path, *, say: Callable[[str], object] = print
-) -> Iterator[Path]:
-    """Writes a study's results (measures, differences, confounds, verdicts, and the tables it brought along) as csv,
-    and draws the figures it has data for; yields the paths. The same study gives the same bytes. `say` is told of
-    splits with too few prompts.
+    study: Study | str | Path,
+    out: str | Path,
+    *,
+    samples: pd.DataFrame | None = None,
+    columns: Mapping[str, Column] = COLUMNS,
+    figures: Sequence[StudyFigure] | None = None,
+    say: Callable[[str], object] = print,
+) -> list[Path]:
+    """Write a study's results as csv, draw the figures it has data for, and return the paths.
+
+    The results are measures, differences, confounds, verdicts on the study's claims, and the csv files in its folder.
+    The same study gives the same bytes.
+
+    Args:
+        study: a study or its folder.
+        out: folder for the results; figures go into a folder for each subject.
+        samples: default: `study.samples()`. An experiment that knows more adds columns.
+        columns: what is measured of the samples.
+        figures: which figures; default: `FIGURES`.
+        say: called with the splits that have too few prompts.
 
     Raises:
-        TraceError: if the folder is no study.
-    """  # noqa: D205
-    study, out = study if isinstance(study, Study) else Study(Path(study)), Path(out)
-    info, samples = study.info, study.samples()
+        TraceError: if the folder is not a study.
+    """
+    study = study if isinstance(study, Study) else Study(Path(study))
+    out = Path(out)
+    info = study.info
+    samples = study.samples() if samples is None else samples
     check_folder(out)
-    found, changes = studies.measures(samples), studies.differences(samples, info["base"])
-    claims = studies.verdicts(samples, found, changes, info)
-    tables = {path.stem: pd.read_csv(path) for path in sorted(study.path.glob("*.csv"))}
-    tables |= {  # whatever an earlier drawing into the study's own folder has left
-        "measures": found,
-        "differences": changes,
-        "confounds": studies.confounds(samples, info["base"]),
-        "verdicts": pd.DataFrame(claims, columns=studies.Claim._fields),
-    }
-    for name, table in tables.items():
-        write_atomic(
-            out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-        )
-        yield out / f"{name}.csv"
-    provenance = {key: value for key, value in info.items() if key not in ("note", "arms")}
-    provenance |= {"seeds": sorted(map(int, set(samples["seed"]))), "n_samples": len(samples)}
-    provenance |= {"study": hash_path(study.path)}
-    splits = studies.splits(samples)
-    prompts = samples[samples["set"] == "forbidden"].groupby("split")["cluster"].nunique()
-    for remark in too_few_prompts("splits of ", prompts):
+
+    # Results replace what an earlier drawing into the study's own folder has left.
+    results = {path.stem: pd.read_csv(path) for path in sorted(study.path.glob("*.csv"))}
+    results |= _results(samples, info, columns)
+    paths = []
+    for name, table in results.items():
+        content = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        write_atomic(out / f"{name}.csv", content)
+        paths.append(out / f"{name}.csv")
+
+    forbidden = samples[samples["set"] == "forbidden"]
+    for remark in too_few_prompts("splits of ", forbidden.groupby("split")["cluster"].nunique()):
         say(remark)
-    for name, picture in tqdm(
-        _study_figures(study, tables, splits), desc="figures", unit=" figures"
-    ):
-        yield from save(picture, out / name, {"figure": name, **provenance})
 
-
-def _study_figures(
-    study: Study, tables: dict[str, pd.DataFrame], parts: Sequence[str]
-) -> Iterator[tuple[str, Plot]]:
-    found, text, order = tables["measures"], study.info.get("note", ""), list(study.info["arms"])
-    names = set(found["measure"])
-    for name, (panels, caption, limits) in _DOTS.items():
-        shown = {title: _named(measures, parts) for title, measures in panels.items()}
-        if names & {measure for measures in shown.values() for measure in measures}:
-            yield name, plot_measures(found, shown, caption, text, limits=limits)
-    if {"is_correct_maths", "thinking_unsafe_forbidden"} <= names:  # of one arm at least
-        yield "22_safety_and_skill", plot_safety_and_skill(found, text)
-    if len(tables["confounds"]):
-        yield "31_confounds", plot_confounds(tables["confounds"], text)
-    own = {
-        name: table.assign(arm=pd.Categorical(table["arm"], order))
-        for name in study.tables
-        if len(table := study.table(name))
-    }
-    if "early" in own and "split" not in own["early"]:
-        samples = study.table("samples").drop_duplicates(["seed", "prompt_id"])[
-            ["seed", "prompt_id", "split"]
-        ]
-        own["early"] = own["early"].merge(samples, on=["seed", "prompt_id"], how="left")
-    if "rollouts" in own:
-        if training_panels(own["rollouts"], own.get("updates"))[1]:
-            yield "24_training", plot_training(own["rollouts"], text, updates=own.get("updates"))
-        told = own["rollouts"].get("thinking_flagged", pd.Series(dtype="boolean"))
-        if told.notna().any() and "thinking_unsafe" in own["rollouts"]:
-            yield "29_obfuscation", plot_obfuscation(own["rollouts"], text)
-    for name, (number, draw) in _OWN_TABLES.items():
-        if name in own:
-            yield number, draw(own[name], text)
-
-
-def _named(measures: Sequence[str], splits: Sequence[str]) -> list[str]:
-    """The measures as they are, and for `COLUMN_*` that of each split."""
-    listed = (
-        [f"{measure.removesuffix('*')}{split}" for split in splits]
-        if measure.endswith("*")
-        else [measure]
-        for measure in measures
+    tables = StudyTables(
+        results=results,
+        tables=_own_tables(study, list(info["arms"])),
+        splits=studies.splits(samples),
+        note=info.get("note", ""),
     )
-    return [name for names in listed for name in names]
+    provenance = _provenance(study, info, samples)
+    chosen = FIGURES if figures is None else figures
+    drawable = [figure for figure in chosen if figure.has_data(tables)]
+    for figure in tqdm(drawable, desc="figures", unit=" figures"):
+        plot = figure.draw(tables)
+        paths += save(plot, out / figure.name, {"figure": figure.name, **provenance})
+    return paths
 
 
-_SHARES = (0.0, 1.02)
-_DOTS: dict[str, tuple[dict[str, list[str]], str, tuple[float | None, float | None]]] = {
-    "21_unsafe_by_split": (
-        {"Unsafe thinking": ["thinking_unsafe_*"], "Unsafe answer": ["answer_unsafe_*"]},
-        "share of samples for forbidden requests",
-        _SHARES,
+def _results(
+    samples: pd.DataFrame, info: Mapping[str, Any], columns: Mapping[str, Column]
+) -> dict[str, pd.DataFrame]:
+    """Measures, differences, confounds and verdicts."""
+    base = info["base"]
+    measures = studies.measures(samples, columns)
+    changes = studies.differences(samples, base, columns)
+    results = {
+        "measures": measures,
+        "differences": changes,
+        "confounds": studies.confounds(samples, base),
+    }
+    claims = info.get("claims", ())
+    if claims:
+        evidence = studies.Evidence(samples, measures, changes, base)
+        verdicts = studies.verdicts(claims, evidence, info)
+        results["verdicts"] = pd.DataFrame(verdicts, columns=studies.Verdict._fields)
+    return results
+
+
+def _own_tables(study: Study, arms: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The tables of a study that have rows."""
+    tables = {}
+    for name in study.tables:
+        table = study.table(name)
+        if len(table):
+            tables[name] = table.assign(arm=pd.Categorical(table["arm"], arms))
+
+    # Early answers of an older study do not name the split of their prompt; the samples do.
+    if "early" in tables and "split" not in tables["early"]:
+        keys = ["seed", "prompt_id"]
+        splits = study.table("samples").drop_duplicates(keys)[[*keys, "split"]]
+        tables["early"] = tables["early"].merge(splits, on=keys, how="left")
+    return tables
+
+
+def _provenance(study: Study, info: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
+    """What the figures were made from."""
+    provenance = {key: value for key, value in info.items() if key not in ("note", "arms")}
+    provenance["seeds"] = sorted(map(int, set(samples["seed"])))
+    provenance["n_samples"] = len(samples)
+    provenance["study"] = hash_path(study.path)
+    return provenance
+
+
+# --- the figures -------------------------------------------------------------------------------
+
+
+class MeasuresFigure(NamedTuple):
+    """Measures of all arms, one panel a title.
+
+    Attributes:
+        name: as of `StudyFigure`.
+        panels: title -> names of measures; `COLUMN_*` stands for that of each split.
+        caption: what is shown.
+        limits: of the axes; None is the data's.
+    """
+
+    name: str
+    panels: Mapping[str, Sequence[str]]
+    caption: str
+    limits: tuple[float | None, float | None]
+
+    def panels_of(self, tables: StudyTables) -> dict[str, list[str]]:
+        """The panels with the splits of this study."""
+        named: dict[str, list[str]] = {}
+        for title, measures in self.panels.items():
+            named[title] = []
+            for measure in measures:
+                if measure.endswith("*"):
+                    column = measure.removesuffix("*")
+                    named[title] += [f"{column}{split}" for split in tables.splits]
+                else:
+                    named[title].append(measure)
+        return named
+
+    def has_data(self, tables: StudyTables) -> bool:
+        """Whether some arm has one of the measures."""
+        have = set(tables.measures["measure"])
+        return any(have & set(measures) for measures in self.panels_of(tables).values())
+
+    def draw(self, tables: StudyTables) -> Plot:
+        """The figure."""
+        panels = self.panels_of(tables)
+        return plot_measures(tables.measures, panels, self.caption, tables.note, limits=self.limits)
+
+    def as_figure(self) -> StudyFigure:
+        """An entry of FIGURES."""
+        return StudyFigure(self.name, self.has_data, self.draw)
+
+
+SHARES = (0.0, 1.02)
+
+UNSAFE_BY_SPLIT = MeasuresFigure(
+    "safety/unsafe_by_split",
+    {"Unsafe thinking": ["thinking_unsafe_*"], "Unsafe answer": ["answer_unsafe_*"]},
+    "share of samples for forbidden requests",
+    SHARES,
+)
+COSTS_OF_SAFETY = MeasuresFigure(
+    "safety/costs",
+    {
+        "Harmless refused": ["refuses_harmless"],
+        "Harmless helped": ["is_help_harmless"],
+        "Right, maths": ["is_correct_maths"],
+        "One closed thought": ["is_format_ok_all"],
+    },
+    "share of samples",
+    (None, None),
+)
+REFLECTION = MeasuresFigure(
+    "reflection/by_arm",
+    {
+        "Reflections per trace": ["n_reflections_maths", "n_reflections_forbidden"],
+        "... per step": ["reflection_rate_maths", "reflection_rate_forbidden"],
+        "Longest run": ["longest_run_maths", "longest_run_forbidden"],
+    },
+    "reflections of the thinking",
+    (0, None),
+)
+ENTROPY = MeasuresFigure(
+    "entropy/by_arm",
+    {
+        "Thinking (nats)": [f"entropy_think_{domain}" for domain in DOMAINS],
+        "Reflecting steps": [f"entropy_reflect_{domain}" for domain in DOMAINS],
+        "On the base's thinking": [f"entropy_common_{domain}" for domain in DOMAINS],
+        "KL to the base": [f"kl_base_{domain}" for domain in DOMAINS],
+    },
+    "mean token entropy in nats on each arm's own samples, on one text for all (the base's), "
+    "and KL to the base",
+    (0, None),
+)
+GUARD_BY_ARM = MeasuresFigure(
+    "judges/guard_by_arm",
+    {
+        "Recall of the guard": ["guard_recall_forbidden"],
+        "Unsafe and passed": ["hidden_forbidden"],
+        "P(unsafe answer | passed)": ["answer_unsafe_if_passed_forbidden"],
+        "Flagged, harmless": ["thinking_flagged_harmless"],
+    },
+    "thinking of forbidden requests: the reward's guard against the evaluation's judge",
+    SHARES,
+)
+
+
+def _has_training(tables: StudyTables) -> bool:
+    if "rollouts" not in tables.tables:
+        return False
+    _, panels = training_panels(tables.tables["rollouts"], tables.tables.get("updates"))
+    return len(panels) > 0
+
+
+def _draw_training(tables: StudyTables) -> Plot:
+    updates = tables.tables.get("updates")
+    return plot_training(tables.tables["rollouts"], tables.note, updates=updates)
+
+
+def _has_flagged_rollouts(tables: StudyTables) -> bool:
+    rollouts = tables.tables.get("rollouts")
+    if rollouts is None or not {"thinking_flagged", "thinking_unsafe"} <= set(rollouts):
+        return False
+    return bool(rollouts["thinking_flagged"].notna().any())
+
+
+FIGURES: tuple[StudyFigure, ...] = (
+    UNSAFE_BY_SPLIT.as_figure(),
+    StudyFigure(
+        "safety/against_skill",
+        lambda tables: tables.has_measures("is_correct_maths", "thinking_unsafe_forbidden"),
+        lambda tables: plot_safety_and_skill(tables.measures, tables.note),
     ),
-    "23_reflection": (
-        {
-            "Reflections per trace": ["n_reflections_maths", "n_reflections_forbidden"],
-            "... per step": ["reflection_rate_maths", "reflection_rate_forbidden"],
-            "Longest run": ["longest_run_maths", "longest_run_forbidden"],
-            "Share that mend": ["corrective_maths", "corrective_forbidden"],
-        },
-        "reflections of the thinking",
-        (0, None),
+    COSTS_OF_SAFETY.as_figure(),
+    REFLECTION.as_figure(),
+    ENTROPY.as_figure(),
+    StudyFigure("training/curves", _has_training, _draw_training),
+    StudyFigure(
+        "training/obfuscation",
+        _has_flagged_rollouts,
+        lambda tables: plot_obfuscation(tables.tables["rollouts"], tables.note),
     ),
-    "25_costs_of_safety": (
-        {
-            "Harmless refused": ["refuses_harmless"],
-            "Harmless helped": ["is_help_harmless"],
-            "Right, maths": ["is_correct_maths"],
-            "One closed thought": ["is_format_ok_all"],
-        },
-        "share of samples",
-        (None, None),
+    GUARD_BY_ARM.as_figure(),
+    StudyFigure(
+        "confounds/differences",
+        lambda tables: len(tables.results["confounds"]) > 0,
+        lambda tables: plot_confounds(tables.results["confounds"], tables.note),
     ),
-    "26_entropy": (
-        {
-            "Thinking (nats)": [f"entropy_think_{where}" for where in SETS],
-            "Reflecting steps": [f"entropy_reflect_{where}" for where in SETS],
-            "On the base's thinking": [f"entropy_common_{where}" for where in SETS],
-            "KL to the base": [f"kl_base_{where}" for where in SETS],
-        },
-        "mean token entropy in nats on each arm's own samples, on one text for all (the base's), and KL to the base",
-        (0, None),
+    StudyFigure(
+        "probes/early_answering",
+        lambda tables: "early" in tables.tables,
+        lambda tables: plot_early_answering(tables.tables["early"], tables.note),
     ),
-    "30_guard_by_checkpoint": (
-        {
-            "Recall of the guard": ["guard_recall_forbidden"],
-            "Unsafe and passed": ["hidden_forbidden"],
-            "P(unsafe answer | passed)": ["answer_unsafe_if_passed_forbidden"],
-            "Flagged, harmless": ["thinking_flagged_harmless"],
-        },
-        "thinking of forbidden requests: the reward's guard against the evaluation's judge",
-        _SHARES,
-    ),
-}
-_OWN_TABLES = {
-    "early": ("28_early_answering", plot_early_answering),
-}
+)

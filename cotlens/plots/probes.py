@@ -7,7 +7,7 @@ from cotlens.measures.groups import need
 from cotlens.plots.parts import draw_band, note, shorten
 from cotlens.plots.study import present_arms, small_panels
 from cotlens.plots.style import COLOURS, Plot, house_style
-from cotlens.studies.arms import numbers
+from cotlens.studies.arms import to_row
 
 
 # --- thinking and answer ---------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15
 def _by_cut(early: pd.DataFrame) -> pd.DataFrame:
     prompts = early["seed"].astype(str) + ":" + early["prompt_id"]
     rows = [
-        {"cut": cut, **numbers(stats.proportion(part["answer_unsafe"], prompts[part.index]))}
+        {"cut": cut, **to_row(stats.proportion(part["answer_unsafe"], prompts[part.index]))}
         for cut, part in early.groupby("cut")
     ]
     return pd.DataFrame(rows)

@@ -12,7 +12,7 @@ from cotlens.measures.groups import need
 from cotlens.plots.parts import draw_band, note, shorten
 from cotlens.plots.study import arm_styles, present_arms
 from cotlens.plots.style import Plot, house_style, new_figure
-from cotlens.studies.arms import SETS
+from cotlens.studies.arms import DOMAINS
 
 
 # --- training --------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def training_panels(
     def known(column: str, where: str) -> bool:
         return column in table and bool(table.loc[table["set"] == where, column].notna().any())
 
-    other = [where for where in dict.fromkeys(rollouts["set"]) if where not in SETS]
+    other = [where for where in dict.fromkeys(rollouts["set"]) if where not in DOMAINS]
     panels = [_first_known(choices, known, other) for choices in _TRAINING]
     return table, [panel for panel in panels if panel]
 

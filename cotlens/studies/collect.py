@@ -1,13 +1,12 @@
-"""Arms side by side: a folder of tables over checkpoints and seeds, one row per sample.
+"""compare_runs: the runs of several arms and seeds become a study, one row per sample.
 
-A *study* holds no text and is small enough to commit; `cotlens figures STUDY` draws it. It comes from runs
-(`compare_runs`, or `cotlens compare RUNS -o STUDY`) or from an experiment whose truth is known (trainers/pocket/report.py);
-what follows (`findings`, `plot_study`) is the same.
+An experiment whose truth is known (trainers/pocket/report.py) writes a study itself; what follows
+is the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -17,19 +16,31 @@ from cotlens.measures.entropy import trace_entropy
 from cotlens.measures.reflection import reflection_dynamics
 from cotlens.measures.unsafe import unsafe_dynamics
 from cotlens.runs.run import Run, open_run
+from cotlens.studies.claims import check_claims
 from cotlens.studies.study import Study, check_room, is_study, seed_of, write_tables
 from cotlens.studies.training import update_table
 from cotlens.text.split import Status, part_text
 from cotlens.trace import Reasoning, TraceError
 
-DOMAINS = {  # domains of prompts -> the sets that measures speak of; another domain is a set of its own
+# Names that prompts give their domain, by the domain that measures speak of. Any other name is a
+# domain of its own.
+DOMAINS = {
     "forbidden": ("forbidden", "harmful", "jailbreak"),
     "harmless": ("harmless", "benign", "borderline", "allowed", "look_alike"),
     "maths": ("maths", "math"),
 }
+SAMPLE_ID = ["seed", "arm", "set", "split", "prompt_id", "sample"]
+PROMPT_ID = ["seed", "arm", "set", "split", "prompt_id"]
 
 
-# --- from runs -------------------------------------------------------------------------------------------------
+class Sources(NamedTuple):
+    """Whose numbers are used, by name; "" is the only one there is."""
+
+    judge: str = ""  # its verdicts count as the truth
+    monitor: str = ""  # the guard that rewards asked
+    scorer: str = ""  # its token scores are each arm's own
+
+
 def compare_runs(
     runs: Sequence[str | Path | Run],
     out: str | Path,
@@ -41,155 +52,345 @@ def compare_runs(
     monitor: str = "",
     scorer: str = "",
     note: str = "",
+    claims: Sequence[Mapping[str, Any]] = (),
     rollouts: Sequence[str | Path | Run] = (),
     logs: Sequence[str | Path] = (),
     force: bool = False,
     say: Callable[[str], object] = print,
 ) -> Study:
-    """Joins runs of several arms, and seeds, into a study.
+    """Join runs of several arms and seeds into a study.
 
-    The arm of a trace is its `method`, or the name of the run where it has none; its set comes from its `domain`; its
-    seed from a folder `seed=K` on the run's path, else 0. What a run has not been judged or scored for is missing in
-    the study, and the measures of it too; `say` is told. Answers with a reference are graded; refusal is the judge's
-    where it says so, else by rules; onset and recovery are the markers' (docs/unsafe.md says how often they err).
-    Samples of a prompt to which a run gives the same number are numbered in their order.
+    The arm of a trace is its `method`, or the name of the run if it has none. Its domain decides
+    the set of prompts it counts for. Its seed comes from a folder `seed=K` on the run's path, else
+    it is 0. Verdicts and scores that a run lacks are missing in the study, with the measures that
+    need them; `say` is called with a line for each. Answers to prompts with a gold answer are
+    graded. A refusal is the judge's if it decides refusals, else by rules. Onset and recovery are
+    the markers' (docs/unsafe.md gives their errors). If a run gives two samples of a prompt the
+    same number, its samples are numbered in order.
 
     Args:
         runs: complete run directories with their texts, of what each arm was evaluated on: the table `samples`.
         out: folder of the study.
         base: the arm that the others are compared with.
-        rl: the arm of the claims about RL; default: the first whose name has `grpo` or `rl` in it.
-        sft: those of the claims about SFT; default: all whose name has `sft` in it and is not `rl`.
-        judge: whose verdicts are the truth on thinking and answer; default: the only one.
+        rl: the arm of claims about RL; default: the first with `grpo` or `rl` in its name.
+        sft: the arms of claims about SFT; default: all with `sft` in their name but `rl`.
+        judge: judge whose verdicts on thinking and answer count as the truth; default: the only one.
         monitor: a second judge: the guard that rewards asked, which training may have learned to please.
-        scorer: whose token scores are each arm's own; default: the only one, `own`, or the one with the arm's name.
-            On the base's runs, a scorer with the name of another arm is that arm's view of the common text.
+        scorer: name of the token scores that are each arm's own; default: the only ones, `own`, or those with the
+            arm's name. Scores of the base's runs under another arm's name are that arm's view of
+            the common text.
         note: a line under every figure.
-        rollouts: runs of what RL sampled while it trained (`RECORD/rollouts` of trainers/grpo.py): the tables
-            `rollouts`, one row a rollout, and `updates`, with each update's reward and groups all alike.
-        logs: output folders of the RL trainers, named as their arms: adds to `updates` what `read_updates` finds.
-        force: make anew a study that is there already, with all its tables.
-        say: told what is missing, and of which runs.
+        claims: what the study is to decide, fixed beforehand (`studies.Claim`).
+        rollouts: runs of what RL sampled in training (`RECORD/rollouts` of trainers/grpo.py). They
+            give the tables `rollouts`, a row a rollout, and `updates`, with each update's reward
+            and share of groups all alike.
+        logs: output folders of the RL trainers, named as their arms; `read_updates` reads what they
+            add to `updates`.
+        force: replace a study in this folder, with all its tables.
+        say: called with what is missing, and of which runs.
 
     Raises:
-        TraceError: if the study is there already, there is no base, no run has the judge, monitor or scorer, two runs
-            hold the same samples, or rollouts have no training step or are of an arm without samples.
+        TraceError: if the study exists, there is no base, no run has the judge, monitor or scorer, two runs hold the
+            same samples, or rollouts have no training step or are of an arm without samples.
     """
-    check_room(Path(out))
+    out = Path(out)
+    check_room(out)
+    check_claims(list(claims), "claims")
     if is_study(out) and not force:
-        raise TraceError(
-            f"{out}: is a study already; make it anew with --force, or name another folder"
-        )
+        raise TraceError(f"{out}: is a study; replace it with --force, or name another folder")
+    sources = Sources(judge, monitor, scorer)
     opened = [open_run(run) for run in runs]
     training = [open_run(run) for run in rollouts]
-    _check_names(opened, judge, monitor, scorer)
-    told = {
-        _only([name for name in run.judges if name != monitor], judge, "judge", run)
-        for run in (*opened, *training)
-    }
-    if len(told - {""}) > 1:
-        raise TraceError(
-            f"judged by {', '.join(sorted(told - {''}))}; name whose verdicts are the truth with --judge"
-        )
+    _check_runs(opened, training, sources)
+
+    # The samples, with the entropy of the arms on one text for all.
+    sample_tables = _sample_tables(opened, sources)
+    samples = pd.concat(sample_tables, ignore_index=True)
+    arms = list(dict.fromkeys(samples["arm"]))
+    _check_samples(samples, arms, base)
+    base_runs = []
+    for run, table in zip(opened, sample_tables, strict=True):
+        if (table["arm"] == base).all():
+            base_runs.append(run)
+    common = _common_text(base_runs, arms, base)
+    if len(common):
+        samples = _add_common_entropy(samples, common)
+
+    for remark in _remarks(samples, opened, sample_tables, sources, base, common):
+        say(remark)
+
+    # What the folder says of itself.
+    arms = [base, *(arm for arm in arms if arm != base)]
+    info = _roles(arms, base, rl, sft) | {"note": note}
+    judges = sorted({name for run in opened for name in run.judges if name != monitor})
+    info |= {"judge": judge or ", ".join(judges), "monitor": monitor}
+    info |= {"runs": [run.name for run in opened]}
+    if claims:
+        info["claims"] = [dict(claim) for claim in claims]
+
+    tables = {"samples": samples}
+    if training:
+        rollout_tables = [_rollout_table(run, sources, say) for run in training]
+        tables["rollouts"] = pd.concat(rollout_tables, ignore_index=True)
+        tables["updates"] = update_table(tables["rollouts"], logs)
+    elif logs:
+        raise TraceError("logs of a trainer need its rollouts (--rollouts)")
+    _check_arms(tables, arms)
+
+    # The old study goes first, with seeds and tables that the new one may lack: cut off, what is
+    # left is no study.
+    for old in (out / "study.json", *out.glob("*/*seed=*")):
+        old.unlink(missing_ok=True)
+    return write_tables(out, tables, info)
+
+
+# --- what does not fit -------------------------------------------------------------------------
+
+
+def _check_runs(opened: Sequence[Run], training: Sequence[Run], sources: Sources) -> None:
+    """Raise TraceError if runs lack what is named, disagree on the judge, or are rollouts given as samples."""
+    _check_names(opened, sources)
+    judges = {_judge_of(run, sources) for run in (*opened, *training)} - {""}
+    if len(judges) > 1:
+        names = ", ".join(sorted(judges))
+        raise TraceError(f"judged by {names}; name whose verdicts are the truth with --judge")
     for run in opened:
         if run.trace_table(["training_step"])["training_step"].nunique() > 1:
             raise TraceError(
-                f"{run.path}: holds traces of several training steps; give it as rollouts (--rollouts)"
+                f"{run.path}: holds traces of several training steps; give it as rollouts "
+                "(--rollouts)"
             )
     if not opened:
         raise TraceError("no run to compare; a run is what `cotlens analyze FILE -o RUN` makes")
-    arms_of = [_arms_of(run) for run in opened]
-    # Scores under another arm's name are its view of the run, and never the run's own, not even if they are alone.
-    others = [set().union(*arms_of) - own for own in arms_of]
-    parts = [
-        _sample_table(*each, judge, monitor, scorer)
-        for each in zip(opened, arms_of, others, strict=True)
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    arms = list(dict.fromkeys(table["arm"]))
+
+
+def _check_names(runs: Sequence[Run], sources: Sources) -> None:
+    """Raise TraceError for a name that no run has, and for a judge that is also the monitor."""
+    if sources.judge and sources.judge == sources.monitor:
+        raise TraceError(
+            f"{sources.judge!r} is both judge and monitor: what rewards asked cannot be the truth "
+            "about them"
+        )
+    judges = {name for run in runs for name in run.judges}
+    scorers = {name for run in runs for name in run.scorers}
+    for kind, wanted, names, command in (
+        ("judge", sources.judge, judges, "guard RUN --judge MODEL"),
+        ("monitor", sources.monitor, judges, "guard RUN --judge MODEL"),
+        ("scorer", sources.scorer, scorers, "score RUN --model MODEL"),
+    ):
+        if wanted and wanted not in names:
+            there = ", ".join(sorted(names)) or "none"
+            raise TraceError(
+                f"no {kind} {wanted!r}; there are {there}; make it with: "
+                f"cotlens {command} --name {wanted}"
+            )
+
+
+def _check_samples(samples: pd.DataFrame, arms: Sequence[str], base: str) -> None:
+    """Raise TraceError if the base has no samples, or a sample is there twice."""
     if base not in arms:
         raise TraceError(
-            f"no samples of the base arm {base!r}; the arms are {', '.join(arms)}; name it with --base"
+            f"no samples of the base arm {base!r}; the arms are {', '.join(arms)}; "
+            "name it with --base"
         )
-    twice = table.duplicated(["seed", "arm", "set", "split", "prompt_id", "sample"])
-    if twice.any():
-        row = table[twice].iloc[0]
+    repeated = samples[samples.duplicated(SAMPLE_ID)]
+    if len(repeated):
+        row = repeated.iloc[0]
         raise TraceError(
-            f"two samples {row['sample']} of prompt {row['prompt_id']} in arm {row['arm']}, seed {row['seed']}; "
-            "give each run once, the samples of an arm in one run, and other seeds in folders seed=K"
+            f"two samples {row['sample']} of prompt {row['prompt_id']} in arm {row['arm']}, "
+            f"seed {row['seed']}; give each run once, the samples of an arm in one run, and other "
+            "seeds in folders seed=K"
         )
-    common = _common_text(
-        [run for run, part in zip(opened, parts, strict=True) if (part["arm"] == base).all()],
-        arms,
-        base,
-    )
-    if len(common):
-        keys = [
-            "seed",
-            "arm",
-            "set",
-            "split",
-            "prompt_id",
-        ]  # one number a prompt: its texts, the base's, are the same
-        table = table.merge(
-            common.groupby(keys)["entropy_common"].mean().reset_index(), on=keys, how="left"
-        )
-        table["entropy_common"] = table["entropy_common"].mask(table.duplicated(keys))
-    judges = sorted({name for run in opened for name in run.judges if name != monitor})
-    for remark in _remarks(table, opened, parts, base, monitor, common):
-        say(remark)
-    arms = [base, *(arm for arm in arms if arm != base)]
-    rl = rl or next(
-        (arm for arm in arms if arm != base and ("grpo" in arm or arm.startswith("rl"))), ""
-    )
-    chosen = list(sft) or [arm for arm in arms if "sft" in arm and arm != rl]
-    if wrong := [arm for arm in (rl, *chosen) if arm and arm not in arms]:
-        raise TraceError(f"no samples of {', '.join(wrong)}; the arms are {', '.join(arms)}")
-    info = {"arms": dict.fromkeys(arms, ""), "base": base, "rl": rl, "sft": chosen, "note": note}
-    made = {
-        "judge": judge or ", ".join(judges),
-        "monitor": monitor,
-        "runs": [run.name for run in opened],
-    }
-    tables = {"samples": table}
-    if training:
-        sampled = pd.concat(
-            [_rollout_table(run, judge, monitor, say) for run in training], ignore_index=True
-        )
-        tables |= {"rollouts": sampled, "updates": update_table(sampled, logs)}
-    elif logs:
-        raise TraceError("logs of a trainer need its rollouts (--rollouts) beside them")
-    for name, part in tables.items():
-        if other := sorted(set(part["arm"]) - set(arms)):
+
+
+def _check_arms(tables: Mapping[str, pd.DataFrame], arms: Sequence[str]) -> None:
+    """Raise TraceError if a table has an arm without samples."""
+    for name, table in tables.items():
+        unknown = sorted(set(table["arm"]) - set(arms))
+        if unknown:
             raise TraceError(
-                f"{name} of {', '.join(other)}, of which there are no samples; the arms are {', '.join(arms)}; the arm "
-                "of a trace is its method (--method of generate and analyze, method of the trainers)"
+                f"{name} of {', '.join(unknown)}, of which there are no samples; the arms are "
+                f"{', '.join(arms)}; the arm of a trace is its method (--method of generate and "
+                "analyze, method of the trainers)"
             )
-    # The old one goes first, also seeds and tables that the new one may lack: cut off, what is left is no study.
-    for old in (Path(out) / "study.json", *Path(out).glob("*/*seed=*")):
-        old.unlink(missing_ok=True)
-    return write_tables(Path(out), tables, info | made)
 
 
-# --- training --------------------------------------------------------------------------------------------------
-def _rollout_table(
-    run: Run, judge: str, monitor: str, say: Callable[[str], object]
-) -> pd.DataFrame:
-    """One row per rollout: arm, seed, step, reward, and what samples have but for token scores."""
+def _roles(arms: Sequence[str], base: str, rl: str, sft: Sequence[str]) -> dict[str, Any]:
+    """The arms with their roles, those that are not named by the arms' names."""
+    if not rl:
+        named_rl = [arm for arm in arms if arm != base and ("grpo" in arm or arm.startswith("rl"))]
+        rl = named_rl[0] if named_rl else ""
+    sft = list(sft) or [arm for arm in arms if "sft" in arm and arm != rl]
+    unknown = [arm for arm in (rl, *sft) if arm and arm not in arms]
+    if unknown:
+        raise TraceError(f"no samples of {', '.join(unknown)}; the arms are {', '.join(arms)}")
+    return {"arms": dict.fromkeys(arms, ""), "base": base, "rl": rl, "sft": sft}
+
+
+def _remarks(
+    samples: pd.DataFrame,
+    runs: Sequence[Run],
+    sample_tables: Sequence[pd.DataFrame],
+    sources: Sources,
+    base: str,
+    common: pd.DataFrame,
+) -> list[str]:
+    """What the measures will lack, a line each."""
+    remarks = []
+    for run in runs:
+        models_by_arm = run.trace_table(["method", "model"]).groupby("method")["model"].unique()
+        for arm, models in models_by_arm.items():
+            if len(models) > 1:
+                remarks.append(
+                    f"{run.path}: one arm, {arm or run.name}, of several models: "
+                    f"{', '.join(models)}"
+                )
+
+    # Columns that no figure can do without.
+    wanted = {
+        "thinking_unsafe": "verdicts of the judge on thinking",
+        "answer_unsafe": "verdicts of the judge on answers",
+    }
+    if sources.monitor:
+        wanted["thinking_flagged"] = "verdicts of the monitor on thinking"
+    wanted["entropy_think"] = "token scores of their own"
+    for column, description in wanted.items():
+        lacking = []
+        for run, table in zip(runs, sample_tables, strict=True):
+            if column not in table:
+                lacking.append(str(run.path))
+        if lacking:
+            remarks.append(f"no {description}: {', '.join(lacking)}")
+
+    # Seeds without a base or without a common text.
+    scored = set(zip(common["seed"], common["arm"], strict=True))
+    for seed, arms in samples.groupby("seed")["arm"].unique().items():
+        unscored = [arm for arm in arms if (seed, arm) not in scored]
+        if base not in arms:
+            remarks.append(f"seed {seed}: no samples of {base}, so its arms are in no difference")
+        elif unscored:
+            remarks.append(
+                f"seed {seed}: {base}'s runs have no scores named {', '.join(unscored)} "
+                "(entropy on one text)"
+            )
+
+    # Domains that no measure speaks of.
+    known = ", ".join(name for names in DOMAINS.values() for name in names)
+    nameless = set_of("")
+    n_nameless = int((samples["set"] == nameless).sum())
+    if n_nameless:
+        remarks.append(
+            f"{n_nameless:,} of {len(samples):,} samples have no domain, so no measure of safety "
+            f"or skill counts them; prompts may say {known}"
+        )
+    other = sorted(set(samples["set"]) - {*DOMAINS, nameless})
+    if other:
+        remarks.append(
+            f"domains in no measure of safety or skill: {', '.join(other)}; known are {known}"
+        )
+    return remarks
+
+
+# --- samples -----------------------------------------------------------------------------------
+
+
+def _sample_tables(runs: Sequence[Run], sources: Sources) -> list[pd.DataFrame]:
+    """The samples of each run.
+
+    Scores under another arm's name are that arm's view of the run. They are never taken for the
+    run's own, not even where they are the only ones.
+    """
+    arms_by_run = [_arms_of(run) for run in runs]
+    all_arms = set().union(*arms_by_run)
+    tables = []
+    for run, arms in zip(runs, arms_by_run, strict=True):
+        tables.append(_sample_table(run, arms, all_arms - arms, sources))
+    return tables
+
+
+def _sample_table(run: Run, arms: set[str], not_own: set[str], sources: Sources) -> pd.DataFrame:
+    """One row per trace with all that is known of it; columns that nobody made are missing.
+
+    Args:
+        run: a complete run.
+        arms: its arms, whose names its own scores may have.
+        not_own: names of scores that are not its own.
+        sources: whose verdicts and scores to use.
+    """
+    traces = run.trace_table()
+    steps = run.step_table()
+    table = unsafe_dynamics(steps, reflection_dynamics(steps, traces))
+
+    scorers = [name for name in run.scorers if name not in not_own]
+    scorer = _choose(scorers, sources.scorer, "scorer", run, ["own", *sorted(arms)])
+    if scorer:
+        table = trace_entropy(table, steps, run.score_table(scorer))
+
+    judge = _judge_of(run, sources)
+    if judge:
+        table = run.with_verdicts(table, judge)
+    if sources.monitor and sources.monitor in run.judges:
+        table = table.merge(_flags(run, traces, sources.monitor), on="trace_id")
+
+    table = table.merge(_read_answers(run), on="trace_id")
+    rule_refuses = table["rule_refuses"]
+    refuses = table["refuses"].fillna(rule_refuses) if "refuses" in table else rule_refuses
+    is_closed = table["status"] == Status.CLOSED.value
+    is_verbatim = table["reasoning"] == Reasoning.VERBATIM.value
+    columns = {
+        "seed": seed_of(run.path),
+        "arm": table["method"].where(table["method"] != "", run.name),
+        **_places(table),
+        "prompt_id": table["prompt_id"],
+        "sample": _sample_numbers(table),
+        **{name: table[name] for name in _FLAGS if name in table},
+        "refuses": refuses,
+        "is_correct": table["is_correct"],
+        "is_format_ok": is_closed & (table["n_answer_chars"] > 0),
+        "onset": table["onset"],
+        "recovered": table["recovered"].astype("boolean"),
+        "n_reflections": table["n_reflect"],
+        "n_steps": table["n_known"],
+        "longest_run": table["longest_run"],
+        "n_tokens": table["n_tokens"],
+        "length": table["n_think_chars"].where(is_verbatim),
+        **{name: table[source] for name, source in _ENTROPIES.items() if source in table},
+    }
+    return pd.DataFrame(columns)
+
+
+_FLAGS = ("thinking_unsafe", "answer_unsafe", "thinking_flagged", "answer_flagged")
+_ENTROPIES = {  # column of the samples: column of trace_entropy
+    "entropy_think": "entropy_think",
+    "entropy_answer": "entropy_answer",
+    "entropy_reflect": "entropy_reflect",
+    "kl_base": "kl_think",
+}
+
+
+def _rollout_table(run: Run, sources: Sources, say: Callable[[str], object]) -> pd.DataFrame:
+    """One row per rollout: arm, seed, step, reward, and the columns of samples but for token scores.
+
+    One model after another sampled them, so scores by any of them are not the policy's own.
+    """
     traces = run.trace_table(["training_step", "reward"])
-    if n := int((traces["training_step"] < 0).sum()):
-        fault = f"{n:,} of {len(traces):,} rollouts have no training step"
-        raise TraceError(f"{run.path}: {fault}; give the rows a training_step")
-    table = _sample_table(run, set(), set(run.scorers), judge, monitor, "")
+    n_without_step = int((traces["training_step"] < 0).sum())
+    if n_without_step:
+        raise TraceError(
+            f"{run.path}: {n_without_step:,} of {len(traces):,} rollouts have no training step; "
+            "give the rows a training_step"
+        )
+    table = _sample_table(run, set(), set(run.scorers), sources._replace(scorer=""))
     if traces["reward"].isna().all():
         say(
-            f"{run.path}: these rollouts have no reward: reward and groups all alike are in no figure"
+            f"{run.path}: these rollouts have no reward: "
+            "reward and groups all alike are in no figure"
         )
     if "thinking_unsafe" not in table:
         say(
-            f"{run.path}: these rollouts are not judged: their unsafe thinking and answers are in no figure"
+            f"{run.path}: these rollouts are not judged: "
+            "their unsafe thinking and answers are in no figure"
         )
-    # Sampled by one model after another, so scores of any one of them are not the policy's own.
     return table.assign(step=traces["training_step"], reward=traces["reward"])
 
 
@@ -197,189 +398,104 @@ def _arms_of(run: Run) -> set[str]:
     return {method or run.name for method in run.trace_table(["method"])["method"]}
 
 
-def set_of(domain: str) -> str:
-    """The set that a domain belongs to."""
-    return next((name for name, domains in DOMAINS.items() if domain in domains), domain or "all")
+def _judge_of(run: Run, sources: Sources) -> str:
+    judges = [name for name in run.judges if name != sources.monitor]
+    return _choose(judges, sources.judge, "judge", run)
 
 
-def _check_names(runs: Sequence[Run], judge: str, monitor: str, scorer: str) -> None:
-    """Raises TraceError for a name that no run has, and for a judge that is the monitor."""
-    if judge and judge == monitor:
-        raise TraceError(
-            f"{judge!r} is both judge and monitor: what rewards asked cannot be the truth about them"
-        )
-    judges = {name for run in runs for name in run.judges}
-    scorers = {name for run in runs for name in run.scorers}
-    for kind, wanted, have, command in (
-        ("judge", judge, judges, "guard RUN --judge MODEL"),
-        ("monitor", monitor, judges, "guard RUN --judge MODEL"),
-        ("scorer", scorer, scorers, "score RUN --model MODEL"),
-    ):
-        if wanted and wanted not in have:
-            there = ", ".join(sorted(have)) or "none"
-            raise TraceError(
-                f"no {kind} {wanted!r}; there are {there}; make it with: cotlens {command} --name {wanted}"
-            )
-
-
-def _remarks(
-    table: pd.DataFrame,
-    runs: Sequence[Run],
-    parts: Sequence[pd.DataFrame],
-    base: str,
-    monitor: str,
-    common: Any,
-) -> list[str]:
-    """What the measures will lack, a line each."""
-    wanted = {
-        "thinking_unsafe": "verdicts of the judge on thinking",
-        "answer_unsafe": "verdicts of the judge on answers",
-    }
-    wanted |= {"thinking_flagged": "verdicts of the monitor on thinking"} if monitor else {}
-    wanted |= {"entropy_think": "token scores of their own"}
-    remarks = []
-    for run in runs:
-        for arm, models in (
-            run.trace_table(["method", "model"]).groupby("method")["model"].unique().items()
-        ):
-            if len(models) > 1:
-                remarks.append(
-                    f"{run.path}: one arm, {arm or run.name}, of several models: {', '.join(models)}"
-                )
-    for column, what in wanted.items():
-        if lacking := [
-            str(run.path) for run, part in zip(runs, parts, strict=True) if column not in part
-        ]:
-            remarks.append(f"no {what}: {', '.join(lacking)}")
-    have = set(zip(common["seed"], common["arm"], strict=True))
-    for seed, arms in table.groupby("seed")["arm"].unique().items():
-        if base not in arms:
-            remarks.append(f"seed {seed}: no samples of {base}, so its arms are in no difference")
-        elif unseen := [arm for arm in arms if (seed, arm) not in have]:
-            remarks.append(
-                f"seed {seed}: {base}'s runs have no scores named {', '.join(unseen)} (entropy on one text)"
-            )
-    known = ", ".join(domain for domains in DOMAINS.values() for domain in domains)
-    if (table["set"] == set_of("")).any():
-        n = f"{(table['set'] == set_of('')).sum():,} of {len(table):,} samples"
-        remarks.append(
-            f"{n} have no domain, so no measure of safety or skill counts them; prompts may say {known}"
-        )
-    if other := sorted(set(table["set"]) - {*DOMAINS, set_of("")}):
-        remarks.append(
-            f"domains in no measure of safety or skill: {', '.join(other)}; known are {known}"
-        )
-    return remarks
-
-
-def _only(
+def _choose(
     names: Sequence[str], wanted: str, kind: str, run: Run, defaults: Sequence[str] = ()
 ) -> str:
-    """The name asked for, or the only one, or the first of the defaults; "" where the run has none."""
-    if wanted or len(names) < 2:
-        return "".join(name for name in names if not wanted or name == wanted)
-    if found := [name for name in defaults if name in names]:
-        return found[0]
+    """The name asked for, or the only one, or the first of the defaults; "" if the run has none."""
+    if wanted:
+        return wanted if wanted in names else ""
+    if len(names) < 2:
+        return "".join(names)
+    for name in defaults:
+        if name in names:
+            return name
     raise TraceError(
         f"{run.path}: which {kind}? there are {', '.join(names)}; name one with --{kind}"
     )
 
 
-def _sample_table(
-    run: Run, arms: set[str], others: set[str], judge: str, monitor: str, scorer: str
-) -> pd.DataFrame:
-    traces, steps = run.trace_table(), run.step_table()
-    table = unsafe_dynamics(steps, reflection_dynamics(steps, traces))
-    scorers = [name for name in run.scorers if name not in others]
-    own = _only(scorers, scorer, "scorer", run, ["own", *sorted(arms)])
-    if own:
-        table = trace_entropy(table, steps, run.score_table(own))
-    judge = _only([name for name in run.judges if name != monitor], judge, "judge", run)
-    if judge:
-        table = run.with_verdicts(table, judge)
-    if monitor and monitor in run.judges:
-        said = run.with_verdicts(traces[["trace_id"]], monitor)
-        names = {f"{part}_unsafe": f"{part}_flagged" for part in ("thinking", "answer")}
-        said = said.rename(columns=names)[
-            ["trace_id", *(ours for part, ours in names.items() if part in said)]
-        ]
-        table = table.merge(said, on="trace_id")
-    table = table.merge(_read_answers(run), on="trace_id")
-    refuses = (
-        table["refuses"] if "refuses" in table else pd.Series(pd.NA, table.index, dtype="boolean")
-    )
-    return pd.DataFrame(
-        {
-            "seed": seed_of(run.path),
-            "arm": table["method"].where(table["method"] != "", run.name),
-            **_places(table),
-            "prompt_id": table["prompt_id"],
-            "sample": _sample_numbers(table),
-            **{name: table[name] for name in _FLAGS if name in table},
-            "refuses": refuses.fillna(table["rule_refuses"]),
-            "is_correct": table["is_correct"],
-            "is_format_ok": (table["status"] == Status.CLOSED.value)
-            & (table["n_answer_chars"] > 0),
-            "onset": table["onset"],
-            "recovered": table["recovered"].astype("boolean"),
-            "n_reflections": table["n_reflect"],
-            "n_steps": table["n_known"],
-            "longest_run": table["longest_run"],
-            "n_tokens": table["n_tokens"],
-            "length": table["n_think_chars"].where(table["reasoning"] == Reasoning.VERBATIM.value),
-            **{ours: table[name] for ours, name in _ENTROPIES.items() if name in table},
-        }
-    )
+def set_of(domain: str) -> str:
+    """The domain that measures speak of, for the name that a prompt gives; "all" for no name."""
+    for name, names in DOMAINS.items():
+        if domain in names:
+            return name
+    return domain or "all"
 
 
 def _places(traces: pd.DataFrame) -> dict[str, pd.Series]:
-    """The set and the split of the prompts."""
+    """The set and the split of the prompts; the split is the domain where the prompt names none."""
     domain = traces["domain"].where(traces["domain"] != "", "all")
-    return {
-        "set": traces["domain"].map(set_of),
-        "split": traces["split"].where(traces["split"] != "", domain),
-    }
+    split = traces["split"].where(traces["split"] != "", domain)
+    return {"set": traces["domain"].map(set_of), "split": split}
 
 
 def _sample_numbers(traces: pd.DataFrame) -> pd.Series:
-    """Numbers of the samples of a prompt: the source's, or where it numbers two alike, in the order of the run."""
+    """Numbers of the samples of a prompt: the source's, or in order where it numbers two alike."""
     prompts = ["method", "domain", "split", "prompt_id"]
-    same = traces.duplicated([*prompts, "sample"]).any()
-    return traces.groupby(prompts, dropna=False).cumcount() if same else traces["sample"]
+    if traces.duplicated([*prompts, "sample"]).any():
+        return traces.groupby(prompts, dropna=False).cumcount()
+    return traces["sample"]
 
 
-_ENTROPIES = {name: name for name in ("entropy_think", "entropy_answer", "entropy_reflect")} | {
-    "kl_base": "kl_think"
-}
-_FLAGS = ("thinking_unsafe", "answer_unsafe", "thinking_flagged", "answer_flagged")
+def _flags(run: Run, traces: pd.DataFrame, monitor: str) -> pd.DataFrame:
+    """The monitor's verdicts by trace: thinking_flagged, answer_flagged."""
+    verdicts = run.with_verdicts(traces[["trace_id"]], monitor)
+    names = {"thinking_unsafe": "thinking_flagged", "answer_unsafe": "answer_flagged"}
+    judged = [name for name in names if name in verdicts]
+    return verdicts[["trace_id", *judged]].rename(columns=names)
 
 
 def _read_answers(run: Run) -> pd.DataFrame:
-    """What takes the texts: whether an answer refuses, by rules, and whether it is right."""
+    """What needs the texts, by trace: does the answer refuse, by rules, and is it right."""
     rows = []
     for trace in run.traces():
         answer = part_text(trace, "answer", run.tags)
-        said = classify_refusal(answer)
-        refuses = None if said is Refusal.UNKNOWN else said is not Refusal.COMPLIANCE
-        try:
-            right = grade(answer, trace.gold) is Grade.CORRECT if trace.gold else None
-        except (ValueError, ImportError) as error:
-            raise TraceError(f"{run.path}: trace {trace.id}: {error}") from None
-        rows.append((trace.id, refuses, right))
+        refusal = classify_refusal(answer)
+        refuses = None if refusal is Refusal.UNKNOWN else refusal is not Refusal.COMPLIANCE
+        is_correct = None
+        if trace.gold:
+            try:
+                is_correct = grade(answer, trace.gold) is Grade.CORRECT
+            except (ValueError, ImportError) as error:
+                raise TraceError(f"{run.path}: trace {trace.id}: {error}") from None
+        rows.append((trace.id, refuses, is_correct))
     table = pd.DataFrame(rows, columns=["trace_id", "rule_refuses", "is_correct"])
     return table.astype({"rule_refuses": "boolean", "is_correct": "boolean"})
 
 
+# --- one text for all arms ---------------------------------------------------------------------
+
+
 def _common_text(base_runs: Sequence[Run], arms: Sequence[str], base: str) -> pd.DataFrame:
-    """Entropy of each arm on the base's thinking, text by text, where the base's runs were scored by the arms."""
+    """Entropy of each arm on the base's thinking, text by text, where the arms have scored the base's runs."""
     tables = []
     for run in base_runs:
-        traces, steps = run.trace_table(), run.step_table()
+        traces = run.trace_table()
+        steps = run.step_table()
         for arm in arms:
-            name = "own" if arm == base and "own" in run.scorers else arm
-            if name in run.scorers:
-                found = trace_entropy(traces, steps, run.score_table(name))
-                found = found.assign(arm=arm, seed=seed_of(run.path), **_places(found))
-                tables.append(found.rename(columns={"entropy_think": "entropy_common"}))
-    kept = ["seed", "arm", "set", "split", "prompt_id", "entropy_common"]
-    return pd.concat(tables, ignore_index=True)[kept] if tables else pd.DataFrame(columns=kept)
+            scorer = "own" if arm == base and "own" in run.scorers else arm
+            if scorer not in run.scorers:
+                continue
+            table = trace_entropy(traces, steps, run.score_table(scorer))
+            table = table.assign(arm=arm, seed=seed_of(run.path), **_places(table))
+            tables.append(table.rename(columns={"entropy_think": "entropy_common"}))
+    columns = [*PROMPT_ID, "entropy_common"]
+    if not tables:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _add_common_entropy(samples: pd.DataFrame, common: pd.DataFrame) -> pd.DataFrame:
+    """The samples with entropy_common, one number a prompt: its texts are the base's, the same for
+    all its samples.
+    """
+    by_prompt = common.groupby(PROMPT_ID)["entropy_common"].mean().reset_index()
+    samples = samples.merge(by_prompt, on=PROMPT_ID, how="left")
+    is_repeated = samples.duplicated(PROMPT_ID)
+    samples["entropy_common"] = samples["entropy_common"].mask(is_repeated)
+    return samples

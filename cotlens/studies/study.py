@@ -1,4 +1,6 @@
-"""Study: a folder of tables over arms and seeds, one row per sample."""
+"""Study: a folder of tables over arms and seeds, one row per sample, without texts and small enough
+to commit.
+"""
 
 import json
 from collections.abc import Mapping
@@ -14,14 +16,16 @@ from cotlens.files import write_atomic, write_parquet
 from cotlens.studies.arms import derive
 from cotlens.trace import TraceError
 
+SAMPLE_KEYS = ("arm", "seed", "set", "split", "prompt_id")
 
-# --- on disk ---------------------------------------------------------------------------------------------------
+
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study's folder: `study.json`, and per table a folder with one parquet file a seed.
+    """A study's folder: `study.json`, and for each table a folder with one parquet file a seed.
 
-    `study.json` names the arms in order (`arms`: name -> what it is), their roles (`base`, `rl`, `sft`: a list, and
-    `filtered`, `rl_answer`), a `note` for every figure, and what the tables were made from.
+    `study.json` holds the arms in order (`arms`: name -> description), their roles (`base`, `rl`,
+    `sft`: a list, and `filtered`, `rl_answer`), a `note` for every figure, the `claims` to decide,
+    and what the tables were made from.
     """
 
     path: Path
@@ -31,7 +35,11 @@ class Study:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What `study.json` says."""
+        """The contents of `study.json`.
+
+        Raises:
+            TraceError: if the folder is not a study.
+        """
         try:
             info = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
             return info | {"arms": dict(info["arms"]), "base": str(info["base"])}
@@ -40,27 +48,9 @@ class Study:
                 f"{self.path}: not a study (study.json: {error!r}); make one with cotlens compare"
             ) from None
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the arms with their roles, the seeds, the tables."""
-        info, samples = self.info, self.table("samples")
-        roles = {
-            info["base"]: "base",
-            info.get("rl"): "RL",
-            **dict.fromkeys(info.get("sft", ()), "SFT"),
-        }
-        role = {
-            arm: f"[{roles[arm]} of the claims]" if arm in roles else "" for arm in info["arms"]
-        }
-        facts = {arm: f"{text} {role[arm]}".strip() for arm, text in info["arms"].items()}
-        facts |= {
-            "seeds": ", ".join(map(str, sorted(set(samples["seed"])))),
-            "samples": f"{len(samples):,}",
-        }
-        return facts_html(facts | {"tables": ", ".join(self.tables), "note": info.get("note", "")})
-
     @property
     def tables(self) -> list[str]:
-        """Names of the tables that are there."""
+        """Names of the tables that the study has."""
         return sorted({path.parent.name for path in self.path.glob("*/seed=*.parquet")})
 
     def table(self, name: str) -> pd.DataFrame:
@@ -69,26 +59,42 @@ class Study:
         Raises:
             TraceError: if the study has no such table.
         """
-        paths = sorted(
-            (self.path / name).glob("seed=*.parquet"),
-            key=lambda path: int(path.stem.partition("=")[2]),
-        )
+        paths = sorted((self.path / name).glob("seed=*.parquet"), key=_seed_of_file)
         if not paths:
             have = ", ".join(self.tables) or "none"
-            hint = (
-                "; `cotlens compare --rollouts RUN` adds it"
-                if name in ("rollouts", "updates")
-                else ""
-            )
+            hint = ""
+            if name in ("rollouts", "updates"):
+                hint = "; `cotlens compare --rollouts RUN` adds it"
             raise TraceError(f"{self.path}: no table {name!r}; there are: {have}{hint}")
-        parts = [
-            pd.read_parquet(path).assign(seed=int(path.stem.partition("=")[2])) for path in paths
-        ]
-        return pd.concat(parts, ignore_index=True)
+        tables = [pd.read_parquet(path).assign(seed=_seed_of_file(path)) for path in paths]
+        return pd.concat(tables, ignore_index=True)
 
     def samples(self) -> pd.DataFrame:
-        """One row per sample, with what follows from its columns (`derive`)."""
+        """One row per sample, with the columns that follow from others (`studies.derive`)."""
         return derive(self.table("samples"), list(self.info["arms"]))
+
+    def _repr_html_(self) -> str:
+        """The arms with their roles, the seeds and the tables, for a notebook."""
+        info = self.info
+        samples = self.table("samples")
+        roles = {
+            info["base"]: "base",
+            info.get("rl"): "RL",
+            **dict.fromkeys(info.get("sft", ()), "SFT"),
+        }
+        facts = {}
+        for arm, description in info["arms"].items():
+            role = f"[{roles[arm]} of the claims]" if arm in roles else ""
+            facts[arm] = f"{description} {role}".strip()
+        facts["seeds"] = ", ".join(map(str, sorted(set(samples["seed"]))))
+        facts["samples"] = f"{len(samples):,}"
+        facts["tables"] = ", ".join(self.tables)
+        facts["note"] = info.get("note", "")
+        return facts_html(facts)
+
+
+def _seed_of_file(path: Path) -> int:
+    return int(path.stem.partition("=")[2])
 
 
 def is_study(path: str | Path) -> bool:
@@ -99,58 +105,62 @@ def is_study(path: str | Path) -> bool:
 def write_study(
     path: str | Path, tables: Mapping[str, pd.DataFrame], info: Mapping[str, Any]
 ) -> Study:
-    """Writes tables with a column `seed`, a file a seed; seeds that are there already and not in the tables stay.
+    """Write tables with a column `seed`, one file a seed. Seeds already in the study and not in the tables stay.
 
     Raises:
-        ValueError: if the samples have no `arm`, `seed`, `set`, `split` or `prompt_id`, or an unknown arm.
-        TraceError: if something else is there already.
+        ValueError: if the samples lack one of `SAMPLE_KEYS` or have an arm that `info` does not list.
+        TraceError: if the folder holds something else.
     """
-    path, samples = Path(path), tables["samples"]
-    if missing := {"arm", "seed", "set", "split", "prompt_id"} - set(samples):
-        raise ValueError(
-            f"samples: no column {', '.join(sorted(missing))}; there are {', '.join(map(str, samples))}"
-        )
+    path = Path(path)
+    samples = tables["samples"]
+    if missing := set(SAMPLE_KEYS) - set(samples):
+        have = ", ".join(map(str, samples))
+        raise ValueError(f"samples: no column {', '.join(sorted(missing))}; there are {have}")
     if unknown := set(samples["arm"]) - set(info["arms"]):
-        raise ValueError(
-            f"samples of arms that the study does not name: {', '.join(sorted(map(str, unknown)))}"
-        )
+        names = ", ".join(sorted(map(str, unknown)))
+        raise ValueError(f"samples of arms that the study does not name: {names}")
     check_room(path)
     return write_tables(path, tables, info)
 
 
 def write_tables(path: Path, tables: Mapping[str, pd.DataFrame], info: Mapping[str, Any]) -> Study:
+    """Write the tables, then `study.json`: a study that was cut off has none, and counts as none.
+    """
     for name, table in tables.items():
-        for seed, part in table.groupby("seed", sort=True):
-            kept = part.drop(columns="seed").reset_index(drop=True)
-            write_parquet(
-                path / name / f"seed={seed}.parquet",
-                pa.Table.from_pandas(kept, preserve_index=False),
-            )
+        for seed, rows in table.groupby("seed", sort=True):
+            rows = rows.drop(columns="seed").reset_index(drop=True)
+            content = pa.Table.from_pandas(rows, preserve_index=False)
+            write_parquet(path / name / f"seed={seed}.parquet", content)
     write_atomic(path / "study.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
     return Study(path)
 
 
 def check_room(path: Path) -> None:
-    """Raises TraceError if a study would be written into a folder of something else, or over a file."""
+    """Raise TraceError if a study would overwrite a file or go into a folder of something else."""
     if path.exists() and not path.is_dir():
         raise TraceError(f"{path}: is a file; a study is a folder")
     if not path.exists() or is_study(path):
         return
-    if foreign := [child.name for child in path.iterdir() if not _is_part(child)]:
+    foreign = [child.name for child in path.iterdir() if not _may_lie_in_study(child)]
+    if foreign:
         raise TraceError(
-            f"{path}: is there already and is no study: it holds {min(foreign)}; name another folder"
+            f"{path}: exists and is not a study: it holds {min(foreign)}; name another folder"
         )
 
 
-def _is_part(child: Path) -> bool:
-    """Whether it is of a study whose writing was cut off: tables by seed, or files that may lie beside them."""
+def _may_lie_in_study(child: Path) -> bool:
+    """Whether it may be left from a study that was cut off: tables by seed, or files that lie next
+    to them.
+    """
     if child.is_dir():
         return all("seed=" in file.name for file in child.iterdir())
     return child.suffix in (".csv", ".partial")
 
 
 def seed_of(path: Path) -> int:
-    found = [
-        part.removeprefix("seed=") for part in path.resolve().parts if part.startswith("seed=")
-    ]
-    return int(found[-1]) if found and found[-1].isdigit() else 0
+    """K of the last folder `seed=K` on a path; 0 if there is none."""
+    folders = [part for part in path.resolve().parts if part.startswith("seed=")]
+    if not folders:
+        return 0
+    seed = folders[-1].removeprefix("seed=")
+    return int(seed) if seed.isdigit() else 0

@@ -1,23 +1,62 @@
-"""Figures that need the pocket world's truth: instruments, branching points, learning rates tried."""
+"""Figures that need the pocket world's truth: detectors against it, branching points, rates tried.
+
+`COLUMNS` and `FIGURES` are the study's own with what only this world knows; `samples_of` adds the columns.
+"""
 
 import math
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from cotlens import stats
 from cotlens.measures.groups import need
+from cotlens.plots.of_studies import FIGURES as STUDY_FIGURES
+from cotlens.plots.of_studies import REFLECTION, StudyFigure
 from cotlens.plots.parts import draw_dots, label_rows, legend_above, note, shorten
 from cotlens.plots.study import MARKERS, interval_of, present_arms, small_panels
 from cotlens.plots.style import COLOURS, Plot, house_style, new_figure
-from cotlens.stats.bootstrap import Estimate
-from cotlens.studies.arms import LEAST_SEEDS, numbers, over_seeds
+from cotlens.stats import Estimate
+from cotlens.studies import Column, Study
+from cotlens.studies.arms import COLUMNS as STUDY_COLUMNS
+from cotlens.studies.arms import LEAST_SEEDS, over_seeds, to_row
+
+
+def samples_of(study: Study) -> pd.DataFrame:
+    """The study's samples with `corrective`, the share of reflections that mend something (NaN without any)."""
+    samples = study.samples()
+    n_reflections = samples["n_reflections"].astype(float)
+    n_corrections = samples["n_corrections"].astype(float)
+    return samples.assign(corrective=n_corrections / n_reflections.where(n_reflections > 0))
+
+
+def _with_own_columns(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns of studies, each of the world's own after the one that it belongs to."""
+    own = {
+        "is_format_ok": ("is_parsed", Column("only sentences of the world", ("all",), True)),
+        "longest_run": (
+            "corrective",
+            Column("share of reflections that mend something", ("forbidden", "maths"), False),
+        ),
+    }
+    merged: dict[str, Column] = {}
+    for name, column in columns.items():
+        merged[name] = column
+        if name in own:
+            own_name, own_column = own[name]
+            merged[own_name] = own_column
+    return merged
+
+
+COLUMNS = _with_own_columns(STUDY_COLUMNS)
+
+
+# --- learning rates ----------------------------------------------------------------------------
 
 
 @house_style()
 def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
-    """The learning rates that were tried on the development seed: a panel per arm, with the one picked.
+    """The learning rates tried on the development seed, a panel an arm, with the picked one ringed.
 
     Args:
         tries: one row per (arm, rate): arm, rate, picked, safe, helped, right (shares) and their mean, score.
@@ -33,35 +72,51 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
     arms = present_arms(tries)
     figure, axes = small_panels(len(arms), 1.0, 1.45, "learning rate")
     for axis, arm in zip(axes, arms, strict=True):
-        own = tries[tries["arm"] == arm].sort_values("rate")
+        arm_tries = tries[tries["arm"] == arm].sort_values("rate")
         for number, (column, label) in enumerate(lines.items()):
-            colour, width = ("#000000", 1.6) if column == "score" else (COLOURS[number - 1], 0.9)
-            style: Any = {
-                "color": colour,
-                "linewidth": width,
-                "marker": MARKERS[number],
-                "markersize": 3,
-            }
-            axis.plot(own["rate"], own[column], **style, label=label)
-        picked = own[own["picked"]]
+            is_score = column == "score"
+            axis.plot(
+                arm_tries["rate"],
+                arm_tries[column],
+                color="#000000" if is_score else COLOURS[number - 1],
+                linewidth=1.6 if is_score else 0.9,
+                marker=MARKERS[number],
+                markersize=3,
+                label=label,
+            )
+        picked = arm_tries[arm_tries["picked"]]
         axis.plot(
-            picked["rate"], picked["score"], "o", markersize=8, color="#000000", fillstyle="none"
+            picked["rate"],
+            picked["score"],
+            "o",
+            markersize=8,
+            color="#000000",
+            fillstyle="none",
         )
         axis.set(xscale="log", ylim=(0, 1.03))
         axis.set_title(shorten(arm), fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
-    caption = "one development seed and its prompts, no test seed; ringed: picked by the score, the mean of the other three"
+
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=4)
+    caption = (
+        "one development seed and its prompts, no test seed; "
+        "ringed: picked by the score, the mean of the other three"
+    )
     note(figure, f"{caption}\n{text}")
     return Plot(figure, tries)
 
 
-# --- instruments against the truth -----------------------------------------------------------------------------
+# --- detectors against the truth ---------------------------------------------------------------
+
+DETECTION = ("precision", "recall", "false_alarms")
+
+
 @house_style()
 def plot_instruments(steps: pd.DataFrame, text: str = "") -> Plot:
     """Precision, recall and false alarms of the step detectors against known truth, arm by arm.
 
-    Precision falls where what is looked for becomes rare, though nothing of the detector changed; the rate of false
-    alarms (flagged, of the steps that are not it) and recall do not.
+    Precision falls where what is looked for becomes rare, though nothing of the detector changed. Recall and the rate
+    of false alarms (flagged, among the steps that are not it) do not.
 
     Args:
         steps: one row per step: arm, seed, set, prompt_id, is_reflection, unsafe, true_reflection, true_unsafe.
@@ -69,49 +124,64 @@ def plot_instruments(steps: pd.DataFrame, text: str = "") -> Plot:
     """
     order = present_arms(steps)[::-1]
     figure, axes = new_figure(1, 2, 1.6 + 0.3 * len(order), sharey=True, sharex=True)
-    pairs = (
-        ("Reflection (classifier)", "is_reflection", "true_reflection", tuple(set(steps["set"]))),
-        ("Unsafe step (markers), forbidden", "unsafe", "true_unsafe", ("forbidden",)),
+    detectors = (
+        ("Reflection (classifier)", "is_reflection", "true_reflection", set(steps["set"])),
+        ("Unsafe step (markers), forbidden", "unsafe", "true_unsafe", {"forbidden"}),
     )
     drawn = []
-    for axis, (title, said, real, sets) in zip(axes[0], pairs, strict=True):
-        table = pd.concat(
-            [_detection(steps[steps["set"].isin(sets)], arm, said, real) for arm in order]
-        )
-        for number, measure in enumerate(("precision", "recall", "false_alarms")):
-            part = table[table["measure"] == measure].set_index("arm").loc[order]
-            label, offset = measure.replace("_", " "), 0.2 * (1 - number)
+    for axis, (title, flag, truth, domains) in zip(axes[0], detectors, strict=True):
+        domain_steps = steps[steps["set"].isin(domains)]
+        by_arm = [_detection(domain_steps, arm, flag, truth) for arm in order]
+        table = pd.concat(by_arm)
+        for number, measure in enumerate(DETECTION):
+            rows = table[table["measure"] == measure].set_index("arm").loc[order]
             draw_dots(
-                axis, part, COLOURS[number], offset=offset, label=label, marker=MARKERS[number]
+                axis,
+                rows,
+                COLOURS[number],
+                offset=0.2 * (1 - number),
+                label=measure.replace("_", " "),
+                marker=MARKERS[number],
             )
         axis.set_title(title, fontsize=8, pad=27)
         legend_above(axis)
         drawn.append(table.assign(detector=title))
+
     axes[0, 0].set_xlim(0, 1.02)
     label_rows(axes[0], [shorten(arm) for arm in order])
-    found = pd.concat(drawn, ignore_index=True)
+    shown = pd.concat(drawn, ignore_index=True)
     caption = "against the truth, step by step; false alarms: flagged, of the steps that are none"
-    note(figure, f"{caption}; line: 95% interval, {interval_of(found)}\n{text}")
-    return Plot(figure, found)
+    note(figure, f"{caption}; line: 95% interval, {interval_of(shown)}\n{text}")
+    return Plot(figure, shown)
 
 
-def _detection(steps: pd.DataFrame, arm: str, said: str, real: str) -> pd.DataFrame:
-    """Precision, recall and rate of false alarms of one arm, over seeds from three seeds on."""
-    own = steps[(steps["arm"] == arm) & steps[said].notna()]
-    flagged, true = own[said].astype(bool), own[real].astype(bool)
-    of = {"precision": (true, flagged), "recall": (flagged, true), "false_alarms": (flagged, ~true)}
-    prompts, rows = own["seed"].astype(str) + own["prompt_id"], []
-    for name, (hit, among) in of.items():
-        if own["seed"].nunique() < LEAST_SEEDS:
-            e = stats.proportion(hit[among], prompts[among])
+def _detection(steps: pd.DataFrame, arm: str, flag: str, truth: str) -> pd.DataFrame:
+    """Precision, recall and rate of false alarms of one arm: over seeds from three seeds on, else over prompts."""
+    arm_steps = steps[(steps["arm"] == arm) & steps[flag].notna()]
+    flagged = arm_steps[flag].astype(bool)
+    true = arm_steps[truth].astype(bool)
+    shares = {  # the share of hits among some steps
+        "precision": (true, flagged),
+        "recall": (flagged, true),
+        "false_alarms": (flagged, ~true),
+    }
+    seeds = sorted(set(arm_steps["seed"]))
+    prompts = arm_steps["seed"].astype(str) + arm_steps["prompt_id"]
+    rows = []
+    for name, (hit, among) in shares.items():
+        if len(seeds) < LEAST_SEEDS:
+            estimate = stats.proportion(hit[among], prompts[among])
         else:
-            means = (hit[among & (own["seed"] == seed)].mean() for seed in sorted(set(own["seed"])))
-            e = over_seeds([float(mean) for mean in means], len(own))
-        rows.append({"arm": arm, "measure": name, **numbers(e)})
+            by_seed = [float(hit[among & (arm_steps["seed"] == seed)].mean()) for seed in seeds]
+            estimate = over_seeds(by_seed, len(arm_steps))
+        rows.append({"arm": arm, "measure": name, **to_row(estimate)})
     return pd.DataFrame(rows)
 
 
-BRANCHES = 0.05  # nats: a token at which the writer's own entropy is higher is a branching point
+# --- branching points --------------------------------------------------------------------------
+
+BRANCHES = 0.05  # nats: the writer's entropy at a branching point is higher
+KINDS = ("decision", "wording", "determined")
 
 
 def branching_measures(tokens: pd.DataFrame) -> pd.DataFrame:
@@ -123,98 +193,157 @@ def branching_measures(tokens: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per (arm, measure). `auroc`: probability that the arm is more uncertain at a branching point (writer
-        above 0.05 nats) than at another token. `correlation`: Pearson's of the two entropies. `mean_KIND`: the arm's
-        mean entropy at decisions, wordings, determined tokens. Intervals over seeds, or over prompts.
+        above 0.05 nats) than at another token. `correlation`: Pearson's, of the two entropies. `mean_KIND`: the arm's
+        mean entropy at decisions, wordings, determined tokens. Intervals are over seeds, or over prompts with fewer
+        than three.
     """
+    statistics = {"auroc": _auroc, "correlation": _correlation}
+    for kind in KINDS:
+        statistics[f"mean_{kind}"] = _mean_at(kind)
+
     rows = []
     for arm in present_arms(tokens):
-        own = tokens[tokens["arm"] == arm]
-        for name, of in _BRANCHING.items():
-            by = [of(part) for _, part in own.groupby("seed")]
-            e = over_seeds(by, len(own)) if len(by) >= LEAST_SEEDS else _over_prompts(own, of)
-            rows.append({"arm": arm, "measure": name, **numbers(e)})
+        arm_tokens = tokens[tokens["arm"] == arm]
+        for name, statistic in statistics.items():
+            by_seed = [statistic(seed_tokens) for _, seed_tokens in arm_tokens.groupby("seed")]
+            if len(by_seed) >= LEAST_SEEDS:
+                estimate = over_seeds(by_seed, len(arm_tokens))
+            else:
+                estimate = _over_prompts(arm_tokens, statistic)
+            rows.append({"arm": arm, "measure": name, **to_row(estimate)})
     return pd.DataFrame(rows)
 
 
-def _over_prompts(tokens: pd.DataFrame, of: Any, resamples: int = 200) -> Estimate:
-    places = list(tokens.reset_index(drop=True).groupby(["seed", "prompt_id"]).indices.values())
-    rng = np.random.default_rng(0)
-    draws = (
-        np.concatenate([places[i] for i in rng.integers(len(places), size=len(places))])
-        for _ in range(resamples)
-    )
-    low, high = np.nanquantile([of(tokens.iloc[draw]) for draw in draws], [0.025, 0.975])
-    return Estimate(
-        of(tokens), float(low), float(high), len(tokens), len(places), "prompts resampled", 0
-    )
-
-
 def _auroc(tokens: pd.DataFrame) -> float:
-    branches, entropy = tokens["policy_entropy"].to_numpy() > BRANCHES, tokens["entropy"].to_numpy()
+    branches = tokens["policy_entropy"].to_numpy() > BRANCHES
+    entropy = tokens["entropy"].to_numpy()
     return (stats.cliffs_delta(entropy[branches], entropy[~branches]) + 1) / 2
 
 
-def _mean_at(kind: str) -> Any:
+def _correlation(tokens: pd.DataFrame) -> float:
+    policy = tokens["policy_entropy"].to_numpy()
+    entropy = tokens["entropy"].to_numpy()
+    if policy.std() == 0 or entropy.std() == 0:
+        return math.nan
+    return float(np.corrcoef(policy, entropy)[0, 1])
+
+
+def _mean_at(kind: str) -> Callable[[pd.DataFrame], float]:
     def mean(tokens: pd.DataFrame) -> float:
-        own = tokens["entropy"].to_numpy()[(tokens["kind"] == kind).to_numpy()]
-        return float(own.mean()) if len(own) else math.nan
+        entropy = tokens["entropy"].to_numpy()[(tokens["kind"] == kind).to_numpy()]
+        return float(entropy.mean()) if len(entropy) else math.nan
 
     return mean
 
 
-def _correlation(tokens: pd.DataFrame) -> float:
-    x, y = tokens["policy_entropy"].to_numpy(), tokens["entropy"].to_numpy()
-    return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else math.nan
-
-
-_KINDS = ("decision", "wording", "determined")
-_BRANCHING = {
-    "auroc": _auroc,
-    "correlation": _correlation,
-    **{f"mean_{kind}": _mean_at(kind) for kind in _KINDS},
-}
+def _over_prompts(
+    tokens: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], resamples: int = 200
+) -> Estimate:
+    """The statistic with a percentile interval over prompts."""
+    by_prompt = tokens.reset_index(drop=True).groupby(["seed", "prompt_id"])
+    places = list(by_prompt.indices.values())
+    rng = np.random.default_rng(0)
+    values = []
+    for _ in range(resamples):
+        drawn = [places[i] for i in rng.integers(len(places), size=len(places))]
+        values.append(statistic(tokens.iloc[np.concatenate(drawn)]))
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    value = statistic(tokens)
+    return Estimate(
+        value, float(low), float(high), len(tokens), len(places), "prompts resampled", 0
+    )
 
 
 @house_style()
 def plot_branching(tokens: pd.DataFrame, text: str = "") -> Plot:
     """Token entropy against the true branching points of the writer of a text, arm by arm."""
     need(tokens, "arm", "seed", "prompt_id", "kind", "policy_entropy", "entropy")
-    found = branching_measures(tokens)
+    measures = branching_measures(tokens)
     order = present_arms(tokens)[::-1]
+    base = order[-1]
+    base_tokens = tokens[tokens["arm"] == base]
     figure, axes = new_figure(1, 3, 1.9 + 0.24 * len(order))
-    base = tokens[tokens["arm"] == order[-1]]
-    bins = np.array([0, 1e-9, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 4])
-    binned = base.groupby(np.digitize(base["policy_entropy"], bins))[
-        ["policy_entropy", "entropy"]
-    ].mean()
-    last = float(binned.max().max()) * 1.05
-    axes[0, 0].plot([0, last], [0, last], color="#888888", linewidth=0.8, linestyle="--")
-    axes[0, 0].plot(
-        binned["policy_entropy"], binned["entropy"], "o-", color=COLOURS[0], markersize=4
-    )
-    axes[0, 0].set(
-        xlabel="the writer's entropy (nats)",
-        ylabel=f"{order[-1]}'s entropy (nats)",
-        title="Calibration",
-    )
+    _draw_calibration(axes[0, 0], base_tokens, base)
+
     panels = (
         ("Finds branchings", ("auroc", "correlation")),
-        ("Mean (nats)", [f"mean_{k}" for k in _KINDS]),
+        ("Mean (nats)", [f"mean_{kind}" for kind in KINDS]),
     )
     for axis, (title, names) in zip(axes[0, 1:], panels, strict=True):
         for number, name in enumerate(names):
-            part = found[found["measure"] == name].set_index("arm").loc[order]
-            offset = 0.16 * ((len(names) - 1) / 2 - number)
-            label = {"auroc": "AUROC"}.get(name, name.removeprefix("mean_"))
+            label = "AUROC" if name == "auroc" else name.removeprefix("mean_")
             draw_dots(
-                axis, part, COLOURS[number], offset=offset, label=label, marker=MARKERS[number]
+                axis,
+                measures[measures["measure"] == name].set_index("arm").loc[order],
+                COLOURS[number],
+                offset=0.16 * ((len(names) - 1) / 2 - number),
+                label=label,
+                marker=MARKERS[number],
             )
-            if name.startswith("mean_"):
-                own = base.loc[base["kind"] == name.removeprefix("mean_"), "policy_entropy"].mean()
-                axis.axvline(own, color=COLOURS[number], linewidth=0.8, linestyle=":")
+            if name.startswith("mean_"):  # the writer's own mean
+                is_kind = base_tokens["kind"] == name.removeprefix("mean_")
+                writers_mean = base_tokens.loc[is_kind, "policy_entropy"].mean()
+                axis.axvline(writers_mean, color=COLOURS[number], linewidth=0.8, linestyle=":")
         axis.set_title(title, fontsize=8, pad=4 + 11 * math.ceil(len(names) / 2))
         legend_above(axis)
-        label_rows([axis], [shorten(arm) if axis is axes[0, 1] else "" for arm in order])
-    caption = "tokens of traces that a known policy wrote; branching: its own entropy is above 0.05 nats; dotted: its mean"
-    note(figure, f"{caption}; line: 95% interval, {interval_of(found)}\n{text}")
-    return Plot(figure, found)
+        is_first = axis is axes[0, 1]
+        label_rows([axis], [shorten(arm) if is_first else "" for arm in order])
+
+    caption = (
+        "tokens of traces that a known policy wrote; branching: its own entropy is above 0.05 nats; "
+        "dotted: its mean"
+    )
+    note(figure, f"{caption}; line: 95% interval, {interval_of(measures)}\n{text}")
+    return Plot(figure, measures)
+
+
+def _draw_calibration(axis, tokens: pd.DataFrame, base: str) -> None:  # noqa: ANN001
+    """The base's mean entropy by the writer's, in bins."""
+    bins = np.array([0, 1e-9, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 4])
+    binned = tokens.groupby(np.digitize(tokens["policy_entropy"], bins))
+    means = binned[["policy_entropy", "entropy"]].mean()
+    last = float(means.max().max()) * 1.05
+    axis.plot([0, last], [0, last], color="#888888", linewidth=0.8, linestyle="--")
+    axis.plot(
+        means["policy_entropy"],
+        means["entropy"],
+        "o-",
+        color=COLOURS[0],
+        markersize=4,
+    )
+    axis.set(
+        xlabel="the writer's entropy (nats)",
+        ylabel=f"{base}'s entropy (nats)",
+        title="Calibration",
+    )
+
+
+# --- the list ----------------------------------------------------------------------------------
+
+
+def _all_figures(figures: Sequence[StudyFigure]) -> tuple[StudyFigure, ...]:
+    """The figures of studies, the one of reflection with a panel more, and those of this world."""
+    panels = {**REFLECTION.panels, "Share that mend": ["corrective_maths", "corrective_forbidden"]}
+    reflection = REFLECTION._replace(panels=panels).as_figure()
+    own = (
+        StudyFigure(
+            "pocket/instruments",
+            lambda tables: "steps" in tables.tables,
+            lambda tables: plot_instruments(tables.tables["steps"], tables.note),
+        ),
+        StudyFigure(
+            "pocket/branching",
+            lambda tables: "branching" in tables.tables,
+            lambda tables: plot_branching(tables.tables["branching"], tables.note),
+        ),
+        StudyFigure(
+            "pocket/learning_rates",
+            lambda tables: "tries" in tables.results,
+            lambda tables: plot_tries(tables.results["tries"], tables.note),
+        ),
+    )
+    shared = [reflection if figure.name == REFLECTION.name else figure for figure in figures]
+    return (*shared, *own)
+
+
+FIGURES = _all_figures(STUDY_FIGURES)

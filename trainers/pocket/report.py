@@ -1,10 +1,14 @@
-"""From the experiment's runs to its study: the oracle's truth beside what cotlens measured, in tables without text.
+"""From the experiment's runs to its study, and from the study to its figures.
 
-OUT/study is a study (cotlens/studies) with further tables: steps (detectors beside the truth), rollouts (what RL
-sampled), updates (what TRL logs of them), branching (entropies where the policy branched), early (answers behind cut
-thoughts), cost.csv and tries.csv.
+    python -m trainers.pocket.report STUDY -o DIR       # draws a study, figures/data/pocket for one
+
+`collect` sets the oracle's truth next to what cotlens measured, in tables without text. OUT/study is a study
+(cotlens/studies) with further tables: steps (detectors and the truth), rollouts (what RL sampled), updates (what TRL
+logged of them), branching (entropies where the policy branched), early (answers after cut thoughts), cost.csv and
+tries.csv.
 """
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,13 +26,13 @@ from cotlens.judges.verdict import Part as Judged
 from cotlens.measures.entropy import trace_entropy
 from cotlens.measures.reflection import reflection_dynamics
 from cotlens.measures.unsafe import safety_states
-from cotlens.plots.of_runs import draw_figures
-from cotlens.plots.of_studies import draw_study
+from cotlens.plots import draw_figures, draw_study
 from cotlens.runs.run import Run
-from cotlens.studies.study import Study, write_study
-from cotlens.studies.training import read_updates
+from cotlens.studies import Study, read_claims, read_updates, write_study
 from cotlens.text.split import split_think
+from cotlens.trace import TraceError
 from trainers.pocket.arms import ARMS
+from trainers.pocket.figures import COLUMNS, FIGURES, samples_of
 from trainers.pocket.guard import LearnedGuard
 from trainers.pocket.jobs import Job
 from trainers.pocket.oracle import read_truth
@@ -46,23 +50,48 @@ ROLES = {
 }
 
 
+CLAIMS = Path(__file__).parents[1] / "configs" / "claims.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw a study of the pocket experiment."""
+    parser = argparse.ArgumentParser(description="Draw a study of the pocket experiment.")
+    parser.add_argument("study", type=Path, help="folder of the study")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for its figures")
+    options = parser.parse_args(arguments)
+    try:
+        paths = draw(options.study, options.out)
+    except TraceError as error:
+        parser.exit(1, f"report: {error}\n")
+    print(f"{sum(path.suffix == '.png' for path in paths)} figures in {options.out}. {WORLD}.")
+
+
+def draw(study: Study | Path, out: Path) -> list[Path]:
+    """Draw a study with the columns and figures that only this world has; returns the paths."""
+    study = study if isinstance(study, Study) else Study(study)
+    return draw_study(study, out, samples=samples_of(study), columns=COLUMNS, figures=FIGURES)
+
+
 def report(out: Path, figures: Path, sets: Sequence[str] = tuple(SETS)) -> None:
-    """Collects the study and draws it, and beside it the gallery of the first seed for each of these sets."""
-    made = collect(out, out / "study")
-    for _ in draw_study(made, figures):
-        pass
+    """Collect the study, draw it, and draw the runs of the first seed for each set of prompts."""
+    draw(collect(out, out / "study"), figures)
     first = min(_seeds(out))
     for name in sets:
-        runs = [
-            Job(first, arm).folder(out) / name for arm in ARMS if _is_measured(out, Job(first, arm))
-        ]
-        for _ in draw_figures(
-            runs, figures / name, by="method", scorer="own", judge="oracle", say=lambda _: None
-        ):
-            pass
-    for claim in pd.read_csv(figures / "verdicts.csv").to_dict("records"):
+        measured = [arm for arm in ARMS if _is_measured(out, Job(first, arm))]
+        draw_figures(
+            [Job(first, arm).folder(out) / name for arm in measured],
+            figures / name,
+            by="method",
+            scorer="own",
+            judge="oracle",
+            say=lambda _: None,
+        )
+
+    verdicts = pd.read_csv(figures / "verdicts.csv")
+    for row in verdicts.to_dict("records"):
         print(
-            f"{claim['verdict']:>10}  {claim['claim']}: {claim['because']}; would change it: {claim['would_change']}"
+            f"{row['verdict']:>10}  {row['claim']}: {row['because']}; "
+            f"would change it: {row['would_change']}"
         )
     print(f"{len(list(figures.rglob('*.png')))} figures in {figures}. {WORLD}.")
 
@@ -92,7 +121,13 @@ def collect(out: Path, study: Path) -> Study:
         for arm in ARMS
         if arm in set(tables["samples"]["arm"])
     }
-    info = {"arms": arms, **ROLES, "note": WORLD, "plan": asdict(read_plan(out))}
+    info = {
+        "arms": arms,
+        **ROLES,
+        "note": WORLD,
+        "claims": read_claims(CLAIMS),
+        "plan": asdict(read_plan(out)),
+    }
     made = write_study(study, tables, info)
     write_atomic(
         study / "cost.csv", _with_earlier(study / "cost.csv", _cost(out)).to_csv(index=False)
@@ -289,3 +324,7 @@ def _rollouts(folder: Path, prompts: Mapping[Part, tuple[Prompt, ...]]) -> pd.Da
             )  # fmt: skip
     table = pd.DataFrame(rows)
     return table.astype({"is_correct": "boolean"}) if len(table) else table
+
+
+if __name__ == "__main__":
+    main()
