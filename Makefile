@@ -7,13 +7,19 @@ SEEDS ?= 1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: figures traces test check lab bench clean
+.PHONY: figures traces paper test check lab bench clean
 
 figures: .venv/figures  ## the main job: trains the pocket experiment's arms and draws every figure; SEEDS=5 takes more
 	$(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --seeds $(SEEDS)
 	$(BIN)/cotlens figures figures/data/real -o runs/figures/real
 	$(BIN)/cotlens figures figures/data/self_jailbreak -o runs/figures/self_jailbreak
 	$(BIN)/python notebooks/build.py -o runs/notebooks
+
+paper: .venv/figures  ## rebuilds the committed figures from figures/data, and fails where a number changed
+	$(BIN)/cotlens figures figures/data/real -o figures/real
+	$(BIN)/cotlens figures figures/data/self_jailbreak -o figures/self_jailbreak
+	$(BIN)/python -m trainers.pocket.report figures/data/pocket -o figures/pocket
+	@git diff --stat --exit-code -- 'figures/*.csv' || { echo "numbers of the committed figures changed"; exit 1; }
 
 traces: .venv/core  ## your own traces to figures: TRACES="PATH..." takes any supported files
 	$(BIN)/cotlens analyze $(TRACES) -o $(RUN) --force

@@ -439,23 +439,46 @@ def test_every_command_of_the_page_runs(place, shell, endpoint):
     for arm in ("sft", "grpo", "grpo-merged"):
         assert (place / "checkpoints" / "seed=0" / arm / "tokenizer.json").exists()
 
-    measured = set(pd.read_csv(place / "figures" / "real" / "measures.csv")["measure"])
+    measured = set(pd.read_csv(place / "drawn" / "study" / "measures.csv")["measure"])
     for measure in (
         "thinking_unsafe_forbidden", "thinking_unsafe_strongreject", "answer_unsafe_forbidden", "refuses_harmless",
         "is_correct_maths", "hidden_forbidden", "entropy_think_maths", "entropy_common_forbidden", "is_format_ok_all",
     ):  # fmt: skip
         assert measure in measured
-    arms = pd.read_csv(place / "figures" / "real" / "measures.csv").query(
+    arms = pd.read_csv(place / "drawn" / "study" / "measures.csv").query(
         "measure == 'entropy_common_forbidden'"
     )
     assert arms["value"].nunique() == 3  # one text for all, seen by three models
-    claims = pd.read_csv(place / "figures" / "real" / "verdicts.csv")["claim"].str[:2]
+    claims = pd.read_csv(place / "drawn" / "study" / "verdicts.csv")["claim"].str[:2]
     assert {"C1", "C2", "C3", "C4", "C5", "Q2"} <= set(claims)
-    drawn = {path.stem[:2] for path in (place / "figures").glob("*/*.png")}
+    drawn = {f"{path.parent.name}/{path.stem}" for path in (place / "drawn").glob("*/*/*.png")}
     assert drawn >= {
-        f"{number:02}" for number in (1, 2, 3, *range(6, 13), 16, 17, 19, *range(20, 27), 30, 31)
+        "lengths/by_part",
+        "reflection/rate",
+        "reflection/position",
+        "entropy/parts",
+        "entropy/position",
+        "entropy/around_reflection",
+        "entropy/distribution",
+        "entropy/forking_tokens",
+        "entropy/kl_position",
+        "unsafe/position",
+        "judges/outcomes",
+        "judges/thinking_by_answer",
+        "judges/agreement",
+        "judges/detector",
+        "safety/unsafe_by_split",
+        "safety/against_skill",
+        "reflection/by_arm",
+        "training/curves",
+        "safety/costs",
+        "entropy/by_arm",
+        "judges/guard_by_arm",
+        "confounds/differences",
     }
-    curves = pd.read_csv(place / "figures" / "real" / "24_training.csv").query("arm == 'grpo'")
+    curves = pd.read_csv(place / "drawn" / "study" / "training" / "curves.csv").query(
+        "arm == 'grpo'"
+    )
     assert {"Groups all alike", "Reward", "Entropy (nats)"} <= set(
         curves["panel"]
     )  # of the rollouts, and of TRL's log
@@ -503,7 +526,7 @@ def test_the_commands_of_the_other_pages_run(bench, shell):
         "pairs.html",
         "sft.parquet",
         "study-figures/measures.csv",
-        "my-figures/17_thinking_by_answer.png",
+        "my-figures/judges/thinking_by_answer.png",
     ):
         assert (bench / made).exists(), made
 
