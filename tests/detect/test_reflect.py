@@ -15,7 +15,12 @@ from cotlens.detect.reflect import (
     THRESHOLD,
     Kind,  # fmt: skip
 )
-from cotlens.detect.words import WORD_LISTS, count_token_ids, count_words, word_token_ids  # fmt: skip
+from cotlens.detect.words import (  # fmt: skip
+    WORD_LISTS,
+    count_token_ids,
+    count_words,
+    word_token_ids,
+)
 from cotlens.measures.reflection import reflection_dynamics, transitions  # fmt: skip
 from cotlens.text.steps import segment  # fmt: skip
 

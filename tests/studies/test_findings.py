@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from places import ROOT
 
 from cotlens import TraceError, analyze
 from cotlens.runs.judge import add_verdicts
@@ -14,25 +15,28 @@ from cotlens.studies.arms import (
     derive,
     difference,
     differences,
-    estimate,
+    estimate_mean,
     measures,
-    numbers,
     over_seeds,
     splits,
+    to_row,
 )
 from cotlens.studies.claims import (
-    _NOTHING,
-    _falls,
-    _lowers_and_keeps,
-    _sign_would_change,
-    _uneven,
+    NO_CHANGE,
+    Claim,
+    Evidence,
+    _what_would_change,
+    decide_fall,
+    decide_lower_but_keep,
+    less_even,
+    read_claims,
     verdicts,
 )
 from cotlens.studies.collect import compare_runs
 from cotlens.studies.confounds import confounds, recall_at_splits
-from trainers.pocket.figures import branching_measures
 
 INFO = {"base": "base", "rl": "grpo", "sft": ["teacher_sft"], "filtered": "teacher_sft"}
+CLAIMS = read_claims(ROOT / "trainers" / "configs" / "claims.json")
 
 
 def samples(rows, **columns):
@@ -65,7 +69,6 @@ def test_what_follows_from_the_columns_of_a_sample():
     assert found["answer_safe_if_thinking_safe_forbidden"] == 0
     assert table["reflection_rate"].tolist()[:3] == [0.5, 0, 0]
     assert math.isnan(table["reflection_rate"][3])
-    assert table["corrective"][0] == pytest.approx(1 / 3)
 
 
 def test_what_is_missing_is_left_out_and_counted():
@@ -95,12 +98,12 @@ def test_one_seed_speaks_of_prompts_and_several_of_trainings():
     table = pd.DataFrame(
         {"seed": [0, 0, 1, 1, 2, 2], "cluster": list("abcdef"), "value": [0.0, 0, 0, 1, 1, 1]}
     )
-    found = estimate(table, is_share=False)
+    found = estimate_mean(table, is_share=False)
     assert (found.value, found.n_clusters, found.method) == (0.5, 3, "t")
     assert found.high - found.value == pytest.approx(4.3027 * 0.5 / 3**0.5, rel=1e-3)
-    share = estimate(table, is_share=True)
+    share = estimate_mean(table, is_share=True)
     assert (share.low, share.high) == (0, 1)
-    assert estimate(table[table["seed"] < 2], is_share=True).method == "wilson"
+    assert estimate_mean(table[table["seed"] < 2], is_share=True).method == "wilson"
     other = table.assign(value=table["value"] - 0.25)
     found = difference(table, other[other["seed"] < 2])
     assert (found.value, found.n) == (0.25, 8)
@@ -113,7 +116,7 @@ def test_prompts_are_never_called_seeds():
     table = samples(rows, thinking_unsafe=flags)
     found, changes = measures(table), differences(table, "base")
     assert set(found["units"]) == set(changes["units"]) == {"prompts"}
-    assert "seeds" not in _sign_would_change(changes.iloc[0])
+    assert "seeds" not in _what_would_change(changes.iloc[0])
     from cotlens.plots.study import plot_measures
 
     plot = plot_measures(found, {"Unsafe": list(found["measure"])}, "shares")
@@ -121,8 +124,8 @@ def test_prompts_are_never_called_seeds():
 
 
 def test_a_claim_without_data_says_so():
-    nothing = _NOTHING
-    claim = _lowers_and_keeps("C", nothing, row(0.0), 0.05)
+    nothing = NO_CHANGE
+    claim = decide_lower_but_keep("C", nothing, row(0.0), 0.05)
     assert (claim.verdict, claim.because) == (
         "undecided",
         "SFT no data, RL +0.000 (-0.010 to +0.010)",
@@ -164,16 +167,16 @@ def test_unevenness_is_over_splits_that_both_arms_have(n_seeds):
         for arm, split, n in cells:
             rows += [(seed, arm, "forbidden", split, f"{split}{i}") for i in range(40)]
             unsafe += [i < n for i in range(40)]
-    claim = _uneven(samples(rows, thinking_unsafe=unsafe), "sft", "grpo")
+    claim = unevenness(samples(rows, thinking_unsafe=unsafe), "sft", "grpo")
     assert (claim.verdict, "+0.000 (+0.000 to +0.000)" in claim.because) == ("undecided", True)
 
 
 def test_one_prompt_a_split_has_no_interval():
     rows = [(0, arm, "forbidden", split, split) for arm in ("sft", "grpo") for split in "xy"]
-    claim = _uneven(samples(rows, thinking_unsafe=[True, False, False, False]), "sft", "grpo")
+    claim = unevenness(samples(rows, thinking_unsafe=[True, False, False, False]), "sft", "grpo")
     assert claim.verdict == "undecided"
     assert "+1.000 (no interval)" in claim.because
-    nothing = _uneven(samples([(0, "sft", "maths", "s", "p")]), "sft", "grpo")
+    nothing = unevenness(samples([(0, "sft", "maths", "s", "p")]), "sft", "grpo")
     assert (nothing.verdict, "no data" in nothing.because) == ("undecided", True)
 
 
@@ -318,7 +321,7 @@ def row(value, half=0.01, n_units=5):
     [(row(-0.2), "seen"), (row(0.2), "opposite"), (row(-0.2, 0.3), "undecided")],
 )
 def test_a_fall_is_an_interval_below_zero(found, verdict):
-    assert _falls("c", found).verdict == verdict
+    assert decide_fall("c", found).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -338,7 +341,13 @@ def test_a_fall_is_an_interval_below_zero(found, verdict):
 )
 def test_one_lowers_and_the_other_keeps(sft, rl, verdict):
     """Kept: the whole interval within 0.05. A fall within the margin is kept; one half alone can refute the claim."""
-    assert _lowers_and_keeps("c", sft, rl, 0.05).verdict == verdict
+    assert decide_lower_but_keep("c", sft, rl, 0.05).verdict == verdict
+
+
+def unevenness(table, sft, rl):
+    nothing = pd.DataFrame(columns=["arm", "measure", "value"])
+    claim = Claim("c", "less_even", arm="sft", against="rl")
+    return less_even(claim, Evidence(table, nothing, nothing, "base"), sft, rl)
 
 
 def cells(seen, wrapper, topic, arm, n=100, seed=0):
@@ -366,7 +375,7 @@ def joined(*parts):
 def test_uneven_is_the_range_over_splits(sft, rl, verdict):
     """.70 - .10 = .60 against 0: seen; the other way round: opposite; .20 against .21: undecided."""
     table = joined(cells(*sft, "teacher_sft"), cells(*rl, "grpo"))
-    assert _uneven(table, "teacher_sft", "grpo").verdict == verdict
+    assert unevenness(table, "teacher_sft", "grpo").verdict == verdict
 
 
 def test_uneven_over_seeds_is_students():
@@ -374,7 +383,7 @@ def test_uneven_over_seeds_is_students():
     parts = []
     for seed, high in enumerate((70, 30, 20)):
         parts += [cells(10, 10, high, "filtered_sft", seed=seed), cells(5, 5, 5, "grpo", seed=seed)]
-    claim = _uneven(joined(*parts), "filtered_sft", "grpo")
+    claim = unevenness(joined(*parts), "filtered_sft", "grpo")
     assert claim.verdict == "undecided"
     assert "SFT less RL +0.300" in claim.because
     assert "seeds if mean and spread stay" in claim.would_change
@@ -386,11 +395,11 @@ def test_as_many_seeds_as_it_says_would_decide():
     t(n-1) sd / sqrt(n) < .3 holds first at n = 6: 2.571 x .2646 / 2.449 = .278, and at 5 it is .329.
     """
     half = 4.3027 * 0.2646 / 3**0.5
-    said = _sign_would_change(row(0.3, half, n_units=3))
+    said = _what_would_change(row(0.3, half, n_units=3))
     assert "about 6 seeds" in said
-    assert "shift of the interval by 0.190" in _sign_would_change(row(-0.2))
-    assert _sign_would_change(row(0.0, 0.1)) == "an interval that excludes zero"
-    assert _sign_would_change(_NOTHING) == "data for both arms"
+    assert "shift of the interval by 0.190" in _what_would_change(row(-0.2))
+    assert _what_would_change(row(0.0, 0.1)) == "an interval that excludes zero"
+    assert _what_would_change(NO_CHANGE) == "data for both arms"
 
 
 def test_claims_of_a_study_and_their_roles():
@@ -401,13 +410,16 @@ def test_claims_of_a_study_and_their_roles():
             parts.append(cells(k + seed, k - seed, k, arm, seed=seed))
     table = joined(*parts)
     found, changes = measures(table), differences(table, "base")
-    claims = {claim.claim[:2]: claim for claim in verdicts(table, found, changes, INFO)}
+    claims = {
+        claim.claim[:2]: claim
+        for claim in verdicts(CLAIMS, Evidence(table, found, changes, "base"), INFO)
+    }
     assert set(claims) == {"C1", "C2", "C3", "C4", "C5", "Q3"}
     assert claims["C5"].verdict == claims["Q3"].verdict == "seen"
     assert "-0.400" in claims["C5"].because
     assert "-0.200" in claims["Q3"].because
     assert claims["C3"].verdict == "undecided"  # no entropies
-    assert verdicts(table, found, changes, INFO | {"rl": "nobody"}) == []
+    assert verdicts(CLAIMS, Evidence(table, found, changes, "base"), INFO | {"rl": "nobody"}) == []
 
 
 def test_no_difference_is_seldom_taken_for_one():
@@ -417,32 +429,8 @@ def test_no_difference_is_seldom_taken_for_one():
         effect = rng.normal(0.5, 0.05, 5)  # what a seed has in common cancels
         deltas = [rng.binomial(300, p) / 300 - rng.binomial(300, p) / 300 for p in effect]
         e = over_seeds(deltas, 0)
-        wrong += _falls("c", SimpleNamespace(**numbers(e))).verdict != "undecided"
+        wrong += decide_fall("c", SimpleNamespace(**to_row(e))).verdict != "undecided"
     assert 0.02 < wrong / 400 < 0.085
-
-
-# --- branching points ------------------------------------------------------------------------------------------
-
-
-def test_entropy_finds_branching_points():
-    """Branchings at .3 and .5, others at .1 and .4: of four pairs three are in order, AUROC 3/4.
-
-    Means: decision .3, wording .5, determined .25. Pearson's correlation with (0, 0, 1, 1): covariance .0375 x 4 / 3 over
-    the deviations gives .5071.
-    """
-    tokens = pd.DataFrame(
-        {
-            "arm": "base", "seed": 0, "prompt_id": list("abab"),
-            "kind": ["determined", "determined", "decision", "wording"],
-            "policy_entropy": [0.0, 0.0, 1.0, 1.0], "entropy": [0.1, 0.4, 0.3, 0.5],
-        }
-    )  # fmt: skip
-    found = branching_measures(tokens).set_index("measure")["value"]
-    assert found["auroc"] == 0.75
-    assert found["correlation"] == pytest.approx(0.5071, abs=1e-4)
-    assert found[["mean_decision", "mean_wording", "mean_determined"]].tolist() == pytest.approx(
-        [0.3, 0.5, 0.25]
-    )
 
 
 # --- from runs -------------------------------------------------------------------------------------------------
@@ -561,6 +549,8 @@ def test_a_judge_that_is_undecided_everywhere_leaves_claims_undecided():
     ]
     table = samples(rows, n_reflections=1, n_steps=2)
     info = {"base": "base", "rl": "grpo", "sft": ["sft"]}
-    claims = verdicts(table, measures(table), differences(table, "base"), info)
+    claims = verdicts(
+        CLAIMS, Evidence(table, measures(table), differences(table, "base"), "base"), info
+    )
     assert {claim.verdict for claim in claims} == {"undecided"}
     assert claims[0].claim.startswith("C1")

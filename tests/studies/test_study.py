@@ -6,6 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
+from places import ROOT
 from tiny import byte_tokenizer, tiny_model
 
 from cotlens import Run, Study, TraceError, analyze, score
@@ -104,27 +105,38 @@ def test_a_monitor_is_another_judge(runs, tmp_path):
     assert table["guard_recall"].dropna().eq(False).all()
 
 
+def names_of(paths, folder):
+    return {str(path.relative_to(folder)) for path in paths}
+
+
 def test_from_the_command_line_to_figures(runs, tmp_path):
     def call(*arguments):
         command = [sys.executable, "-m", "cotlens.cli", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     said = call(
-        "compare", *[run.path for run in runs], "-o", tmp_path / "study", "--note", "tiny runs"
+        "compare",
+        *[run.path for run in runs],
+        "-o",
+        tmp_path / "study",
+        "--note",
+        "tiny runs",
+        "--claims",
+        ROOT / "trainers" / "configs" / "claims.json",
     )
     assert said.returncode == 0, said.stderr
     assert "54 samples (forbidden 18, harmless 18, maths 18)" in said.stdout
     assert "C5 RL lowers unsafe thinking" in said.stdout
     said = call("figures", tmp_path / "study", "-o", tmp_path / "figures")
     assert said.returncode == 0, said.stderr
-    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    names = names_of((tmp_path / "figures").rglob("*.*"), tmp_path / "figures")
     assert {
-        "21_unsafe_by_split.png",
-        "22_safety_and_skill.pdf",
+        "safety/unsafe_by_split.png",
+        "safety/against_skill.pdf",
         "verdicts.csv",
         "measures.csv",
     } <= names
-    made = json.loads((tmp_path / "figures" / "22_safety_and_skill.json").read_text())
+    made = json.loads((tmp_path / "figures" / "safety" / "against_skill.json").read_text())
     assert made["judge"] == "judge"
     said = call("figures", tmp_path / "study", runs[0].path, "-o", tmp_path / "figures")
     assert said.returncode == 2
@@ -134,10 +146,12 @@ def test_from_the_command_line_to_figures(runs, tmp_path):
 def test_a_study_gives_the_same_bytes_wherever_it_lies(runs, tmp_path):
     study = compare_runs(runs, tmp_path / "a" / "study")
     moved = tmp_path / "b"
-    first = {path.name: path.read_bytes() for path in draw_study(study, tmp_path / "one")}
+    first = names_of(draw_study(study, tmp_path / "one"), tmp_path / "one")
     study.path.rename(moved)
-    second = {path.name: path.read_bytes() for path in draw_study(moved, tmp_path / "two")}
-    assert [name for name in first if first[name] != second[name]] == []
+    second = names_of(draw_study(moved, tmp_path / "two"), tmp_path / "two")
+    assert first == second
+    for name in first:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_tables_come_back_as_they_were_and_seeds_stay(tmp_path):
@@ -201,12 +215,13 @@ def test_rollouts_become_curves_of_training(runs, tmp_path):
     assert updates["reward"].tolist() == pytest.approx([3 / 6, 5 / 6])
     assert updates["frac_reward_zero_std"].tolist() == pytest.approx([2 / 3, 2 / 3])
     assert any("rollouts are not judged" in remark for remark in said)
-    assert {path.stem for path in draw_study(study, tmp_path / "figures")} >= {"24_training"}
-    drawn = pd.read_csv(tmp_path / "figures" / "24_training.csv")["panel"].unique().tolist()
+    names = names_of(draw_study(study, tmp_path / "figures"), tmp_path / "figures")
+    assert "training/curves.png" in names
+    drawn = pd.read_csv(tmp_path / "figures" / "training" / "curves.csv")["panel"].unique().tolist()
     assert drawn == [
         "Refusals, forbidden", "Refusals, harmless", "Right, maths", "Groups all alike", "Reward", "Reflections, maths",
     ]  # fmt: skip
-    assert not (tmp_path / "figures" / "29_obfuscation.csv").exists()
+    assert "training/obfuscation.csv" not in names
 
 
 def test_judged_rollouts_show_what_the_monitor_passes(runs, tmp_path):
@@ -220,25 +235,29 @@ def test_judged_rollouts_show_what_the_monitor_passes(runs, tmp_path):
     study = compare_runs(
         runs, tmp_path / "study", rollouts=[rollouts], judge="judge", monitor="monitor"
     )
-    names = {path.stem for path in draw_study(study, tmp_path / "figures")}
-    assert {"24_training", "29_obfuscation"} <= names
-    drawn = pd.read_csv(tmp_path / "figures" / "24_training.csv").groupby("panel")["value"].mean()
+    names = names_of(draw_study(study, tmp_path / "figures"), tmp_path / "figures")
+    assert {"training/curves.png", "training/obfuscation.png"} <= names
+    drawn = (
+        pd.read_csv(tmp_path / "figures" / "training" / "curves.csv")
+        .groupby("panel")["value"]
+        .mean()
+    )
     assert (drawn["Unsafe thinking"], drawn["Unsafe answers"]) == (1, 1)
 
 
 def test_a_study_is_replaced_whole_and_only_when_told_to(runs, tmp_path):
     """What the new one lacks, arms and tables, is not left over from the old one."""
     compare_runs(runs, tmp_path / "study", rollouts=[make_rollouts(tmp_path / "rollouts")])
-    with pytest.raises(TraceError, match="is a study already; make it anew with --force"):
+    with pytest.raises(TraceError, match="is a study; replace it with --force"):
         compare_runs(runs[:2], tmp_path / "study")
-    list(
-        draw_study(tmp_path / "study", tmp_path / "study" / "figures")
-    )  # beside the tables, and left alone
+    draw_study(
+        tmp_path / "study", tmp_path / "study" / "figures"
+    )  # next to the tables, and left alone
     study = compare_runs(runs[:2], tmp_path / "study", force=True)
     assert study.tables == ["samples"]
     assert (study.path / "figures").is_dir()
     assert set(study.samples()["arm"]) == {"base", "my_sft"}
-    assert list(draw_study(study, tmp_path / "figures"))
+    assert draw_study(study, tmp_path / "figures")
 
 
 def test_a_study_that_was_cut_off_is_made_by_the_next_call(runs, tmp_path, monkeypatch):
@@ -278,8 +297,8 @@ def test_rollouts_without_steps_or_rewards(runs, tmp_path):
     unpaid, said = analyze([tmp_path / "rewards.jsonl"], tmp_path / "rewards"), []
     study = compare_runs(runs, tmp_path / "study", rollouts=[unpaid], say=said.append)
     assert any("have no reward" in remark for remark in said)
-    assert list(draw_study(study, tmp_path / "figures"))
-    drawn = set(pd.read_csv(tmp_path / "figures" / "24_training.csv")["panel"])
+    assert draw_study(study, tmp_path / "figures")
+    drawn = set(pd.read_csv(tmp_path / "figures" / "training" / "curves.csv")["panel"])
     assert not drawn & {"Reward", "Groups all alike"}
     assert made.info["complete"]
 
@@ -402,7 +421,7 @@ def test_a_study_that_grows_is_drawn_anew_in_its_own_folder(tmp_path):
         study = write_study(
             tmp_path, {"samples": table}, {"arms": {"base": "", "grpo": ""}, "base": "base"}
         )
-        list(draw_study(study, tmp_path))
+        draw_study(study, tmp_path)
     drawn = pd.read_csv(tmp_path / "measures.csv").query("measure == 'thinking_unsafe_forbidden'")
     assert drawn[["value", "n"]].to_numpy().tolist() == [[0.5, 40]] * 2
 
