@@ -1,6 +1,7 @@
 """Tables become figures. `draw_figures` draws all that a run has data for; each `plot_*` draws one from a table.
 
 of_runs      draw_figures, and the list of figures of runs
+run_tables   the tables of several runs as one
 of_studies   draw_study, and the list of figures of studies
 style        Plot, save, and how a figure looks
 parts        what figures share: bands, dots, legends, notes

@@ -1,25 +1,12 @@
 """All figures of one run or several: the list FIGURES says what each needs and how it is drawn."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from cotlens.files import names_that_differ
-from cotlens.measures.entropy import (
-    entropy_survival,
-    forking_tokens,
-    position_entropy,
-    reflection_entropy,
-    trace_entropy,
-    word_entropy,
-)
-from cotlens.measures.reflection import reflection_dynamics
-from cotlens.measures.unsafe import outcomes, unsafe_dynamics
 from cotlens.plots.entropy import (
     plot_entropy_distribution,
     plot_entropy_parts,
@@ -42,6 +29,7 @@ from cotlens.plots.reflection import (
     plot_reflection_position,
     plot_transitions,
 )
+from cotlens.plots.run_tables import RunTables, Selection, join_runs
 from cotlens.plots.style import Plot, check_folder, save
 from cotlens.plots.unsafe import (
     plot_onset_recovery,
@@ -53,108 +41,7 @@ from cotlens.plots.unsafe import (
 from cotlens.runs.run import Run, open_run
 from cotlens.trace import TraceError
 
-# Columns of the trace table that name groups of traces.
-GROUPS = (
-    "run",
-    "model",
-    "method",
-    "domain",
-    "split",
-    "sample",
-    "training_step",
-    "status",
-    "opened_by",
-    "origin",
-    "reasoning",
-    "finish_reason",
-)
 MOST_CURVES = 6  # groups in a figure of curves, its parameter `most`
-
-
-@dataclass(frozen=True, slots=True)
-class RunTables:
-    """The tables of all runs as one. Trace ids are unique within a run only, so each starts with its run's path.
-
-    Attributes:
-        by: the column that names groups.
-        judge: the judge whose verdicts are in `traces`; "" if there is none.
-        traces: a row a trace, with the dynamics of reflection and unsafe exploration, and the judge's verdicts.
-        steps: a row a step, with `prompt_id` and the column of the groups.
-        verdicts: a row per (trace, part, judge), of all judges.
-        entropy: tables of token scores by name (`trace`, `position`, `kl`, `reflection`, `survival`, `forking`);
-            those that the runs have no scores for are missing.
-    """
-
-    by: str
-    judge: str
-    traces: pd.DataFrame
-    steps: pd.DataFrame
-    verdicts: pd.DataFrame
-    entropy: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-
-    @property
-    def has_reflection(self) -> bool:
-        """Whether some trace is in a language that the classifier knows."""
-        return bool(self.traces["n_reflect"].notna().any())
-
-    @property
-    def has_markers(self) -> bool:
-        """Whether some step has safety markers."""
-        if "is_self_jailbreak" not in self.steps:
-            return False
-        return bool(self.steps["is_self_jailbreak"].notna().any())
-
-    @property
-    def has_outcomes(self) -> bool:
-        """Whether some answer is judged, of traces that have markers."""
-        return self._is_known("answer_unsafe") and "first_risk" in self.traces
-
-    @property
-    def has_both_parts(self) -> bool:
-        """Whether thinking and answer of some trace are judged; markers may stand in for the judge of the thinking."""
-        if not self._is_known("answer_unsafe"):
-            return False
-        thinking = self.with_thinking_verdicts().get("thinking_unsafe")
-        if thinking is None:
-            return False
-        return bool((thinking.notna() & self.traces["answer_unsafe"].notna()).any())
-
-    @property
-    def has_several_judges(self) -> bool:
-        """Whether two judges have judged the same part."""
-        return bool((self.verdicts.groupby("part")["judge"].nunique() > 1).any())
-
-    @property
-    def has_judged_markers(self) -> bool:
-        """Whether some thinking has both markers and a verdict of the judge."""
-        if not {"thinking_unsafe", "any_unsafe"} <= set(self.traces):
-            return False
-        is_both = self.traces["thinking_unsafe"].notna() & self.traces["any_unsafe"].notna()
-        return bool(is_both.any())
-
-    def _is_known(self, column: str) -> bool:
-        return column in self.traces and bool(self.traces[column].notna().any())
-
-    def with_outcomes(self) -> pd.DataFrame:
-        """The traces with `outcome`."""
-        return self.traces.assign(outcome=outcomes(self.traces, self.traces["answer_unsafe"]))
-
-    def with_thinking_verdicts(self) -> pd.DataFrame:
-        """The traces with `thinking_unsafe`: the judge's, or where it judged no thinking the markers'."""
-        if self._has_own_thinking_verdicts or "any_unsafe" not in self.traces:
-            return self.traces
-        return self.traces.assign(thinking_unsafe=self.traces["any_unsafe"].astype("boolean"))
-
-    @property
-    def _has_own_thinking_verdicts(self) -> bool:
-        return "thinking_unsafe" in self.traces
-
-    @property
-    def judges_of_parts(self) -> str:
-        """Who judged thinking and answer, for a caption."""
-        if self._has_own_thinking_verdicts:
-            return f"thinking and answer judged by {self.judge}"
-        return f"thinking: has an unsafe step by the markers; answer judged by {self.judge}"
 
 
 class RunFigure(NamedTuple):
@@ -323,10 +210,10 @@ def draw_figures(
     Args:
         runs: complete run directories.
         out: folder for the figures.
-        by: what is compared, one of `GROUPS`; default: `run` if there are several runs, else `model`.
+        by: what is compared, one of `run_tables.GROUPS`; default: `run` if there are several runs, else `model`.
         scorer: whose token scores to draw, if several models scored a run.
         judge: whose verdicts to draw; default: the first by name. Agreement is drawn of all.
-        where: column of `GROUPS` -> the value that traces must have to be drawn.
+        where: column of `run_tables.GROUPS` -> the value that traces must have to be drawn.
         say: called with what is left out and why.
 
     Raises:
@@ -344,8 +231,8 @@ def draw_figures(
     check_folder(out)
 
     by = by or ("run" if len(opened) > 1 else "model")
-    selection = _Selection(names, by, dict(where or {}))
-    tables = _join_runs(opened, selection, judge, scorer, say)
+    selection = Selection(names, by, dict(where or {}))
+    tables = join_runs(opened, selection, judge, scorer, say)
     drawable = [figure for figure in FIGURES if figure.has_data(tables)]
     for remark in _remarks(tables, drawable):
         say(remark)
@@ -383,185 +270,7 @@ def _remarks(tables: RunTables, drawable: Sequence[RunFigure]) -> list[str]:
     return remarks + too_few_prompts("", n_prompts)
 
 
-# --- what is drawn -----------------------------------------------------------------------------
-
-
-class _Selection(NamedTuple):
-    """Which traces are drawn, and in which groups."""
-
-    names: Mapping[Run, str]
-    by: str
-    where: Mapping[str, str]
-
-    def traces(self, run: Run, table: pd.DataFrame) -> pd.DataFrame:
-        """The traces of a run that are drawn, with the column `run`."""
-        table = table.assign(run=self.names[run])
-        for column, value in self.where.items():
-            table = table[table[column].astype(str) == value]
-        return table
-
-    def group_columns(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The columns that every table needs: trace, prompt and group."""
-        return table[["trace_id", "prompt_id", *{self.by} - {"prompt_id"}]]
-
-    def in_order(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The table with runs in the order in which they were named, however a figure sorts."""
-        if self.by != "run" or "run" not in table:
-            return table
-        return table.assign(run=pd.Categorical(table["run"], list(self.names.values())))
-
-
-def _join_runs(
-    runs: Sequence[Run],
-    selection: _Selection,
-    judge: str,
-    scorer: str,
-    say: Callable[[str], object],
-) -> RunTables:
-    """The tables of all runs as one."""
-    all_traces = [run.trace_table() for run in runs]
-    named = [
-        table.assign(run=selection.names[run]) for run, table in zip(runs, all_traces, strict=True)
-    ]
-    _check_groups(named, selection.by, "--by")
-    for column in selection.where:
-        _check_groups(named, column, "--where")
-    judges = {name for run in runs for name in run.judges}
-    judge = judge or min(judges, default="")
-
-    traces, steps, verdicts = [], [], []
-    for run, run_traces in zip(runs, all_traces, strict=True):
-        selected = selection.traces(run, run_traces)
-        if selected.empty:
-            continue
-        ids = selected["trace_id"]
-        run_steps = run.step_table()
-        run_steps = run_steps[run_steps["trace_id"].isin(ids)]
-        dynamics = reflection_dynamics(run_steps, selected)
-        if "is_self_jailbreak" in run_steps:
-            dynamics = unsafe_dynamics(run_steps, dynamics)
-        if judge in run.judges:
-            dynamics = run.with_verdicts(dynamics, judge)
-        run_steps = run_steps.merge(selection.group_columns(selected), on="trace_id")
-        run_verdicts = run.verdicts()
-        run_verdicts = run_verdicts[run_verdicts["trace_id"].isin(ids)]
-
-        traces.append(_with_run(dynamics, run))
-        steps.append(_with_run(run_steps, run))
-        verdicts.append(_with_run(run_verdicts, run))
-    if not traces:
-        wanted = ", ".join(f"{name} = {value}" for name, value in selection.where.items())
-        raise TraceError(f"no trace has {wanted or 'a row'}")
-    _check_name(judge, judges, "verdicts", "judges", "guard")
-
-    return RunTables(
-        by=selection.by,
-        judge=judge,
-        traces=selection.in_order(pd.concat(traces, ignore_index=True)),
-        steps=selection.in_order(pd.concat(steps, ignore_index=True)),
-        verdicts=selection.in_order(pd.concat(verdicts, ignore_index=True)),
-        entropy=_entropy_tables(runs, selection, scorer, say),
-    )
-
-
-def _with_run(table: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """The table with ids that are unique over all runs."""
-    return table.assign(trace_id=f"{run.path}:" + table["trace_id"])
-
-
-def _check_groups(tables: Sequence[pd.DataFrame], column: str, option: str) -> None:
-    """Raise TraceError if a column names no groups of traces: an identifier, a measure, or empty everywhere."""
-    known = []
-    for name in GROUPS:
-        if any((~table[name].isin(["", -1])).any() for table in tables):
-            known.append(name)
-    if column not in (*known, "model"):
-        why = "no trace has one" if column in GROUPS else "does not name groups of traces"
-        raise TraceError(f"{option} {column}: {why}; what there is: {', '.join(known)}")
-
-
-def _check_name(wanted: str, names: set[str], what: str, whose: str, command: str) -> None:
-    """Raise TraceError if a judge or scorer was named that no run has."""
-    if wanted and wanted not in names:
-        there = ", ".join(sorted(names)) or f"none; make them with `cotlens {command}`"
-        raise TraceError(f"no {what} of {wanted}; {whose}: {there}")
-
-
-# --- token scores ------------------------------------------------------------------------------
-
-
-def _entropy_tables(
-    runs: Sequence[Run], selection: _Selection, scorer: str, say: Callable[[str], object]
-) -> dict[str, pd.DataFrame]:
-    """The tables of token scores of the runs that a model has scored, read a shard at a time."""
-    scorers = {name for run in runs for name in run.scorers}
-    _check_name(scorer, scorers, "scores", "scorers", "score")
-    scored = []
-    for run in runs:
-        only_scorer = run.scorers[0] if len(run.scorers) == 1 else ""
-        if not scorer and only_scorer and not run.is_scored(only_scorer):
-            say(f"{run.path}: scoring by {only_scorer} is not complete; no figures of entropy")
-        elif run.scorers:
-            scored.append(run)
-    selection = selection._replace(names={run: selection.names[run] for run in scored})
-
-    collected: dict[str, list[pd.DataFrame]] = {}
-    for run in scored:
-        for shard_tables in _shard_entropy(run, selection, scorer):
-            for name, table in shard_tables.items():
-                collected.setdefault(name, []).append(table)
-
-    tables = {}
-    for name, shards in collected.items():
-        tables[name] = selection.in_order(pd.concat(shards, ignore_index=True))
-    return _drawable_entropy(tables)
-
-
-def _shard_entropy(
-    run: Run, selection: _Selection, scorer: str
-) -> Iterator[dict[str, pd.DataFrame]]:
-    """The measures of token scores of each shard of a run."""
-    for all_traces, all_steps, all_scores in run.scored_shards(scorer):
-        traces = selection.traces(run, all_traces)
-        if traces.empty:
-            continue
-        steps = all_steps[all_steps["trace_id"].isin(traces["trace_id"])]
-        scores = all_scores[all_scores["trace_id"].isin(traces["trace_id"])]
-        measured = {
-            "position": position_entropy(traces, scores),
-            "reflection": reflection_entropy(steps, scores),
-            "survival": entropy_survival(scores, np.geomspace(1e-3, 12, 61)),
-        }
-        if scores["kl"].notna().any():
-            measured["kl"] = position_entropy(traces, scores, column="kl")
-
-        groups = selection.group_columns(traces)
-        tables = {"trace": _with_run(trace_entropy(traces, steps, scores), run)}
-        for name, table in measured.items():
-            tables[name] = _with_run(table.merge(groups, on="trace_id"), run)
-        if "completion" in traces:
-            tables["words"] = word_entropy(traces, scores)
-        yield tables
-
-
-def _drawable_entropy(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The tables that have something to draw, with `forking` in place of `words`."""
-    drawable = {}
-    if "trace" in tables and tables["trace"]["entropy_think"].notna().any():
-        drawable["trace"] = tables["trace"]
-        drawable["position"] = tables["position"]
-    if "words" in tables:
-        tables["forking"] = forking_tokens(tables.pop("words"))
-    for name in ("reflection", "survival", "kl", "forking"):
-        if name in tables and len(tables[name]):
-            drawable[name] = tables[name]
-    return drawable
-
-
-# --- provenance --------------------------------------------------------------------------------
-
-
-def _provenance(runs: Sequence[Run], selection: _Selection, tables: RunTables) -> dict[str, Any]:
+def _provenance(runs: Sequence[Run], selection: Selection, tables: RunTables) -> dict[str, Any]:
     """What the figures were made from."""
     inputs = []
     for run in runs:

@@ -12,78 +12,132 @@ from matplotlib.figure import Figure
 
 from cotlens.plots.style import COLOURS
 
+FEW_PROMPTS = 10  # intervals over fewer prompts are too narrow: docs/statistics.md
+NOTE_WIDTH = 135  # characters of the note's size that fit a page
+
 
 def grouped(table: pd.DataFrame, by: str, most: int) -> Iterator[tuple[str, pd.DataFrame, str]]:
-    """Name, rows and colour of the groups with the most traces, in the order of their names or of the categories."""
-    counts = (
-        table.groupby(by, dropna=False)["trace_id"]
-        .nunique()
-        .sort_values(ascending=False, kind="stable")
-    )
-    kept = set(counts.index[:most])
-    ordered = [group for group in _categories(table[by]) if group in kept] or sorted(kept, key=str)
+    """Name, rows and colour of the `most` groups with the most traces.
+
+    The order is that of a categorical column, else alphabetical.
+    """
+    traces = table.groupby(by, dropna=False)["trace_id"].nunique()
+    largest = set(traces.sort_values(ascending=False, kind="stable").index[:most])
+    ordered = [group for group in _categories(table[by]) if group in largest]
+    if not ordered:
+        ordered = sorted(largest, key=str)
     for group, colour in zip(ordered, cycle(COLOURS), strict=False):
         yield str(group) or "(unnamed)", table[table[by] == group], colour
 
 
 def _categories(groups: pd.Series) -> list[Any]:
-    """The order that a categorical column gives its groups, such as that in which runs were named; else none."""
-    return list(groups.cat.categories) if isinstance(groups.dtype, pd.CategoricalDtype) else []
+    """The order that a categorical column gives its groups; empty for other columns."""
+    if isinstance(groups.dtype, pd.CategoricalDtype):
+        return list(groups.cat.categories)
+    return []
 
 
 def row_order(groups: pd.Series, values: Mapping[Any, float]) -> list[str]:
-    """The groups from the lowest row up: by a value, or from above in the order of the categories, where there are."""
-    if categories := [str(name) for name in _categories(groups)]:
+    """The groups from the lowest row up.
+
+    Categories stand in their order from above; other groups by value, those without one lowest.
+    """
+    categories = [str(name) for name in _categories(groups)]
+    if categories:
         return [name for name in reversed(categories) if name in values]
-    return sorted(map(str, values), key=lambda name: (not np.isnan(values[name]), values[name]))
+
+    def height(name: str) -> tuple[bool, float]:
+        return not np.isnan(values[name]), values[name]
+
+    return sorted(map(str, values), key=height)
 
 
-def legend_name(group: str, part: pd.DataFrame) -> str:
-    return f"{shorten(group)} ({part['trace_id'].nunique():,} traces, {part['prompt_id'].nunique():,} prompts)"
+def sizes_by_group(table: pd.DataFrame, by: str) -> dict[str, int]:
+    """Rows of each group, by the name that figures give it."""
+    sizes = table.groupby(by, dropna=False).size()
+    return {str(group) or "(unnamed)": int(size) for group, size in sizes.items()}
+
+
+def legend_name(group: str, rows: pd.DataFrame) -> str:
+    """A group with the numbers of its traces and prompts."""
+    n_traces = rows["trace_id"].nunique()
+    n_prompts = rows["prompt_id"].nunique()
+    return f"{shorten(group)} ({n_traces:,} traces, {n_prompts:,} prompts)"
 
 
 def shorten(name: str, longest: int = 36) -> str:
     """A name that leaves room for the figure: the end of a path, with its middle left out."""
-    name = name.rstrip("/").rsplit("/", 1)[-1] if len(name) > longest else name
-    name = name.replace("$", r"\$")  # no formula
+    if len(name) > longest:
+        name = name.rstrip("/").rsplit("/", 1)[-1]
+    name = name.replace("$", r"\$")  # not a formula
+    if len(name) <= longest:
+        return name
     half = longest // 2 - 1
-    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
+    return f"{name[:half]}…{name[-half:]}"
 
 
-def draw_band(axis: Axes, at: pd.Series, found: pd.DataFrame, colour: str, label: str) -> None:
-    axis.fill_between(at, found["low"], found["high"], color=colour, alpha=0.22, linewidth=0)
-    axis.plot(at, found["value"], color=colour, linewidth=1.4, label=label)
+def draw_band(axis: Axes, at: pd.Series, curve: pd.DataFrame, colour: str, label: str) -> None:
+    """A line (`value`) with its interval (`low`, `high`)."""
+    axis.fill_between(at, curve["low"], curve["high"], color=colour, alpha=0.22, linewidth=0)
+    axis.plot(at, curve["value"], color=colour, linewidth=1.4, label=label)
 
 
 def draw_dots(
     axis: Axes,
-    part: pd.DataFrame,
+    rows: pd.DataFrame,
     colour: str,
     *,
     offset: float = 0.0,
     label: str = "",
     marker: str = "o",
 ) -> None:
-    """A dot and its interval for each row of `part`, one below the other."""
-    at = np.arange(len(part)) + offset
-    axis.hlines(at, part["low"], part["high"], color=colour, linewidth=1.2)
-    style: Any = {
-        "markersize": 4,
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.6,
-        "zorder": 3,
-    }  # over the axis
-    axis.plot(part["value"], at, marker, color=colour, label=label or None, clip_on=False, **style)
-
-
-def legend_above(axis: Axes) -> None:
-    axis.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, columnspacing=1.5
+    """A dot (`value`) and its interval (`low`, `high`) for each row, from the lowest up."""
+    heights = np.arange(len(rows)) + offset
+    axis.hlines(heights, rows["low"], rows["high"], color=colour, linewidth=1.2)
+    axis.plot(
+        rows["value"],
+        heights,
+        marker,
+        color=colour,
+        label=label or None,
+        clip_on=False,
+        markersize=4,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        zorder=3,  # over the axis
     )
 
 
+def spread(number: int, total: int, step: float) -> float:
+    """The offset of one of several dots in a row: evenly about the middle, the first on top."""
+    return step * ((total - 1) / 2 - number)
+
+
+def legend_above(axis: Axes) -> None:
+    """A legend of two columns over the axes."""
+    axis.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=2,
+        borderaxespad=0.2,
+        columnspacing=1.5,
+    )
+
+
+def legend_outside(axis: Axes, ncols: int) -> None:
+    """The legend of one panel above the whole figure."""
+    handles, labels = axis.get_legend_handles_labels()
+    axis.figure.legend(handles, labels, loc="outside upper left", ncols=ncols)
+
+
+def hide(axes: Sequence[Axes]) -> None:
+    """Leave places of the grid empty."""
+    for axis in axes:
+        axis.set_visible(False)
+
+
 def label_rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
-    """Names the groups, one a row, of panels that share their rows."""
+    """Names for the rows that panels share."""
     for axis in axes:
         axis.grid(axis="y", visible=False)
         axis.tick_params(axis="y", length=0)
@@ -93,33 +147,29 @@ def label_rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
 
 def note(figure: Figure, text: str) -> None:
     """What a reader must know, under the figure, in lines that fit it."""
-    lines = (
-        part for line in text.replace("$", r"\$").split("\n") for part in _even_lines(line, 135)
-    )
+    lines = []
+    for line in text.replace("$", r"\$").split("\n"):
+        lines += _even_lines(line, NOTE_WIDTH)
     figure.supxlabel("\n".join(lines).strip("\n"), fontsize=6.5, color="#555555")
 
 
 def _even_lines(text: str, width: int) -> list[str]:
-    """As few lines as the width needs, and as narrow as these may be: no line of a single word."""
+    """As few lines as the width needs, each as narrow as that allows: no line of a single word."""
     lines = textwrap.wrap(text, width) or [""]
-    narrower = (
-        textwrap.wrap(text, narrow) or [""]
-        for narrow in range(max(1, len(text) // len(lines)), width)
-    )
-    return next((even for even in narrower if len(even) <= len(lines)), lines)
-
-
-_FEW = 10  # prompts; docs/statistics.md
+    for narrower in range(max(1, len(text) // len(lines)), width):
+        even = textwrap.wrap(text, narrower) or [""]
+        if len(even) <= len(lines):
+            return even
+    return lines
 
 
 def too_few_prompts(what: str, prompts: pd.Series) -> list[str]:
-    """A line that names the groups of too few prompts, if there are any."""
-    few = [
-        f"{group or '(unnamed)'} ({n})"
-        for group, n in prompts[(prompts > 0) & (prompts < _FEW)].items()
-    ]
-    return (
-        [f"{what}fewer than {_FEW} prompts, too few for their intervals to hold: {', '.join(few)}"]
-        if few
-        else []
-    )
+    """A line that names the groups with too few prompts, if there are any."""
+    few = []
+    for group, n in prompts.items():
+        if 0 < n < FEW_PROMPTS:
+            few.append(f"{group or '(unnamed)'} ({n})")
+    if not few:
+        return []
+    fault = f"{what}fewer than {FEW_PROMPTS} prompts, too few for their intervals to hold"
+    return [f"{fault}: {', '.join(few)}"]

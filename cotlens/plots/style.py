@@ -1,7 +1,8 @@
-"""Tables to figures: one function per figure, and `save`, which leaves picture, numbers and provenance.
+"""How a figure looks, and `save`, which leaves the picture, its numbers and where they come from.
 
-Every function returns a `Plot`: the figure and the table of exactly the numbers it shows. Figures have the width of a
-text column or page, use colours that colour-blind readers and greyscale printers can tell apart, and carry their n.
+Every `plot_*` returns a `Plot`: the figure and the table of exactly the numbers it shows. Figures have
+the width of a page, colours that colour-blind readers and greyscale printers can tell apart, and
+carry their n.
 """
 
 import io
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -118,12 +120,28 @@ def _picture(figure: Figure, kind: str, dpi: int = 200) -> bytes:
 
 
 def new_figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
-    """A figure of page width with a grid of axes, outside of pyplot's global state."""
+    """A figure of page width with a grid of axes, outside pyplot's global state."""
     figure = Figure(figsize=(PAGE_WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def one_panel(ax: Axes | None, height: float) -> Axes:
+    """The axes to draw a one-panel figure into: the given ones, or those of a new figure."""
+    if ax is not None:
+        return ax
+    _, axes = new_figure(1, 1, height)
+    return axes[0, 0]
+
+
+def panel_plot(axis: Axes, data: pd.DataFrame) -> Plot:
+    """The `Plot` of a figure of one panel."""
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    return Plot(figure, data)
+
+
 def check_folder(out: Path) -> None:
+    """Raise TraceError if figures would be written into a file."""
     if out.exists() and not out.is_dir():
         raise TraceError(f"{out}: is a file; figures need a folder")
