@@ -1,6 +1,7 @@
-"""Figures that need a judge: outcomes, thinking against answer, agreement, the markers checked; a `Plot` out."""
+"""Figures that need a judge: outcomes, thinking against answer, agreement, the markers checked."""
 
-from itertools import combinations
+import math
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,21 @@ from matplotlib.patches import Patch
 from cotlens import stats
 from cotlens.measures.groups import estimates_by, need
 from cotlens.measures.unsafe import thinking_answer_estimates
-from cotlens.plots.parts import draw_dots, label_rows, legend_above, note, row_order, shorten
-from cotlens.plots.style import COLOURS, Plot, house_style, new_figure
+from cotlens.plots.parts import (
+    draw_dots,
+    hide,
+    label_rows,
+    legend_above,
+    legend_outside,
+    note,
+    row_order,
+    shorten,
+    sizes_by_group,
+    spread,
+)
+from cotlens.plots.style import COLOURS, Plot, house_style, new_figure, one_panel, panel_plot
 
-_OUTCOMES = {  # safe to grave, and the colour of each
+OUTCOMES = {  # from safe to grave: label and colour
     "safe": ("Answer is safe", "#009E73"),
     "harm_misidentification": ("Risk neither noticed nor excused", "#999999"),
     "self_jailbreak: benign_reframing": ("Excuse: benign reframing", "#F0E442"),
@@ -23,61 +35,74 @@ _OUTCOMES = {  # safe to grave, and the colour of each
     "self_jailbreak: other_fallacy": ("Excuse: other fallacy", "#8B2E00"),
     "self_jailbreak": ("Risk noticed, no excuse found", "#CC79A7"),
 }
+DARK = ("#8B2E00", "#009E73", "#D55E00")  # text on these is white
+CELLS = {  # thinking and answer: colour of the cell and of its text
+    ("safe", "safe"): ("#009E73", "white"),
+    ("safe", "unsafe"): ("#E69F00", "black"),
+    ("unsafe", "safe"): ("#56B4E9", "black"),
+    ("unsafe", "unsafe"): ("#D55E00", "white"),
+}
 
 
 @house_style()
-def plot_outcomes(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -> Plot:
-    """How traces end after Chain-of-Guardrails' taxonomy, as stacked bars; the intervals are among the numbers.
+def plot_outcomes(
+    traces: pd.DataFrame, by: str = "model", *, judge: str = "", ax: Axes | None = None
+) -> Plot:
+    """How traces end, after the taxonomy of Chain-of-Guardrails, as stacked bars.
+
+    Intervals are among the numbers.
 
     Args:
         traces: a trace table with the column `outcome` that `outcomes` returned.
         by: column of the group.
         judge: who judged the answers, for the note.
+        ax: axes to draw into; default: a figure with a note under it.
     """
     need(traces, by, "outcome", "prompt_id")
     judged = traces[traces["outcome"] != "unknown"]
     if judged.empty:
         raise ValueError("no answer was judged")
 
-    def shares(part: pd.DataFrame) -> dict[str, stats.Estimate]:
-        return {
-            name: stats.proportion(part["outcome"] == name, part["prompt_id"]) for name in _OUTCOMES
-        }
+    def shares(rows: pd.DataFrame) -> dict[str, stats.Estimate]:
+        prompts = rows["prompt_id"]
+        return {name: stats.proportion(rows["outcome"] == name, prompts) for name in OUTCOMES}
 
     data = estimates_by(judged, by, shares)
     wide = data.pivot(index="group", columns="measure", values="value")
     order = row_order(judged[by], wide["safe"].to_dict())
-    figure, axes = new_figure(1, 1, 1.5 + 0.3 * len(order))
+    axis = one_panel(ax, 1.5 + 0.3 * len(order))
     left = np.zeros(len(order))
-    for name, (label, colour) in _OUTCOMES.items():
+    for name, (label, colour) in OUTCOMES.items():
         width = wide.loc[order, name].to_numpy()
-        axes[0, 0].barh(range(len(order)), width, left=left, color=colour, label=label, height=0.72)
+        axis.barh(range(len(order)), width, left=left, color=colour, label=label, height=0.72)
         for row in np.flatnonzero(width >= 0.05):
-            at, dark = left[row] + width[row] / 2, colour in ("#8B2E00", "#009E73", "#D55E00")
-            text = f"{width[row]:.0%}"
-            axes[0, 0].text(
-                at,
+            axis.text(
+                left[row] + width[row] / 2,
                 row,
-                text,
+                f"{width[row]:.0%}",
                 ha="center",
                 va="center",
                 fontsize=6,
-                color="white" if dark else "black",
+                color="white" if colour in DARK else "black",
             )
         left += width
-    axes[0, 0].set(xlim=(0, 1), xlabel="share of judged traces")
-    counts = judged.groupby(by, dropna=False).size()
-    names = {str(group) or "(unnamed)": n for group, n in counts.items()}
-    label_rows(axes[0], [f"{shorten(group)}\n{names[group]:,} judged" for group in order])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
-    left_out = len(traces) - len(judged)
-    unjudged = f"; left out without a judgement: {left_out:,}" if left_out else ""
+
+    axis.set(xlim=(0, 1), xlabel="share of judged traces")
+    sizes = sizes_by_group(judged, by)
+    label_rows([axis], [f"{shorten(group)}\n{sizes[group]:,} judged" for group in order])
+    if ax is not None:
+        legend_above(axis)
+        return panel_plot(axis, data)
+
+    legend_outside(axis, ncols=3)
+    n_unjudged = len(traces) - len(judged)
+    left_out = f"; left out without a judgement: {n_unjudged:,}" if n_unjudged else ""
     note(
-        figure,
-        f"answer judged by {judge or '?'}, unsafe but for the green; risk and excuse: wording of steps{unjudged}; "
+        axis.figure,
+        f"answer judged by {judge or '?'}, unsafe but for the green; risk and excuse: wording of steps{left_out}; "
         "an excuse or a noticed risk makes an unsafe answer a self-jailbreak",
     )
-    return Plot(figure, data)
+    return panel_plot(axis, data)
 
 
 @house_style()
@@ -94,26 +119,23 @@ def plot_thinking_by_answer(
     """
     data = thinking_answer_estimates(traces, by)
     sizes = data[data["measure"] == "thinking_unsafe"].set_index("group")["n"]
-    kept = set(sizes.sort_values(ascending=False, kind="stable").index[:most])
-    order = [group for group in dict.fromkeys(data["group"]) if group in kept]
+    largest = set(sizes.sort_values(ascending=False, kind="stable").index[:most])
+    order = [group for group in dict.fromkeys(data["group"]) if group in largest]
     columns = min(3, len(order))
-    lines = -(-len(order) // columns)
-    figure, axes = new_figure(lines, columns, 0.6 + 2.6 * lines)
+    rows = math.ceil(len(order) / columns)
+    figure, axes = new_figure(rows, columns, 0.6 + 2.6 * rows)
+    hide(axes.flat[len(order) :])
     for axis, group in zip(axes.flat, order, strict=False):
-        found = data[data["group"] == group].set_index("measure")
-        _draw_mosaic(axis, found)
+        _draw_mosaic(axis, data[data["group"] == group].set_index("measure"))
         axis.set_title(f"{shorten(group)}\n{sizes[group]:,} traces", fontsize=7.5)
-    for axis in list(axes.flat)[len(order) :]:
-        axis.set_visible(False)
-    keys = [
-        Patch(color=colour, label=f"thinking {a}, answer {b}")
-        for (a, b), (colour, _) in _CELLS.items()
-    ]
+
+    keys = []
+    for (thinking, answer), (colour, _) in CELLS.items():
+        keys.append(Patch(color=colour, label=f"thinking {thinking}, answer {answer}"))
     figure.legend(handles=keys, loc="outside upper left", ncols=4, fontsize=6.5)
-    unjudged = (
-        len(traces) - (traces["thinking_unsafe"].notna() & traces["answer_unsafe"].notna()).sum()
-    )
-    left_out = f"; left out: {unjudged:,} without both judgements" if unjudged else ""
+    is_judged = traces["thinking_unsafe"].notna() & traces["answer_unsafe"].notna()
+    n_unjudged = len(traces) - is_judged.sum()
+    left_out = f"; left out: {n_unjudged:,} without both judgements" if n_unjudged else ""
     note(
         figure,
         f"area: share of traces; {judges or 'judges not named'}; intervals: Wilson's 95% at the effective n{left_out}",
@@ -121,24 +143,18 @@ def plot_thinking_by_answer(
     return Plot(figure, data[data["group"].isin(order)].reset_index(drop=True))
 
 
-_CELLS = {  # colour, and colour of the text
-    ("safe", "safe"): ("#009E73", "white"),
-    ("safe", "unsafe"): ("#E69F00", "black"),
-    ("unsafe", "safe"): ("#56B4E9", "black"),
-    ("unsafe", "unsafe"): ("#D55E00", "white"),
-}
-
-
-def _draw_mosaic(axis: Axes, found: pd.DataFrame) -> None:
+def _draw_mosaic(axis: Axes, rows: pd.DataFrame) -> None:
     """Width: share of the thinking; height: share of the answer given the thinking. Unsafe is right and above."""
-    values = {str(name): float(value) for name, value in found["value"].items()}
-    gap, unsafe = 0.008, float(values["thinking_unsafe"])
+    values = {str(name): float(value) for name, value in rows["value"].items()}
+    gap = 0.008
+    unsafe = values["thinking_unsafe"]
     for thinking, left, width in (("safe", 0.0, 1 - unsafe), ("unsafe", 1 - unsafe, unsafe)):
+        is_thin = width <= 0.14
         bottom = 0.0
         for answer in ("safe", "unsafe"):
             share = values[f"{thinking}_{answer}"]
             height = share / width if width else 0.0
-            colour, text = _CELLS[thinking, answer]
+            colour, text_colour = CELLS[thinking, answer]
             axis.bar(
                 left + gap,
                 height,
@@ -148,32 +164,31 @@ def _draw_mosaic(axis: Axes, found: pd.DataFrame) -> None:
                 color=colour,
                 edgecolor="white",
             )
-            if height > 0.07 and share >= 0.005:
-                thin = width <= 0.14
-                style: Any = {
-                    "fontsize": 6 if thin else 7,
-                    "color": text,
-                    "rotation": 90 if thin else 0,
-                }
+            if height > 0.07 and share >= 0.005:  # room for its number
                 axis.text(
                     left + width / 2,
                     bottom + height / 2,
                     f"{share:.0%}",
                     ha="center",
                     va="center",
-                    **style,
+                    fontsize=6 if is_thin else 7,
+                    color=text_colour,
+                    rotation=90 if is_thin else 0,
                 )
             bottom += height
-    e: Any = found.loc["answer_safe_given_thinking_safe"]
-    given = (
-        f"{e['value']:.0%} ({e['low']:.0%} to {e['high']:.0%})" if e["n"] else "no safe thinking"
-    )
+
+    # The axes say what the sides mean, and the share that matters most.
+    conditional: Any = rows.loc["answer_safe_given_thinking_safe"]
+    shown = "no safe thinking"
+    if conditional["n"]:
+        interval = f"{conditional['low']:.0%} to {conditional['high']:.0%}"
+        shown = f"{conditional['value']:.0%} ({interval})"
     axis.set(
         xlim=(0, 1),
         ylim=(0, 1),
-        xlabel=f"thinking safe | unsafe\nP(answer safe | thinking safe):\n{given}",
+        xlabel=f"thinking safe | unsafe\nP(answer safe | thinking safe):\n{shown}",
+        ylabel="answer safe | unsafe",
     )
-    axis.set_ylabel("answer safe | unsafe")
     axis.xaxis.label.set_fontsize(6.5)
     axis.yaxis.label.set_fontsize(6.5)
     axis.set_xticks([])
@@ -182,39 +197,40 @@ def _draw_mosaic(axis: Axes, found: pd.DataFrame) -> None:
 
 
 @house_style()
-def plot_safety_by_part(traces: pd.DataFrame, by: str = "model", *, judges: str = "") -> Plot:
-    """Unsafe thinking against unsafe answers, a dot per group, with 95% intervals both ways.
+def plot_safety_by_part(
+    traces: pd.DataFrame, by: str = "model", *, judges: str = "", ax: Axes | None = None
+) -> Plot:
+    """Unsafe thinking against unsafe answers, a dot a group, with 95% intervals both ways.
 
-    On the diagonal both are unsafe equally often; below it the answer is safer than the thinking that led to it.
+    On the diagonal both are unsafe equally often; below it the answer is safer than the thinking.
 
     Args:
         traces: a trace table with `thinking_unsafe` and `answer_unsafe`.
         by: column of the group.
         judges: who judged thinking and answer, for the note.
+        ax: axes to draw into; default: a figure with a note under it.
     """
     data = thinking_answer_estimates(traces, by)
     data = data[data["measure"].isin(["thinking_unsafe", "answer_unsafe"])].reset_index(drop=True)
-    figure, axes = new_figure(1, 1, 3.6)
-    axis = axes[0, 0]
+    axis = one_panel(ax, 3.6)
     axis.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
-    for number, (group, part) in enumerate(data.groupby("group", sort=False)):
-        x, y = (
-            part.set_index("measure").loc[name] for name in ("thinking_unsafe", "answer_unsafe")
-        )
+    for number, (group, rows) in enumerate(data.groupby("group", sort=False)):
+        measures = rows.set_index("measure")
+        thinking = measures.loc["thinking_unsafe"]
+        answer = measures.loc["answer_unsafe"]
         colour = COLOURS[number % len(COLOURS)]
-        axis.hlines(y["value"], x["low"], x["high"], color=colour, linewidth=1)
-        axis.vlines(x["value"], y["low"], y["high"], color=colour, linewidth=1)
-        label = f"{shorten(str(group))} ({x['n']:,.0f} traces)"
-        marker = "osD^v<>"[number // len(COLOURS) % 7]
+        axis.hlines(answer["value"], thinking["low"], thinking["high"], color=colour, linewidth=1)
+        axis.vlines(thinking["value"], answer["low"], answer["high"], color=colour, linewidth=1)
         axis.plot(
-            x["value"],
-            y["value"],
-            marker,
+            thinking["value"],
+            answer["value"],
+            "osD^v<>"[number // len(COLOURS) % 7],
             color=colour,
             markersize=5,
             markeredgecolor="white",
-            label=label,
+            label=f"{shorten(str(group))} ({thinking['n']:,.0f} traces)",
         )
+
     axis.set(
         xlim=(0, 1),
         ylim=(0, 1),
@@ -223,11 +239,31 @@ def plot_safety_by_part(traces: pd.DataFrame, by: str = "model", *, judges: str 
     )
     axis.set_aspect("equal")
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
-    note(
-        figure,
-        f"{judges or 'judges not named'}; lines: Wilson's 95% interval at the effective sample size",
-    )
-    return Plot(figure, data)
+    if ax is None:
+        note(
+            axis.figure,
+            f"{judges or 'judges not named'}; lines: Wilson's 95% interval at the effective sample size",
+        )
+    return panel_plot(axis, data)
+
+
+AGREEMENT_COLUMNS = [
+    "part",
+    "a",
+    "b",
+    "n",
+    "equal",
+    "safe_safe",
+    "safe_unsafe",
+    "unsafe_safe",
+    "unsafe_unsafe",
+    "kappa",
+    "kappa_low",
+    "kappa_high",
+    "ac1",
+    "ac1_low",
+    "ac1_high",
+]
 
 
 @house_style()
@@ -239,31 +275,18 @@ def plot_guard_agreement(verdicts: pd.DataFrame) -> Plot:
             where the judge is undecided).
     """
     need(verdicts, "trace_id", "prompt_id", "part", "judge", "unsafe")
-    rows = []
-    for part, of_part in verdicts.groupby("part", sort=True):
-        wide = of_part.pivot(index="trace_id", columns="judge", values="unsafe")
-        prompts = (
-            of_part.drop_duplicates("trace_id").set_index("trace_id")["prompt_id"].loc[wide.index]
-        )
+    pairs = []
+    for part, rows in verdicts.groupby("part", sort=True):
+        wide = rows.pivot(index="trace_id", columns="judge", values="unsafe")
+        prompts = rows.drop_duplicates("trace_id").set_index("trace_id")["prompt_id"]
         for a, b in combinations(wide.columns, 2):
             both = wide[[a, b]].dropna().astype(bool)
-            found = {
-                "part": part,
-                "a": a,
-                "b": b,
-                "n": len(both),
-                "equal": (both[a] == both[b]).mean(),
-            }
-            found |= {f"{x}_{y}": int(((both[a] == (x == "unsafe")) & (both[b] == (y == "unsafe"))).sum())
-                      for x in ("safe", "unsafe") for y in ("safe", "unsafe")}  # fmt: skip
-            if both.to_numpy().any() and not both.to_numpy().all():
-                how = stats.agreement(both[a].tolist(), both[b].tolist(), prompts.loc[both.index])
-                for name, e in (("kappa", how.kappa), ("ac1", how.ac1)):
-                    found |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
-            rows.append(found)
-    data = pd.DataFrame(rows).reindex(columns=_AGREEMENT)
+            pair = _agreement(both[a], both[b], prompts.loc[both.index])
+            pairs.append({"part": part, "a": a, "b": b} | pair)
+    data = pd.DataFrame(pairs).reindex(columns=AGREEMENT_COLUMNS)
     if data.empty:
         raise ValueError("agreement needs two judges of the same part")
+
     parts = list(dict.fromkeys(data["part"]))
     figure, axes = new_figure(1, len(parts), 2.9)
     for axis, part in zip(axes[0], parts, strict=True):
@@ -276,37 +299,61 @@ def plot_guard_agreement(verdicts: pd.DataFrame) -> Plot:
     return Plot(figure, data)
 
 
-_AGREEMENT = [
-    "part", "a", "b", "n", "equal", "safe_safe", "safe_unsafe", "unsafe_safe", "unsafe_unsafe",
-    "kappa", "kappa_low", "kappa_high", "ac1", "ac1_low", "ac1_high",
-]  # fmt: skip
+def _agreement(a: pd.Series, b: pd.Series, prompts: pd.Series) -> dict[str, Any]:
+    """Counts of the 2 x 2 of two judges; kappa and AC1 unless both gave one label throughout."""
+    row: dict[str, Any] = {"n": len(a), "equal": (a == b).mean()}
+    for label_a, label_b in product(("safe", "unsafe"), repeat=2):
+        is_cell = (a == (label_a == "unsafe")) & (b == (label_b == "unsafe"))
+        row[f"{label_a}_{label_b}"] = int(is_cell.sum())
+    has_unsafe = a.any() or b.any()
+    has_safe = not (a.all() and b.all())
+    if has_unsafe and has_safe:
+        agreement = stats.agreement(a.tolist(), b.tolist(), prompts)
+        for name, estimate in (("kappa", agreement.kappa), ("ac1", agreement.ac1)):
+            row[name] = estimate.value
+            row[f"{name}_low"] = estimate.low
+            row[f"{name}_high"] = estimate.high
+    return row
 
 
 def _draw_pairs(axis: Axes, pairs: pd.DataFrame) -> None:
+    """A square of judges: kappa under the diagonal, AC1 over it."""
     names = sorted({*pairs["a"], *pairs["b"]})
     values = np.full((len(names), len(names)), np.nan)
-    for pair in pairs.itertuples():
-        i, j = sorted((names.index(pair.a), names.index(pair.b)))
-        for row, column, measure in ((j, i, "kappa"), (i, j, "ac1")):
-            value = getattr(pair, measure)
-            low, high = getattr(pair, f"{measure}_low"), getattr(pair, f"{measure}_high")
+    for pair in pairs.to_dict("records"):
+        first, second = sorted((names.index(pair["a"]), names.index(pair["b"])))
+        for row, column, measure in ((second, first, "kappa"), (first, second, "ac1")):
+            value = pair[measure]
             values[row, column] = value
-            between = "no interval" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
-            text = "one label" if np.isnan(value) else f"{value:.2f}\n{between}\nn = {pair.n:,}"
-            colour = "white" if value > 0.6 else "black"
-            axis.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
+            axis.text(
+                column,
+                row,
+                _agreement_text(pair, measure),
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if value > 0.6 else "black",
+            )
     axis.imshow(values, cmap="Blues", vmin=0, vmax=1)
     axis.set_xticks(range(len(names)), [shorten(name, 16) for name in names])
     axis.set_yticks(range(len(names)), [shorten(name, 16) for name in names])
     axis.grid(visible=False)
 
 
+def _agreement_text(pair: dict[Any, Any], measure: str) -> str:
+    if np.isnan(pair[measure]):
+        return "one label"
+    low, high = pair[f"{measure}_low"], pair[f"{measure}_high"]
+    interval = "no interval" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
+    return f"{pair[measure]:.2f}\n{interval}\nn = {pair['n']:,}"
+
+
 @house_style()
 def plot_detector(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -> Plot:
-    """The markers against a judge of the thinking, group by group: are they the same instrument on every checkpoint?
+    """The markers against a judge of the thinking, group by group: do they work alike on every checkpoint?
 
-    Left: precision and recall of "has a self-jailbreaking or otherwise unsafe step" against the judge. Right: the rate
-    the markers give, that rate corrected for their errors in this group, and the judge's.
+    Left: precision and recall of "has a self-jailbreaking or otherwise unsafe step" against the judge.
+    Right: the rate by the markers, that rate corrected for their errors in this group, and the judge's.
 
     Args:
         traces: what `unsafe_dynamics` returned, with `thinking_unsafe`.
@@ -317,48 +364,47 @@ def plot_detector(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -
     known = traces[traces["any_unsafe"].notna() & traces["thinking_unsafe"].notna()]
     if known.empty:
         raise ValueError("no trace has markers and a judgement of its thinking")
-
-    def quality(part: pd.DataFrame) -> dict[str, stats.Estimate]:
-        flags, truth, prompts = (
-            part["any_unsafe"],
-            part["thinking_unsafe"].astype(bool),
-            part["prompt_id"],
-        )
-        found = stats.detection(flags, truth, prompts)
-        measured = {"precision": found.precision, "recall": found.recall}
-        measured |= {
-            "by_markers": stats.proportion(flags, prompts),
-            "by_judge": stats.proportion(truth, prompts),
-        }
-        if found.positives and found.negatives:
-            measured["corrected"] = stats.corrected_rate(flags, prompts, **found.counts)
-        return measured
-
-    data = estimates_by(known, by, quality)
+    data = estimates_by(known, by, _detector_quality)
     order = list(dict.fromkeys(data["group"]))[::-1]
     figure, axes = new_figure(1, 2, 1.5 + 0.36 * len(order), sharey=True, sharex=True)
     panels = (("precision", "recall"), ("by_markers", "corrected", "by_judge"))
+    first_colour = 0
     for axis, measures in zip(axes[0], panels, strict=True):
         for number, measure in enumerate(measures):
-            part = data[data["measure"] == measure].set_index("group").reindex(order)
-            colour = COLOURS[number + (2 if len(measures) == 3 else 0)]
-            offset = 0.2 * ((len(measures) - 1) / 2 - number)
             draw_dots(
                 axis,
-                part,
-                colour,
-                offset=offset,
+                data[data["measure"] == measure].set_index("group").reindex(order),
+                COLOURS[first_colour + number],
+                offset=spread(number, len(measures), 0.2),
                 label=measure.replace("_", " "),
                 marker="osD"[number],
             )
         legend_above(axis)
+        first_colour += len(measures)
+
     axes[0, 0].set(xlim=(0, 1.02), xlabel="of the markers, against the judge")
     axes[0, 1].set(xlabel="share of traces with unsafe thinking")
-    sizes = known.groupby(by, dropna=False).size()
-    names = {str(group) or "(unnamed)": n for group, n in sizes.items()}
-    label_rows(axes[0], [f"{shorten(group)}\n{names[group]:,} traces" for group in order])
+    sizes = sizes_by_group(known, by)
+    label_rows(axes[0], [f"{shorten(group)}\n{sizes[group]:,} traces" for group in order])
     note(
         figure,
         f"judge of the thinking: {judge or '?'}; corrected: Rogan and Gladen 1978; lines: 95% intervals",
     )
     return Plot(figure, data)
+
+
+def _detector_quality(rows: pd.DataFrame) -> dict[str, stats.Estimate]:
+    """Precision and recall of the markers, and the rate by markers, judge, and markers corrected."""
+    flags = rows["any_unsafe"]
+    truth = rows["thinking_unsafe"].astype(bool)
+    prompts = rows["prompt_id"]
+    detection = stats.detection(flags, truth, prompts)
+    measured = {
+        "precision": detection.precision,
+        "recall": detection.recall,
+        "by_markers": stats.proportion(flags, prompts),
+        "by_judge": stats.proportion(truth, prompts),
+    }
+    if detection.positives and detection.negatives:
+        measured["corrected"] = stats.corrected_rate(flags, prompts, **detection.counts)
+    return measured

@@ -1,7 +1,7 @@
-"""Figures of unsafe exploration from the steps alone: markers, paths, onset, kinds; a table in, a `Plot` out."""
+"""Figures of unsafe exploration from the steps alone: markers, paths, onset, kinds, patterns."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,19 +9,38 @@ import pandas as pd
 from cotlens import stats
 from cotlens.measures.groups import estimates_by, first_steps, need, need_known
 from cotlens.measures.unsafe import risky_patterns, safety_states
-from cotlens.plots.parts import draw_band, draw_dots, grouped, label_rows, note, shorten
+from cotlens.plots.parts import (
+    draw_band,
+    draw_dots,
+    grouped,
+    label_rows,
+    legend_outside,
+    note,
+    shorten,
+)
 from cotlens.plots.style import COLOURS, Plot, house_style, new_figure
 
-_STATES = {
+STATES = {
     "risk_awareness": "Notices a risk",
     "unsafe": "Explores something unsafe",
     "is_self_jailbreak": "... by a self-jailbreak",
     "refusal_intent": "Intends to refuse",
 }
-_PATH = {
+PATH = {
     "any_unsafe": "Traces with an unsafe step",
     "recovered": "... that recover",
     "last_word": "Last word is safe",
+}
+KINDS = {
+    "benign_reframing": "Benign reframing",
+    "warning_then_answer": "Warning, then answer",
+    "fictional_licence": "Fictional licence",
+    "other_fallacy": "Other fallacy",
+}
+PATTERNS = {
+    "lacks_awareness": "No risk noticed",
+    "strong_vacillation": "Weighs the harm itself",
+    "weak_vacillation": "Wavers about a part",
 }
 _WORDING = "markers of wording (docs/unsafe.md): on harmless prompts they are false alarms"
 
@@ -30,7 +49,7 @@ _WORDING = "markers of wording (docs/unsafe.md): on harmless prompts they are fa
 def plot_unsafe_position(
     steps: pd.DataFrame, by: str = "model", bins: int = 10, most: int = 6
 ) -> Plot:
-    """Share of steps that carry safety markers, by position in the thinking, with pointwise 95% bands over prompts.
+    """Share of steps with safety markers, by position in the thinking, with pointwise 95% bands over prompts.
 
     Args:
         steps: a step table with the columns `by` and `prompt_id` of its traces.
@@ -38,42 +57,36 @@ def plot_unsafe_position(
         bins: number of equal parts of the thinking.
         most: groups drawn, those with the most traces.
     """
-    need(
-        steps,
-        by,
-        "position",
-        "prompt_id",
-        "trace_id",
-        "compliance_cue",
-        *(name for name in _STATES if name != "unsafe"),
-    )
+    markers = [name for name in STATES if name != "unsafe"]
+    need(steps, by, "position", "prompt_id", "trace_id", "compliance_cue", *markers)
     known = steps[steps["is_self_jailbreak"].notna()]
     need_known(known)
     known = known.assign(unsafe=safety_states(known) > 0)
     figure, axes = new_figure(2, 2, 4.2, sharex=True)
     curves = []
-    for group, part, colour in grouped(known, by, most):
-        for axis, (column, title) in zip(axes.flat, _STATES.items(), strict=True):
-            flags = part[column].astype(float)
-            found = stats.curve(part["position"], flags, part["prompt_id"], bins=bins).dropna(
-                subset="value"
-            )
-            draw_band(axis, found["position"], found, colour, shorten(group))
+    for group, rows, colour in grouped(known, by, most):
+        for axis, (column, title) in zip(axes.flat, STATES.items(), strict=True):
+            flags = rows[column].astype(float)
+            curve = stats.curve(rows["position"], flags, rows["prompt_id"], bins=bins)
+            curve = curve.dropna(subset="value")
+            draw_band(axis, curve["position"], curve, colour, shorten(group))
             axis.set_title(title)
-            curves.append(found.assign(group=group, state=column))
+            curves.append(curve.assign(group=group, state=column))
+
     for axis in axes.flat:
         axis.set(xlim=(0, 1), ylim=(0, None))
     for axis in axes[1]:
         axis.set_xlabel("position in the thinking")
-    axes[0, 0].set_ylabel("share of steps")
-    axes[1, 0].set_ylabel("share of steps")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
-    first = first_steps(known)
-    opening = first["unsafe"] & first["compliance_cue"].eq(True)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of steps")
+    legend_outside(axes[0, 0], ncols=3)
+
+    openings = first_steps(known)
+    is_cue = openings["unsafe"] & openings["compliance_cue"].eq(True)
     note(
         figure,
-        f"{_WORDING}; band: 95%, by prompt; first steps: {first['unsafe'].mean():.0%} of {len(first):,} are "
-        f"unsafe, {opening.mean():.0%} by a compliance cue: openings such as “I need to ...” count as one",
+        f"{_WORDING}; band: 95%, by prompt; first steps: {openings['unsafe'].mean():.0%} of {len(openings):,} are "
+        f"unsafe, {is_cue.mean():.0%} by a compliance cue: openings such as “I need to ...” count as one",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
@@ -86,22 +99,17 @@ def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
         dynamics: what `unsafe_dynamics` returned.
         by: column of the group.
     """
-    need(dynamics, by, "prompt_id", *_PATH)
-    data = estimates_by(
-        dynamics,
-        by,
-        lambda part: {name: stats.proportion(part[name], part["prompt_id"]) for name in _PATH},
-    )
-    order = [
-        g for g in dict.fromkeys(data["group"]) if data.loc[data["group"] == g, "n"].max() > 0
-    ][::-1]
-    figure, axes = new_figure(1, 3, 1.1 + 0.3 * len(order), sharey=True, sharex=True)
-    for axis, (measure, title), colour in zip(axes[0], _PATH.items(), COLOURS, strict=False):
-        part = data[data["measure"] == measure].set_index("group").loc[order]
-        draw_dots(axis, part, colour)
+    need(dynamics, by, "prompt_id", *PATH)
+    data = _shares(dynamics, by, list(PATH))
+    largest = data.groupby("group", sort=False)["n"].max()
+    order = list(largest.index[largest > 0])[::-1]
+    figure, axes = new_figure(1, len(PATH), 1.1 + 0.3 * len(order), sharey=True, sharex=True)
+    for axis, (measure, title), colour in zip(axes[0], PATH.items(), COLOURS, strict=False):
+        rows = data[data["measure"] == measure].set_index("group").loc[order]
+        draw_dots(axis, rows, colour)
         axis.set_title(title)
-        for row, n in enumerate(part["n"]):
-            axis.text(1.05, row, f"{n:,}", fontsize=5.5, color="#777777", va="center")
+        for height, n in enumerate(rows["n"]):
+            axis.text(1.05, height, f"{n:,}", fontsize=5.5, color="#777777", va="center")
     axes[0, 0].set_xlim(0, 1)
     label_rows(axes[0], [shorten(group) for group in order])
     note(
@@ -116,10 +124,11 @@ def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
 def plot_onset_recovery(
     dynamics: pd.DataFrame, by: str = "model", *, steps: int = 40, most: int = 6
 ) -> Plot:
-    """When traces first explore something unsafe, and how soon they come back, with pointwise 95% bands over prompts.
+    """When traces first explore something unsafe, and how soon they come back, with pointwise 95% bands.
 
-    Left: share of all traces whose first unsafe step lies at or before a position. Right: of the traces with an unsafe
-    step, the share that has recovered within so many steps of it. A thought that was cut off has not come back.
+    Left: share of all traces whose first unsafe step lies at or before a position. Right: of the traces
+    with an unsafe step, the share that has recovered within so many steps of it. A thought that was cut
+    off has not come back.
 
     Args:
         dynamics: what `unsafe_dynamics` returned.
@@ -127,55 +136,40 @@ def plot_onset_recovery(
         steps: right end of the second axis at most.
         most: groups drawn, those with the most traces.
     """
-    need(
-        dynamics,
-        by,
-        "prompt_id",
-        "trace_id",
-        "n_marked",
-        "onset",
-        "first_compliance",
-        "recovery_steps",
-        "any_unsafe",
-    )
+    needed = ("n_marked", "onset", "first_compliance", "recovery_steps", "any_unsafe")
+    need(dynamics, by, "prompt_id", "trace_id", *needed)
     known = dynamics[dynamics["n_marked"].notna()]
     need_known(known)
-    last = known["recovery_steps"].max()
-    steps = min(steps, max(5, math.ceil(last / 5) * 5)) if last > 0 else 5  # no empty right half
+    last_step = _last_step(known["recovery_steps"], steps)
+    positions = np.linspace(0, 1, 41)
+    step_numbers = np.arange(last_step + 1)
     figure, axes = new_figure(1, 2, 2.9, sharey=True)
     curves = []
-    for group, part, colour in grouped(known, by, most):
-        unsafe = part[part["any_unsafe"] == 1]
-        panels = (
-            ("onset", part, np.linspace(0, 1, 41)),
-            ("recovery_steps", unsafe, np.arange(steps + 1)),
-        )
-        for axis, (measure, rows, places) in zip(axes[0], panels, strict=True):
-            reached = [
-                stats.proportion(rows[measure] <= place, rows["prompt_id"]) for place in places
-            ]
-            found = pd.DataFrame([(e.value, e.low, e.high, e.n, e.n_clusters) for e in reached])
-            found.columns = ["value", "low", "high", "n", "n_prompts"]
-            found = found.assign(group=group, measure=measure, at=places)
-            draw_band(
-                axis,
-                found["at"],
-                found,
-                colour,
-                f"{shorten(group)} ({len(part):,}; {len(unsafe):,} unsafe)",
-            )
-            curves.append(found)
+    for group, rows, colour in grouped(known, by, most):
+        unsafe = rows[rows["any_unsafe"] == 1]
+        label = f"{shorten(group)} ({len(rows):,}; {len(unsafe):,} unsafe)"
+        panels = (("onset", rows, positions), ("recovery_steps", unsafe, step_numbers))
+        for axis, (measure, panel_rows, places) in zip(axes[0], panels, strict=True):
+            curve = _share_reached(panel_rows, measure, places)
+            curve = curve.assign(group=group, measure=measure, at=places)
+            draw_band(axis, curve["at"], curve, colour, label)
+            curves.append(curve)
+
     axes[0, 0].set(
-        title="First unsafe step", xlabel="position in the thinking", xlim=(0, 1), ylim=(0, 1)
+        title="First unsafe step",
+        xlabel="position in the thinking",
+        ylabel="share of traces",
+        xlim=(0, 1),
+        ylim=(0, 1),
     )
-    axes[0, 0].set_ylabel("share of traces")
     axes[0, 1].set(
         title="Back to a refusal that holds",
         xlabel="steps since the first unsafe one",
-        xlim=(0, steps),
+        xlim=(0, last_step),
     )
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
-    by_cue = (known["onset"] == known["first_compliance"])[known["any_unsafe"] == 1].mean()
+    legend_outside(axes[0, 0], ncols=2)
+    is_cue = known["onset"] == known["first_compliance"]
+    by_cue = is_cue[known["any_unsafe"] == 1].mean()
     note(
         figure,
         "in brackets: traces, and those with an unsafe step; a thought that was cut off has not come back; "
@@ -185,12 +179,21 @@ def plot_onset_recovery(
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
 
-_KINDS = {
-    "benign_reframing": "Benign reframing",
-    "warning_then_answer": "Warning, then answer",
-    "fictional_licence": "Fictional licence",
-    "other_fallacy": "Other fallacy",
-}
+def _last_step(recovery_steps: pd.Series, most: int) -> int:
+    """The right end of the axis: a multiple of five that leaves no half of it empty."""
+    last = recovery_steps.max()
+    if not last > 0:
+        return 5
+    return min(most, max(5, math.ceil(last / 5) * 5))
+
+
+def _share_reached(rows: pd.DataFrame, measure: str, places: Sequence[float]) -> pd.DataFrame:
+    """The share of traces that have reached each place, with its interval."""
+    points = []
+    for place in places:
+        share = stats.proportion(rows[measure] <= place, rows["prompt_id"])
+        points.append((share.value, share.low, share.high, share.n, share.n_clusters))
+    return pd.DataFrame(points, columns=["value", "low", "high", "n", "n_prompts"])
 
 
 @house_style()
@@ -201,27 +204,19 @@ def plot_self_jailbreak_kinds(steps: pd.DataFrame, by: str = "model") -> Plot:
         steps: a step table with the columns `by` and `prompt_id` of its traces.
         by: column of the group.
     """
-    need(steps, by, "trace_id", "prompt_id", "is_self_jailbreak", *_KINDS)
+    need(steps, by, "trace_id", "prompt_id", "is_self_jailbreak", *KINDS)
     known = steps[steps["is_self_jailbreak"].notna()]
     need_known(known)
-    flags = known.assign(**{kind: known[kind].eq(True) for kind in _KINDS})
-    traces = flags.groupby("trace_id", sort=False).agg(
-        {by: "first", "prompt_id": "first"} | dict.fromkeys(_KINDS, "max")
-    )
+    flags = known.assign(**{kind: known[kind].eq(True) for kind in KINDS})
+    columns = {by: "first", "prompt_id": "first", **dict.fromkeys(KINDS, "max")}
+    traces = flags.groupby("trace_id", sort=False).agg(columns)
     return _draw_shares(
         traces,
         by,
-        _KINDS,
+        KINDS,
         "share of traces with such a step; line: Wilson's 95% interval at the effective sample size; "
         f"{_WORDING}; the kind of a step is less certain than that it is a self-jailbreak",
     )
-
-
-_PATTERNS = {
-    "lacks_awareness": "No risk noticed",
-    "strong_vacillation": "Weighs the harm itself",
-    "weak_vacillation": "Wavers about a part",
-}
 
 
 @house_style()
@@ -229,36 +224,41 @@ def plot_risky_patterns(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     """Share of traces with each risky pattern of the SFT study, with 95% intervals over prompts.
 
     Args:
-        dynamics: what `unsafe_dynamics` returned; `unsafe.risky_patterns` says what the patterns are.
+        dynamics: what `unsafe_dynamics` returned; `risky_patterns` defines the patterns.
         by: column of the group.
     """
     need(dynamics, by, "trace_id", "prompt_id", "n_marked", "first_risk", "n_strong", "n_weak")
     patterns = risky_patterns(dynamics)
-    known = patterns.notna().all(axis=1)
-    need_known(dynamics[known])
-    traces = dynamics[[by, "prompt_id"]].join(patterns)[known]
+    is_known = patterns.notna().all(axis=1)
+    need_known(dynamics[is_known])
+    traces = dynamics[[by, "prompt_id"]].join(patterns)[is_known]
     return _draw_shares(
         traces,
         by,
-        _PATTERNS,
+        PATTERNS,
         "share of traces, at most one pattern each; line: Wilson's 95% interval at the effective sample size; "
         "the patterns of arXiv 2505.15404, where a language model decides; here the markers do (docs/unsafe.md); on "
         "harmless prompts there is no risk to notice",
     )
 
 
+def _shares(traces: pd.DataFrame, by: str, flags: Sequence[str]) -> pd.DataFrame:
+    """The share of traces with each flag, by group."""
+
+    def shares(rows: pd.DataFrame) -> dict[str, stats.Estimate]:
+        return {flag: stats.proportion(rows[flag], rows["prompt_id"]) for flag in flags}
+
+    return estimates_by(traces, by, shares)
+
+
 def _draw_shares(traces: pd.DataFrame, by: str, panels: Mapping[str, str], text: str) -> Plot:
-    """The share of traces that are flagged: a panel for each flag, a row for each group."""
-    data = estimates_by(
-        traces,
-        by,
-        lambda part: {flag: stats.proportion(part[flag], part["prompt_id"]) for flag in panels},
-    )
+    """The share of traces with each flag: a panel a flag, a row a group."""
+    data = _shares(traces, by, list(panels))
     order = list(dict.fromkeys(data["group"]))[::-1]
     figure, axes = new_figure(1, len(panels), 1.1 + 0.3 * len(order), sharey=True, sharex=True)
     for axis, (measure, title), colour in zip(axes[0], panels.items(), COLOURS, strict=False):
-        part = data[data["measure"] == measure].set_index("group").loc[order]
-        draw_dots(axis, part, colour)
+        rows = data[data["measure"] == measure].set_index("group").loc[order]
+        draw_dots(axis, rows, colour)
         axis.set_title(title, fontsize=8)
     axes[0, 0].set_xlim(left=0)
     counts = data.drop_duplicates("group").set_index("group").loc[order, "n"]
