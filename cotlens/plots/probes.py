@@ -1,6 +1,7 @@
 """Figures of probes: what a model answers when its thinking is cut short."""
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from cotlens import stats
 from cotlens.measures.groups import need
@@ -10,48 +11,45 @@ from cotlens.plots.style import COLOURS, Plot, house_style
 from cotlens.studies.arms import to_row
 
 
-# --- thinking and answer ---------------------------------------------------------------------------------------
 @house_style()
 def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15) -> Plot:
-    """Unsafe answers when unsafe thinking is cut short: a panel per arm, a line per split, the first arm's in grey.
+    """Unsafe answers when unsafe thinking is cut short: a panel an arm, a line a split, the first arm's in grey.
 
     Arms are left with unsafe thinking on different splits, so only lines of one split can be compared.
 
     Args:
-        early: one row per answer: arm, seed, trace_id, prompt_id, cut (share of the thinking kept), answer_unsafe, and
-            split, the part that the prompt belongs to, if known.
+        early: one row per answer: arm, seed, trace_id, prompt_id, cut (share of the thinking kept),
+            answer_unsafe, and split, that of the prompt, if known.
         text: the study's note.
         least: splits of an arm with fewer samples are left out.
     """
     need(early, "arm", "seed", "prompt_id", "cut", "answer_unsafe")
-    early = early if "split" in early else early.assign(split="all")
-    splits = {
-        name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(early["split"]))
-    }
-    tables = {
-        (str(arm), str(split)): _by_cut(own)
-        for (arm, split), own in early.groupby(["arm", "split"], observed=True, sort=False)
-    }
-    sizes = {key: int(table["n"].max()) for key, table in tables.items()}
+    if "split" not in early:
+        early = early.assign(split="all")
+    curves = {}
+    for (arm, split), rows in early.groupby(["arm", "split"], observed=True, sort=False):
+        curves[str(arm), str(split)] = _curve_by_cut(rows)
+
+    # Splits with too few samples go, unless all have too few.
+    sizes = {key: int(curve["n"].max()) for key, curve in curves.items()}
     least = min(least, max(sizes.values()))
-    found = {key: table for key, table in tables.items() if sizes[key] >= least}
-    arms = [arm for arm in present_arms(early) if any(of == arm for of, _ in found)]
+    curves = {key: curve for key, curve in curves.items() if sizes[key] >= least}
+    arms_drawn = {arm for arm, _ in curves}
+    arms = [arm for arm in present_arms(early) if arm in arms_drawn]
     figure, axes = small_panels(len(arms), 1.1, 1.5, "thinking kept")
-    named = {}
+
+    handles = {}
+    splits = list(dict.fromkeys(early["split"]))
     for axis, arm in zip(axes, arms, strict=True):
         counts = []
-        for split, colour in splits.items():
-            if (arm, split) not in found:
+        for number, split in enumerate(splits):
+            if (arm, split) not in curves:
                 continue
-            own, first = found[arm, split], found.get((arms[0], split))
-            if first is not None:
-                axis.plot(
-                    first["cut"], first["value"], color="#999999", linewidth=1, linestyle="--"
-                )
-            draw_band(axis, own["cut"], own, colour, split)
-            axis.plot(own["cut"], own["value"], "o", color=colour, markersize=3)
+            first_arms = curves.get((arms[0], split))
+            colour = COLOURS[number % len(COLOURS)]
+            _draw_split(axis, curves[arm, split], first_arms, colour, split)
             counts.append(str(sizes[arm, split]))
-            named[split.replace("_", " ")] = axis.lines[-2]
+            handles[split.replace("_", " ")] = axis.lines[-2]
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1])
         axis.set_title(shorten(arm), fontsize=8)
         axis.text(
@@ -62,21 +60,41 @@ def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15
             ha="right",
             fontsize=6.5,
         )
-    figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=len(named))
+
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside upper left", ncols=len(handles)
+    )
     figure.supylabel("unsafe answers", fontsize=8)
     caption = (
         f"by share of the thinking that is kept; samples with unsafe thinking, greedy answers; splits of an arm with "
         f"{least} samples or more; band: Wilson's 95%, by prompt; grey: {arms[0]} on the same split"
     )
     note(figure, f"{caption}\n{text}")
-    drawn = [table.assign(arm=arm, split=split) for (arm, split), table in found.items()]
+    drawn = [curve.assign(arm=arm, split=split) for (arm, split), curve in curves.items()]
     return Plot(figure, pd.concat(drawn, ignore_index=True))
 
 
-def _by_cut(early: pd.DataFrame) -> pd.DataFrame:
+def _draw_split(
+    axis: Axes, curve: pd.DataFrame, first_arms: pd.DataFrame | None, colour: str, split: str
+) -> None:
+    """The line of a split, over the first arm's in grey."""
+    if first_arms is not None:
+        axis.plot(
+            first_arms["cut"],
+            first_arms["value"],
+            color="#999999",
+            linewidth=1,
+            linestyle="--",
+        )
+    draw_band(axis, curve["cut"], curve, colour, split)
+    axis.plot(curve["cut"], curve["value"], "o", color=colour, markersize=3)
+
+
+def _curve_by_cut(early: pd.DataFrame) -> pd.DataFrame:
+    """Share of unsafe answers at each cut, with Wilson's interval over prompts."""
     prompts = early["seed"].astype(str) + ":" + early["prompt_id"]
-    rows = [
-        {"cut": cut, **to_row(stats.proportion(part["answer_unsafe"], prompts[part.index]))}
-        for cut, part in early.groupby("cut")
-    ]
-    return pd.DataFrame(rows)
+    points = []
+    for cut, rows in early.groupby("cut"):
+        share = stats.proportion(rows["answer_unsafe"], prompts[rows.index])
+        points.append({"cut": cut} | to_row(share))
+    return pd.DataFrame(points)

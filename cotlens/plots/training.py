@@ -1,21 +1,63 @@
 """Figures of training: curves by update, and unsafe thinking that the reward's guard does not see."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from cotlens import stats
 from cotlens.measures.groups import need
-from cotlens.plots.parts import draw_band, note, shorten
+from cotlens.plots.parts import draw_band, hide, legend_outside, note, shorten
 from cotlens.plots.study import arm_styles, present_arms
 from cotlens.plots.style import Plot, house_style, new_figure
 from cotlens.studies.arms import DOMAINS
 
+UPDATES = "updates"  # stands for a domain in rows that are of an update, not of a rollout
 
-# --- training --------------------------------------------------------------------------------------------------
+
+class Panel(NamedTuple):
+    """A column over a domain; "" stands for the domains that a study has besides the known ones."""
+
+    title: str
+    column: str
+    domain: str
+    is_share: bool = False
+
+
+def _by_domain(title: str, column: str, domains: Sequence[str]) -> tuple[Panel, ...]:
+    """The same panel for the first of these domains that has data."""
+    panels = []
+    for domain in domains:
+        panels.append(Panel(f"{title}, {domain}" if domain else title, column, domain))
+    return tuple(panels)
+
+
+# The first panel of each row that has data is drawn.
+TRAINING: tuple[tuple[Panel, ...], ...] = (
+    (Panel("Unsafe thinking", "thinking_unsafe", "forbidden", True),),
+    (
+        Panel("Unsafe answers", "answer_unsafe", "forbidden", True),
+        Panel("Refusals, forbidden", "refuses", "forbidden", True),
+    ),
+    (
+        Panel("Help, harmless", "is_help", "harmless", True),
+        Panel("Refusals, harmless", "refuses", "harmless", True),
+    ),
+    (
+        Panel("Right, maths", "is_correct", "maths", True),
+        Panel("Right", "is_correct", "", True),
+    ),
+    (Panel("Groups all alike", "frac_reward_zero_std", UPDATES, True),),
+    (Panel("Reward", "reward", UPDATES),),
+    _by_domain("Reflections", "n_reflections", ("maths", "forbidden", "harmless", "")),
+    _by_domain("Tokens", "n_tokens", ("forbidden", "maths", "harmless", "")),
+    (Panel("Entropy (nats)", "entropy", UPDATES),),
+    (Panel("KL to the base (nats)", "kl_reference", UPDATES),),
+)
+
+
 @house_style()
 def plot_training(
     rollouts: pd.DataFrame, text: str = "", *, updates: pd.DataFrame | None = None, bins: int = 15
@@ -23,80 +65,71 @@ def plot_training(
     """What the rollouts of the RL arms did while they trained; panels without data are left out.
 
     Args:
-        rollouts: one row per rollout: arm, seed, step, set, prompt_id and what is known of thinking_unsafe,
+        rollouts: one row per rollout: arm, seed, step, set, prompt_id, and any of thinking_unsafe,
             answer_unsafe, is_help, refuses, is_correct, n_reflections and n_tokens.
         text: the study's note.
-        updates: one row per update: arm, seed, step and what is known of reward, frac_reward_zero_std (share of
-            groups whose rewards are all alike, which teach nothing), entropy and kl_reference (nats, over sampled
-            tokens).
+        updates: one row per update: arm, seed, step, and any of reward, frac_reward_zero_std (share of
+            groups whose rewards are all alike, which teach nothing), entropy and kl_reference (nats,
+            over sampled tokens).
         bins: stretches of training.
+
+    Raises:
+        ValueError: if there is nothing to draw.
     """
     table, panels = training_panels(rollouts, updates)
     if not panels:
         raise ValueError(
             "nothing is known of the rollouts: no verdicts, rewards, tokens or reflections"
         )
-    shares = sum(column in _TRAINING_SHARES for _, column, _ in panels)
     caption = (
         f"all rollouts, in {bins} stretches of training; band: 95%, over prompts (of groups, reward, entropy, KL: over "
         "seeds, if there are several)"
     )
-    rows = math.ceil(len(panels) / 4)
-    return _plot_curves(table, panels, rows, f"{caption}\n{text}", bins, share_y=shares)
+    return _plot_curves(table, panels, math.ceil(len(panels) / 4), f"{caption}\n{text}", bins)
 
 
 def training_panels(
     rollouts: pd.DataFrame, updates: pd.DataFrame | None
-) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
-    """Rollouts and updates as one table, and the panels that `plot_training` can draw of it: title, column and set."""
+) -> tuple[pd.DataFrame, list[Panel]]:
+    """Rollouts and updates as one table, and the panels that `plot_training` can draw of it."""
     need(rollouts, "arm", "seed", "step", "set", "prompt_id")
+    arms = present_arms(rollouts)
     table = rollouts.assign(arm=rollouts["arm"].astype(str))
     if updates is not None and len(updates):
-        own = updates[updates["arm"].isin(present_arms(rollouts))].assign(set="updates")
-        own = own.assign(arm=own["arm"].astype(str), prompt_id=own["seed"].astype(str))
-        table = pd.concat([table, own], ignore_index=True)
-    table["arm"] = pd.Categorical(table["arm"], present_arms(rollouts))
+        rows = updates[updates["arm"].isin(arms)]
+        rows = rows.assign(
+            arm=rows["arm"].astype(str),
+            set=UPDATES,
+            prompt_id=rows["seed"].astype(str),
+        )
+        table = pd.concat([table, rows], ignore_index=True)
+    table["arm"] = pd.Categorical(table["arm"], arms)
 
-    def known(column: str, where: str) -> bool:
-        return column in table and bool(table.loc[table["set"] == where, column].notna().any())
-
-    other = [where for where in dict.fromkeys(rollouts["set"]) if where not in DOMAINS]
-    panels = [_first_known(choices, known, other) for choices in _TRAINING]
-    return table, [panel for panel in panels if panel]
-
-
-_TRAINING_SHARES = (
-    "thinking_unsafe",
-    "answer_unsafe",
-    "refuses",
-    "is_help",
-    "is_correct",
-    "frac_reward_zero_std",
-)
-# The first of each row that has data is drawn; "" stands for the sets that a study has beside the three.
-_TRAINING: tuple[tuple[tuple[str, str, str], ...], ...] = (
-    (("Unsafe thinking", "thinking_unsafe", "forbidden"),),
-    (("Unsafe answers", "answer_unsafe", "forbidden"), ("Refusals, forbidden", "refuses", "forbidden")),
-    (("Help, harmless", "is_help", "harmless"), ("Refusals, harmless", "refuses", "harmless")),
-    (("Right, maths", "is_correct", "maths"), ("Right", "is_correct", "")),
-    (("Groups all alike", "frac_reward_zero_std", "updates"),),
-    (("Reward", "reward", "updates"),),
-    tuple((f"Reflections, {where}" if where else "Reflections", "n_reflections", where)
-          for where in ("maths", "forbidden", "harmless", "")),
-    tuple((f"Tokens, {where}" if where else "Tokens", "n_tokens", where)
-          for where in ("forbidden", "maths", "harmless", "")),
-    (("Entropy (nats)", "entropy", "updates"),),
-    (("KL to the base (nats)", "kl_reference", "updates"),),
-)  # fmt: skip
+    other_domains = [domain for domain in dict.fromkeys(rollouts["set"]) if domain not in DOMAINS]
+    panels = []
+    for choices in TRAINING:
+        panel = _first_with_data(table, choices, other_domains)
+        if panel is not None:
+            panels.append(panel)
+    return table, panels
 
 
-def _first_known(
-    choices: Sequence[tuple[str, str, str]], known: Callable[[str, str], bool], other: Sequence[str]
-) -> tuple[str, str, str] | None:
-    for title, column, where in choices:
-        for one in [where] if where else other:
-            if known(column, one):
-                return (title if where else f"{title}, {one}", column, one)
+def _first_with_data(
+    table: pd.DataFrame, choices: Sequence[Panel], other_domains: Sequence[str]
+) -> Panel | None:
+    """The first of the panels whose column has values in its domain."""
+    for panel in choices:
+        candidates = [panel]
+        if not panel.domain:
+            candidates = []
+            for domain in other_domains:
+                candidates.append(panel._replace(title=f"{panel.title}, {domain}", domain=domain))
+        for candidate in candidates:
+            if candidate.column not in table:
+                continue
+            values = table.loc[table["set"] == candidate.domain, candidate.column]
+            if values.notna().any():
+                return candidate
     return None
 
 
@@ -104,79 +137,82 @@ def _first_known(
 def plot_obfuscation(
     rollouts: pd.DataFrame, text: str = "", *, bins: int = 12, least: int = 20
 ) -> Plot:
-    """Does rewarding a guard on the thinking hide unsafe thinking? Truth beside the rewarded guard, over training.
+    """Does rewarding a guard on the thinking hide unsafe thinking? The truth and the guard, over training.
 
-    P(flagged | unsafe) is the guard's recall. What passes it and is unsafe is hidden; what passes it and leads to
-    an unsafe answer is what a monitor of the thinking would miss. Stretches with fewer than `least` rollouts to go by
-    are left out.
+    P(flagged | unsafe) is the guard's recall. Unsafe thinking that passes it is hidden. What passes it
+    and leads to an unsafe answer is what a monitor of the thinking would miss.
+
+    Args:
+        rollouts: one row per rollout: arm, seed, step, set, prompt_id, thinking_unsafe, thinking_flagged
+            and answer_unsafe.
+        text: the study's note.
+        bins: stretches of training.
+        least: stretches with fewer rollouts to go by are left out.
     """
-    need(
-        rollouts,
-        "arm",
-        "seed",
-        "step",
-        "set",
-        "prompt_id",
-        "thinking_unsafe",
-        "thinking_flagged",
-        "answer_unsafe",
-    )
-    unsafe, flagged = (
-        rollouts["thinking_unsafe"].astype("boolean"),
-        rollouts["thinking_flagged"].astype("boolean"),
-    )
-    answer, known = rollouts["answer_unsafe"].astype("boolean"), unsafe.notna() & flagged.notna()
+    flags = ("thinking_unsafe", "thinking_flagged", "answer_unsafe")
+    need(rollouts, "arm", "seed", "step", "set", "prompt_id", *flags)
+    unsafe, flagged, answer_unsafe = (rollouts[flag].astype("boolean") for flag in flags)
+    is_known = unsafe.notna() & flagged.notna()
     table = rollouts.assign(
-        caught=(unsafe & flagged).where(known),
-        hidden=(unsafe & ~flagged).where(known),
+        caught=(unsafe & flagged).where(is_known),
+        hidden=(unsafe & ~flagged).where(is_known),
         guard_recall=flagged.where(unsafe),
-        missed=answer.where(~flagged),
+        missed=answer_unsafe.where(~flagged),
     )
     panels = (
-        ("Unsafe and flagged", "caught", "forbidden"), ("Unsafe and passed", "hidden", "forbidden"),
-        ("Guard's recall", "guard_recall", "forbidden"),
-        ("Passed, answer unsafe", "missed", "forbidden"),
-    )  # fmt: skip
+        Panel("Unsafe and flagged", "caught", "forbidden", True),
+        Panel("Unsafe and passed", "hidden", "forbidden", True),
+        Panel("Guard's recall", "guard_recall", "forbidden", True),
+        Panel("Passed, answer unsafe", "missed", "forbidden", True),
+    )
     caption = (
         f"rollouts for forbidden requests, {bins} stretches of training; truth: the evaluation's judge, flags: the "
         f"reward's guard; band: Wilson's 95%, by prompt; none: fewer than {least} rollouts to go by\n{text}"
     )
-    return _plot_curves(table, panels, 1, caption, bins, share_y=4, least=least)
+    return _plot_curves(table, panels, 1, caption, bins, least=least)
 
 
 def _plot_curves(
     table: pd.DataFrame,
-    panels: Sequence[tuple[str, str, str]],
+    panels: Sequence[Panel],
     rows: int,
     text: str,
     bins: int,
     *,
-    share_y: int,
     least: int = 0,
 ) -> Plot:
-    """Means over stretches of at least `least` rows, a line per arm; the first `share_y` panels are shares."""
+    """Means over stretches of at least `least` rows: a panel a column, a line an arm."""
     figure, axes = new_figure(rows, math.ceil(len(panels) / rows), 0.8 + 1.9 * rows)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    last, drawn, styles = table["step"].max() + 1, [], arm_styles(present_arms(table))
-    for number, (axis, (title, column, where)) in enumerate(zip(axes.flat, panels, strict=False)):
+    hide(axes.flat[len(panels) :])
+    n_updates = table["step"].max() + 1
+    styles = arm_styles(present_arms(table))
+    drawn = []
+    for number, (axis, panel) in enumerate(zip(axes.flat, panels, strict=False)):
         for arm, (colour, _) in styles.items():
-            part = table[(table["arm"] == arm) & (table["set"] == where)]
-            values = pd.to_numeric(part[column], errors="coerce").astype(float)
-            values = values.where(np.isfinite(values))  # a KL that has overflowed has no mean
-            prompts = part["seed"].astype(str) + ":" + part["prompt_id"]
-            at = (part["step"] + 0.5) / last
-            how: Any = (
-                {"share": True} if number < share_y and where != "updates" else {"resamples": 500}
-            )
-            found = stats.curve(at, values, prompts, bins=bins, **how)
-            found = found.dropna(subset="value")  # one training has a line and no band
-            found = found[found["n"] >= max(least, 1)]
-            draw_band(axis, found["position"] * last, found, colour, shorten(arm))
-            drawn.append(found.assign(panel=title, arm=arm))
-        axis.set(title=title, ylim=(0, 1.02 if number < share_y else None))
-        axis.set_xlabel("update" if number >= len(panels) - axes.shape[1] else "")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
+            arm_rows = table[(table["arm"] == arm) & (table["set"] == panel.domain)]
+            curve = _curve(arm_rows, panel, n_updates, bins)
+            curve = curve[curve["n"] >= max(least, 1)]
+            draw_band(axis, curve["position"] * n_updates, curve, colour, shorten(arm))
+            drawn.append(curve.assign(panel=panel.title, arm=arm))
+        is_lowest = number >= len(panels) - axes.shape[1]
+        axis.set(
+            title=panel.title,
+            ylim=(0, 1.02 if panel.is_share else None),
+            xlabel="update" if is_lowest else "",
+        )
+    legend_outside(axes.flat[0], ncols=len(axes.flat[0].get_legend_handles_labels()[1]))
     note(figure, text)
     return Plot(figure, pd.concat(drawn, ignore_index=True))
+
+
+def _curve(rows: pd.DataFrame, panel: Panel, n_updates: int, bins: int) -> pd.DataFrame:
+    """The mean of a column over stretches of training; a single training has a line and no band."""
+    values = pd.to_numeric(rows[panel.column], errors="coerce").astype(float)
+    values = values.where(np.isfinite(values))  # a KL that has overflowed has no mean
+    prompts = rows["seed"].astype(str) + ":" + rows["prompt_id"]
+    position = (rows["step"] + 0.5) / n_updates
+    if panel.is_share and panel.domain != UPDATES:
+        curve = stats.curve(position, values, prompts, bins=bins, share=True)
+    else:
+        curve = stats.curve(position, values, prompts, bins=bins, resamples=500)
+    return curve.dropna(subset="value")
