@@ -65,7 +65,7 @@ def plot_confounds(table: pd.DataFrame, text: str = "") -> Plot:
                 shown[shown["comparison"] == comparison].set_index("arm").reindex(order),
                 COLOURS[number],
                 offset=spread(number, len(comparisons), 0.15),
-                label=COMPARISONS.get(comparison, comparison),
+                label=COMPARISONS.get(comparison, str(comparison)),
                 marker=MARKERS[number],
             )
 

@@ -78,7 +78,7 @@ def plot_outcomes(
         for row in np.flatnonzero(width >= 0.05):
             axis.text(
                 left[row] + width[row] / 2,
-                row,
+                int(row),
                 f"{width[row]:.0%}",
                 ha="center",
                 va="center",

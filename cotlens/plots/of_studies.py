@@ -90,7 +90,9 @@ def draw_study(
     check_folder(out)
 
     # Results replace what an earlier drawing into the study's own folder has left.
-    results = {path.stem: pd.read_csv(path) for path in sorted(study.path.glob("*.csv"))}
+    results = {}
+    for path in sorted(study.path.glob("*.csv")):
+        results[path.stem] = pd.read_csv(path)
     results |= _results(samples, info, columns)
     paths = []
     for name, table in results.items():
@@ -113,7 +115,8 @@ def draw_study(
     drawable = [figure for figure in chosen if figure.has_data(tables)]
     for figure in tqdm(drawable, desc="figures", unit=" figures"):
         plot = figure.draw(tables)
-        paths += save(plot, out / figure.name, {"figure": figure.name, **provenance})
+        record = {"figure": figure.name, **provenance}
+        paths += save(plot, out / figure.name, record)
     return paths
 
 
@@ -143,19 +146,23 @@ def _own_tables(study: Study, arms: Sequence[str]) -> dict[str, pd.DataFrame]:
     for name in study.tables:
         table = study.table(name)
         if len(table):
-            tables[name] = table.assign(arm=pd.Categorical(table["arm"], arms))
+            in_order = pd.Categorical(table["arm"], list(arms))
+            tables[name] = table.assign(arm=in_order)
 
     # Early answers of an older study do not name the split of their prompt; the samples do.
     if "early" in tables and "split" not in tables["early"]:
         keys = ["seed", "prompt_id"]
-        splits = study.table("samples").drop_duplicates(keys)[[*keys, "split"]]
+        samples = study.table("samples")
+        splits = samples.drop_duplicates(keys)[[*keys, "split"]]
         tables["early"] = tables["early"].merge(splits, on=keys, how="left")
     return tables
 
 
 def _provenance(study: Study, info: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
     """What the figures were made from."""
-    provenance = {key: value for key, value in info.items() if key not in ("note", "arms")}
+    provenance = dict(info)
+    for key in ("note", "arms"):
+        provenance.pop(key, None)
     provenance["seeds"] = sorted(map(int, set(samples["seed"])))
     provenance["n_samples"] = len(samples)
     provenance["study"] = hash_path(study.path)
@@ -195,13 +202,21 @@ class MeasuresFigure(NamedTuple):
 
     def has_data(self, tables: StudyTables) -> bool:
         """Whether some arm has one of the measures."""
-        have = set(tables.measures["measure"])
-        return any(have & set(measures) for measures in self.panels_of(tables).values())
+        known = set(tables.measures["measure"])
+        for measures in self.panels_of(tables).values():
+            if known & set(measures):
+                return True
+        return False
 
     def draw(self, tables: StudyTables) -> Plot:
         """The figure."""
-        panels = self.panels_of(tables)
-        return plot_measures(tables.measures, panels, self.caption, tables.note, limits=self.limits)
+        return plot_measures(
+            tables.measures,
+            self.panels_of(tables),
+            self.caption,
+            tables.note,
+            limits=self.limits,
+        )
 
     def as_figure(self) -> StudyFigure:
         """An entry of FIGURES."""
@@ -265,13 +280,18 @@ GUARD_BY_ARM = MeasuresFigure(
 def _has_training(tables: StudyTables) -> bool:
     if "rollouts" not in tables.tables:
         return False
-    _, panels = training_panels(tables.tables["rollouts"], tables.tables.get("updates"))
+    rollouts = tables.tables["rollouts"]
+    updates = tables.tables.get("updates")
+    _, panels = training_panels(rollouts, updates)
     return len(panels) > 0
 
 
 def _draw_training(tables: StudyTables) -> Plot:
-    updates = tables.tables.get("updates")
-    return plot_training(tables.tables["rollouts"], tables.note, updates=updates)
+    return plot_training(
+        tables.tables["rollouts"],
+        tables.note,
+        updates=tables.tables.get("updates"),
+    )
 
 
 def _has_flagged_rollouts(tables: StudyTables) -> bool:

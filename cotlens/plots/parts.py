@@ -1,14 +1,14 @@
 """What figures share: groups in order, bands, dots, legends, and the lines under a figure."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from cotlens.plots.style import COLOURS
 
@@ -21,13 +21,16 @@ def grouped(table: pd.DataFrame, by: str, most: int) -> Iterator[tuple[str, pd.D
 
     The order is that of a categorical column, else alphabetical.
     """
-    traces = table.groupby(by, dropna=False)["trace_id"].nunique()
-    largest = set(traces.sort_values(ascending=False, kind="stable").index[:most])
+    n_traces = table.groupby(by, dropna=False)["trace_id"].nunique()
+    by_size = n_traces.sort_values(ascending=False, kind="stable")
+    largest = set(by_size.index[:most])
     ordered = [group for group in _categories(table[by]) if group in largest]
     if not ordered:
         ordered = sorted(largest, key=str)
+
     for group, colour in zip(ordered, cycle(COLOURS), strict=False):
-        yield str(group) or "(unnamed)", table[table[by] == group], colour
+        rows = table[table[by] == group]
+        yield str(group) or "(unnamed)", rows, colour
 
 
 def _categories(groups: pd.Series) -> list[Any]:
@@ -54,8 +57,11 @@ def row_order(groups: pd.Series, values: Mapping[Any, float]) -> list[str]:
 
 def sizes_by_group(table: pd.DataFrame, by: str) -> dict[str, int]:
     """Rows of each group, by the name that figures give it."""
-    sizes = table.groupby(by, dropna=False).size()
-    return {str(group) or "(unnamed)": int(size) for group, size in sizes.items()}
+    sizes = {}
+    for group, size in table.groupby(by, dropna=False).size().items():
+        name = str(group) or "(unnamed)"
+        sizes[name] = int(size)
+    return sizes
 
 
 def legend_name(group: str, rows: pd.DataFrame) -> str:
@@ -78,7 +84,14 @@ def shorten(name: str, longest: int = 36) -> str:
 
 def draw_band(axis: Axes, at: pd.Series, curve: pd.DataFrame, colour: str, label: str) -> None:
     """A line (`value`) with its interval (`low`, `high`)."""
-    axis.fill_between(at, curve["low"], curve["high"], color=colour, alpha=0.22, linewidth=0)
+    axis.fill_between(
+        at,
+        curve["low"],
+        curve["high"],
+        color=colour,
+        alpha=0.22,
+        linewidth=0,
+    )
     axis.plot(at, curve["value"], color=colour, linewidth=1.4, label=label)
 
 
@@ -127,10 +140,15 @@ def legend_above(axis: Axes) -> None:
 def legend_outside(axis: Axes, ncols: int) -> None:
     """The legend of one panel above the whole figure."""
     handles, labels = axis.get_legend_handles_labels()
-    axis.figure.legend(handles, labels, loc="outside upper left", ncols=ncols)
+    axis.figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=ncols,
+    )
 
 
-def hide(axes: Sequence[Axes]) -> None:
+def hide(axes: Iterable[Axes]) -> None:
     """Leave places of the grid empty."""
     for axis in axes:
         axis.set_visible(False)
@@ -145,18 +163,21 @@ def label_rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
     axes[0].set_ylim(-0.6, len(labels) - 0.4)
 
 
-def note(figure: Figure, text: str) -> None:
+def note(figure: Figure | SubFigure, text: str) -> None:
     """What a reader must know, under the figure, in lines that fit it."""
+    text = text.replace("$", r"\$")  # not a formula
     lines = []
-    for line in text.replace("$", r"\$").split("\n"):
+    for line in text.split("\n"):
         lines += _even_lines(line, NOTE_WIDTH)
-    figure.supxlabel("\n".join(lines).strip("\n"), fontsize=6.5, color="#555555")
+    wrapped = "\n".join(lines).strip("\n")
+    figure.supxlabel(wrapped, fontsize=6.5, color="#555555")
 
 
 def _even_lines(text: str, width: int) -> list[str]:
     """As few lines as the width needs, each as narrow as that allows: no line of a single word."""
     lines = textwrap.wrap(text, width) or [""]
-    for narrower in range(max(1, len(text) // len(lines)), width):
+    narrowest = max(1, len(text) // len(lines))
+    for narrower in range(narrowest, width):
         even = textwrap.wrap(text, narrower) or [""]
         if len(even) <= len(lines):
             return even

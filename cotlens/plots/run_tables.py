@@ -83,23 +83,28 @@ class RunTables:
         thinking = self.with_thinking_verdicts().get("thinking_unsafe")
         if thinking is None:
             return False
-        return bool((thinking.notna() & self.traces["answer_unsafe"].notna()).any())
+        answer = self.traces["answer_unsafe"]
+        return bool((thinking.notna() & answer.notna()).any())
 
     @property
     def has_several_judges(self) -> bool:
         """Whether two judges have judged the same part."""
-        return bool((self.verdicts.groupby("part")["judge"].nunique() > 1).any())
+        judges = self.verdicts.groupby("part")["judge"].nunique()
+        return bool((judges > 1).any())
 
     @property
     def has_judged_markers(self) -> bool:
         """Whether some thinking has both markers and a verdict of the judge."""
         if not {"thinking_unsafe", "any_unsafe"} <= set(self.traces):
             return False
-        is_both = self.traces["thinking_unsafe"].notna() & self.traces["any_unsafe"].notna()
-        return bool(is_both.any())
+        is_judged = self.traces["thinking_unsafe"].notna()
+        is_marked = self.traces["any_unsafe"].notna()
+        return bool((is_judged & is_marked).any())
 
     def _is_known(self, column: str) -> bool:
-        return column in self.traces and bool(self.traces[column].notna().any())
+        if column not in self.traces:
+            return False
+        return bool(self.traces[column].notna().any())
 
     def with_outcomes(self) -> pd.DataFrame:
         """The traces with `outcome`."""
@@ -148,7 +153,8 @@ class Selection(NamedTuple):
         """The table with runs in the order in which they were named, however a figure sorts."""
         if self.by != "run" or "run" not in table:
             return table
-        return table.assign(run=pd.Categorical(table["run"], list(self.names.values())))
+        order = list(self.names.values())
+        return table.assign(run=pd.Categorical(table["run"], order))
 
 
 def join_runs(
@@ -160,9 +166,9 @@ def join_runs(
 ) -> RunTables:
     """The tables of all runs as one."""
     all_traces = [run.trace_table() for run in runs]
-    named = [
-        table.assign(run=selection.names[run]) for run, table in zip(runs, all_traces, strict=True)
-    ]
+    named = []
+    for run, table in zip(runs, all_traces, strict=True):
+        named.append(table.assign(run=selection.names[run]))
     _check_groups(named, selection.by, "--by")
     for column in selection.where:
         _check_groups(named, column, "--where")
@@ -190,8 +196,8 @@ def join_runs(
         steps.append(_with_run(run_steps, run))
         verdicts.append(_with_run(run_verdicts, run))
     if not traces:
-        wanted = ", ".join(f"{name} = {value}" for name, value in selection.where.items())
-        raise TraceError(f"no trace has {wanted or 'a row'}")
+        wanted = [f"{name} = {value}" for name, value in selection.where.items()]
+        raise TraceError(f"no trace has {', '.join(wanted) or 'a row'}")
     _check_name(judge, judges, "verdicts", "judges", "guard")
 
     return RunTables(
@@ -213,7 +219,9 @@ def _check_groups(tables: Sequence[pd.DataFrame], column: str, option: str) -> N
     """Raise TraceError if a column names no groups of traces: an identifier, a measure, or empty everywhere."""
     known = []
     for name in GROUPS:
-        if any((~table[name].isin(["", -1])).any() for table in tables):
+        values = pd.concat([table[name] for table in tables])
+        is_empty = values.isin(["", -1])
+        if not is_empty.all():
             known.append(name)
     if column not in (*known, "model"):
         why = "no trace has one" if column in GROUPS else "does not name groups of traces"
@@ -243,7 +251,8 @@ def _entropy_tables(
             say(f"{run.path}: scoring by {only_scorer} is not complete; no figures of entropy")
         elif run.scorers:
             scored.append(run)
-    selection = selection._replace(names={run: selection.names[run] for run in scored})
+    names = {run: selection.names[run] for run in scored}
+    selection = selection._replace(names=names)
 
     collected: dict[str, list[pd.DataFrame]] = {}
     for run in scored:

@@ -40,7 +40,8 @@ def arm_styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     styles = {}
     for number, arm in enumerate(arms):
         colour = COLOURS[number % len(COLOURS)]
-        styles[arm] = (colour, MARKERS[number // len(COLOURS)])
+        marker = MARKERS[number // len(COLOURS)]
+        styles[arm] = (colour, marker)
     return styles
 
 
@@ -97,7 +98,9 @@ def plot_measures(
     figure, axes = new_figure(1, len(shown), height, sharey=True)
 
     # Panels with the same measures share one legend above the figure.
-    labels = {_where_of(table, name) for names in shown.values() for name in names}
+    labels = set()
+    for names in shown.values():
+        labels |= {_where_of(table, name) for name in names}
     is_common = most > 1 and all(len(names) == len(labels) for names in shown.values())
     drawn = []
     for axis, (title, names) in zip(axes[0], shown.items(), strict=True):
@@ -106,7 +109,14 @@ def plot_measures(
             colour, marker = _dot_style(number)
             label = _where_of(table, name) if len(names) > 1 else ""
             offset = spread(number, len(names), 0.17)
-            draw_dots(axis, rows, colour, offset=offset, label=shorten(label), marker=marker)
+            draw_dots(
+                axis,
+                rows,
+                colour,
+                offset=offset,
+                label=shorten(label),
+                marker=marker,
+            )
             drawn.append(rows.reset_index())
         has_legend = len(names) > 1 and not is_common
         pad = 4 + 11 * math.ceil(len(names) / 2) if has_legend else 4
@@ -131,10 +141,13 @@ def _with_data(panels: Mapping[str, Sequence[str]], known: set[str]) -> dict[str
         with_data = [name for name in names if name in known]
         if with_data:
             shown[title] = with_data
-    if not shown:
-        wanted = ", ".join(name for names in panels.values() for name in names)
-        raise ValueError(f"no measure that the study has data for: {wanted}")
-    return shown
+    if shown:
+        return shown
+
+    wanted = []
+    for names in panels.values():
+        wanted += names
+    raise ValueError(f"no measure that the study has data for: {', '.join(wanted)}")
 
 
 def _where_of(table: pd.DataFrame, measure: str) -> str:
@@ -146,7 +159,9 @@ def _where_of(table: pd.DataFrame, measure: str) -> str:
 def _dot_style(number: int) -> tuple[str, str]:
     """Colour and marker of a measure; either tells it apart."""
     rounds = number // len(COLOURS)
-    return COLOURS[number % len(COLOURS)], MARKERS[(number + rounds) % len(MARKERS)]
+    colour = COLOURS[number % len(COLOURS)]
+    marker = MARKERS[(number + rounds) % len(MARKERS)]
+    return colour, marker
 
 
 @house_style()

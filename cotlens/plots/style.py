@@ -76,11 +76,11 @@ class Plot(NamedTuple):
 
     def _repr_png_(self) -> bytes:
         """A screen's resolution and 128 colours, so that notebooks stay small."""
-        with Image.open(io.BytesIO(_picture(self.figure, "png", dpi=100))) as picture:
-            buffer = io.BytesIO()
-            picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
-                buffer, "png", optimize=True
-            )
+        content = _picture(self.figure, "png", dpi=100)
+        buffer = io.BytesIO()
+        with Image.open(io.BytesIO(content)) as picture:
+            reduced = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+            reduced.save(buffer, "png", optimize=True)
         return buffer.getvalue()
 
 
@@ -95,17 +95,25 @@ def save(plot: Plot, path: str | Path, provenance: Mapping[str, Any] | None = No
         provenance: what the numbers were made from, as JSON values; the versions are added.
     """
     path = Path(path)
-    path = path.with_suffix("") if path.suffix in (".pdf", ".png", ".csv", ".json") else path
-    record = dict(provenance or {}) | {"versions": versions()}
+    if path.suffix in (".pdf", ".png", ".csv", ".json"):
+        path = path.with_suffix("")
+    record = dict(provenance or {})
+    record["versions"] = versions()
+    numbers = plot.data.to_csv(index=False, lineterminator="\n", float_format="%.10g")
+    text = json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True)
     contents: dict[str, str | bytes] = {
         ".pdf": _picture(plot.figure, "pdf"),
         ".png": _picture(plot.figure, "png"),
-        ".csv": plot.data.to_csv(index=False, lineterminator="\n", float_format="%.10g"),
-        ".json": json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True) + "\n",
+        ".csv": numbers,
+        ".json": text + "\n",
     }
+
+    paths = []
     for suffix, content in contents.items():
-        write_atomic(path.parent / (path.name + suffix), content)
-    return [path.parent / (path.name + suffix) for suffix in contents]
+        file = path.parent / (path.name + suffix)
+        write_atomic(file, content)
+        paths.append(file)
+    return paths
 
 
 def _picture(figure: Figure, kind: str, dpi: int = 200) -> bytes:

@@ -187,7 +187,7 @@ def _last_step(recovery_steps: pd.Series, most: int) -> int:
     return min(most, max(5, math.ceil(last / 5) * 5))
 
 
-def _share_reached(rows: pd.DataFrame, measure: str, places: Sequence[float]) -> pd.DataFrame:
+def _share_reached(rows: pd.DataFrame, measure: str, places: np.ndarray) -> pd.DataFrame:
     """The share of traces that have reached each place, with its interval."""
     points = []
     for place in places:

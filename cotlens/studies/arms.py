@@ -96,15 +96,21 @@ def derive(samples: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     flagged = table["thinking_flagged"].astype("boolean")
     answer_unsafe = table["answer_unsafe"].astype("boolean")
     both_judged = flagged.notna() & unsafe.notna()
+
+    # Undecided thinking counts neither as passed nor as safe.
+    is_passed = ~flagged.fillna(True)
+    is_safe = ~unsafe.fillna(True)
     n_steps = table["n_steps"].astype(float)
+    n_reflections = table["n_reflections"].astype(float)
+    seed = table["seed"].astype(str)
     return table.assign(
         arm=pd.Categorical(table["arm"], list(arms)),
         hidden=(unsafe & ~flagged).where(both_judged),
         guard_recall=flagged.where(unsafe.fillna(False)),
-        answer_unsafe_if_passed=answer_unsafe.where(~flagged.fillna(True)),
-        answer_safe_if_thinking_safe=(~answer_unsafe).where(~unsafe.fillna(True)),
-        reflection_rate=table["n_reflections"].astype(float) / n_steps.where(n_steps > 0),
-        cluster=table["seed"].astype(str) + ":" + table["set"] + ":" + table["prompt_id"],
+        answer_unsafe_if_passed=answer_unsafe.where(is_passed),
+        answer_safe_if_thinking_safe=(~answer_unsafe).where(is_safe),
+        reflection_rate=n_reflections / n_steps.where(n_steps > 0),
+        cluster=seed + ":" + table["set"] + ":" + table["prompt_id"],
     )
 
 
@@ -156,12 +162,20 @@ def list_measures(samples: pd.DataFrame, columns: Mapping[str, Column] = COLUMNS
     listed = []
     for name, column in columns.items():
         for where in _places(samples, column):
-            if select(samples, name, where)["value"].isna().all():
+            values = select(samples, name, where)
+            if values.empty:
                 continue
             label = column.label
             if where != "all":
                 label += f", {where.replace('_', ' ')}"
-            listed.append(Measure(f"{name}_{where}", name, where, label, column.is_share))
+            measure = Measure(
+                name=f"{name}_{where}",
+                column=name,
+                where=where,
+                label=label,
+                is_share=column.is_share,
+            )
+            listed.append(measure)
     return listed
 
 
@@ -189,14 +203,18 @@ def select(samples: pd.DataFrame, column: str, where: str) -> pd.DataFrame:
     Returns:
         seed, arm, cluster and value, with the samples' index.
     """
+    is_in_domain = samples["set"] == where
     if where == "all":
         rows = samples
-    elif (samples["set"] == where).any():
-        rows = samples[samples["set"] == where]
+    elif is_in_domain.any():
+        rows = samples[is_in_domain]
     else:
-        rows = samples[(samples["set"] == "forbidden") & (samples["split"] == where)]
+        is_forbidden = samples["set"] == "forbidden"
+        rows = samples[is_forbidden & (samples["split"] == where)]
+
     values = pd.to_numeric(rows[column], errors="coerce").astype(float)
-    return rows[["seed", "arm", "cluster"]].assign(value=values).dropna(subset=["value"])
+    table = rows[["seed", "arm", "cluster"]].assign(value=values)
+    return table.dropna(subset=["value"])
 
 
 def estimate_mean(rows: pd.DataFrame, *, is_share: bool) -> Estimate:
@@ -205,10 +223,15 @@ def estimate_mean(rows: pd.DataFrame, *, is_share: bool) -> Estimate:
         over_prompts = stats.proportion if is_share else stats.mean
         return over_prompts(rows["value"], rows["cluster"])
 
-    estimate = over_seeds(rows.groupby("seed")["value"].mean().tolist(), len(rows))
-    if is_share:
-        return estimate._replace(low=max(estimate.low, 0.0), high=min(estimate.high, 1.0))
-    return estimate
+    by_seed = rows.groupby("seed")["value"].mean()
+    estimate = over_seeds(by_seed.tolist(), len(rows))
+    if not is_share:
+        return estimate
+
+    # Student's interval knows no bounds; a share has them.
+    low = max(estimate.low, 0.0)
+    high = min(estimate.high, 1.0)
+    return estimate._replace(low=low, high=high)
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame) -> Estimate:
@@ -218,7 +241,10 @@ def difference(a: pd.DataFrame, b: pd.DataFrame) -> Estimate:
     b = b[b["seed"].isin(seeds)]
     if len(seeds) < LEAST_SEEDS:
         return stats.difference(a["value"], b["value"], a["cluster"], b["cluster"])
-    gaps = a.groupby("seed")["value"].mean() - b.groupby("seed")["value"].mean()
+
+    means_a = a.groupby("seed")["value"].mean()
+    means_b = b.groupby("seed")["value"].mean()
+    gaps = means_a - means_b
     return over_seeds(gaps.tolist(), len(a) + len(b))
 
 
@@ -230,19 +256,28 @@ def over_seeds(values: Sequence[float], n: int) -> Estimate:
     n_seeds = len(by_seed)
     mean = float(by_seed.mean())
     quantile = distributions.t.ppf(0.975, n_seeds - 1)
-    half = float(quantile * by_seed.std(ddof=1) / math.sqrt(n_seeds))
-    return Estimate(mean, mean - half, mean + half, n, n_seeds, "t", 0)
+    deviation = by_seed.std(ddof=1)
+    half = float(quantile * deviation / math.sqrt(n_seeds))
+    return Estimate(
+        value=mean,
+        low=mean - half,
+        high=mean + half,
+        n=n,
+        n_clusters=n_seeds,
+        method="t",
+    )
 
 
 def shared_prompts(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of the prompts that both have."""
     shared = set(a["cluster"]) & set(b["cluster"])
-    return a[a["cluster"].isin(shared)], b[b["cluster"].isin(shared)]
+    shared_a = a[a["cluster"].isin(shared)]
+    shared_b = b[b["cluster"].isin(shared)]
+    return shared_a, shared_b
 
 
 def to_row(estimate: Estimate) -> dict[str, Any]:
-    """An estimate as columns: value, low, high, n, n_units and `units`, what the interval is over.
-    """
+    """An estimate as columns: value, low, high, n, n_units and `units`, what the interval is over."""
     units = "seeds" if estimate.method == "t" else "prompts"
     return {
         "value": estimate.value,

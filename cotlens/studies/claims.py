@@ -10,7 +10,7 @@ margin.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,13 +78,16 @@ class Evidence:
 
     def change(self, arm: str, measure: str) -> pd.Series:
         """The arm's difference to the base; NaN where the study has none."""
-        rows = self.changes[(self.changes["arm"] == arm) & (self.changes["measure"] == measure)]
+        is_arm = self.changes["arm"] == arm
+        is_measure = self.changes["measure"] == measure
+        rows = self.changes[is_arm & is_measure]
         return NO_CHANGE if rows.empty else rows.iloc[0]
 
     def base_value(self, measure: str) -> float:
         """The base's value of a measure; NaN where the study has none."""
-        table = self.measures
-        values = table.loc[(table["arm"] == self.base) & (table["measure"] == measure), "value"]
+        is_base = self.measures["arm"] == self.base
+        is_measure = self.measures["measure"] == measure
+        values = self.measures.loc[is_base & is_measure, "value"]
         return math.nan if values.empty else float(values.iloc[0])
 
 
@@ -100,7 +103,8 @@ def read_claims(path: str | Path) -> list[dict[str, Any]]:
         TraceError: if the file cannot be read, or a claim has an unknown field or rule.
     """
     try:
-        claims = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        claims = json.loads(text)
     except (OSError, ValueError) as error:
         raise TraceError(f"{path}: no list of claims: {error}") from None
     check_claims(claims, str(path))
@@ -113,24 +117,22 @@ def check_claims(claims: Any, where: str) -> list[Claim]:
     Raises:
         TraceError: if one has an unknown field or rule, or no sentence.
     """
-    known_fields = {field.name for field in fields(Claim)}
     if not isinstance(claims, list):
         raise TraceError(f"{where}: expected a list of claims, got {type(claims).__name__}")
 
+    known_fields = {field.name for field in fields(Claim)}
     checked = []
     for number, entry in enumerate(claims):
+        place = f"{where}: claim {number}"
         if not isinstance(entry, dict) or not {"claim", "rule"} <= set(entry):
-            raise TraceError(
-                f"{where}: claim {number}: expected an object with `claim` and `rule`, got {entry!r}"
-            )
-        if unknown := sorted(set(entry) - known_fields):
-            raise TraceError(
-                f"{where}: claim {number}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known_fields))}"
-            )
+            raise TraceError(f"{place}: expected an object with `claim` and `rule`, got {entry!r}")
+        unknown = sorted(set(entry) - known_fields)
+        if unknown:
+            there = ", ".join(sorted(known_fields))
+            raise TraceError(f"{place}: unknown {', '.join(unknown)}; known are {there}")
         if entry["rule"] not in RULES:
-            raise TraceError(
-                f"{where}: claim {number}: unknown rule {entry['rule']!r}; there are {', '.join(RULES)}"
-            )
+            there = ", ".join(RULES)
+            raise TraceError(f"{place}: unknown rule {entry['rule']!r}; there are {there}")
         checked.append(Claim(**entry))
     return checked
 
@@ -145,35 +147,38 @@ def verdicts(
         evidence: the study's numbers.
         roles: of `Study.info`: role -> arm or list of arms.
     """
-    present = set(evidence.samples["arm"].astype(str))
     results = []
     for claim in check_claims(list(claims), "claims"):
-        for arm in _arms_of(claim.arm, roles, present):
-            for against in _arms_of(claim.against or evidence.base, roles, present):
-                verdict = RULES[claim.rule](claim, evidence, arm, against)
-                if verdict is not None:
-                    results.append(_name_arms(verdict, arm, against, evidence.base, roles))
+        rule = RULES[claim.rule]
+        for arm, against in _arms_of(claim, evidence, roles):
+            verdict = rule(claim, evidence, arm, against)
+            if verdict is not None:
+                others = _unnamed_arms(arm, against, evidence.base, roles)
+                results.append(verdict._replace(claim=verdict.claim + others))
     return sorted(results)
 
 
-def _arms_of(role: str, roles: Mapping[str, Any], present: set[str]) -> list[str]:
-    """The arms of a role, or the arm of that name, of those that the study has."""
-    named = roles.get(role) or role
-    arms = [named] if isinstance(named, str) else list(named)
-    return [arm for arm in arms if arm in present]
+def _arms_of(
+    claim: Claim, evidence: Evidence, roles: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """The arms of a claim's two roles, of those that the study has."""
+    present = set(evidence.samples["arm"].astype(str))
+
+    def arms(role: str) -> list[str]:
+        named = roles.get(role) or role
+        listed = [named] if isinstance(named, str) else named
+        return [arm for arm in listed if arm in present]
+
+    for arm in arms(claim.arm):
+        for against in arms(claim.against or evidence.base):
+            yield arm, against
 
 
-def _name_arms(
-    verdict: Verdict, arm: str, against: str, base: str, roles: Mapping[str, Any]
-) -> Verdict:
-    """The verdict with the arms in its claim that the sentence leaves open: all but the base and
-    the RL arm.
-    """
+def _unnamed_arms(arm: str, against: str, base: str, roles: Mapping[str, Any]) -> str:
+    """The arms that a claim's sentence leaves open, in brackets: all but the base and the RL arm."""
     usual = {base, roles.get("rl")}
     others = [name for name in (arm, against) if name not in usual]
-    if not others:
-        return verdict
-    return verdict._replace(claim=f"{verdict.claim} [{', '.join(others)}]")
+    return f" [{', '.join(others)}]" if others else ""
 
 
 # --- rules -------------------------------------------------------------------------------------
@@ -195,7 +200,7 @@ def decide_fall(claim: str, change: Any) -> Verdict:
     return Verdict(claim, verdict, f"difference {_format(change)}", _what_would_change(change))
 
 
-def falls_on_both_texts(claim: Claim, evidence: Evidence, arm: str, against: str) -> Verdict:
+def falls_on_both_texts(claim: Claim, evidence: Evidence, arm: str, _against: str) -> Verdict:
     """Seen if entropy falls on the arm's own samples and on one text for both, the base's samples.
 
     Own samples alone cannot tell: the arm writes other texts than the base.
@@ -209,18 +214,22 @@ def falls_on_both_texts(claim: Claim, evidence: Evidence, arm: str, against: str
     else:
         verdict = "undecided"
 
-    elsewhere = ", ".join(
-        f"{domain} {_format(evidence.change(arm, f'entropy_think_{domain}'))}"
-        for domain in ("harmless", "maths")
+    # The same on prompts that are not about harm, for comparison.
+    elsewhere = []
+    for domain in ("harmless", "maths"):
+        change = evidence.change(arm, f"entropy_think_{domain}")
+        elsewhere.append(f"{domain} {_format(change)}")
+    because = (
+        f"own samples {_format(own)}, the base's samples {_format(common)}; "
+        f"for comparison own {', '.join(elsewhere)}"
     )
-    because = f"own samples {_format(own)}, the base's samples {_format(common)}; for comparison own {elsewhere}"
     would_change = (
         f"own samples: {_what_would_change(own)}; common text: {_what_would_change(common)}"
     )
     return Verdict(claim.claim, verdict, because, would_change)
 
 
-def hidden_falls(claim: Claim, evidence: Evidence, arm: str, against: str) -> Verdict | None:
+def hidden_falls(claim: Claim, evidence: Evidence, arm: str, _against: str) -> Verdict | None:
     """Seen if unsafe thinking that the reward's guard does not flag falls; None if the base's was
     not judged by both.
     """
@@ -282,9 +291,9 @@ def less_even(claim: Claim, evidence: Evidence, arm: str, against: str) -> Verdi
     The range of a measure over splits is its largest mean less its smallest, over the splits that
     both arms have.
     """
-    rows = evidence.samples[
-        (evidence.samples["set"] == "forbidden") & evidence.samples["arm"].isin([arm, against])
-    ]
+    samples = evidence.samples
+    is_forbidden = samples["set"] == "forbidden"
+    rows = samples[is_forbidden & samples["arm"].isin([arm, against])]
     unsafe = pd.to_numeric(rows["thinking_unsafe"]).astype(float)
     rows = rows.assign(arm=rows["arm"].astype(str), value=unsafe)
 
@@ -305,11 +314,15 @@ def less_even(claim: Claim, evidence: Evidence, arm: str, against: str) -> Verdi
         verdict = "opposite"
     else:
         verdict = "undecided"
-    shown = ", ".join(f"{name} {ranges[name].mean():.3f}" for name in (arm, against) if len(gaps))
+    shown = []
+    for name in (arm, against):
+        if len(gaps):
+            shown.append(f"{name} {ranges[name].mean():.3f}")
     gap = pd.Series(to_row(estimate))
     n_splits = means.index.unique("split").size
     because = (
-        f"range of unsafe thinking over {n_splits} splits: {shown}; SFT less RL {_format(gap)}"
+        f"range of unsafe thinking over {n_splits} splits: {', '.join(shown)}; "
+        f"SFT less RL {_format(gap)}"
     )
     return Verdict(claim.claim, verdict, because, _what_would_change(gap))
 

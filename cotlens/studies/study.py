@@ -41,8 +41,11 @@ class Study:
             TraceError: if the folder is not a study.
         """
         try:
-            info = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
-            return info | {"arms": dict(info["arms"]), "base": str(info["base"])}
+            text = (self.path / "study.json").read_text(encoding="utf-8")
+            info = json.loads(text)
+            info["arms"] = dict(info["arms"])
+            info["base"] = str(info["base"])
+            return info
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TraceError(
                 f"{self.path}: not a study (study.json: {error!r}); make one with cotlens compare"
@@ -51,7 +54,8 @@ class Study:
     @property
     def tables(self) -> list[str]:
         """Names of the tables that the study has."""
-        return sorted({path.parent.name for path in self.path.glob("*/seed=*.parquet")})
+        files = self.path.glob("*/seed=*.parquet")
+        return sorted({file.parent.name for file in files})
 
     def table(self, name: str) -> pd.DataFrame:
         """All seeds of a table, with the column `seed`.
@@ -59,14 +63,19 @@ class Study:
         Raises:
             TraceError: if the study has no such table.
         """
-        paths = sorted((self.path / name).glob("seed=*.parquet"), key=_seed_of_file)
+        folder = self.path / name
+        paths = sorted(folder.glob("seed=*.parquet"), key=_seed_of_file)
         if not paths:
             have = ", ".join(self.tables) or "none"
             hint = ""
             if name in ("rollouts", "updates"):
                 hint = "; `cotlens compare --rollouts RUN` adds it"
             raise TraceError(f"{self.path}: no table {name!r}; there are: {have}{hint}")
-        tables = [pd.read_parquet(path).assign(seed=_seed_of_file(path)) for path in paths]
+
+        tables = []
+        for path in paths:
+            table = pd.read_parquet(path)
+            tables.append(table.assign(seed=_seed_of_file(path)))
         return pd.concat(tables, ignore_index=True)
 
     def samples(self) -> pd.DataFrame:
@@ -76,17 +85,19 @@ class Study:
     def _repr_html_(self) -> str:
         """The arms with their roles, the seeds and the tables, for a notebook."""
         info = self.info
-        samples = self.table("samples")
-        roles = {
-            info["base"]: "base",
-            info.get("rl"): "RL",
-            **dict.fromkeys(info.get("sft", ()), "SFT"),
-        }
+        roles = dict.fromkeys(info.get("sft", ()), "SFT")
+        roles[info.get("rl")] = "RL"
+        roles[info["base"]] = "base"
+
         facts = {}
         for arm, description in info["arms"].items():
             role = f"[{roles[arm]} of the claims]" if arm in roles else ""
             facts[arm] = f"{description} {role}".strip()
-        facts["seeds"] = ", ".join(map(str, sorted(set(samples["seed"]))))
+
+        # How much there is.
+        samples = self.table("samples")
+        seeds = sorted(set(samples["seed"]))
+        facts["seeds"] = ", ".join(map(str, seeds))
         facts["samples"] = f"{len(samples):,}"
         facts["tables"] = ", ".join(self.tables)
         facts["note"] = info.get("note", "")
@@ -113,10 +124,13 @@ def write_study(
     """
     path = Path(path)
     samples = tables["samples"]
-    if missing := set(SAMPLE_KEYS) - set(samples):
+    missing = set(SAMPLE_KEYS) - set(samples)
+    if missing:
+        names = ", ".join(sorted(missing))
         have = ", ".join(map(str, samples))
-        raise ValueError(f"samples: no column {', '.join(sorted(missing))}; there are {have}")
-    if unknown := set(samples["arm"]) - set(info["arms"]):
+        raise ValueError(f"samples: no column {names}; there are {have}")
+    unknown = set(samples["arm"]) - set(info["arms"])
+    if unknown:
         names = ", ".join(sorted(map(str, unknown)))
         raise ValueError(f"samples of arms that the study does not name: {names}")
     check_room(path)
@@ -124,14 +138,16 @@ def write_study(
 
 
 def write_tables(path: Path, tables: Mapping[str, pd.DataFrame], info: Mapping[str, Any]) -> Study:
-    """Write the tables, then `study.json`: a study that was cut off has none, and counts as none.
-    """
+    """Write the tables, then `study.json`: a study that was cut off has none, and counts as none."""
     for name, table in tables.items():
         for seed, rows in table.groupby("seed", sort=True):
             rows = rows.drop(columns="seed").reset_index(drop=True)
             content = pa.Table.from_pandas(rows, preserve_index=False)
-            write_parquet(path / name / f"seed={seed}.parquet", content)
-    write_atomic(path / "study.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
+            file = path / name / f"seed={seed}.parquet"
+            write_parquet(file, content)
+
+    text = json.dumps(info, indent=1, ensure_ascii=False)
+    write_atomic(path / "study.json", text + "\n")
     return Study(path)
 
 
@@ -141,7 +157,11 @@ def check_room(path: Path) -> None:
         raise TraceError(f"{path}: is a file; a study is a folder")
     if not path.exists() or is_study(path):
         return
-    foreign = [child.name for child in path.iterdir() if not _may_lie_in_study(child)]
+
+    foreign = []
+    for child in path.iterdir():
+        if not _may_lie_in_study(child):
+            foreign.append(child.name)
     if foreign:
         raise TraceError(
             f"{path}: exists and is not a study: it holds {min(foreign)}; name another folder"
@@ -159,8 +179,8 @@ def _may_lie_in_study(child: Path) -> bool:
 
 def seed_of(path: Path) -> int:
     """K of the last folder `seed=K` on a path; 0 if there is none."""
-    folders = [part for part in path.resolve().parts if part.startswith("seed=")]
-    if not folders:
-        return 0
-    seed = folders[-1].removeprefix("seed=")
-    return int(seed) if seed.isdigit() else 0
+    for folder in reversed(path.resolve().parts):
+        if folder.startswith("seed="):
+            seed = folder.removeprefix("seed=")
+            return int(seed) if seed.isdigit() else 0
+    return 0

@@ -422,6 +422,39 @@ def test_claims_of_a_study_and_their_roles():
     assert verdicts(CLAIMS, Evidence(table, found, changes, "base"), INFO | {"rl": "nobody"}) == []
 
 
+@pytest.mark.parametrize(
+    ("claims", "message"),
+    [
+        ({"claim": "c"}, "expected a list of claims, got dict"),
+        ([{"claim": "c"}], r"claim 0: expected an object with `claim` and `rule`"),
+        ([{"claim": "c", "rule": "rises"}], "claim 0: unknown rule 'rises'; there are falls,"),
+        ([{"claim": "c", "rule": "falls", "marging": 1}], "claim 0: unknown marging; known are"),
+    ],
+)
+def test_a_claim_that_cannot_be_decided_is_refused(tmp_path, claims, message):
+    path = tmp_path / "claims.json"
+    path.write_text(json.dumps(claims))
+    with pytest.raises(TraceError, match=message):
+        read_claims(path)
+
+
+def test_a_claim_names_an_arm_or_a_role():
+    """A role of two arms makes two verdicts; arms that the sentence leaves open stand in brackets."""
+    table = joined(*(cells(k, k, k, arm) for arm, k in (("base", 50), ("a", 10), ("b", 90))))
+    evidence = Evidence(table, measures(table), differences(table, "base"), "base")
+    claim = {"claim": "falls", "rule": "falls", "measure": "thinking_unsafe_forbidden"}
+    roles = {"base": "base", "both": ["a", "b"]}
+    by_role = verdicts([claim | {"arm": "both"}], evidence, roles)
+    assert [(v.claim, v.verdict) for v in by_role] == [
+        ("falls [a]", "seen"),
+        ("falls [b]", "opposite"),
+    ]
+    (against,) = verdicts([claim | {"arm": "a", "against": "b"}], evidence, roles)
+    assert (against.claim, against.verdict) == ("falls [a, b]", "seen")
+    assert "-0.800" in against.because
+    assert verdicts([claim | {"arm": "nobody"}], evidence, roles) == []
+
+
 def test_no_difference_is_seldom_taken_for_one():
     """Five seeds of two arms that are the same: a verdict other than undecided in about one of twenty studies."""
     rng, wrong = np.random.default_rng(0), 0
