@@ -540,7 +540,7 @@ def test_a_guard_that_fails_in_the_middle_stops_with_a_checkpoint_and_nothing_is
         tmp_path / "whole", FallingGuard(falls=3, down=2)
     )  # two failures: asked again, and nothing happens
     with pytest.raises(
-        RewardError, match=r"stopped behind step 2 .*checkpoint-2.*connection refused"
+        RewardError, match=r"stopped after step 2 .*checkpoint-2.*connection refused"
     ):
         run(tmp_path / "stopped", FallingGuard(falls=3, down=99))
     assert (tmp_path / "stopped" / "checkpoint-2" / "model.safetensors").exists()
@@ -559,7 +559,9 @@ def test_a_reward_that_is_nan_names_itself_and_its_row(tmp_path):
         )
 
 
-def test_samples_of_a_fixed_set_do_not_disturb_training(tmp_path):
+def test_samples_of_a_fixed_set_do_not_disturb_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.watch.BATCH_SIZE", 4)  # two batches
+
     def run(folder, **options):
         config = grpo_settings(folder, beta=0.0)
         return grpo.train(model(), tiny_tokenizer(), ROWS, rewards=[length], args=config, **options)
@@ -576,7 +578,6 @@ def test_samples_of_a_fixed_set_do_not_disturb_training(tmp_path):
         every=2,
         n_samples=2,
         max_new_tokens=6,
-        batch_size=4,
     )
     with_samples, without = run(tmp_path / "a", callbacks=[watch]), run(tmp_path / "b")
     assert losses(with_samples) == losses(without)
