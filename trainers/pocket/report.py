@@ -5,6 +5,14 @@ sampled), updates (what TRL logs of them), branching (entropies where the policy
 thoughts), cost.csv and tries.csv.
 """
 
+from importlib.util import find_spec
+
+if find_spec("trainers") is None:
+    raise SystemExit(
+        "start it as a module, from the root of the repository: "
+        "python -m trainers.pocket.experiment"
+    )
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
