@@ -88,3 +88,74 @@ def byte_tokenizer(**options):
     )
     tokenizer.train_from_iterator(["the thinking goes on and on, 日本 日本"], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+
+
+# Tiny training runs: rows, settings, rewards, and what to look at afterwards.
+
+QUESTIONS = [{"prompt": f"{a} {b}", "domain": "math"} for a in WORDS[:4] for b in WORDS[:2]]
+PAIRS = [
+    {"prompt": a, "completion": f"<think> so {b} </think> {b}", "rejected": "hmm " + b}
+    for a in WORDS[:4]
+    for b in WORDS[:3]
+]
+
+
+def trained_model(seed=0):
+    """A model that reads the words of `tiny_tokenizer`, to be trained."""
+    return tiny_model(5 + len(WORDS), seed=seed)
+
+
+def settings(kind, path, **options):
+    """TRL's settings of a kind (SFTConfig, ...) for three steps of two rows on a CPU."""
+    from trainers.grpo import CPU
+
+    common = {
+        "output_dir": str(path),
+        "learning_rate": 0.01,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "seed": 3,
+        "max_steps": 3,
+        "per_device_train_batch_size": 2,
+    }
+    return kind(**CPU | common | options)
+
+
+def grpo_settings(path, **options):
+    """TRL's settings for three steps of GRPO, each of two prompts with two short completions."""
+    from trl import GRPOConfig
+
+    common = {
+        "per_device_train_batch_size": 4,
+        "num_generations": 2,
+        "max_completion_length": 8,
+        "beta": 0.04,
+        "loss_type": "grpo",
+    }
+    return settings(GRPOConfig, path, **common | options)
+
+
+def length(completions, **_):
+    """A reward: the number of words of a completion."""
+    return [float(len(completion.split())) for completion in completions]
+
+
+def weights(network):
+    """A copy of the parameters, by name."""
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+def moved(before, network):
+    """The names of the parameters that differ from `before`."""
+    import torch
+
+    names = set()
+    for name, value in network.named_parameters():
+        if not torch.equal(before[name], value):
+            names.add(name)
+    return names
+
+
+def losses(trainer):
+    """The logged losses, in order."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -1,11 +1,19 @@
-"""Direct preference optimisation of whole or partial completions, on TRL's DPOTrainer.
+"""Direct preference optimisation on whole or partial completions, with TRL's DPOTrainer.
 
-    accelerate launch --module trainers.dpo --config trainers/configs/dpo_ipo.yaml --model_name_or_path MODEL --data FILE
+    accelerate launch --module trainers.dpo --config trainers/configs/dpo_ipo.yaml --data FILE
+    python -m trainers.dpo --config trainers/configs/dpo_ipo.yaml --data FILE --dry_run true
 
-Rows have `prompt`, `chosen` and `rejected`. For pairs that part inside the thought (Intervened Preference Optimization,
-arXiv 2509.24393), the prompt is rendered and ends with the common beginning of the thought (`rendered: true`): no loss
-falls on it.
+Rows have `prompt`, `chosen` and `rejected`. Pairs may diverge inside the thought (Intervened
+Preference Optimization, arXiv 2509.24393): the prompt is then rendered (`rendered: true`) and ends
+with the shared beginning of the thought, which carries no loss.
 """
+
+from importlib.util import find_spec
+
+if find_spec("trainers") is None:
+    raise SystemExit(
+        "start it as a module, from the root of the repository: python -m trainers.dpo"
+    )
 
 import copy
 from collections.abc import Sequence
@@ -23,38 +31,30 @@ from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_toke
 from trainers.script import describe, load, parse, watching
 
 
-def prepare(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False
-) -> list[dict]:
-    """Rows with the prompt rendered and both completions fitted to it.
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script: train, or show what would be trained on (`--dry_run true`)."""
+    script, args, model_args = parse(DPOConfig, arguments)
+    model, tokenizer, rows, lora = load(script, model_args)
 
-    Raises:
-        ValueError: if the tokenizer or a row lacks what training needs, or chosen and rejected are the same.
-    """
-    check_tokenizer(tokenizer, rendered=rendered)
-    listed = [dict(row) for row in rows]
-    check_rows(listed, ("prompt", "chosen", "rejected"))
-    if same := [number for number, row in enumerate(listed) if row["chosen"] == row["rejected"]]:
-        raise ValueError(f"row {same[0]}: chosen and rejected are the same ({len(same)} such rows)")
-    ready = []
-    for row in listed:
-        prompt = render_prompt(tokenizer, row["prompt"], rendered=rendered)
-        ready.append(
-            {"prompt": prompt}
-            | {key: fit_completion(prompt, row[key]) for key in ("chosen", "rejected")}
-        )
-    return ready
+    # The lengths are checked and the first row is shown; nothing else happens.
+    if script.dry_run:
+        ready = prepare(tokenizer, rows, rendered=script.rendered)
+        report = _check_lengths(tokenizer, ready, args)
+        first = ready[0]
+        print(describe(tokenizer, first["prompt"], first["chosen"], [report], model, lora))
+        return
 
-
-def lengths_of(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[int]:
-    """Tokens of prompt and longer completion of every row."""
-    return [
-        max(
-            len(encode(tokenizer, row["prompt"], row[key]).input_ids)
-            for key in ("chosen", "rejected")
-        )
-        for row in rows
-    ]
+    train(
+        model,
+        tokenizer,
+        rows,
+        args,
+        reference=model_args.model_name_or_path,
+        lora=lora,
+        rendered=script.rendered,
+        callbacks=watching(script, tokenizer),
+        resume=args.resume_from_checkpoint,
+    )
 
 
 def train(
@@ -69,36 +69,40 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     resume: str | bool | None = None,
 ) -> DPOTrainer:
-    """Trains the model in place, saves it with its tokenizer to `args.output_dir`, and returns the trainer.
+    """Train the model in place, save it with its tokenizer, and return the trainer.
 
     Args:
-        model: a causal language model, as it is before training also the reference.
+        model: a causal language model; as it is before training, it is also the reference.
         tokenizer: its tokenizer.
         rows: `prompt`, `chosen`, `rejected`; other columns are ignored.
-        args: TRL's settings.
-        reference: where the model's weights lie, if it was loaded from there and not changed since: the reference is
-            then loaded rather than copied, as DeepSpeed and FSDP need.
+        args: TRL's settings. The model is saved to `output_dir`.
+        reference: folder or name of the model's weights, if it was loaded from there and not
+            changed since. The reference is then loaded rather than copied, as DeepSpeed and FSDP
+            need.
         lora: a peft configuration; the reference is then the model without the adapter.
-        rendered: as in `sft.train`, like the two that follow.
+        rendered: the prompts are already rendered.
         callbacks: of transformers.
-        resume: a checkpoint, or `auto`.
+        resume: a checkpoint, or `auto`: the newest in `output_dir`, if there is one.
 
     Raises:
         ValueError: before training, if tokenizer, rows or lengths are not fit for it.
     """
     ready = prepare(tokenizer, rows, rendered=rendered)
-    report = check_lengths(
-        lengths_of(tokenizer, ready), args.max_length, "prompt and longer completion"
-    )
+    report = _check_lengths(tokenizer, ready, args)
     if "will be cut" in report:
         print(report)
-    needs_copy = lora is None and reference is None and not args.precompute_ref_log_probs
+
+    # The reference is loaded from disk or copied; LoRA and precomputed log-probabilities need none.
+    reference_model = None
     if reference is not None:
-        model.config._name_or_path = reference  # where TRL loads the reference from
+        model.config._name_or_path = reference  # TRL loads it from here
+    elif lora is None and not args.precompute_ref_log_probs:
+        reference_model = copy.deepcopy(model)
+
     with quiet():
         trainer = DPOTrainer(
             model=model,
-            ref_model=copy.deepcopy(model) if needs_copy else None,
+            ref_model=reference_model,
             args=args,
             train_dataset=as_dataset(ready),
             processing_class=tokenizer,
@@ -111,28 +115,55 @@ def train(
     return trainer
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The script."""
-    script, args, names = parse(DPOConfig, arguments)
-    model, tokenizer, rows, lora = load(script, names)
-    if script.dry_run:
-        ready = prepare(tokenizer, rows, rendered=script.rendered)
-        report = check_lengths(
-            lengths_of(tokenizer, ready), args.max_length, "prompt and longer completion"
+def prepare(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False
+) -> list[dict]:
+    """Rows with the prompt rendered and both completions fitted to it.
+
+    Raises:
+        ValueError: if the tokenizer or a row lacks what training needs, or chosen and rejected are
+            the same.
+    """
+    check_tokenizer(tokenizer, rendered=rendered)
+    raw = [dict(row) for row in rows]
+    check_rows(raw, ("prompt", "chosen", "rejected"))
+
+    # A pair of equal completions teaches nothing.
+    is_same = [row["chosen"] == row["rejected"] for row in raw]
+    if any(is_same):
+        first = is_same.index(True)
+        raise ValueError(
+            f"row {first}: chosen and rejected are the same ({sum(is_same)} such rows)"
         )
-        print(describe(tokenizer, ready[0]["prompt"], ready[0]["chosen"], [report], model, lora))
-        return
-    train(
-        model,
-        tokenizer,
-        rows,
-        args,
-        reference=names.model_name_or_path,
-        lora=lora,
-        rendered=script.rendered,
-        callbacks=watching(script, tokenizer),
-        resume=args.resume_from_checkpoint,
-    )
+
+    ready = []
+    for row in raw:
+        prompt = render_prompt(tokenizer, row["prompt"], rendered=rendered)
+        ready_row = {
+            "prompt": prompt,
+            "chosen": fit_completion(prompt, row["chosen"]),
+            "rejected": fit_completion(prompt, row["rejected"]),
+        }
+        ready.append(ready_row)
+    return ready
+
+
+def _check_lengths(
+    tokenizer: PreTrainedTokenizerBase, ready: Sequence[Row], args: DPOConfig
+) -> str:
+    lengths = lengths_of(tokenizer, ready)
+    return check_lengths(lengths, args.max_length, "prompt and longer completion")
+
+
+def lengths_of(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[int]:
+    """Number of tokens of the prompt and the longer of its two completions, for every row."""
+    lengths = []
+    for row in rows:
+        chosen = encode(tokenizer, row["prompt"], row["chosen"])
+        rejected = encode(tokenizer, row["prompt"], row["rejected"])
+        # TRL cuts each of the two sequences alone.
+        lengths.append(max(len(chosen.input_ids), len(rejected.input_ids)))
+    return lengths
 
 
 if __name__ == "__main__":

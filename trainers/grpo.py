@@ -1,10 +1,19 @@
-"""Group relative policy optimisation with safety, correctness and format rewards, on TRL's GRPOTrainer.
+"""Group relative policy optimisation for safety, correctness and format, with TRL's GRPOTrainer.
 
-    accelerate launch --module trainers.grpo --config trainers/configs/grpo_guard.yaml --model_name_or_path MODEL --data FILE
+    accelerate launch --module trainers.grpo --config trainers/configs/grpo_guard.yaml --data FILE
+    python -m trainers.grpo --config trainers/configs/grpo_guard.yaml --data FILE --dry_run true
 
-Rows have `prompt`, and what the rewards ask for: `domain`, `answer` (see trainers/rewards.py). Every prompt is rendered
-beforehand, so that a thought may be opened in it; the request as the user wrote it stays in the column `request`.
+Rows have `prompt`, and what the rewards ask for: `domain`, `answer` (see trainers/rewards.py).
+Every prompt is rendered beforehand, so that it may open the thought. The request as the user wrote
+it stays in the column `request`.
 """
+
+from importlib.util import find_spec
+
+if find_spec("trainers") is None:
+    raise SystemExit(
+        "start it as a module, from the root of the repository: python -m trainers.grpo"
+    )
 
 import copy
 import math
@@ -29,9 +38,10 @@ from trainers.rewards import Reward, check_rewards, make_rewards
 from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer
 from trainers.script import describe, load, parse, watching
 
-# What makes tiny models quick on a CPU: GRPOConfig(**CPU, ...), and torch.set_num_threads to the cores that are free.
-# TRL's own defaults are for GPUs. Measured on one thread, 0.9 million parameters, 64 completions of 80 tokens: 1.4 s a
-# step, of which sampling takes 45%, backward 34%, forward 18%; rewards and recording 3%. A KL term adds a fifth.
+# Settings that make tiny models quick on a CPU: GRPOConfig(**CPU, ...), and torch.set_num_threads
+# to the free cores. TRL's defaults are for GPUs. Measured on one thread with 0.9 million parameters
+# and 64 completions of 80 tokens: 1.4 s a step, of which sampling takes 45%, backward 34%, forward
+# 18%, rewards and recording 3%. A KL term adds a fifth.
 CPU: Mapping[str, Any] = {
     "use_cpu": True,
     "bf16": False,
@@ -43,54 +53,53 @@ CPU: Mapping[str, Any] = {
 }
 
 
-class _EpochSampler(RepeatSampler):
-    """TRL's sampler, with an order that depends on the epoch's number: a resumed run meets the prompts it had left."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script: train, or show what would be trained on (`--dry_run true`)."""
+    script, args, model_args = parse(GRPOConfig, arguments)
+    recipe = script.rewards or []
+    assert not isinstance(recipe, str)  # parsed from JSON by ScriptArguments
 
-    def set_epoch(self, epoch: int) -> None:
-        if self.shuffle:
-            self.generator.manual_seed((self.seed or 0) + epoch)
+    # A dry run may go without rewards. Wrong ones are an error before weights are loaded.
+    if recipe or not script.dry_run:
+        check_rewards(recipe)
+    model, tokenizer, rows, lora = load(script, model_args)
+
+    if script.dry_run:
+        ready = prepare(tokenizer, rows, rendered=script.rendered)
+        lines = _facts(tokenizer, ready, recipe)
+        completion = "what the model writes"
+        print(describe(tokenizer, ready[0]["prompt"], completion, lines, model, lora))
+        return
+
+    rewards, weights = make_rewards(recipe)
+    train(
+        model,
+        tokenizer,
+        rows,
+        rewards=rewards,
+        weights=weights,
+        args=args,
+        record=script.record,
+        method=script.method,
+        reference=model_args.model_name_or_path,
+        lora=lora,
+        rendered=script.rendered,
+        callbacks=watching(script, tokenizer),
+        resume=args.resume_from_checkpoint,
+    )
 
 
-class _Trainer(GRPOTrainer):
-    _name = "GRPO"
+def _facts(
+    tokenizer: PreTrainedTokenizerBase, ready: Sequence[Row], recipe: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """What a dry run shows of rows and rewards: lengths, domains, weights."""
+    lengths = check_lengths(_prompt_lengths(tokenizer, ready), None, "prompts")
+    domains = sorted({str(row.get("domain")) for row in ready})
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
-        sampler = super()._get_train_sampler(dataset)
-        sampler.__class__ = _EpochSampler
-        return sampler  # pyright: ignore[reportReturnType]
-
-
-def prepare(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False
-) -> list[dict]:
-    """Rows with the prompt rendered and the request beside it.
-
-    Raises:
-        ValueError: if the tokenizer or a row lacks what training needs.
-    """
-    check_tokenizer(tokenizer, rendered=rendered)
-    lost = [tag for tag in ("<think>", "</think>") if tag in tokenizer.all_special_tokens]
-    if lost:
-        raise ValueError(
-            f"{', '.join(lost)} is a special token of the tokenizer: TRL drops it before rewards see the text"
-        )
-    listed = [dict(row) for row in rows]
-    check_rows(listed, ("prompt",))
-    ready = []
-    for row in listed:
-        own = (
-            {} if row.get("answer") is None else {"answer": str(row["answer"])}
-        )  # one type in a column
-        request = row.get("request") or ("" if rendered else request_of(row["prompt"]))
-        ready.append(
-            row
-            | own
-            | {
-                "prompt": render_prompt(tokenizer, row["prompt"], rendered=rendered),
-                "request": request,
-            }
-        )
-    return ready
+    # The reward of a completion is the sum of these terms.
+    terms = [f"{reward.get('weight', 1)} x {reward.get('name')}" for reward in recipe]
+    reward_sum = ", ".join(terms) or "none: the recipe needs some"
+    return [lengths, f"domains: {', '.join(domains)}", f"rewards: {reward_sum}"]
 
 
 def train(
@@ -110,69 +119,60 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     resume: str | bool | None = None,
 ) -> GRPOTrainer:
-    """Trains the model in place, saves it with its tokenizer to `args.output_dir`, and returns the trainer.
+    """Train the model in place, save it with its tokenizer, and return the trainer.
 
     Args:
-        model: a causal language model, as it is before training also the reference of the KL term.
+        model: a causal language model; as it is before training, it is also the reference of the KL
+            term.
         tokenizer: its tokenizer.
         rows: `prompt` and what the rewards ask for.
         rewards: functions of trainers/rewards.py or your own, with distinct names.
-        args: TRL's settings. Mind `beta` (0: no KL term) and `loss_type`; TRL's defaults are 0 and dapo.
-        weights: one a reward; default 1.
+        args: TRL's settings. The model is saved to `output_dir`. Mind `beta` (0: no KL term) and
+            `loss_type`; TRL's defaults are 0 and dapo.
+        weights: one per reward; default 1.
         record: folder; every rollout is written under `record/rollouts` as cotlens traces.
-        method: name of the arm, for the traces.
-        reference: where the model's weights lie, if it was loaded from there and not changed since. Without it, where
-            `beta` is above 0 and all weights are trained, the model is first written to `output_dir/reference`:
-            TRL loads the reference from disk.
+        method: name of the arm, kept in the traces.
+        reference: folder or name of the model's weights, if it was loaded from there and not
+            changed since. Without it, where `beta` is above 0 and all weights are trained, the
+            model is first written to `output_dir/reference`, because TRL loads the reference from
+            disk.
         lora: a peft configuration; the reference is then the model without the adapter.
-        kl_to: a model; with `record`, the KL divergence to it is logged at every update as `kl_reference`.
-        rendered: as in `sft.train`, like the two that follow.
-        callbacks: of transformers; `callbacks.Evaluate` samples a fixed set of prompts while training.
-        resume: a checkpoint, or `auto`.
+        kl_to: a model; with `record`, the KL divergence to it is logged at every update as
+            `kl_reference`.
+        rendered: the prompts are already rendered.
+        callbacks: of transformers; `watch.Evaluate` samples a fixed set of prompts during training.
+        resume: a checkpoint, or `auto`: the newest in `output_dir`, if there is one.
 
     Raises:
-        ValueError: before training, if tokenizer or rows are not fit for it.
-        RewardError: if a reward cannot be given; a checkpoint has been written.
+        ValueError: before training, if tokenizer, rows, weights or settings are not fit for it.
+        RewardError: if a reward fails; a checkpoint has been written.
     """
     ready = prepare(tokenizer, rows, rendered=rendered)
     args = copy.copy(args)
-    args.reward_weights = [float(weight) for weight in weights or [1.0] * len(rewards)]
-    if len(args.reward_weights) != len(rewards):
-        raise ValueError(
-            f"{len(rewards)} rewards and {len(args.reward_weights)} weights; expected one a reward"
-        )
-    if not all(map(math.isfinite, args.reward_weights)):
-        raise ValueError(f"the weights of rewards must be finite, got {args.reward_weights}")
+    args.reward_weights = _reward_weights(rewards, weights)
+
+    # Everything that would fail or train on nothing is an error now.
     if any(reward.__name__ == "correctness" for reward in rewards):
-        _check_references(ready)
-    n_prompts = (args.generation_batch_size or 1) // (args.num_generations or 1)
-    if len(ready) < n_prompts:
-        raise ValueError(
-            f"{len(ready)} rows, but a batch samples {n_prompts} prompts: TRL would train on nothing"
-        )
-    longest = max(len(tokenizer(row["prompt"])["input_ids"]) for row in ready) + (
-        args.max_completion_length or 0
-    )
-    if longest > (
-        context := getattr(model.config.get_text_config(), "max_position_embeddings", longest)
-    ):
-        raise ValueError(
-            f"longest prompt and max_completion_length make {longest} tokens, the context holds {context}"
-        )
-    if record and not resume and any(Path(record).glob("rollouts/step=*")):
-        raise ValueError(
-            f"{record}: holds the rollouts of another run; choose another folder, resume it, or remove it"
-        )
-    folder = Path(record) if record else None
+        _check_gold_answers(ready)
+    _check_batch(ready, args)
+    _check_context(model, _prompt_lengths(tokenizer, ready), args)
+    if record and not resume:
+        _check_unused(Path(record))
+
+    # The recorder wraps the rewards, so that it sees all of them for every rollout.
     recorder = Recorder(
-        rewards, args.reward_weights, tokenizer, folder, method=method, reference=kl_to
+        rewards,
+        args.reward_weights,
+        tokenizer,
+        Path(record) if record else None,
+        method=method,
+        reference=kl_to,
     )
     with quiet():
         if args.beta and lora is None:
-            reference = reference or _save_reference(
-                model, Path(str(args.output_dir)) / "reference", resume
-            )
-            model.config._name_or_path = reference  # where TRL loads the reference from
+            # TRL loads the reference from the path in the model's configuration.
+            folder = Path(str(args.output_dir)) / "reference"
+            model.config._name_or_path = reference or _save_reference(model, folder, resume)
         trainer = _Trainer(
             model=model,
             reward_funcs=list(recorder.functions),
@@ -188,62 +188,134 @@ def train(
     return trainer
 
 
-def _check_references(rows: Sequence[Row]) -> None:
-    """Raises ValueError for a reference that cannot be graded against, before it stops training."""
-    for number, row in enumerate(rows):
-        if row.get("answer") not in (None, ""):
-            try:
-                grade("1", str(row["answer"]))
-            except ValueError as error:
-                raise ValueError(f"row {number}: {error}") from None
+def prepare(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row] | Dataset, *, rendered: bool = False
+) -> list[dict]:
+    """Rows with the prompt rendered, and the request in a column of that name.
+
+    Raises:
+        ValueError: if the tokenizer or a row lacks what training needs.
+    """
+    check_tokenizer(tokenizer, rendered=rendered)
+
+    # TRL decodes completions without special tokens.
+    special_tags = [tag for tag in ("<think>", "</think>") if tag in tokenizer.all_special_tokens]
+    if special_tags:
+        raise ValueError(
+            f"{', '.join(special_tags)} is a special token of the tokenizer: "
+            "TRL drops it before rewards see the text"
+        )
+
+    raw = [dict(row) for row in rows]
+    check_rows(raw, ("prompt",))
+
+    ready = []
+    for row in raw:
+        request = row.get("request")
+        if not request:
+            request = "" if rendered else request_of(row["prompt"])
+        prompt = render_prompt(tokenizer, row["prompt"], rendered=rendered)
+        ready_row = row | {"prompt": prompt, "request": request}
+
+        # A column of a data set has one type: 4 and "4" both become text.
+        if row.get("answer") is not None:
+            ready_row["answer"] = str(row["answer"])
+        ready.append(ready_row)
+    return ready
+
+
+def _reward_weights(rewards: Sequence[Reward], weights: Sequence[float] | None) -> list[float]:
+    reward_weights = [float(weight) for weight in weights or [1.0] * len(rewards)]
+    if len(reward_weights) != len(rewards):
+        raise ValueError(
+            f"{len(rewards)} rewards and {len(reward_weights)} weights; expected one a reward"
+        )
+    if not all(map(math.isfinite, reward_weights)):
+        raise ValueError(f"the weights of rewards must be finite, got {reward_weights}")
+    return reward_weights
+
+
+def _check_gold_answers(ready: Sequence[Row]) -> None:
+    """Raise ValueError for a gold answer that cannot be graded against."""
+    # Without this, training would stop at the first batch that samples the row.
+    for number, row in enumerate(ready):
+        gold = row.get("answer")
+        if gold in (None, ""):
+            continue
+        try:
+            grade("1", str(gold))
+        except ValueError as error:
+            raise ValueError(f"row {number}: {error}") from None
+
+
+def _check_batch(ready: Sequence[Row], args: GRPOConfig) -> None:
+    # TRL's sampler drops a batch that is not full.
+    n_prompts = (args.generation_batch_size or 1) // (args.num_generations or 1)
+    if len(ready) < n_prompts:
+        raise ValueError(
+            f"{len(ready)} rows, but a batch samples {n_prompts} prompts: "
+            "TRL would train on nothing"
+        )
+
+
+def _check_context(model: Any, prompt_lengths: Sequence[int], args: GRPOConfig) -> None:
+    # Only the longest prompt matters: all completions may reach the limit.
+    longest = max(prompt_lengths) + (args.max_completion_length or 0)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", longest)
+    if longest > context:
+        raise ValueError(
+            f"longest prompt and max_completion_length make {longest} tokens, "
+            f"the context holds {context}"
+        )
+
+
+def _prompt_lengths(tokenizer: PreTrainedTokenizerBase, ready: Sequence[Row]) -> list[int]:
+    return [len(tokenizer(row["prompt"])["input_ids"]) for row in ready]
+
+
+def _check_unused(record: Path) -> None:
+    if any(record.glob("rollouts/step=*")):
+        raise ValueError(
+            f"{record}: holds the rollouts of another run; "
+            "choose another folder, resume it, or remove it"
+        )
 
 
 def _save_reference(model: Any, folder: Path, resume: str | bool | None) -> str:
-    """Writes the model as it is before training, unless a run that is resumed did."""
-    if PartialState().is_main_process and not (resume and (folder / "config.json").exists()):
+    """The folder of the model as it is before training; a resumed run has written it already."""
+    # A resumed run has moved away from the model that its first start saved.
+    is_written = bool(resume) and (folder / "config.json").exists()
+    if PartialState().is_main_process and not is_written:
         model.save_pretrained(folder)
     PartialState().wait_for_everyone()
     return str(folder)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The script."""
-    script, args, names = parse(GRPOConfig, arguments)
-    listed = script.rewards or []
-    assert not isinstance(listed, str)  # parsed from JSON by ScriptArguments
-    if listed or not script.dry_run:
-        check_rewards(listed)
-    model, tokenizer, rows, lora = load(script, names)
-    if script.dry_run:
-        ready = prepare(tokenizer, rows, rendered=script.rendered)
-        report = check_lengths(
-            [len(tokenizer(row["prompt"])["input_ids"]) for row in ready], None, "prompts"
+class _EpochSampler(RepeatSampler):
+    """TRL's sampler with an order that depends on the epoch's number.
+
+    A run resumed in a later epoch thus meets the prompts it would have met without the stop.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Accelerate calls this before each epoch."""
+        if self.shuffle:
+            self.generator.manual_seed((self.seed or 0) + epoch)
+
+
+class _Trainer(GRPOTrainer):
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
+        # TRL decides what is sampled how often; only the order of each epoch is ours.
+        sampler = super()._get_train_sampler(dataset)
+        assert isinstance(sampler, RepeatSampler)
+        return _EpochSampler(
+            sampler.data_source,
+            sampler.mini_repeat_count,
+            batch_size=sampler.batch_size,
+            repeat_count=sampler.repeat_count,
+            shuffle=sampler.shuffle,
+            seed=sampler.seed,
         )
-        domains = sorted({str(row.get("domain")) for row in ready})
-        named = ", ".join(f"{reward.get('weight', 1)} x {reward.get('name')}" for reward in listed)
-        lines = [
-            report,
-            f"domains: {', '.join(domains)}",
-            f"rewards: {named or 'none: the recipe needs some'}",
-        ]
-        print(describe(tokenizer, ready[0]["prompt"], "what the model writes", lines, model, lora))
-        return
-    rewards, weights = make_rewards(listed)
-    train(
-        model,
-        tokenizer,
-        rows,
-        rewards=rewards,
-        weights=weights,
-        args=args,
-        record=script.record,
-        method=script.method,
-        reference=names.model_name_or_path,
-        lora=lora,
-        rendered=script.rendered,
-        callbacks=watching(script, tokenizer),
-        resume=args.resume_from_checkpoint,
-    )
 
 
 if __name__ == "__main__":

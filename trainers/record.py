@@ -1,10 +1,11 @@
-"""What happens around training: rollouts and samples become cotlens traces, one bar, a stop that loses nothing.
+"""What did a run train on? Rollouts become cotlens traces, with every reward.
 
     RECORD/rollouts/step=000012/part-00000.parquet   what GRPO trained on, with every reward
-    RECORD/samples/step=000012/part-00000.parquet    a fixed set of prompts, sampled every so many steps
+    RECORD/samples/step=000012/part-00000.parquet    prompts sampled during training (watch.py)
 
-Each is a file of traces that `cotlens.read_traces` and `cotlens analyze RECORD/rollouts/*/*.parquet` read. The step is
-the number of updates the sampling model had: 0 for the untouched one. TRL's own log of completions counts one more.
+`cotlens.read_traces` and `cotlens analyze RECORD/rollouts/*/*.parquet` read these files. The step
+is the number of updates that the sampling model had received: 0 for the untouched model. TRL's own
+log of completions counts one more.
 """
 
 import math
@@ -24,54 +25,30 @@ from cotlens.models.score import score_tokens
 from cotlens.runs.tables import analyze_traces
 from cotlens.trace import Trace
 from trainers.render import request_of
-from trainers.rewards import Reward, RewardError
+from trainers.rewards import Reward, RewardError, Scores, Texts
 
-_OWN = (
-    "prompt",
-    "request",
-    "domain",
-    "split",
-    "answer",
-    "id",
-    "prompt_id",
-    "trainer_state",
-    "log_extra",
-    "log_metric",
+# Columns with a place in the trace; the others go to its `meta` as they are.
+_PLACED = frozenset(
+    {"prompt", "request", "domain", "split", "answer", "id", "prompt_id", "completion_ids"}
 )
 
 
-def write_traces(path: Path, traces: Sequence[Trace]) -> None:
-    """Writes a file of traces, whole or not at all."""
-    write_parquet(path, analyze_traces(traces)[0])
-
-
-def part_path(folder: Path, step: int, part: int) -> Path:
-    return folder / f"step={step:06d}" / f"part-{part:05d}.parquet"
-
-
-def forget_later(folder: Path, step: int) -> None:
-    """Removes what a killed run left of the steps that are about to be made again."""
-    for later in folder.glob("step=*"):
-        if int(later.name.removeprefix("step=")) >= step:
-            shutil.rmtree(later)
-
-
-# --- rollouts --------------------------------------------------------------------------------------------------
 class Recorder(TrainerCallback):
-    """Writes every rollout with its rewards, and stops at a reward that is NaN.
+    """Writes every rollout with its rewards, and stops training at a reward that is NaN.
 
-    It wraps the reward functions, and writes when the last has spoken. A further function of weight 0 would see no
-    other's values, and rows for which every reward is None would count as scored.
+    It wraps the reward functions, and writes after the last of them has returned. (A further reward
+    of weight 0 could not do this: it would not see the values of the others, and rows for which
+    every reward is None would count as scored.)
 
     Args:
         functions: the rewards.
-        weights: one a reward.
+        weights: one per reward.
         tokenizer: of the model.
-        folder: RECORD; None: only checks.
-        method: name of the arm, for the traces.
-        reference: a model; TRL logs `kl_reference` of every update: the KL divergence of the policy
-            to it, in nats, mean over the tokens just sampled. Exact at each token, where TRL's own `kl` (with `beta`
-            above 0) estimates it by the sampled token alone.
+        folder: RECORD; None: only check the rewards.
+        method: name of the arm, kept in the traces.
+        reference: a model. TRL then logs `kl_reference` at every update: the KL divergence of the
+            policy to it, in nats, the mean over the tokens just sampled. It is exact at each token,
+            whereas TRL's own `kl` (with `beta` above 0) estimates it from the sampled token alone.
     """
 
     def __init__(
@@ -84,119 +61,181 @@ class Recorder(TrainerCallback):
         method: str = "",
         reference: Model | None = None,
     ) -> None:
-        self.tokenizer, self.method, self.reference = tokenizer, method, reference
+        # Rewards and weights are kept by name, as TRL logs them.
+        names = [function.__name__ for function in functions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two rewards have the same name: {', '.join(names)}")
+        self.weights = dict(zip(names, weights, strict=True))
+
+        # The last reward to be asked writes the batch.
+        self.functions = []
+        for function in functions:
+            is_last = function is functions[-1]
+            self.functions.append(_watched(function, self, is_last=is_last))
+
+        self.tokenizer = tokenizer
+        self.method = method
+        self.reference = reference
         self.folder = folder / "rollouts" if folder else None
-        self.weights = dict(
-            zip([function.__name__ for function in functions], weights, strict=True)
-        )
-        if len(self.weights) < len(functions):
-            raise ValueError(
-                f"two rewards have the same name: {', '.join(f.__name__ for f in functions)}"
-            )
-        last = functions[-1].__name__
-        self.functions = [
-            _watched(function, self, function.__name__ == last) for function in functions
-        ]
-        self.values: dict[str, list[float | None]] = {}
+
+        # The rewards of the batch at hand, by name.
+        self.values: dict[str, Scores] = {}
+
+        # Known once training begins.
         self.network: Any = None
-        self.name, self.ends, self.step, self.part = "", frozenset(), -1, 0
+        self.model_name = ""
+        self.end_ids: frozenset[int] = frozenset()
+
+        # The file written last.
+        self.step = -1
+        self.part = 0
 
     def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:  # noqa: ARG002
-        self.network, self.name = model, getattr(model, "name_or_path", "") or ""
-        ends = model.generation_config.eos_token_id if model is not None else None
-        ends = ends if isinstance(ends, list) else [ends]
-        self.ends = frozenset([self.tokenizer.eos_token_id, *ends])
+        """Remember the model, and remove rollouts that a killed run left of later steps."""
+        self.network = model
+        self.model_name = getattr(model, "name_or_path", "") or ""
+        self.end_ids = end_ids_of(model, self.tokenizer)
         if self.folder and PartialState().is_main_process:
             forget_later(self.folder, state.global_step)
         PartialState().wait_for_everyone()
 
-    def write(
-        self, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
-    ) -> None:
-        """Writes what every reward has now spoken of. Rollouts of an evaluation by TRL are no training and left out."""
-        if self.folder is None or self.network is None or not self.network.training:
+    def write(self, prompts: Texts, completions: Texts, columns: Mapping[str, Any]) -> None:
+        """Write a batch that every reward has scored, and log its KL divergence to the reference.
+
+        Rollouts of an evaluation by TRL are not training, and are left out.
+        """
+        is_training = self.network is not None and self.network.training
+        if self.folder is None or not is_training:
             return
-        step, state = columns["trainer_state"].global_step, PartialState()
-        self.part = (
-            self.part + 1 if step == self.step else 0
-        )  # several batches may be sampled for one step
-        self.step = step
-        part = self.part * state.num_processes + state.process_index
-        traces = [self._trace(i, part, prompts, completions, columns) for i in range(len(prompts))]
+
+        step = columns["trainer_state"].global_step
+        part = self._next_part(step)
+
+        traces = []
+        for i, completion in enumerate(completions):
+            trace = self._trace(
+                f"step-{step}/{part}/{i}",
+                prompts[i],
+                completion,
+                row=_row_of(columns, i),
+                rewards=_row_of(self.values, i),
+                sample=prompts[:i].count(prompts[i]),
+            )
+            traces.append(trace)
         write_traces(part_path(self.folder, step, part), traces)
+
         if self.reference is not None:
             columns["log_metric"]("kl_reference", self._kl(traces))
 
-    def _kl(self, traces: Sequence[Trace]) -> float:
-        """Mean KL divergence of the policy to the reference over the tokens of its rollouts."""
-        scored = score_tokens(
-            wrap_model(self.network, self.tokenizer), traces, reference=self.reference
-        )
-        self.network.train()  # which `wrap_model` ended
-        return float(np.nanmean(np.concatenate([one.values["kl"] for one in scored])))
+    def _next_part(self, step: int) -> int:
+        """The number of the next file of this step; every process has numbers of its own."""
+        # Several batches may be sampled for one step.
+        if step == self.step:
+            self.part += 1
+        else:
+            self.step = step
+            self.part = 0
+        processes = PartialState()
+        return self.part * processes.num_processes + processes.process_index
 
     def _trace(
-        self, i: int, part: int, prompts: Any, completions: Any, columns: Mapping[str, Any]
+        self,
+        trace_id: str,
+        prompt: Any,
+        completion: Any,
+        *,
+        row: Mapping[str, Any],
+        rewards: Mapping[str, float | None],
+        sample: int,
     ) -> Trace:
-        completion, ids = completions[i], columns["completion_ids"][i]
-        text = (
-            completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
-        )
-        row = {
-            key: values[i]
-            for key, values in columns.items()
-            if key not in _OWN and isinstance(values, list)
-        }
-        row.pop("completion_ids", None)
-        rewards = {name: values[i] for name, values in self.values.items()}
-        scored = [
-            self.weights[name] * value for name, value in rewards.items() if value is not None
-        ]
-        prompt = prompts[i]
+        """The trace of one rollout; `row` holds its columns of the data set."""
+        # Prompts are text where this project rendered them, else lists of messages.
+        prompt_text = prompt if isinstance(prompt, str) else request_of(prompt)
+        prompt_ids = None
+        if isinstance(prompt, str):
+            prompt_ids = tuple(self.tokenizer(prompt)["input_ids"])
+        if not isinstance(completion, str):
+            completion = str(completion[-1].get("content") or "")
+        token_ids = tuple(row["completion_ids"])
+        has_ended = bool(token_ids) and token_ids[-1] in self.end_ids
 
-        def column(name: str) -> str:
-            value = columns.get(name, [None] * len(prompts))[i]
-            return "" if value is None else str(value)
+        # TRL's sum: rewards that do not apply to a row are left out.
+        terms = []
+        for name, value in rewards.items():
+            if value is not None:
+                terms.append(self.weights[name] * value)
+
+        meta = {name: value for name, value in row.items() if name not in _PLACED}
+        meta["rewards"] = dict(rewards)
+        request = _text_in(row, "request")
+        if request:
+            meta["request"] = request
 
         return Trace(
-            id=f"step-{self.step}/{part}/{i}",
-            completion=text,
-            prompt=prompt if isinstance(prompt, str) else request_of(prompt),
-            prompt_id=column("prompt_id") or column("id"),
-            prompt_token_ids=tuple(self.tokenizer(prompt)["input_ids"])
-            if isinstance(prompt, str)
-            else None,
-            token_ids=tuple(ids),
-            model=self.name,
+            id=trace_id,
+            completion=completion,
+            prompt=prompt_text,
+            prompt_id=_text_in(row, "prompt_id") or _text_in(row, "id"),
+            prompt_token_ids=prompt_ids,
+            token_ids=token_ids,
+            model=self.model_name,
             method=self.method,
             training_step=self.step,
-            domain=column("domain"),
-            split=column("split"),
-            gold=column("answer"),
-            sample=sum(before == prompt for before in prompts[:i]),
-            finish_reason="stop" if ids and ids[-1] in self.ends else "length",
-            reward=sum(scored) if scored else None,
-            meta=row
-            | {"rewards": rewards}
-            | ({"request": column("request")} if column("request") else {}),
+            domain=_text_in(row, "domain"),
+            split=_text_in(row, "split"),
+            gold=_text_in(row, "answer"),
+            sample=sample,
+            finish_reason="stop" if has_ended else "length",
+            reward=sum(terms) if terms else None,
+            meta=meta,
         )
 
+    def _kl(self, traces: Sequence[Trace]) -> float:
+        """Mean KL divergence of the policy to the reference over its rollouts' tokens, in nats."""
+        policy = wrap_model(self.network, self.tokenizer)
+        scores = score_tokens(policy, traces, reference=self.reference)
+        self.network.train()  # `wrap_model` switched it to evaluation
 
-def _watched(function: Reward, recorder: Recorder, is_last: bool) -> Reward:
-    """A reward that checks and shares its values. With several processes a failure on one of them stops all."""
+        kl = np.concatenate([score.values["kl"] for score in scores])
+        return float(np.nanmean(kl))
 
-    def watched(
-        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
-    ) -> list[float | None]:
-        failure, values = "", []
+
+def _row_of(columns: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """Row `i` of the columns that are lists; TRL passes functions and its state along with them."""
+    row = {}
+    for name, values in columns.items():
+        if isinstance(values, list):
+            row[name] = values[i]
+    return row
+
+
+def _text_in(row: Mapping[str, Any], column: str) -> str:
+    """The value as text; empty where there is none."""
+    value = row.get(column)
+    if value is None:
+        return ""
+    return str(value)
+
+
+def _watched(function: Reward, recorder: Recorder, *, is_last: bool) -> Reward:
+    """The reward, checked and shared with the recorder. A failure in one process stops all."""
+
+    def watched(prompts: Texts, completions: Texts, **columns: Any) -> Scores:
+        failure = ""
+        values: Scores = []
         try:
             values = function(prompts=prompts, completions=completions, **columns)
-            failure = _nan(function.__name__, values, prompts, completions)
+            failure = _describe_nan(function.__name__, values, prompts, completions)
         except RewardError as error:
             failure = str(error)
-        failures = gather_object([failure]) if PartialState().num_processes > 1 else [failure]
+
+        # All processes raise together: a process left alone would wait for the others forever.
+        failures = [failure]
+        if PartialState().num_processes > 1:
+            failures = gather_object(failures)
         if any(failures):
             raise RewardError(next(filter(None, failures)))
+
         recorder.values[function.__name__] = values
         if is_last:
             recorder.write(prompts, completions, columns)
@@ -207,14 +246,45 @@ def _watched(function: Reward, recorder: Recorder, is_last: bool) -> Reward:
     return watched
 
 
-def _nan(
-    name: str, values: Sequence[float | None], prompts: Sequence[Any], completions: Sequence[Any]
-) -> str:
-    bad = [i for i, value in enumerate(values) if value is not None and not math.isfinite(value)]
-    if not bad:
-        return ""
-    prompt, completion = str(prompts[bad[0]])[-200:], str(completions[bad[0]])[:200]
-    return (
-        f"reward {name}: row {bad[0]} of the batch is {values[bad[0]]} (TRL takes NaN for None); expected a finite "
-        f"number, or None where it does not apply. Prompt: {prompt!r}, completion: {completion!r}"
-    )
+def _describe_nan(name: str, values: Scores, prompts: Texts, completions: Texts) -> str:
+    """A message about the first value that is not finite; empty if there is none."""
+    for i, value in enumerate(values):
+        if value is None or math.isfinite(value):
+            continue
+        prompt_end = str(prompts[i])[-200:]
+        completion_start = str(completions[i])[:200]
+        return (
+            f"reward {name}: row {i} of the batch is {value} (TRL takes NaN for None); "
+            "expected a finite number, or None where it does not apply. "
+            f"Prompt: {prompt_end!r}, completion: {completion_start!r}"
+        )
+    return ""
+
+
+def part_path(folder: Path, step: int, part: int) -> Path:
+    """The path of one of the files of traces written for a step."""
+    step_folder = folder / f"step={step:06d}"
+    return step_folder / f"part-{part:05d}.parquet"
+
+
+def write_traces(path: Path, traces: Sequence[Trace]) -> None:
+    """Write a file of traces, whole or not at all."""
+    trace_table, *_ = analyze_traces(traces)
+    write_parquet(path, trace_table)
+
+
+def forget_later(folder: Path, step: int) -> None:
+    """Remove the traces that a killed run left of this step and later ones."""
+    for step_folder in folder.glob("step=*"):
+        step_of_folder = int(step_folder.name.removeprefix("step="))
+        if step_of_folder >= step:
+            shutil.rmtree(step_folder)
+
+
+def end_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a completion, by the tokenizer and the model's generation settings."""
+    end_ids = {tokenizer.eos_token_id}
+    if model is not None:
+        model_end = model.generation_config.eos_token_id  # an id, a list of ids, or None
+        end_ids.update(model_end if isinstance(model_end, list) else [model_end])
+    return frozenset(end_ids - {None})

@@ -1,10 +1,12 @@
-"""Rewards for TRL's GRPO: `f(prompts, completions, **columns)` -> one number, or None, per completion.
+"""What is rewarded? Functions for TRL's GRPO: `f(prompts, completions, **columns)`.
 
-Thin over `cotlens.text.split` (where the thought ends), `cotlens.judges.guard` (is it unsafe) and `cotlens.judges.grade` (is it right).
+Each returns one number, or None, per completion. They are thin over `cotlens.text.split` (where the
+thought ends), `cotlens.judges.guard` (is it unsafe) and `cotlens.judges.grade` (is it right).
 
-None means that a reward does not apply to a row, and TRL leaves it out: a guard says nothing of arithmetic. Rows go to
-rewards by their column `domain`. What cannot be judged is never rewarded: a guard that is undecided, and an answer that
-never came because the thought was cut off, get 0. An answer counts only outside the thought.
+None means that a reward does not apply to a row, and TRL leaves it out: a guard has nothing to
+judge in arithmetic. The column `domain` decides which rewards apply to a row. What cannot be judged
+is never rewarded: an undecided guard gives 0, and so does an answer that is missing because the
+thought was cut off. An answer counts only outside the thought.
 """
 
 import inspect
@@ -12,6 +14,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 from accelerate import PartialState
@@ -26,24 +29,27 @@ from cotlens.text.split import Split, Status, split_think
 from cotlens.trace import TraceError
 from trainers.render import opens_thought, request_of
 
-Reward = Callable[..., list[float | None]]
-UNSAFE = ("harmful", "jailbreak", "forbidden")  # domains where a request should be refused
-BENIGN = ("benign", "borderline", "allowed")  # domains where it should not
+Texts = Sequence[Any]  # prompts or completions: strings, or lists of messages
+Scores = list[float | None]  # one per completion; None: the reward does not apply
+Reward = Callable[..., Scores]
+
+UNSAFE = ("harmful", "jailbreak", "forbidden")  # domains whose requests should be refused
+BENIGN = ("benign", "borderline", "allowed")  # domains whose requests should be answered
 
 
 class RewardError(RuntimeError):
-    """A reward could not be given. Training stops with a checkpoint (callbacks.train_or_stop) and can be resumed."""
+    """A reward failed. Training stops with a checkpoint (resume.train_or_stop)."""
 
 
 class Sample(NamedTuple):
     """One completion, taken apart.
 
     Attributes:
-        prompt: as the model read it; empty where the trainer only has messages.
+        prompt: as the model read it; empty if the trainer only has messages.
         request: what the user asked.
         text: the completion.
-        thinking: all thoughts, joined by a blank line; blank where there is none.
-        answer: empty where the thought was cut off.
+        thinking: all thoughts, joined by a blank line; blank if there is none.
+        answer: empty if the thought was cut off.
         status: closed, open or absent.
     """
 
@@ -55,62 +61,9 @@ class Sample(NamedTuple):
     status: Status
 
 
-def take_apart(prompt: str | list, completion: str | list, request: str | None = None) -> Sample:
-    """A prompt and a completion, each a string or a list of messages (TRL 1.16), as parts.
-
-    Args:
-        prompt: rendered, or messages.
-        completion: what the model wrote.
-        request: what the user asked, where the row says so: a guard should not read template and system prompt.
-    """
-    rendered = prompt if isinstance(prompt, str) else ""
-    request = request or request_of(prompt)
-    message = {"content": completion} if isinstance(completion, str) else completion[-1]
-    text = str(message.get("content") or "")
-    thinking = next(
-        (
-            message[key]
-            for key in ("reasoning_content", "reasoning", "thinking")
-            if message.get(key)
-        ),
-        None,
-    )
-    if isinstance(thinking, str):  # the trainer has parsed the thought out of the content
-        status = Status.CLOSED if text.strip() else Status.OPEN
-        return Sample(rendered, request, f"<think>{thinking}</think>{text}", thinking, text, status)
-    split = split_think(text, rendered)
-    thinking = "\n\n".join(span.of(text) for span in split.think)
-    return Sample(rendered, request, text, thinking, _outside(text, split), split.status)
+# --- safety ---
 
 
-def _outside(text: str, split: Split) -> str:
-    """All that is no thinking, where the thought is closed: text before or between thoughts must not escape a judge."""
-    if split.status is not Status.CLOSED or "</think>" not in text:
-        return split.answer.of(text)
-    edges = [0, *(edge for span in split.think for edge in span), len(text)]
-    gaps = [text[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True)]
-    return "\n\n".join(kept for gap in gaps if (kept := re.sub(r"</?think>", "", gap).strip()))
-
-
-def _samples(
-    prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
-) -> list[Sample]:
-    requests = columns.get("request") or [None] * len(prompts)
-    return [take_apart(*three) for three in zip(prompts, completions, requests, strict=True)]
-
-
-def _applies(columns: Mapping[str, Any], domains: Collection[str], n: int) -> list[bool]:
-    """Which rows are of these domains; no domains: all rows."""
-    if not domains:
-        return [True] * n
-    if "domain" not in columns:
-        raise RewardError(
-            f"the rows have no column `domain`; a reward asks for {', '.join(domains)}. Or set domains: []"
-        )
-    return [domain in domains for domain in columns["domain"]]
-
-
-# --- safety ----------------------------------------------------------------------------------------------------
 def guard_reward(
     guard: Guard,
     *,
@@ -120,62 +73,76 @@ def guard_reward(
     attempts: int = 5,
     wait: float = 1.0,
 ) -> Reward:
-    """1 - p_unsafe of a part of the completion, by a guard.
+    """A reward of 1 - p_unsafe for a part of the completion, as a guard judges it.
 
     Args:
         guard: the judge; it reads the row's `request` (or the prompt) and the part.
-        part: `thinking`, `answer`, `full`, or `min` for the less safe of thinking and answer. Full includes
-            the delimiters. A part that is not there is undecided, but `min` passes over a missing thought: the
-            format reward asks for one.
-        scale: `probability` (a verdict without one counts by its label: safe 1, controversial 1/2), or `hard`: 1 for
-            safe, else 0. Undecided is 0 on both scales.
-        domains: where it applies; none: everywhere.
-        attempts: how often a guard that does not answer is asked, waiting `wait`, 2 `wait`, 4 `wait` ... seconds.
+        part: `thinking`, `answer`, `full`, or `min` for the less safe of thinking and answer. Full
+            includes the delimiters. A missing part is undecided; but `min` ignores a missing
+            thought, because the format reward asks for one.
+        scale: `probability`: a verdict without one counts by its label (safe 1, controversial 1/2,
+            unsafe 0). `hard`: 1 for safe, else 0. Undecided is 0 on both scales.
+        domains: where the reward applies; empty: everywhere.
+        attempts: how often a guard that does not answer is asked. The waits between are `wait`, 2
+            `wait`, 4 `wait` ... seconds.
         wait: see `attempts`.
 
     Raises:
-        RewardError: if the guard does not answer; training stops with a checkpoint.
+        ValueError: for an unknown part or scale.
+        RewardError: by the reward, if the guard does not answer; training stops with a checkpoint.
     """
-    parts = {
+    parts_of = {
         "min": (Part.THINKING, Part.ANSWER),
-        **{p.value: (p,) for p in (Part.THINKING, Part.ANSWER, Part.FULL)},
+        "thinking": (Part.THINKING,),
+        "answer": (Part.ANSWER,),
+        "full": (Part.FULL,),
     }
-    if part not in parts or scale not in ("probability", "hard"):
+    if part not in parts_of or scale not in ("probability", "hard"):
         raise ValueError(
-            f"guard reward: expected part in {', '.join(parts)} and scale probability or hard, got {part}, {scale}"
+            f"guard reward: expected part in {', '.join(parts_of)} and scale probability or hard, "
+            f"got {part}, {scale}"
         )
 
-    def safety(
-        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
-    ) -> list[float | None]:
-        applies = _applies(columns, domains, len(prompts))
-        samples = [
-            s if a else None
-            for s, a in zip(_samples(prompts, completions, columns), applies, strict=True)
-        ]
-        wanted = [
-            (sample, p) for sample in samples if sample for p in _present(sample, parts[part])
-        ]
-        items = [Item(sample.request, _text(sample, p), p) for sample, p in wanted]
-        verdicts = iter(_ask(guard, items, attempts, wait))
-        scores = [
-            [_safety(next(verdicts), scale) for _ in _present(s, parts[part])] if s else None
-            for s in samples
-        ]
-        return [None if found is None else min(found) for found in scores]
+    def safety(prompts: Texts, completions: Texts, **columns: Any) -> Scores:
+        samples = _samples(prompts, completions, columns, domains)
+
+        # The guard gets the parts of all rows at once.
+        items: list[Item] = []
+        row_of_item: list[int] = []
+        for row, sample in enumerate(samples):
+            if sample is None:
+                continue
+            for judged_part in _present(sample, parts_of[part]):
+                items.append(Item(sample.request, _text(sample, judged_part), judged_part))
+                row_of_item.append(row)
+        verdicts = _ask(guard, items, attempts, wait)
+
+        # A completion is as safe as its least safe part.
+        rewards: Scores = [None] * len(samples)
+        for row, verdict in zip(row_of_item, verdicts, strict=True):
+            value = _safety(verdict, scale)
+            lowest = rewards[row]
+            rewards[row] = value if lowest is None else min(lowest, value)
+        return rewards
 
     safety.__name__ = f"safety_{part}"
     return safety
 
 
 def _present(sample: Sample, parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    return parts[1:] if len(parts) > 1 and not sample.thinking.strip() else parts
+    """The parts to judge: of thinking and answer, a blank thought is left out."""
+    if len(parts) > 1 and not sample.thinking.strip():
+        return parts[1:]
+    return parts
 
 
 def _text(sample: Sample, part: Part) -> str:
-    return {Part.THINKING: sample.thinking, Part.ANSWER: sample.answer, Part.FULL: sample.text}[
-        part
-    ]
+    texts = {
+        Part.THINKING: sample.thinking,
+        Part.ANSWER: sample.answer,
+        Part.FULL: sample.text,
+    }
+    return texts[part]
 
 
 def _safety(verdict: Verdict, scale: str) -> float:
@@ -183,25 +150,9 @@ def _safety(verdict: Verdict, scale: str) -> float:
         return 0.0
     if scale == "hard":
         return float(verdict.label == "safe")
-    if math.isnan(verdict.p_unsafe):
+    if math.isnan(verdict.p_unsafe):  # the guard gave a label alone
         return {"safe": 1.0, "controversial": 0.5}.get(verdict.label, 0.0)
     return 1.0 - verdict.p_unsafe
-
-
-def _ask(guard: Guard, items: Sequence[Item], attempts: int, wait: float) -> list[Verdict]:
-    """The verdicts on all items; a guard that is down is asked again, ever longer apart. Blank texts are not sent."""
-    for attempt in range(1, attempts + 1):
-        try:
-            texts = [item for item in items if item.text.strip()]
-            verdicts = iter(judge(guard, texts))
-            return [next(verdicts) if item.text.strip() else Verdict("undecided") for item in items]
-        except (TraceError, OSError) as error:  # what an endpoint raises when it does not answer
-            if attempt == attempts:
-                raise RewardError(
-                    f"{guard.name} did not answer in {attempts} attempts: {error}"
-                ) from error
-            time.sleep(wait * 2 ** (attempt - 1))
-    raise ValueError(f"attempts must be at least 1, got {attempts}")
 
 
 def over_refusal_reward(
@@ -211,103 +162,251 @@ def over_refusal_reward(
     attempts: int = 5,
     wait: float = 1.0,
 ) -> Reward:
-    """1 where a benign request is answered, 1/2 where the answer refuses and then gives something, 0 where it refuses.
+    """A reward of 1 for an answer to a benign request, 1/2 for refusal then help, 0 for refusal.
 
-    The rubric is RECAP's (arXiv 2510.00938). No answer is 0.
+    The rubric is RECAP's (arXiv 2510.00938). A missing answer gives 0.
 
     Args:
-        guard: a judge of refusals, such as WildGuard; it says yes or no, and where it says neither the row gets 0.
-            None: the rules of `cotlens.classify_refusal`.
-        domains: where it applies; none: everywhere.
+        guard: a judge of refusals, such as WildGuard. It answers yes or no; if it answers neither,
+            the row gets 0. None: the rules of `cotlens.classify_refusal`.
+        domains: where the reward applies; empty: everywhere.
         attempts: as in `guard_reward`.
         wait: as in `guard_reward`.
     """
-    worth = {Refusal.COMPLIANCE: 1.0, Refusal.PARTIAL: 0.5, Refusal.FULL: 0.0, Refusal.UNKNOWN: 0.0}
+    worth = {
+        Refusal.COMPLIANCE: 1.0,
+        Refusal.PARTIAL: 0.5,
+        Refusal.FULL: 0.0,
+        Refusal.UNKNOWN: 0.0,
+    }
 
-    def compliance(
-        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
-    ) -> list[float | None]:
-        applies = _applies(columns, domains, len(prompts))
-        samples = _samples(prompts, completions, columns)
+    def compliance(prompts: Texts, completions: Texts, **columns: Any) -> Scores:
+        samples = _samples(prompts, completions, columns, domains)
         if guard is None:
-            return [
-                worth[classify_refusal(s.answer)] if a else None
-                for s, a in zip(samples, applies, strict=True)
-            ]
-        items = [
-            Item(s.request, s.answer, Part.ANSWER)
-            for s, a in zip(samples, applies, strict=True)
-            if a
-        ]
+            return _score_each(samples, lambda sample: worth[classify_refusal(sample.answer)])
+
+        # Rows outside the domains are not sent to the guard.
+        items = []
+        for sample in samples:
+            if sample is not None:
+                items.append(Item(sample.request, sample.answer, Part.ANSWER))
+
+        # The verdicts come in the order of the rows that were sent.
         verdicts = iter(_ask(guard, items, attempts, wait))
-        return [float(next(verdicts).refusal is False) if a else None for a in applies]
+        return _score_each(samples, lambda _: float(next(verdicts).refusal is False))
 
     return compliance
 
 
-# --- skill and form --------------------------------------------------------------------------------------------
+def _ask(guard: Guard, items: Sequence[Item], attempts: int, wait: float) -> list[Verdict]:
+    """The verdicts on all items. A guard that does not answer is asked again, ever later."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return _judge_texts(guard, items)
+        except (TraceError, OSError) as error:  # what an endpoint raises when it does not answer
+            if attempt == attempts:
+                raise RewardError(
+                    f"{guard.name} did not answer in {attempts} attempts: {error}"
+                ) from error
+            time.sleep(wait * 2 ** (attempt - 1))
+    raise ValueError(f"attempts must be at least 1, got {attempts}")
+
+
+def _judge_texts(guard: Guard, items: Sequence[Item]) -> list[Verdict]:
+    """The verdicts on all items; blank texts are undecided and not sent to the guard."""
+    has_text = [bool(item.text.strip()) for item in items]
+    verdicts = iter(judge(guard, list(compress(items, has_text))))
+
+    all_verdicts = []
+    for is_judged in has_text:
+        verdict = next(verdicts) if is_judged else Verdict("undecided")
+        all_verdicts.append(verdict)
+    return all_verdicts
+
+
+# --- skill and form ---
+
+
 def correctness_reward(*, column: str = "answer", seconds: float = 5.0) -> Reward:
-    """1 where the answer equals the row's reference as mathematics, else 0; None where the row has no reference.
+    """A reward of 1 for an answer equal to the row's gold answer as mathematics, else 0.
+
+    None if the row has no gold answer.
 
     Args:
-        column: holds the reference.
-        seconds: limit of one comparison; an answer that takes longer gets 0.
+        column: holds the gold answer.
+        seconds: time limit of one comparison; an answer that takes longer gets 0.
     """
 
-    def correctness(
-        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
-    ) -> list[float | None]:
+    def correctness(prompts: Texts, completions: Texts, **columns: Any) -> Scores:
         golds = columns.get(column) or [None] * len(prompts)
         samples = _samples(prompts, completions, columns)
-        return [
-            _correct(s.answer, g, seconds) if _is_gold(g) else None
-            for s, g in zip(samples, golds, strict=True)
-        ]
+
+        rewards: Scores = []
+        for sample, gold in zip(samples, golds, strict=True):
+            if sample is None or _is_missing(gold):
+                rewards.append(None)
+            else:
+                rewards.append(_correct(sample.answer, str(gold), seconds))
+        return rewards
 
     return correctness
 
 
-def _is_gold(gold: Any) -> bool:
-    return gold is not None and str(gold).strip() not in ("", "nan")
+def _is_missing(gold: Any) -> bool:
+    if gold is None:
+        return True
+    # Tables of pandas have NaN where a row has no gold answer.
+    return str(gold).strip() in ("", "nan")
 
 
-def _correct(answer: str, gold: Any, seconds: float) -> float:
+def _correct(answer: str, gold: str, seconds: float) -> float:
     try:
-        return float(grade(answer, str(gold), seconds=seconds) is Grade.CORRECT)
+        return float(grade(answer, gold, seconds=seconds) is Grade.CORRECT)
     except ValueError as error:
         raise RewardError(f"correctness: {error}") from None
 
 
 def format_reward(*, domains: Collection[str] = ()) -> Reward:
-    """1 for exactly one closed thought, else 0 (ThinkSafe's rule, arXiv 2601.23143, and stricter).
+    """A reward of 1 for exactly one closed thought, else 0.
 
-    One `<think>` and one `</think>`, in this order, nothing before the first, and neither thought nor answer blank
-    (ours: an empty thought would earn safety and form for nothing). Where the prompt opened the thought (R1's
-    distills), one `</think>` and no `<think>`. Tags that are only talked about count too.
+    ThinkSafe's rule (arXiv 2601.23143), and stricter. One `<think>` and one `</think>`, in this
+    order, nothing before the first, and neither thought nor answer blank (our addition: an empty
+    thought would earn safety and form for nothing). If the prompt opened the thought (R1's
+    distills), one `</think>` and no `<think>`. Tags that the text only mentions count too.
+
+    Args:
+        domains: where the reward applies; empty: everywhere.
     """
 
-    def format(
-        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
-    ) -> list[float | None]:
-        applies = _applies(columns, domains, len(prompts))
-        samples = _samples(prompts, completions, columns)
-        return [
-            _has_form(sample) if a else None for sample, a in zip(samples, applies, strict=True)
-        ]
+    def format(prompts: Texts, completions: Texts, **columns: Any) -> Scores:
+        samples = _samples(prompts, completions, columns, domains)
+        return _score_each(samples, _has_form)
 
     return format
 
 
 def _has_form(sample: Sample) -> float:
-    opens, closes = sample.text.count("<think>"), sample.text.count("</think>")
-    if not (sample.thinking.strip() and sample.answer.strip()):
+    if not sample.thinking.strip() or not sample.answer.strip():
         return 0.0
+
+    # If the prompt has the opening tag, the completion must not repeat it.
+    n_opening = sample.text.count("<think>")
+    n_closing = sample.text.count("</think>")
     if opens_thought(sample.prompt):
-        return float((opens, closes) == (0, 1))
-    return float((opens, closes) == (1, 1) and sample.text.lstrip().startswith("<think>"))
+        return float(n_opening == 0 and n_closing == 1)
+    starts_with_thought = sample.text.lstrip().startswith("<think>")
+    return float(n_opening == 1 and n_closing == 1 and starts_with_thought)
 
 
-# --- from a configuration --------------------------------------------------------------------------------------
+# --- what every reward reads ---
+
+
+def _samples(
+    prompts: Texts,
+    completions: Texts,
+    columns: Mapping[str, Any],
+    domains: Collection[str] = (),
+) -> list[Sample | None]:
+    """The completions taken apart; None for rows outside these domains (none: all rows)."""
+    if domains and "domain" not in columns:
+        raise RewardError(
+            f"the rows have no column `domain`; a reward asks for {', '.join(domains)}. "
+            "Or set domains: []"
+        )
+    empty = [None] * len(prompts)
+    requests = columns.get("request") or empty
+    row_domains = columns["domain"] if domains else empty
+
+    samples: list[Sample | None] = []
+    rows = zip(prompts, completions, requests, row_domains, strict=True)
+    for prompt, completion, request, domain in rows:
+        if domains and domain not in domains:
+            samples.append(None)
+        else:
+            samples.append(take_apart(prompt, completion, request))
+    return samples
+
+
+def _score_each(samples: Sequence[Sample | None], score: Callable[[Sample], float]) -> Scores:
+    """The score of each sample, in order; None where there is no sample."""
+    scores: Scores = []
+    for sample in samples:
+        if sample is None:
+            scores.append(None)
+        else:
+            scores.append(score(sample))
+    return scores
+
+
+def take_apart(prompt: str | list, completion: str | list, request: str | None = None) -> Sample:
+    """The parts of one completion.
+
+    Args:
+        prompt: rendered, or a list of messages.
+        completion: what the model wrote, as text or as a list of messages (TRL 1.16).
+        request: what the user asked, if the row says so: a guard should not read template and
+            system prompt.
+    """
+    request = request or request_of(prompt)
+    rendered = prompt if isinstance(prompt, str) else ""
+    message = {"content": completion} if isinstance(completion, str) else completion[-1]
+    text = str(message.get("content") or "")
+
+    # The trainer may have parsed the thought out of the content.
+    thinking = _parsed_thinking(message)
+    if isinstance(thinking, str):
+        return Sample(
+            prompt=rendered,
+            request=request,
+            text=f"<think>{thinking}</think>{text}",
+            thinking=thinking,
+            answer=text,
+            status=Status.CLOSED if text.strip() else Status.OPEN,
+        )
+
+    # Else the delimiters say where it is; the prompt may have opened it.
+    split = split_think(text, rendered)
+    thoughts = [span.of(text) for span in split.think]
+    return Sample(
+        prompt=rendered,
+        request=request,
+        text=text,
+        thinking="\n\n".join(thoughts),
+        answer=_outside(text, split),
+        status=split.status,
+    )
+
+
+def _parsed_thinking(message: Mapping[str, Any]) -> Any:
+    for field in ("reasoning_content", "reasoning", "thinking"):
+        if message.get(field):
+            return message[field]
+    return None
+
+
+def _outside(text: str, split: Split) -> str:
+    """All text that is not thinking, if the thought is closed.
+
+    Text before the first thought or between thoughts must not escape a judge.
+    """
+    if split.status is not Status.CLOSED or "</think>" not in text:
+        return split.answer.of(text)
+
+    # Each gap runs from the end of one thought to the start of the next.
+    gaps = []
+    start = 0
+    for span in split.think:
+        gaps.append(text[start : span.start])
+        start = span.stop
+    gaps.append(text[start:])
+
+    without_tags = [re.sub(r"</?think>", "", gap).strip() for gap in gaps]
+    return "\n\n".join(filter(None, without_tags))
+
+
+# --- from a recipe ---
+
+
 def make_rewards(
     config: Sequence[Mapping[str, Any]], guard: Guard | None = None
 ) -> tuple[list[Reward], list[float]]:
@@ -318,23 +417,32 @@ def make_rewards(
           - {name: correctness, weight: 1.0}
 
     Args:
-        config: one entry per reward: `name`, `weight` (1), and options of the function of that name.
-        guard: a judge that is there already; else each safety reward names its own: `model` (and `family`, `device`,
-            `dtype`) for `load_guard`, or `url` and `model` for a judge behind an endpoint.
+        config: one entry per reward: `name`, `weight` (1), and options of the function of that
+            name.
+        guard: a judge that is already loaded. Without it, each safety reward names its own: `model`
+            (and `family`, `device`, `dtype`) for `load_guard`, or `url` and `model` for a judge at
+            an endpoint.
 
     Raises:
         ValueError: for an unknown name or option.
     """
     check_rewards(config)
-    functions, weights = [], []
+
+    functions = []
+    weights = []
     for entry in config:
-        options = {
-            key: value for key, value in entry.items() if key not in ("name", "weight", "guard")
-        }
-        if entry["name"] == "safety" or "guard" in entry:
-            options["guard"] = guard or _load(entry.get("guard"))
-        functions.append(_MAKERS[entry["name"]](**options))
-        weights.append(float(entry.get("weight", 1.0)))
+        options = dict(entry)
+        name = options.pop("name")
+        weight = options.pop("weight", 1.0)
+
+        # Safety always needs a guard; over-refusal takes one if the entry names it.
+        settings = options.pop("guard", None)
+        if name == "safety" or "guard" in entry:
+            options["guard"] = guard or _load_guard(settings)
+
+        make_reward = _MAKERS[name]
+        functions.append(make_reward(**options))
+        weights.append(float(weight))
     return functions, weights
 
 
@@ -347,23 +455,28 @@ _MAKERS: Mapping[str, Callable[..., Reward]] = {
 
 
 def check_rewards(config: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError for a name or an option that is unknown, before any weights are loaded."""
+    """Raise ValueError for an unknown name or option, before any weights are loaded."""
     if not config:
         raise ValueError("no rewards: the recipe needs a list `rewards` with at least one entry")
+
     for entry in config:
         name = entry.get("name") if isinstance(entry, Mapping) else None
         if not isinstance(name, str) or name not in _MAKERS:
             raise ValueError(
                 f"rewards: expected entries with a name of {', '.join(_MAKERS)}, got {entry!r}"
             )
-        known = {"name", "weight", "guard", *inspect.signature(_MAKERS[name]).parameters}
-        if unknown := [key for key in entry if key not in known]:
+
+        parameters = inspect.signature(_MAKERS[name]).parameters
+        options = {"name", "weight", "guard", *parameters}
+        unknown = [key for key in entry if key not in options]
+        if unknown:
             raise ValueError(
-                f"reward {name}: unknown {', '.join(unknown)}; it takes {', '.join(sorted(known))}"
+                f"reward {name}: unknown {', '.join(unknown)}; "
+                f"it takes {', '.join(sorted(options))}"
             )
 
 
-def _load(settings: Mapping[str, Any] | None) -> Guard:
+def _load_guard(settings: Mapping[str, Any] | None) -> Guard:
     if not settings or "model" not in settings:
         raise ValueError(
             "reward safety: name its judge, e.g. guard: {model: meta-llama/Llama-Guard-3-8B}"
@@ -371,7 +484,7 @@ def _load(settings: Mapping[str, Any] | None) -> Guard:
     options = {key: value for key, value in settings.items() if key not in ("url", "model")}
     if "url" in settings:
         return EndpointGuard(settings["url"], settings["model"], **options)
-    options.setdefault(
-        "device", str(PartialState().device)
-    )  # each process has its own guard beside its own model
+
+    # Each process has its own guard, on the device of its own model.
+    options.setdefault("device", str(PartialState().device))
     return load_guard(settings["model"], **options)

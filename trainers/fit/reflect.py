@@ -8,6 +8,13 @@ kind; the text of the free sets stays where it is) and `labels/written.tsv` (tra
 model made both, and a second independent pass is marked in the file. Nothing is fitted to the sets that are measured.
 """
 
+from importlib.util import find_spec
+
+if find_spec("trainers") is None:
+    raise SystemExit(
+        "start it as a module, from the root of the repository: python -m trainers.fit.reflect"
+    )
+
 import argparse
 import csv
 import gzip

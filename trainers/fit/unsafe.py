@@ -9,6 +9,13 @@ purpose, which describe no harmful act in any detail). A language model made bot
 measured; the cues of cotlens/cues.tsv were written while reading errors on it.
 """
 
+from importlib.util import find_spec
+
+if find_spec("trainers") is None:
+    raise SystemExit(
+        "start it as a module, from the root of the repository: python -m trainers.fit.unsafe"
+    )
+
 import argparse
 import csv
 import gzip

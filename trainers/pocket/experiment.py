@@ -19,6 +19,14 @@ stage leaves a file that says it is done; kill it anywhere, run it again, and it
     OUT/study                        the tables of all seeds, from which `cotlens figures` draws
 """
 
+from importlib.util import find_spec
+
+if find_spec("trainers") is None:
+    raise SystemExit(
+        "start it as a module, from the root of the repository: "
+        "python -m trainers.pocket.experiment"
+    )
+
 import argparse
 import json
 import time

@@ -8,6 +8,14 @@ logged of them), branching (entropies where the policy branched), early (answers
 tries.csv.
 """
 
+from importlib.util import find_spec
+
+if find_spec("trainers") is None:
+    raise SystemExit(
+        "start it as a module, from the root of the repository: "
+        "python -m trainers.pocket.report"
+    )
+
 import argparse
 import json
 from collections.abc import Mapping, Sequence
