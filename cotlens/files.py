@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -110,3 +111,27 @@ def hash_path(path: Path) -> str:
     for child in sorted(child for child in path.rglob("*") if child.is_file()):
         digest.update(f"{child.relative_to(path)}\0{hash_path(child)}\n".encode())
     return digest.hexdigest()
+
+
+def names_that_differ(paths: list[Path]) -> list[str]:
+    """Return the shortest end of each path that no other path shares, in the order of the paths.
+
+    Equal paths share a name. Paths are compared as given: resolve them first where they may hold
+    `.` or `..`.
+
+    >>> names_that_differ([Path("runs/base"), Path("runs/seed=0/grpo"), Path("runs/seed=1/grpo")])
+    ['base', 'seed=0/grpo', 'seed=1/grpo']
+    >>> names_that_differ([Path("/a/x"), Path("/b/a/x"), Path("/a/x")])
+    ['/a/x', 'b/a/x', '/a/x']
+    """
+    names = {path: path.name for path in paths}
+    most_parts = max((len(path.parts) for path in paths), default=0)
+
+    # Names that several paths share take one more folder each time.
+    for n_parts in range(2, most_parts + 1):
+        uses = Counter(names.values())
+        for path, name in names.items():
+            if uses[name] > 1:
+                names[path] = Path(*path.parts[-n_parts:]).as_posix()
+
+    return [names[path] for path in paths]
