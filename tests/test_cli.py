@@ -190,9 +190,10 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
     for given in (source, tmp_path / "base"):
         refused = cotlens("export", given, "-o", source, "--to", "openai", code=1).stderr
         assert ("what would be read" if given == source else "--force") in refused
-    assert "is no page" in cotlens("view", tmp_path / "base", "-o", source, code=1).stderr
+    assert "is not a page" in cotlens("view", tmp_path / "base", "-o", source, code=1).stderr
     assert (
-        "is no page" in cotlens("view", tmp_path / "base", "-o", tmp_path / "base", code=1).stderr
+        "is not a page"
+        in cotlens("view", tmp_path / "base", "-o", tmp_path / "base", code=1).stderr
     )
     assert source.read_bytes() == SAMPLES.read_bytes()
     for _ in range(2):
