@@ -99,6 +99,7 @@ def _read_shard(
         score_shard = run.path / "scores" / scorer / shard.name
         scores_by_id = _read_scores(score_shard, with_ids)
 
+    tags = run.tags
     shown = {}
     for trace_id in ids:
         trace = traces[trace_id]
@@ -109,7 +110,7 @@ def _read_shard(
             steps_by_id.get(trace_id, no_steps),
             scores or source_scores(trace),
             trace_verdicts,
-            run.tags,
+            tags,
             scorer=scorer if scores else "",
             judge=judge if trace_verdicts else "",
         )
