@@ -21,31 +21,40 @@ UNSEEN = "exe\u202etxt.\u202c nul\x00 bell\x07 esc\x1b[31m \u2066iso\u2069 zero\
 
 
 def scored(trace, seed=0, k=0):
-    """Invented scores: a token is one character, or a quarter of one where it takes four bytes."""
-    starts = [i for i, c in enumerate(trace.completion) for _ in range(4 if ord(c) > 0xFFFF else 1)]
-    draw, n = np.random.default_rng(seed), len(starts)
-    values = {name: draw.exponential(0.7, n).astype(np.float32) for name in ("entropy", "kl")}
-    values |= {
-        "logprob": -draw.exponential(1, n).astype(np.float32),
-        "rank": draw.integers(1, 2000, n).astype(np.float32),
+    """Invented scores: a token is a character, or a quarter of one that takes four bytes in UTF-8."""
+    starts = []
+    for start, character in enumerate(trace.completion):
+        n_tokens = 4 if ord(character) > 0xFFFF else 1
+        starts += [start] * n_tokens
+    ids = [ord(trace.completion[start]) for start in starts]
+
+    draw = np.random.default_rng(seed)
+    n = len(starts)
+    values = {
+        "entropy": draw.exponential(0.7, n),
+        "kl": draw.exponential(0.7, n),
+        "logprob": -draw.exponential(1, n),
+        "rank": draw.integers(1, 2000, n),
     }
+
+    # The k likeliest words are the token and the characters after it, of probability 1/2, 1/4, ...
     if k:
-        values["top_ids"] = np.array(
-            [[ord(trace.completion[s]) + j for j in range(k)] for s in starts], np.float32
-        )
-        values["top_logprobs"] = np.log(np.tile(0.5 ** np.arange(1, k + 1), (n, 1))).astype(
-            np.float32
-        )
-    ids = tuple(ord(trace.completion[s]) for s in starts)
-    return ScoredTrace(trace.id, ids, tuple(starts), values)
+        probabilities = 0.5 ** np.arange(1, k + 1)
+        values["top_ids"] = np.array(ids)[:, None] + np.arange(k)
+        values["top_logprobs"] = np.log(np.tile(probabilities, (n, 1)))
+
+    values = {name: column.astype(np.float32) for name, column in values.items()}
+    return ScoredTrace(trace.id, tuple(ids), tuple(starts), values)
 
 
 def unpack(packed):
+    """The numbers in `WIDTH:BASE64`."""
     return np.frombuffer(base64.b64decode(packed[2:]), f"<u{packed[0]}")
 
 
 def blocks_of(page):
-    found = re.findall(
+    """The JSON values in a page, by the ids of their elements."""
+    blocks = re.findall(
         r'<script type="application/json" id="(\w+)">(.*?)</script>', page.html, re.DOTALL
     )
-    return {name: json.loads(text) for name, text in found}
+    return {name: json.loads(text) for name, text in blocks}
