@@ -1,66 +1,25 @@
-"""What `cotlens info` says of files, runs and studies."""
+"""What is in a file of traces, a run or a study? The reports of `cotlens info`."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
-from cotlens.trace import TraceError
+from cotlens.formats.known import find_format
+from cotlens.formats.read import Reject, detect_format, read_traces
+from cotlens.runs.analyze import load_tokenizer
+from cotlens.runs.run import Run
+from cotlens.studies.study import Study, is_study
+from cotlens.text.split import Split, split_trace
+from cotlens.trace import Trace, TraceError
 
+Report = dict[str, Any]  # what is reported -> a number, a text, a list of texts, or counts by name
 
-def describe_path(path: Path, format: str | None, tokenizer: str) -> dict[str, object]:
-    from cotlens.formats.known import find_format
-    from cotlens.formats.read import detect_format, read_traces
-    from cotlens.runs.analyze import load_tokenizer
-    from cotlens.runs.run import Run
-    from cotlens.studies.study import Study, is_study
-    from cotlens.text.split import split_trace
-
-    if (path / "run.json").exists():
-        return _run_report(Run(path))
-    if is_study(path):
-        return _study_report(Study(path))
-    shape = find_format(format) if format else detect_format(path)
-    rejects: list = []
-    counts = {name: Counter() for name in ("models", "statuses", "reasoning")}
-    has, other, think_lengths, answer_lengths, rows = Counter(), Counter(), [], [], 0
-    summaries, ids_to_text = set(), load_tokenizer(tokenizer) if tokenizer else None
-    traces = read_traces(path, format=shape.name, on_reject=rejects.append, tokenizer=ids_to_text)
-    for trace in tqdm(traces, unit=" traces", desc="info"):
-        rows += 1
-        split = split_trace(trace)
-        counts["models"][trace.model] += 1
-        counts["statuses"][
-            f"{split.status} ({split.opened_by})" if split.opened_by else split.status.value
-        ] += 1
-        counts["reasoning"][trace.reasoning.value] += 1
-        summaries |= {trace.model} if trace.reasoning == "summary" else set()
-        has.update(name for name in _FIELDS if getattr(trace, name) not in (None, "", -1))
-        other.update(trace.meta.keys())
-        if trace.reasoning == "verbatim":
-            think_lengths.append(sum(span.length for span in split.think))
-        answer_lengths.append(split.answer.length)
-    if not rows:
-        raise TraceError(f"{path}:{rejects[0].number}: {rejects[0].reason}")
-    return {
-        "path": str(path),
-        "format": shape.name,
-        "traces": rows,
-        "bad_rows": len(rejects),
-        "first_fault": f"line {rejects[0].number}: {rejects[0].reason}" if rejects else "none",
-        **{name: dict(counter.most_common()) for name, counter in counts.items()},
-        "thinking": _length_summary(think_lengths),
-        "answer": _length_summary(answer_lengths),
-        "has": {name: has[name] for name in _FIELDS if has[name]},
-        "other_fields": dict(other.most_common(12)),
-        "missing": [name for name in _FIELDS if not has[name]],
-        "cannot_know": [
-            *shape.lacks,
-            *map(_summary_of, sorted(summaries)),
-        ],
-    }
-
-
+# Fields of a trace of which a report says how many traces have them.
 _FIELDS = (
     "prompt",
     "model",
@@ -73,65 +32,192 @@ _FIELDS = (
     "reward",
     "gold",
 )
+_N_OTHER_FIELDS = 12  # the most frequent fields that no format knows
+
+
+def describe_path(path: Path, format: str | None = None, tokenizer: str = "") -> Report:
+    """Return the report of a run, a study, or a file or folder of traces.
+
+    Args:
+        path: what to describe.
+        format: format of the rows of a file; by default detected from its content.
+        tokenizer: folder or Hub repository of the tokenizer, for rows of token ids without text.
+
+    Raises:
+        TraceError: if the path is none of these, or no row of the file can be read.
+    """
+    if (path / "run.json").exists():
+        return _describe_run(Run(path))
+    if is_study(path):
+        return _describe_study(Study(path))
+    return _describe_traces(path, format, tokenizer)
+
+
+def _describe_traces(path: Path, format: str | None, tokenizer: str) -> Report:
+    """Return the report of a file or folder of traces; bad rows are counted and skipped."""
+    shape = find_format(format) if format else detect_format(path)
+    decoder = load_tokenizer(tokenizer) if tokenizer else None
+    rejects: list[Reject] = []
+    traces = read_traces(path, format=shape.name, on_reject=rejects.append, tokenizer=decoder)
+
+    n_traces = 0
+    counts = defaultdict(Counter)
+    thinking_lengths = []
+    answer_lengths = []
+    summarised_models = set()
+
+    for trace in tqdm(traces, unit=" traces", desc="info"):
+        split = split_trace(trace)
+        n_traces += 1
+        counts["models"][trace.model] += 1
+        counts["statuses"][_status_in_words(split)] += 1
+        counts["reasoning"][trace.reasoning.value] += 1
+        counts["fields"].update(_known_fields(trace))
+        counts["other_fields"].update(trace.meta.keys())
+
+        # A summary, or thinking that is not shown, says nothing about the length of the thought.
+        if trace.reasoning == "verbatim":
+            thinking_lengths.append(sum(span.length for span in split.think))
+        if trace.reasoning == "summary":
+            summarised_models.add(trace.model)
+        answer_lengths.append(split.answer.length)
+
+    # The first bad row is the fault of a file in which no row is good.
+    if not n_traces:
+        raise TraceError(f"{path}:{rejects[0].number}: {rejects[0].reason}")
+    first_fault = "none"
+    if rejects:
+        first_fault = f"line {rejects[0].number}: {rejects[0].reason}"
+
+    fields = counts["fields"]
+    return {
+        "path": str(path),
+        "format": shape.name,
+        "traces": n_traces,
+        "bad_rows": len(rejects),
+        "first_fault": first_fault,
+        "models": dict(counts["models"].most_common()),
+        "statuses": dict(counts["statuses"].most_common()),
+        "reasoning": dict(counts["reasoning"].most_common()),
+        "thinking": _length_summary(thinking_lengths),
+        "answer": _length_summary(answer_lengths),
+        "has": {name: fields[name] for name in _FIELDS if fields[name]},
+        "other_fields": dict(counts["other_fields"].most_common(_N_OTHER_FIELDS)),
+        "missing": [name for name in _FIELDS if not fields[name]],
+        "cannot_know": [*shape.lacks, *_unknown_reasoning(summarised_models)],
+    }
+
+
+def _status_in_words(split: Split) -> str:
+    """Return whether the thought is closed, and what opened it, such as `closed (prompt)`."""
+    if not split.opened_by:
+        return split.status.value
+    return f"{split.status} ({split.opened_by})"
+
+
+def _known_fields(trace: Trace) -> list[str]:
+    """Return the fields that have a value: unknown is None, empty, or -1, by the field's type."""
+    return [name for name in _FIELDS if getattr(trace, name) not in (None, "", -1)]
 
 
 def _length_summary(lengths: list[int]) -> str:
-    import numpy as np
-
     if not lengths:
         return "no traces"
-    q = np.quantile(lengths, (0, 0.5, 0.95, 1))
-    return f"characters: least {q[0]:,.0f}, median {q[1]:,.0f}, 95th percentile {q[2]:,.0f}, most {q[3]:,.0f}"
+    least, median, high, most = np.quantile(lengths, (0, 0.5, 0.95, 1))
+    return (
+        f"characters: least {least:,.0f}, median {median:,.0f}, "
+        f"95th percentile {high:,.0f}, most {most:,.0f}"
+    )
 
 
-def _run_report(run) -> dict[str, object]:
-    made = run.info
+def _unknown_reasoning(models: Iterable[str]) -> list[str]:
+    """Return what cannot be known of models whose provider shows only a summary of the thought."""
+    return [
+        f"the full reasoning of {model or 'the model'} (only a summary is available)"
+        for model in sorted(models)
+    ]
+
+
+def _describe_run(run: Run) -> Report:
+    info = run.info
     traces = run.trace_table()
-    verbatim = traces[traces["reasoning"] == "verbatim"]
-    summaries = sorted(set(traces.loc[traces["reasoning"] == "summary", "model"]))
+
+    complete = "no: call analyze again with the same inputs to finish it"
+    if info.get("complete"):
+        complete = "yes"
+
+    # Files, and what their formats cannot tell.
+    inputs = []
+    lacks = set()
+    for source in info["inputs"]:
+        inputs.append(f"{Path(source['path']).name} ({source['format']})")
+        lacks.update(source["lacks"])
+
+    # Scores may be missing, or older than the traces.
+    scorers = []
+    for scorer in run.scorers:
+        remark = "" if run.is_scored(scorer) else " (not complete)"
+        scorers.append(scorer + remark)
+
+    # Lengths of thinking that is shown as it was written, and models of which it is not.
+    is_verbatim = traces["reasoning"] == "verbatim"
+    is_summary = traces["reasoning"] == "summary"
+    summarised_models = set(traces.loc[is_summary, "model"])
+
     return {
         "path": str(run.path),
-        "complete": "yes"
-        if made.get("complete")
-        else "no: call analyze again with the same inputs to finish it",
-        "inputs": [
-            f"{Path(made_from['path']).name} ({made_from['format']})"
-            for made_from in made["inputs"]
-        ],
+        "complete": complete,
+        "inputs": inputs,
         "traces": len(traces),
         "prompts": traces["prompt_id"].nunique(),
         "steps": int(traces["n_steps"].sum()),
-        "scored_by": [
-            name if run.is_scored(name) else f"{name} (not complete)" for name in run.scorers
-        ],
+        "scored_by": scorers,
         "judged_by": run.judges,
-        "bad_rows": made.get("n_rejected", 0),
-        "models": {str(k): int(v) for k, v in traces["model"].value_counts().items()},
-        "statuses": {str(k): int(v) for k, v in traces["status"].value_counts().items()},
-        "reasoning": {str(k): int(v) for k, v in traces["reasoning"].value_counts().items()},
-        "thinking": _length_summary(verbatim["n_think_chars"].tolist()),
+        "bad_rows": info.get("n_rejected", 0),
+        "models": _counts(traces["model"]),
+        "statuses": _counts(traces["status"]),
+        "reasoning": _counts(traces["reasoning"]),
+        "thinking": _length_summary(traces.loc[is_verbatim, "n_think_chars"].tolist()),
         "answer": _length_summary(traces["n_answer_chars"].tolist()),
-        "cannot_know": [
-            *sorted({lack for made_from in made["inputs"] for lack in made_from["lacks"]}),
-            *map(_summary_of, summaries),
-        ],
+        "cannot_know": [*sorted(lacks), *_unknown_reasoning(summarised_models)],
     }
 
 
-def _summary_of(model: str) -> str:
-    return f"what {model or 'the model'} thought: what is shown of it is a summary"
-
-
-def _study_report(study) -> dict[str, object]:
-    made, samples = study.info, study.table("samples")
+def _describe_study(study: Study) -> Report:
+    info = study.info
+    samples = study.table("samples")
+    arms = _counts(samples["arm"])
     return {
         "path": str(study.path),
-        "arms": {arm: int((samples["arm"] == arm).sum()) for arm in made["arms"]},
-        "base": made["base"],
-        "seeds": sorted(map(str, set(samples["seed"]))),
-        "sets": {str(k): int(v) for k, v in samples["set"].value_counts().items()},
+        "arms": {arm: arms.get(arm, 0) for arm in info["arms"]},
+        "base": info["base"],
+        "seeds": sorted(str(seed) for seed in samples["seed"].unique()),
+        "sets": _counts(samples["set"]),
         "prompts": int(samples.groupby("seed")["prompt_id"].nunique().sum()),
         "tables": study.tables,
-        "judge": made.get("judge") or "-",
-        "note": made.get("note") or "-",
+        "judge": info.get("judge") or "-",
+        "note": info.get("note") or "-",
     }
+
+
+def _counts(column: pd.Series) -> dict[str, int]:
+    """Return how often each value occurs, most frequent first."""
+    return {str(value): int(n) for value, n in column.value_counts().items()}
+
+
+def report_lines(report: Report) -> list[str]:
+    """Return a report as lines of a name and a value, for the terminal."""
+    lines = []
+    for key, value in report.items():
+        # Counts by name and lists are joined with commas.
+        if isinstance(value, dict):
+            value = ", ".join(_named_count(name, n) for name, n in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(value) or "-"
+        name = key.replace("_", " ")
+        lines.append(f"{name:<13} {value}")
+    return lines
+
+
+def _named_count(name: str, n: int) -> str:
+    return f"{name or '(none)'} {n:,}"

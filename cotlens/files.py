@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -112,17 +113,25 @@ def hash_path(path: Path) -> str:
     return digest.hexdigest()
 
 
-def names_that_differ(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart, all of the same depth.
+def names_that_differ(paths: list[Path]) -> list[str]:
+    """Return the shortest end of each path that no other path shares, in the order of the paths.
 
-    >>> names_that_differ([Path("runs/seed=0/base"), Path("runs/seed=1/base")])
-    ['seed=0/base', 'seed=1/base']
+    Equal paths share a name. Paths are compared as given: resolve them first where they may hold
+    `.` or `..`.
+
+    >>> names_that_differ([Path("runs/base"), Path("runs/seed=0/grpo"), Path("runs/seed=1/grpo")])
+    ['base', 'seed=0/grpo', 'seed=1/grpo']
+    >>> names_that_differ([Path("/a/x"), Path("/b/a/x"), Path("/a/x")])
+    ['/a/x', 'b/a/x', '/a/x']
     """
-    parts = [path.resolve().parts for path in paths]
-    deepest = max(map(len, parts), default=0)
-    names: list[str] = []
-    for depth in range(1, deepest + 1):
-        names = ["/".join(path_parts[-depth:]) for path_parts in parts]
-        if len(set(names)) == len(names):
-            break
-    return names
+    names = {path: path.name for path in paths}
+    most_parts = max((len(path.parts) for path in paths), default=0)
+
+    # Names that several paths share take one more folder each time.
+    for n_parts in range(2, most_parts + 1):
+        uses = Counter(names.values())
+        for path, name in names.items():
+            if uses[name] > 1:
+                names[path] = Path(*path.parts[-n_parts:]).as_posix()
+
+    return [names[path] for path in paths]

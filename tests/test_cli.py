@@ -1,3 +1,5 @@
+"""The command line, run as a user runs it: output, exit codes, resuming, and nothing overwritten."""
+
 import json
 import os
 import shutil
@@ -16,11 +18,11 @@ COTLENS = [sys.executable, "-m", "cotlens.cli"]
 
 
 def cotlens(*arguments, code=0, folder=None):
-    done = subprocess.run(
-        [*COTLENS, *map(str, arguments)], capture_output=True, text=True, cwd=folder
-    )
-    assert done.returncode == code, done.stderr
-    return done
+    """Run a command; its exit code must be `code`."""
+    command = [*COTLENS, *map(str, arguments)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert process.returncode == code, process.stderr
+    return process
 
 
 def test_from_file_to_figure(tmp_path):
@@ -49,23 +51,33 @@ def test_from_file_to_figure(tmp_path):
 
 
 def test_runs_are_told_apart_by_their_paths(tmp_path):
-    """Two folders grpo are two groups; one run named in two ways is one; `.` has its folder's name; eight are too many."""
+    """Groups are runs, named by the part of their paths that differs; at most six are drawn as curves."""
     runs = [tmp_path / f"seed={k}" / "grpo" for k in range(8)]
     for run in runs[:2]:
         cotlens("analyze", SAMPLES, "-o", run)
 
-    def groups(*named, folder=tmp_path):
-        said = cotlens("figures", *named, "-o", tmp_path / "f", folder=folder).stderr
+    def draw(*paths, folder=tmp_path):
+        """Return the number of traces by group, and the remarks."""
+        remarks = cotlens("figures", *paths, "-o", tmp_path / "f", folder=folder).stderr
         table = pd.read_csv(tmp_path / "f" / "01_lengths.csv").drop_duplicates("group")
-        return dict(zip(table["group"], table["n_traces"], strict=True)), said
+        return dict(zip(table["group"], table["n_traces"], strict=True)), remarks
 
-    assert groups(*runs[:2])[0] == {"seed=0/grpo": 14, "seed=1/grpo": 14}
-    groups(runs[0], "seed=0/grpo", tmp_path / "seed=1" / ".." / "seed=0" / "grpo")
+    # Two folders of the same name.
+    groups, _ = draw(*runs[:2])
+    assert groups == {"seed=0/grpo": 14, "seed=1/grpo": 14}
+
+    # One run, given in three ways.
+    draw(runs[0], "seed=0/grpo", tmp_path / "seed=1" / ".." / "seed=0" / "grpo")
     assert json.loads((tmp_path / "f" / "01_lengths.json").read_text())["n_traces"] == 14
-    assert set(groups(".", runs[1], folder=runs[0])[0]) == {"seed=0/grpo", "seed=1/grpo"}
+
+    # The current folder has its name.
+    groups, _ = draw(".", runs[1], folder=runs[0])
+    assert set(groups) == {"seed=0/grpo", "seed=1/grpo"}
+
     for run in runs[2:]:
         shutil.copytree(runs[0], run)
-    assert "are of the 6 largest of 8 groups" in groups(*runs)[1]
+    _, remarks = draw(*runs)
+    assert "are of the 6 largest of 8 groups" in remarks
 
 
 def test_several_runs_are_compared_and_not_pooled(tmp_path):
@@ -76,39 +88,31 @@ def test_several_runs_are_compared_and_not_pooled(tmp_path):
     table = pd.read_csv(tmp_path / "f" / "02_reflection.csv")
     assert set(table["group"]) == {"base", "sft"}
     assert set(table["n"]) == {12}
-    for by in (
-        "colour",
-        "trace_id",
-        "reward",
-        "think_spans",
-        "split",
-    ):  # unknown, an identifier, a number, a list, empty
-        said = cotlens("figures", tmp_path / "base", "--by", by, code=1).stderr
-        assert "what there is: run, model, domain" in said
-        assert said.count("\n") == 1
-    domains = Run(tmp_path / "base").trace_table()["domain"]
-    one = next(name for name in domains if name)
-    said = cotlens(
-        "figures", tmp_path / "base", "--where", f"domain={one}", "-o", tmp_path / "w"
-    ).stderr
-    assert (
-        json.loads((tmp_path / "w" / "01_lengths.json").read_text())["n_traces"]
-        == (domains == one).sum()
-        < len(domains)
-    )
-    assert "too few for their intervals" in said
-    assert (
-        "no trace has domain = x"
-        in cotlens("figures", tmp_path / "base", "--where", "domain=x", code=1).stderr
-    )
-    assert (
-        "--where family: does not name"
-        in cotlens("figures", tmp_path / "base", "--where", "family=x", code=1).stderr
-    )
-    assert (
-        "expected COLUMN=VALUE"
-        in cotlens("figures", tmp_path / "base", "--where", "domain", code=2).stderr
-    )
+
+    # An unknown column, an identifier, a number, a list, an empty column.
+    for by in ("colour", "trace_id", "reward", "think_spans", "split"):
+        error = cotlens("figures", tmp_path / "base", "--by", by, code=1).stderr
+        assert "what there is: run, model, domain" in error
+        assert error.count("\n") == 1
+
+
+def test_figures_of_some_traces_only(tmp_path):
+    cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
+    domains = Run(tmp_path / "run").trace_table()["domain"]
+    domain = next(name for name in domains if name)
+
+    def draw(condition, code=0):
+        arguments = ("--where", condition, "-o", tmp_path / "f")
+        return cotlens("figures", tmp_path / "run", *arguments, code=code).stderr
+
+    remarks = draw(f"domain={domain}")
+    n_traces = json.loads((tmp_path / "f" / "01_lengths.json").read_text())["n_traces"]
+    assert n_traces == (domains == domain).sum() < len(domains)
+    assert "too few for their intervals" in remarks
+
+    assert "no trace has domain = x" in draw("domain=x", code=1)
+    assert "--where family: does not name" in draw("family=x", code=1)
+    assert "expected COLUMN=VALUE" in draw("domain", code=2)
 
 
 def test_info_of_a_file_and_of_a_run(tmp_path):
@@ -176,33 +180,38 @@ def test_a_killed_command_is_finished_by_the_next(tmp_path):
 
 
 def test_nothing_of_the_users_is_overwritten(tmp_path):
-    """A study in a run's folder, an export over its source or another file, a page over a file of traces."""
+    """Not by a study in a run's folder, an export over its source or another file, or a page over traces."""
     source = tmp_path / "own.jsonl"
+    run = tmp_path / "base"
     source.write_bytes(SAMPLES.read_bytes())
-    cotlens("analyze", source, "-o", tmp_path / "base")
-    before = sorted(path.name for path in (tmp_path / "base").iterdir())
-    assert (
-        "is no study"
-        in cotlens("compare", tmp_path / "base", "-o", tmp_path / "base", code=1).stderr
-    )
-    assert "is a file" in cotlens("compare", tmp_path / "base", "-o", source, code=1).stderr
-    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == before
-    for given in (source, tmp_path / "base"):
-        refused = cotlens("export", given, "-o", source, "--to", "openai", code=1).stderr
-        assert ("what would be read" if given == source else "--force") in refused
-    assert "is no page" in cotlens("view", tmp_path / "base", "-o", source, code=1).stderr
-    assert (
-        "is no page" in cotlens("view", tmp_path / "base", "-o", tmp_path / "base", code=1).stderr
-    )
+    cotlens("analyze", source, "-o", run)
+    before = sorted(path.name for path in run.iterdir())
+
+    assert "is no study" in cotlens("compare", run, "-o", run, code=1).stderr
+    assert "is a file" in cotlens("compare", run, "-o", source, code=1).stderr
+    assert sorted(path.name for path in run.iterdir()) == before
+
+    def refused_export(path):
+        return cotlens("export", path, "-o", source, "--to", "openai", code=1).stderr
+
+    assert "what would be read" in refused_export(source)
+    assert "--force" in refused_export(run)
+    for path in (source, run):
+        assert "is not a page" in cotlens("view", run, "-o", path, code=1).stderr
     assert source.read_bytes() == SAMPLES.read_bytes()
+
+    # A page may replace a page, and an export anything with --force.
     for _ in range(2):
-        cotlens("view", tmp_path / "base", "-o", tmp_path / "page.html")
-    cotlens("export", tmp_path / "base", "-o", tmp_path / "e.jsonl", "--to", "openai")
-    cotlens("export", tmp_path / "base", "-o", tmp_path / "e.jsonl", "--to", "openai", "--force")
-    for option, asked in (("--scorer", "figures"), ("--judge", "figures"), ("--judge", "view")):
-        assert (
-            "typo"
-            in cotlens(
-                asked, tmp_path / "base", option, "typo", "-o", tmp_path / "out", code=1
-            ).stderr
-        )
+        cotlens("view", run, "-o", tmp_path / "page.html")
+    cotlens("export", run, "-o", tmp_path / "e.jsonl", "--to", "openai")
+    cotlens("export", run, "-o", tmp_path / "e.jsonl", "--to", "openai", "--force")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("figures", "--scorer"), ("figures", "--judge"), ("view", "--judge")],
+)
+def test_an_unknown_scorer_or_judge_is_named(tmp_path, command, option):
+    cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
+    arguments = (option, "typo", "-o", tmp_path / "out")
+    assert "typo" in cotlens(command, tmp_path / "run", *arguments, code=1).stderr

@@ -85,7 +85,7 @@ const COLUMNS = [
 const BESIDE = ["strip", "steps", "reflect", "unsafe", "entropy", "thinking", "answer"];  // two runs leave less room
 const cellOf = (row, key) => row?.[key] ?? row?.verdicts[key] ?? null;
 
-// What the table shows, kept while one reads a trace: [ and ] go by it.
+// Order and filter of the table, kept while a trace is read: [ and ] follow them.
 const table = { sorted: "", up: true, query: "", order: page.rows.map((_, i) => i), scroll: 0 };
 
 function overview() {
@@ -119,7 +119,7 @@ function overview() {
   return node;
 }
 
-/** Unknown values stand last, whichever way the table is sorted. */
+/** Unknown values come last, whichever way the table is sorted. */
 function compare(a, b, up) {
   if (a === null || b === null) return (a === null) - (b === null);
   const order = typeof a === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
@@ -259,7 +259,7 @@ function printing(on) {
   }
 }
 
-/** The hash says what is shown: nothing is the table, `#3` the fourth trace, `#3s12` its step 12, `#3s12b` of its neighbour. */
+/** The hash says what is shown: nothing is the table, `#3` the fourth trace, `#3s12` its step 12, `#3s12b` step 12 of the second pane. */
 function route() {
   state.shown = location.hash;
   const [, index, step, beside] = location.hash.match(/^#(\d+)(?:s(\d+)(b?))?$/) ?? [null, page.rows.length === 1 ? "0" : null];
@@ -271,7 +271,7 @@ function route() {
   }
 }
 
-/** Goes there at once: `hashchange` comes after the next key, and never where the address stands already. */
+/** Goes there at once: `hashchange` fires after the next key, and not at all if the address stays the same. */
 function visit(hash) {
   location.hash = hash;
   route();

@@ -39,7 +39,7 @@ class Pane {
     this.listen();
   }
 
-  /** Who this is and what happened, in one line. */
+  /** The heading: which trace this is, and in one line what was found in it. */
   head() {
     const { data, steps, tokens } = this.trace;
     const n = (test) => steps.filter(test).length, unsafe = n((s) => s.state > 0), reflect = n((s) => s.reflects);
@@ -213,7 +213,7 @@ class Pane {
     this.rowElement(this.current)?.focus({ preventScroll: true });
   }
 
-  // --- where one is ---
+  // --- the current place ---
 
   sectionOf(index) {
     return this.trace.sections[lastUpTo(this.trace.sectionStarts, index)];
@@ -476,7 +476,7 @@ function drawValues(pen, points, zero, ink) {
   pen.globalAlpha = 1;
 }
 
-/** The self-jailbreak score of each step, dashed: told from the other curve without its colour. */
+/** The self-jailbreak score of each step, dashed, so that it differs from the other curve without its colour. */
 function drawRisks(pen, risks, x) {
   pen.strokeStyle = colour("unsafe");
   pen.lineWidth = 1.6;
@@ -529,7 +529,7 @@ function showTip(trace, token, node) {
   tip.style.top = `${below ? box.bottom + 8 : Math.max(8, box.top - height - 8)}px`;
 }
 
-/** The likeliest words with their probability; a word that stands nowhere in the page is known by its id only. */
+/** The likeliest words with their probability; a word that occurs nowhere in the page is shown as its id. */
 function alternatives(trace, token) {
   const { top } = trace.tokens;
   if (!top) return [];

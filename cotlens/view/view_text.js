@@ -178,7 +178,7 @@ function* rowsOf(trace) {
   yield* cut(trace.text, Math.max(position, answerStop), trace.text.length, "between", -1);
 }
 
-/** A stretch of text in rows of bounded length, cut behind a line break, else a space, else between characters. */
+/** A stretch of text in rows of bounded length, cut after a line break, else after a space, else between characters. */
 function* cut(text, start, stop, part, step) {
   const whole = part === "think";
   for (let first = true; start < stop; first = false) {
@@ -193,7 +193,7 @@ function* cut(text, start, stop, part, step) {
   }
 }
 
-/** Behind the line breaks that end the first line with something on it; 0 if none does. */
+/** The position after the line breaks that end the first line with text; 0 if there is no such line. */
 function lineEnd(text) {
   const match = text.match(/^\n*[^\n]+\n+/);
   return match ? match[0].length : 0;
@@ -238,7 +238,7 @@ function shown(trace, name, token) {
   return name === "rank" ? most + value.toLocaleString("en") : `${most}${value.toFixed(3)} nats`;
 }
 
-/** Tokens that begin at the same character (the bytes of one): the first, and the one behind the last. */
+/** The tokens that begin at the same character (they are its bytes): the first, and the one after the last. */
 function group(trace, token) {
   const { starts } = trace.tokens;
   let first = token, stop = token + 1;
@@ -247,7 +247,7 @@ function group(trace, token) {
   return [first, stop];
 }
 
-/** Of such tokens the one with the highest value, as which they are shown, and how many they are. */
+/** The one of these tokens with the highest value, which stands for all of them, and how many they are. */
 function strongest(trace, token) {
   const [first, stop] = group(trace, token);
   let best = first;

@@ -1544,7 +1544,7 @@ def test_info_names_the_format_and_what_it_lacks(tmp_path):
     }
     path.write_text(json.dumps(hosted | {"model": "claude-opus-4-5"}) + "\n")
     assert (
-        "what claude-opus-4-5 thought: what is shown of it is a summary"
+        "the full reasoning of claude-opus-4-5 (only a summary is available)"
         in CliRunner().invoke(app, ["info", str(path)]).output
     )
 

@@ -1,0 +1,74 @@
+"""What commands share: options, the progress bar, remarks on stderr."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tqdm import tqdm
+from typer import Argument, Option, echo
+
+RunArgument = Annotated[Path, Argument(help="Run directory made by `cotlens analyze`.")]
+
+# What to read and how.
+FormatOption = Annotated[
+    str | None, Option(help="Format of the rows; by default detected from the content.")
+]
+TokenizerOption = Annotated[
+    str, Option(help="Folder or Hub repository; decodes rows of token ids without text.")
+]
+MethodOption = Annotated[
+    str, Option(help="Name of the checkpoint or training arm, for traces without one.")
+]
+OnErrorOption = Annotated[
+    Literal["stop", "skip"],
+    Option(help="Stop at a trace that cannot be read or scored, or skip it."),
+]
+
+# Which model, and how to run it.
+ModelOption = Annotated[str, Option(help="Folder or Hub repository of the model.")]
+RevisionOption = Annotated[str | None, Option(help="Branch, tag or commit of the model.")]
+DeviceOption = Annotated[
+    str, Option(help="cpu, cuda, cuda:1, ...; by default a GPU, if there is one.")
+]
+DtypeOption = Annotated[str, Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")]
+BatchOption = Annotated[int | None, Option(min=1, help="Padded tokens per batch.")]
+NameOption = Annotated[
+    str, Option(help="Folder of the results; by default the last part of the model's name.")
+]
+
+# Which scores and verdicts.
+ScorerOption = Annotated[
+    str, Option(help="Model whose token scores to show, if several scored a run.")
+]
+JudgeOption = Annotated[
+    str, Option(help="Judge whose verdicts to show; by default the first by name.")
+]
+
+ForceOption = Annotated[bool, Option("--force", help="Replace what exists already.")]
+
+
+@contextmanager
+def progress_bar(command: str, unit: str, **options: Any) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr; yield the function that advances it.
+
+    Further options are those of tqdm, such as `total`.
+    """
+    bar = tqdm(
+        desc=command,
+        unit=f" {unit}",
+        smoothing=0.1,
+        **options,
+    )
+
+    def advance(n: int) -> None:
+        bar.update(n)
+
+    # The bar is left standing when the block ends, also by an error.
+    with bar:
+        yield advance
+
+
+def remark(text: str) -> None:
+    """Print a line on stderr, apart from the results on stdout."""
+    echo(text, err=True)
