@@ -129,6 +129,7 @@ def generate(
         )
     from cotlens.formats.prompts import read_prompts
     from cotlens.runs.generate import generate as generate_traces
+    from cotlens.runs.generate import generation_info
 
     total = n * sum(1 for _ in read_prompts(prompts))
     with tqdm(total=total, unit=" traces", desc="generate", smoothing=0.1) as bar:
@@ -136,7 +137,7 @@ def generate(
         def advance(done: int) -> None:
             bar.update(done)
 
-        info = generate_traces(
+        generate_traces(
             prompts,
             model,
             out,
@@ -156,6 +157,7 @@ def generate(
             dtype=dtype,
             progress=advance,
         )
+    info = generation_info(out)
     typer.echo(
         f"{out}: {info['n_traces']:,} traces, {info['n_tokens']:,} tokens by {info['model']['name']}"
     )
@@ -286,6 +288,7 @@ def score(
     """Score every token of a run with a model: entropy, log-prob, rank and more, into RUN/scores/NAME."""
     if not 0 < temperature < float("inf"):
         raise typer.BadParameter("must be above 0 and finite", param_hint="--temperature")
+    from cotlens.files import folder_name
     from cotlens.runs.run import Run
     from cotlens.runs.score import score as score_run
 
@@ -308,7 +311,7 @@ def score(
         def advance(n: int) -> None:
             bar.update(n)
 
-        info = score_run(
+        scored = score_run(
             run,
             loaded,
             reference=base,
@@ -322,6 +325,7 @@ def score(
             force=force,
             progress=advance,
         )
+    info = scored.score_info(folder_name(name, loaded.name))
     typer.echo(
         f"{run}: {info['n_tokens']:,} tokens of {info['n_traces']:,} traces scored by {info['model']['name']}"
     )
@@ -389,6 +393,7 @@ def guard(
     """Judge the thinking and the answer of every trace of a run, apart, into RUN/guard/NAME/PART."""
     import os
 
+    from cotlens.files import folder_name
     from cotlens.judges.endpoint import EndpointGuard, StrongRejectGuard
     from cotlens.judges.local import load_guard
     from cotlens.judges.verdict import Item, Part
@@ -435,7 +440,8 @@ def guard(
             )
         except TraceError:  # of traces that have changed since
             earlier = 0
-        _say_counts(add_verdicts(opened, table, judge, parts[0]))
+        add_verdicts(opened, table, judge, parts[0])
+        _say_counts(opened.judge_info(folder_name("", judge)), parts)
         if earlier:
             typer.echo(f"these replace {earlier:,} verdicts of {judge} on the same part", err=True)
         return
@@ -468,12 +474,13 @@ def guard(
         def advance(done: int) -> None:
             bar.update(done)
 
-        info = judge_run(opened, chosen, parts=parts, name=name, progress=advance)
-    _say_counts(info)
+        judge_run(opened, chosen, parts=parts, name=name, progress=advance)
+    _say_counts(opened.judge_info(folder_name(name, chosen.name)), parts)
 
 
-def _say_counts(info: dict) -> None:
-    for part, counts in info["counts"].items():
+def _say_counts(info: dict, parts: list[str]) -> None:
+    for part in dict.fromkeys(parts):
+        counts = info["counts"][part]
         typer.echo(f"{part}: " + ", ".join(f"{label} {n:,}" for label, n in sorted(counts.items())))
 
 

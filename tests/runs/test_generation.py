@@ -18,7 +18,8 @@ from cotlens.cli import main
 from cotlens.formats.prompts import read_prompts
 from cotlens.models import sample as engines
 from cotlens.models.load import wrap_model
-from cotlens.runs import generate as room
+from cotlens.runs import generate as generate_module
+from cotlens.runs.generate import generation_info
 from cotlens.text.split import OpenedBy
 
 OPENING = TEMPLATE.replace("<|assistant|> {% endif %}", "<|assistant|> <think> {% endif %}")
@@ -152,7 +153,8 @@ def test_end_tokens_of_tokenizer_and_checkpoint_both_count(prompts, tmp_path):
     model = make_model()
     wait = model.tokenizer.convert_tokens_to_ids("wait")
     model.network.generation_config.eos_token_id = [wait]
-    info = generate(prompts, model, tmp_path / "out", **SMALL | {"n": 20})
+    generate(prompts, model, tmp_path / "out", **SMALL | {"n": 20})
+    info = generation_info(tmp_path / "out")
     ends = {wait, model.tokenizer.eos_token_id}
     traces = list(read_traces(tmp_path / "out"))
     for trace in traces:
@@ -165,7 +167,8 @@ def test_end_tokens_of_tokenizer_and_checkpoint_both_count(prompts, tmp_path):
     assert {trace.token_ids[-1] for trace in traces if trace.finish_reason == "stop"} == ends
     assert info["n_cut"] == sum(trace.finish_reason == "length" for trace in traces) > 0
     assert info["n_tokens"] == sum(len(trace.token_ids) for trace in traces)
-    assert score(analyze(tmp_path / "out", tmp_path / "run"), model)["n_inexact"] == 0
+    run = score(analyze(tmp_path / "out", tmp_path / "run"), model)
+    assert run.score_info("tiny")["n_inexact"] == 0
 
 
 def test_a_batch_that_does_not_fit_goes_in_halves(model, prompts, tmp_path, monkeypatch):
@@ -338,8 +341,8 @@ def test_no_file_is_nothing_to_generate_from(model, tmp_path):
 
 
 def test_a_killed_job_goes_on_to_the_same_bytes(model, prompts, tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "SHARD_TRACES", {"transformers": 2})
-    whole = generate(prompts, model, tmp_path / "whole", **SMALL)
+    monkeypatch.setattr(generate_module, "SHARD_TRACES", {"transformers": 2})
+    whole = generation_info(generate(prompts, model, tmp_path / "whole", **SMALL))
     done = []
 
     def kill(n):
@@ -356,7 +359,8 @@ def test_a_killed_job_goes_on_to_the_same_bytes(model, prompts, tmp_path, monkey
     assert len(list(read_traces(tmp_path / "part" / "part-00000.parquet"))) == 2
     first = (tmp_path / "part" / "part-00000.parquet").stat()
     done.clear()
-    assert generate(prompts, model, tmp_path / "part", progress=done.append, **SMALL) == whole
+    generate(prompts, model, tmp_path / "part", progress=done.append, **SMALL)
+    assert generation_info(tmp_path / "part") == whole
     assert sum(done) == 6
     assert (tmp_path / "part" / "part-00000.parquet").stat().st_mtime_ns == first.st_mtime_ns
     names = ["generate.json", *(f"part-0000{i}.parquet" for i in range(3))]
@@ -386,6 +390,21 @@ def test_other_settings_on_the_same_folder_are_refused(model, prompts, tmp_path,
     assert tokens(tmp_path / "out") == before
 
 
+def test_a_folder_without_its_generate_json_is_named(model, prompts, tmp_path):
+    """Sampled traces are no run: they become one, and keep what made them apart from it."""
+    with pytest.raises(TraceError, match="not a folder of sampled traces"):
+        generation_info(tmp_path)
+    folder = generate(prompts, model, tmp_path / "out", **SMALL)
+    assert folder == tmp_path / "out"
+    assert generation_info(str(folder))["n_traces"] == 6
+    with pytest.raises(TraceError, match="not a cotlens run"):
+        _ = Run(folder).info
+    assert analyze(folder, tmp_path / "run").info["n_traces"] == 6
+    (folder / "generate.json").write_text("{")
+    with pytest.raises(TraceError, match=r"generate\.json cannot be read"):
+        generation_info(folder)
+
+
 def test_seeds_make_other_samples(model, prompts, tmp_path):
     generate(prompts, model, tmp_path / "0", **SMALL)
     generate(prompts, model, tmp_path / "1", seed=1, **SMALL)
@@ -393,7 +412,7 @@ def test_seeds_make_other_samples(model, prompts, tmp_path):
 
 
 def test_what_the_rows_say_reaches_the_trace_table(model, prompts, tmp_path):
-    info = generate(prompts, model, tmp_path / "out", method="sft", **SMALL)
+    folder = generate(prompts, model, tmp_path / "out", method="sft", **SMALL)
     run = analyze(tmp_path / "out", tmp_path / "run")
     table = run.trace_table()
     assert table["trace_id"].tolist() == ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1"]
@@ -405,13 +424,14 @@ def test_what_the_rows_say_reaches_the_trace_table(model, prompts, tmp_path):
     assert set(zip(table["model"], table["method"], strict=True)) == {("tiny", "sft")}
     trace = next(run.traces())
     assert trace.meta["level"] == 3
-    assert trace.meta["sampling"] == info["sampling"] == {"seed": 0, "top_k": 0, **SMALL}
+    sampling = {"seed": 0, "top_k": 0, **SMALL}
+    assert trace.meta["sampling"] == generation_info(folder)["sampling"] == sampling
 
 
 def test_token_ids_score_as_their_own_text(model, prompts, tmp_path):
     """Scores of the model that wrote them: the greedy text has rank 1 throughout."""
     generate(prompts, model, tmp_path / "out", **GREEDY)
-    info = score(analyze(tmp_path / "out", tmp_path / "run"), model)
+    info = score(analyze(tmp_path / "out", tmp_path / "run"), model).score_info("tiny")
     assert (info["n_retokenized"], info["n_inexact"], info["n_unscored"]) == (0, 0, 0)
     ranks = np.concatenate(Run(tmp_path / "run").score_table()["rank"].tolist())
     assert (ranks == 1).all()
@@ -485,7 +505,8 @@ def test_the_call_of_vllm(model, prompts, tmp_path, monkeypatch):
         sys.modules, "vllm", SimpleNamespace(LLM=FakeLLM, SamplingParams=SimpleNamespace)
     )
     monkeypatch.setattr("cotlens.models.vllm.version", lambda _: "0")
-    info = generate(prompts, str(tmp_path / "sft"), tmp_path / "out", engine="vllm", **SMALL)
+    generate(prompts, str(tmp_path / "sft"), tmp_path / "out", engine="vllm", **SMALL)
+    info = generation_info(tmp_path / "out")
     options, params = asked
     assert options["max_model_len"] == 7 + 12
     assert (options["load_format"], options["trust_remote_code"], options["generation_config"]) == (
@@ -504,5 +525,5 @@ def test_the_call_of_vllm(model, prompts, tmp_path, monkeypatch):
     with pytest.raises(TraceError, match="loads a model by its name"):
         generate(prompts, model, tmp_path / "out", engine="vllm", **SMALL)
     (tmp_path / "sft" / "adapter_config.json").write_text("{}")
-    with pytest.raises(TraceError, match=r"first python trainers/merge\.py"):
+    with pytest.raises(TraceError, match=r"first python -m trainers\.merge"):
         generate(prompts, str(tmp_path / "sft"), tmp_path / "out", engine="vllm", **SMALL)

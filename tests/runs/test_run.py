@@ -8,7 +8,8 @@ from places import SAMPLES
 
 from cotlens import Run, TraceError, analyze, read_traces, step_table, trace_table
 from cotlens.runs import analyze as run_module
-from cotlens.runs.schema import LIGHT_COLUMNS
+from cotlens.runs.judge import add_verdicts
+from cotlens.runs.schema import LIGHT_COLUMNS, SCHEMA
 from cotlens.text.families import Tags
 
 
@@ -40,6 +41,83 @@ def test_a_run_can_be_analyzed_again_into_the_same_tables(tmp_path):
     first = analyze([SAMPLES], tmp_path / "one")
     second = analyze([first.path], tmp_path / "two")
     pd.testing.assert_frame_equal(first.step_table(), second.step_table())
+
+
+def test_steps_with_the_columns_of_their_traces_by_hand(tmp_path):
+    """The first trace has the steps `Hi. ` and `Yo.`, the second has no thought, the third one step."""
+    path = tmp_path / "traces.jsonl"
+    rows = [
+        {"id": "a", "prompt_id": "p", "model": "m", "completion": "<think>Hi. Yo.</think>1"},
+        {"id": "b", "prompt_id": "p", "model": "n", "completion": "2"},
+        {"id": "c", "prompt_id": "q", "model": "n", "completion": "<think>So.</think>3"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    steps = analyze(path, tmp_path / "run").step_table(
+        ["trace_id", "step"], with_traces=["prompt_id", "model", "n_steps"]
+    )
+    assert list(steps) == ["trace_id", "step", "prompt_id", "model", "n_steps"]
+    assert steps.values.tolist() == [
+        ["a", 0, "p", "m", 2],
+        ["a", 1, "p", "m", 2],
+        ["c", 0, "q", "n", 1],
+    ]
+
+
+def test_steps_with_the_columns_of_their_traces_are_a_merge(tmp_path, monkeypatch):
+    """Rows, order and the steps' own columns stay, over several shards; nothing is there twice."""
+    monkeypatch.setattr(run_module, "SHARD_TRACES", 4)
+    run = analyze([SAMPLES], tmp_path / "run")
+    names = ["prompt_id", "training_step", "reward", "think_spans"]
+    steps = run.step_table()
+    joined = run.step_table(with_traces=names)
+    pd.testing.assert_frame_equal(joined[list(steps)], steps)
+    traces = run.trace_table(["trace_id", *names])
+    pd.testing.assert_frame_equal(joined, steps.merge(traces, on="trace_id"))
+
+    twice = run.step_table(with_traces=["trace_id", *names, *names])
+    pd.testing.assert_frame_equal(twice, joined)
+    pd.testing.assert_frame_equal(run.step_table(with_traces=["trace_id"]), steps)
+    without_ids = run.step_table(["step"], with_traces=names)
+    pd.testing.assert_frame_equal(without_ids, joined[["step", *names]])
+    with_ids = run.step_table(["step"], with_traces=["trace_id"])
+    pd.testing.assert_frame_equal(with_ids, steps[["step", "trace_id"]])
+
+
+def test_steps_share_only_the_trace_id_with_their_traces():
+    """So a column of `with_traces` that the steps have already is the same column."""
+    names = {table: {column.name for column in SCHEMA[table]} for table in ("steps", "traces")}
+    assert names["steps"] & names["traces"] == {"trace_id"}
+
+
+def test_steps_with_unknown_columns_of_traces_are_refused(tmp_path):
+    run = analyze([SAMPLES], tmp_path / "run", light=True)
+    for name in ("colour", "completion"):  # a light run has no texts
+        with pytest.raises(TraceError, match=f"no column {name}; there are trace_id, prompt_id"):
+            run.step_table(with_traces=["model", name])
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"completion": "x"}\n')
+    steps = analyze(empty, tmp_path / "empty").step_table(with_traces=["model"])
+    assert (len(steps), list(steps)[-1]) == (0, "model")
+
+
+def test_what_a_judge_says_of_itself(tmp_path):
+    """Counts of all parts, as they are judged one after the other."""
+    run = analyze([SAMPLES], tmp_path / "run")
+    with pytest.raises(TraceError, match="no verdicts of people; judges: none"):
+        run.judge_info("people")
+    ids = run.trace_table()["trace_id"]
+    verdicts = pd.DataFrame({"trace_id": ids, "label": "safe", "revision": "r1"})
+    assert add_verdicts(run, verdicts, "people", "thinking") is run
+    again = add_verdicts(str(run.path), verdicts.head(4), "people", "answer")
+    assert again == run
+
+    info = run.judge_info("people")
+    assert (info["judge"], info["revision"]) == ("people", "r1")
+    assert info["counts"] == {"thinking": {"safe": 14}, "answer": {"safe": 4, "undecided": 10}}
+    (run.path / "guard" / "people" / "run.json").write_text("{")
+    with pytest.raises(TraceError, match="damaged"):
+        run.judge_info("people")
+    assert run.judged_parts("people") == []
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path):
