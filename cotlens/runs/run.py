@@ -121,8 +121,8 @@ class Run:
         if not with_traces:
             return steps
 
-        self._check_trace_columns(with_traces)
         # Nothing twice: neither what the steps have, nor a name that was given twice.
+        self._check_trace_columns(with_traces)
         added = []
         for name in with_traces:
             if name not in steps and name not in added:

@@ -40,8 +40,8 @@ NODES = [
      "mask": [False, False], "logprobs": []},
     {"parent": 0, "sampled": True, "token_ids": [9, 10, 11], "mask": [False, True, True],
      "logprobs": [-0.1, -0.5],
-     "message": {"role": "assistant", "reasoning_content": " I ask.\r\n",
-                 "tool_calls": [{"id": "c", "type": "function", "name": "add", "arguments": '{"a": 2}'}]}},
+     "message": {"role": "assistant", "reasoning_content": " I ask.\r\n", "tool_calls": [
+         {"id": "c", "type": "function", "name": "add", "arguments": '{"a": 2}'}]}},
     {"parent": 1, "message": {"role": "tool", "tool_call_id": "c", "content": "4"},
      "sampled": False, "token_ids": [20], "mask": [False]},
     {"parent": 2, "sampled": True, "token_ids": [9, 30, 31], "mask": [False, True, True],
@@ -125,7 +125,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("to", ["openai", "scout", "hf"])
 def test_what_was_written_reads_back_equal(tmp_path, to):
-    """The law of every writer, for every kind of trace and every field; twice, so that nothing piles up."""
+    """The law of every writer, for every kind of trace and field; twice: nothing piles up."""
     traces = traces_to_write()
     for name in ("first", "second"):
         written = export(traces, tmp_path / name, to=to)

@@ -1,3 +1,5 @@
+"""Files to a run: tables are exact, jobs resume, and nothing foreign is overwritten."""
+
 import json
 import subprocess
 import sys
@@ -44,7 +46,7 @@ def test_a_run_can_be_analyzed_again_into_the_same_tables(tmp_path):
 
 
 def test_steps_with_the_columns_of_their_traces_by_hand(tmp_path):
-    """The first trace has the steps `Hi. ` and `Yo.`, the second has no thought, the third one step."""
+    """The first trace has the steps `Hi. ` and `Yo.`, the second no thought, the third one step."""
     path = tmp_path / "traces.jsonl"
     rows = [
         {"id": "a", "prompt_id": "p", "model": "m", "completion": "<think>Hi. Yo.</think>1"},
@@ -139,7 +141,7 @@ def test_shards_do_not_change_the_tables(tmp_path, monkeypatch):
 
 
 def test_a_killed_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    """A kill after the second shard: the next call writes the others and no more, and the bytes are those of one go."""
+    """A kill after the second shard: the next call writes only the others, to the same bytes."""
     monkeypatch.setattr(run_module, "SHARD_TRACES", 3)
     whole = contents(analyze([SAMPLES], tmp_path / "whole").path)
 
@@ -248,9 +250,8 @@ def test_the_place_of_the_inputs_does_not_matter_and_settings_do(tmp_path):
 def test_tags_of_ones_own_reach_the_tables(tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text('{"completion": "BEGIN a END b"}\n')
-    table = analyze(path, tmp_path / "run", tags=Tags("BEGIN", "END")).trace_table(
-        ["think_start", "think_stop"]
-    )
+    run = analyze(path, tmp_path / "run", tags=Tags("BEGIN", "END"))
+    table = run.trace_table(["think_start", "think_stop"])
     assert table.values.tolist() == [[5, 8]]
 
 
@@ -290,10 +291,8 @@ def test_a_duplicate_id_across_files_is_an_error(tmp_path):
 
 
 def test_a_light_run_has_the_numbers_and_not_the_texts(tmp_path):
-    run, full = (
-        analyze([SAMPLES], tmp_path / "light", light=True),
-        analyze([SAMPLES], tmp_path / "full"),
-    )
+    run = analyze([SAMPLES], tmp_path / "light", light=True)
+    full = analyze([SAMPLES], tmp_path / "full")
     assert tuple(run.trace_table(None)) == LIGHT_COLUMNS
     pd.testing.assert_frame_equal(run.trace_table(), full.trace_table())
     for read in (
@@ -307,7 +306,7 @@ def test_a_light_run_has_the_numbers_and_not_the_texts(tmp_path):
 
 
 def test_memory_holds_one_shard(tmp_path):
-    """Ten times the traces add less than 60 MB to the peak: what grows is one hash an id and the rows of one shard."""
+    """Ten times the traces add less than 60 MB: a hash per id and the rows of a shard."""
     script = (
         "import resource, sys\nfrom cotlens import analyze\nanalyze([sys.argv[1]], sys.argv[2])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

@@ -29,7 +29,7 @@ def model():
 
 @pytest.fixture
 def samples(tmp_path):
-    """The samples without the one whose token ids are invented: they belong to no tokenizer here."""
+    """The samples but the one whose token ids are invented: they belong to no tokenizer here."""
     path = tmp_path / "samples.jsonl"
     path.write_text(
         "".join(line for line in SAMPLES.read_text().splitlines(True) if '"token_ids"' not in line)
@@ -116,7 +116,7 @@ def test_a_killed_job_goes_on_where_it_stopped(run, model, monkeypatch):
 
 
 def test_scores_of_traces_that_changed_are_made_again(run, samples, model, tmp_path):
-    """A trace is added: the last shard is scored again, the others stay; until then nothing reads the old scores."""
+    """A trace is added: the last shard is scored again, the others stay; old scores are refused."""
     score(run, model)
     before = [(path.name, path.stat().st_mtime_ns) for path in run.shards("scores/tiny")]
     extra = tmp_path / "more.jsonl"
@@ -211,8 +211,8 @@ def test_from_file_to_entropy_figures(samples, tmp_path):
     cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures")
     names = {path.stem for path in (tmp_path / "figures").glob("*.csv")}
     assert {
-        "06_entropy_parts", "07_entropy_position", "08_entropy_reflection", "09_entropy_distribution", "10_forking_tokens",
-        "11_kl_position",
+        "06_entropy_parts", "07_entropy_position", "08_entropy_reflection",
+        "09_entropy_distribution", "10_forking_tokens", "11_kl_position",
     } <= names  # fmt: skip
     parts = pd.read_csv(tmp_path / "figures" / "06_entropy_parts.csv")
     assert set(parts["measure"]) == {
@@ -267,7 +267,7 @@ def test_another_answer_to_faults_takes_up_what_was_left(run):
 
 @pytest.mark.parametrize("metadata", [{}, {b"how faults were met": b"error, skip"}])
 def test_a_shard_without_an_error_policy_counts_as_made_under_another(run, metadata):
-    """Older shards: they are made again, or refused, if a trace is unscored, and kept if all are scored."""
+    """Older shards are made again, or refused, if a trace is unscored, and kept otherwise."""
     tokenizer = byte_tokenizer()
     short = wrap_model(tiny_model(len(tokenizer)), tokenizer, name="short")
     score(run, short, on_error="skip")
