@@ -1,25 +1,38 @@
-"""Facts as HTML, for notebooks."""
+"""Facts and texts as HTML, for notebooks."""
 
-import html
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
-_SHOWN = 1500  # characters of a text in a notebook
+_SHOWN_CHARS = 1500  # of each text; the rest is cut
+
+_ROW = """<tr><th style="text-align:left;vertical-align:top">{name}</th>\
+<td style="text-align:left;vertical-align:top">{value}</td></tr>"""
+_BOX = """<details><summary>{name} ({length:,} characters)</summary>\
+<pre style="white-space:pre-wrap">{text}</pre></details>"""
 
 
 def facts_html(facts: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> str:
-    """Names and values as an HTML table, and texts in boxes that open, everything escaped.
+    """An HTML table of names and values, then one collapsed box per text, with everything escaped.
 
-    It has no colours of its own, so that it is readable on a dark page as on a light one.
+    It sets no colours, so it is readable on a dark page as on a light one.
     """
-    left = "text-align:left;vertical-align:top"
-    cells = (
-        f'<tr><th style="{left}">{html.escape(str(name))}</th><td style="{left}">{html.escape(str(value))}</td></tr>'
-        for name, value in facts.items()
-    )
-    boxes = "".join(
-        f'<details><summary>{html.escape(name)} ({len(text):,} characters)</summary><pre style="white-space:pre-wrap">'
-        f"{html.escape(text[:_SHOWN])}{' …' if len(text) > _SHOWN else ''}</pre></details>"
-        for name, text in (texts or {}).items()
-    )
-    return f"<table>{''.join(cells)}</table>{boxes}"
+    parts = ["<table>"]
+    for name, value in facts.items():
+        heading = escape(str(name))
+        content = escape(str(value))
+        row = _ROW.format(name=heading, value=content)
+        parts.append(row)
+    parts.append("</table>")
+
+    # Each text is cut before it is escaped: a later cut could split an entity.
+    texts = texts or {}
+    for name, text in texts.items():
+        heading = escape(name)
+        shown = escape(text[:_SHOWN_CHARS])
+        if len(text) > _SHOWN_CHARS:
+            shown += " …"
+        box = _BOX.format(name=heading, length=len(text), text=shown)
+        parts.append(box)
+
+    return "".join(parts)

@@ -17,45 +17,68 @@ import pyarrow.parquet as pq
 
 from cotlens.trace import TraceError
 
-SOURCE_HASH = b"sha256 of the trace shard"
+SOURCE_HASH = b"sha256 of the trace shard"  # key in the parquet metadata of scores and verdicts
 
 
 def folder_name(name: str, model: str) -> str:
-    """The name that was given, if it is one; else the last part of the model's, made one."""
+    """The given name; without one the last part of the model's name, made safe for a folder.
+
+    Raises:
+        TraceError: if the given name has characters other than letters, digits, dots, dashes and
+            underscores.
+    """
     if name:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise TraceError(
                 f"--name {name!r}: expected letters, digits, dots, dashes and underscores"
             )
         return name
-    last = (
-        Path(model).resolve().name if Path(model).is_dir() else model.rstrip("/").rsplit("/", 1)[-1]
-    )
-    return re.sub(r"[^\w.-]+", "-", last).strip(".-") or "model"
+
+    if Path(model).is_dir():
+        last_part = Path(model).resolve().name
+    else:
+        last_part = model.rstrip("/").rsplit("/", 1)[-1]
+
+    # Hub names may hold characters that some file systems lack.
+    safe = re.sub(r"[^\w.-]+", "-", last_part)
+    return safe.strip(".-") or "model"
 
 
 def short_name(model: str) -> str:
-    """The name of a model's folder without the way to it, or its repository."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
+    """The name of a model's folder without its path; the name of a Hub repository as it is."""
+    folder = Path(model)
+    if folder.is_dir():
+        return folder.resolve().name
+    return model
 
 
-def is_made_from(done: Path, source: str) -> bool:
-    return parquet_metadata(done).get(SOURCE_HASH) == source.encode()
+def is_made_from(shard: Path, source_hash: str) -> bool:
+    """Whether a shard of scores or verdicts was made from the trace shard with this SHA-256."""
+    metadata = parquet_metadata(shard)
+    return metadata.get(SOURCE_HASH) == source_hash.encode()
 
 
-def parquet_metadata(done: Path) -> dict[bytes, bytes]:
+def parquet_metadata(shard: Path) -> dict[bytes, bytes]:
+    """The metadata of a parquet file; empty if the file is missing or damaged."""
     try:
-        return pq.read_schema(done).metadata or {}
-    except (OSError, pa.ArrowInvalid):  # not there, or damaged: it is made again
+        schema = pq.read_schema(shard)
+    except (OSError, pa.ArrowInvalid):  # the caller makes such a shard again
         return {}
+    return schema.metadata or {}
 
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process, so that two jobs cannot write into each other's shards."""
+    """Make a folder and hold it, so that two jobs cannot write into each other's shards.
+
+    Raises:
+        TraceError: if the folder is a file, or another process holds it.
+    """
     if folder.exists() and not folder.is_dir():
         raise TraceError(f"{folder}: is a file; the run directory must be a folder")
     folder.mkdir(parents=True, exist_ok=True)
+
+    # The system releases the lock when the process ends, however it ends.
     with (folder / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,52 +87,67 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write to; what stands there at the end takes the place of `path` in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    yield partial
-    os.replace(partial, path)
-
-
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Writes a parquet file whole or not at all."""
+    """Write a parquet file whole or not at all."""
     with _replacing(path) as partial:
         pq.write_table(table, partial, compression="zstd")
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Write a file whole or not at all; text is written as UTF-8."""
+    if isinstance(content, str):
+        content = content.encode()
     with _replacing(path) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.write_bytes(content)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to. It replaces `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    # In the same folder, so that the replacement is one step on every file system.
+    name = f".{path.name}.{os.getpid()}.partial"
+    partial = path.with_name(name)
+    yield partial
+    partial.replace(path)
 
 
 def to_json(info: dict[str, Any]) -> str:
-    return json.dumps(info, indent=2, ensure_ascii=False) + "\n"
+    """JSON text of a `run.json` or `generate.json`, indented and ending with a newline."""
+    text = json.dumps(info, indent=2, ensure_ascii=False)
+    return text + "\n"
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that the numbers and pictures depend on."""
-    return {
-        name: version(name)
-        for name in ("cotlens", "numpy", "pandas", "pyarrow", "scipy", "matplotlib")
-    }
+    """Versions of the packages that numbers and figures depend on."""
+    installed = {}
+    for name in ("cotlens", "numpy", "pandas", "pyarrow", "scipy", "matplotlib"):
+        installed[name] = version(name)
+    return installed
 
 
 def model_versions() -> dict[str, str]:
-    """Versions of what `versions` lists and of the packages that run a model."""
-    return versions() | {name: version(name) for name in ("torch", "transformers", "tokenizers")}
+    """Versions of the packages that `versions` lists, and of those that run a model."""
+    installed = versions()
+    for name in ("torch", "transformers", "tokenizers"):
+        installed[name] = version(name)
+    return installed
 
 
 def hash_path(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files with their names."""
+    """SHA-256 of a file; for a folder, of the names and hashes of all files in it."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    # A folder: the relative path and the hash of each file, in sorted order.
     digest = hashlib.sha256()
-    for child in sorted(child for child in path.rglob("*") if child.is_file()):
-        digest.update(f"{child.relative_to(path)}\0{hash_path(child)}\n".encode())
+    for child in sorted(path.rglob("*")):
+        if child.is_file():
+            name = child.relative_to(path)
+            line = f"{name}\0{hash_path(child)}\n"
+            digest.update(line.encode())
     return digest.hexdigest()
 
 

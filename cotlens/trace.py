@@ -1,8 +1,4 @@
-"""The record everything else reads: one assistant turn of a reasoning model, lossless.
-
-First room of the flow: `read` makes traces, `split` and `steps` cut them, `table` turns them into rows.
-This module imports nothing of cotlens.
-"""
+"""Trace: one assistant turn of a reasoning model, stored without loss. Everything else reads it."""
 
 import hashlib
 import json
@@ -16,7 +12,7 @@ from cotlens.display import facts_html
 
 
 class TraceError(ValueError):
-    """One trace, row or file is at fault. The message names it and says what was got and what to do."""
+    """A trace, row or file is at fault. The message names it, what was got, and what to do."""
 
 
 class Span(NamedTuple):
@@ -36,7 +32,7 @@ class Span(NamedTuple):
 
 
 class Label(NamedTuple):
-    """What the source says of one stretch of the completion (a human or LLM annotation)."""
+    """A label that the source gives a stretch of the completion (a human or LLM annotation)."""
 
     start: int
     stop: int
@@ -46,8 +42,8 @@ class Label(NamedTuple):
 class Origin(StrEnum):
     """Where the border between thinking and answer comes from."""
 
-    TEXT = "text"  # one string: `split` decides
-    FIELDS = "fields"  # the source had separate fields: verbatim, never split again
+    TEXT = "text"  # one string: `split_trace` finds the border
+    FIELDS = "fields"  # the source had separate fields: taken verbatim, never split again
 
 
 class Reasoning(StrEnum):
@@ -62,11 +58,17 @@ class Reasoning(StrEnum):
 class Trace:
     """One assistant turn; earlier turns are its prompt.
 
-    `completion` is what the model produced, never stripped or rejoined. Where the source kept thinking and
-    answer in separate fields, `completion` is the two joined with nothing between and `think` and `answer`
-    say where they lie. All character offsets are half-open spans of code points into `completion`.
+    `completion` is what the model produced, never stripped or rejoined. Where the source kept
+    thinking and answer in separate fields, `completion` joins the two with nothing between them,
+    and `think` and `answer` give their places. All character offsets are half-open spans of code
+    points into `completion`.
 
-    Empty string, None and -1 all mean "the source does not say", as each field's type allows.
+    An empty string, None or -1 means that the source does not say, as each field's type allows.
+
+    Raises:
+        TraceError: if the id is empty, a text is no text or holds a lone surrogate, a whole number
+            is out of range, a span or label lies outside the completion, or the lists per token are
+            not parallel.
     """
 
     id: str
@@ -84,10 +86,8 @@ class Trace:
     gold: str = ""
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None  # of the completion
-    logprobs: tuple[float, ...] | None = None  # one a token, nats, NaN where unknown
-    token_starts: tuple[int, ...] | None = (
-        None  # one a token: code point of the completion at which it begins
-    )
+    logprobs: tuple[float, ...] | None = None  # one per token, nats, NaN where unknown
+    token_starts: tuple[int, ...] | None = None  # one per token: the code point where it begins
     origin: Origin = Origin.TEXT
     reasoning: Reasoning = Reasoning.VERBATIM
     think: tuple[Span, ...] = ()  # only where origin is fields
@@ -96,38 +96,21 @@ class Trace:
     meta: Mapping[str, Any] = field(default_factory=dict)  # JSON values only
 
     def __post_init__(self) -> None:
-        for name in _TEXTS:
+        for name in _TEXT_FIELDS:
             self._check_text(name, getattr(self, name))
         for name in ("sample", "training_step"):
             _check_whole(self.id, name, getattr(self, name))
+
         if not self.id:
             raise TraceError("a trace needs a non-empty id")
         self._check_spans()
+        self._check_labels()
         self._check_tokens()
+
+        # Traces of one prompt share a cluster; a trace without a prompt is its own.
         if not self.prompt_id:
-            object.__setattr__(
-                self, "prompt_id", hash_text(self.prompt) if self.prompt else self.id
-            )
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the facts, and the texts as far as they fit, escaped. `split_trace` parts them."""
-        facts = {
-            name: getattr(self, name)
-            for name in ("id", *_FACTS)
-            if getattr(self, name) not in ("", None, -1)
-        }
-        facts["tokens"] = "unknown" if self.token_ids is None else f"{len(self.token_ids):,}"
-        return facts_html(facts, {"prompt": self.prompt, "completion": self.completion})
-
-    def show(self, scores: Any = None) -> Any:
-        """The trace as a page to read it in, `cotlens.view.show`: the last line of a notebook's cell shows it.
-
-        Args:
-            scores: what `score_tokens` returned for it, if anything.
-        """
-        import cotlens  # the viewer stands at the other end of the flow; its name is looked up when it is asked for
-
-        return cotlens.show(self, scores)
+            default = hash_text(self.prompt) if self.prompt else self.id
+            object.__setattr__(self, "prompt_id", default)
 
     def _check_text(self, name: str, value: Any) -> None:
         if not isinstance(value, str):
@@ -135,71 +118,91 @@ class Trace:
         try:
             value.encode()
         except UnicodeEncodeError as error:
+            code_point = f"U+{ord(value[error.start]):04X}"
             raise TraceError(
-                f"trace {self.id!r}: {name} has the lone surrogate U+{ord(value[error.start]):04X} at character "
+                f"trace {self.id!r}: {name} has the lone surrogate {code_point} at character "
                 f"{error.start}, which no UTF-8 file can hold; write the source again without it"
             ) from None
 
     def _check_spans(self) -> None:
-        spans = [*self.think, *([self.answer] if self.answer else [])]
+        """Check that thoughts and answer lie in order within a completion of separate fields."""
+        spans = list(self.think)
+        if self.answer:
+            spans.append(self.answer)
         if spans and self.origin is Origin.TEXT:
             raise TraceError(
                 f"trace {self.id!r}: spans of thinking or answer need origin=Origin.FIELDS"
             )
-        position = 0
+
+        # Each span begins at or after the end of the one before.
+        n_chars = len(self.completion)
+        previous_stop = 0
         for start, stop in spans:
-            if not position <= start <= stop <= len(self.completion):
+            if not previous_stop <= start <= stop <= n_chars:
                 raise TraceError(
-                    f"trace {self.id!r}: span {start}:{stop} does not lie in order within the completion "
-                    f"of {len(self.completion)} characters"
+                    f"trace {self.id!r}: span {start}:{stop} does not lie in order within the "
+                    f"completion of {n_chars} characters"
                 )
-            position = stop
+            previous_stop = stop
+
+    def _check_labels(self) -> None:
+        """Check that labels lie within the completion; they may overlap."""
+        n_chars = len(self.completion)
         for start, stop, label in self.labels:
             self._check_text("a label", label)
-            if not 0 <= start <= stop <= len(self.completion):
+            if not 0 <= start <= stop <= n_chars:
                 raise TraceError(
-                    f"trace {self.id!r}: label {label!r} at {start}:{stop} lies outside the completion "
-                    f"of {len(self.completion)} characters"
+                    f"trace {self.id!r}: label {label!r} at {start}:{stop} lies outside the "
+                    f"completion of {n_chars} characters"
                 )
 
     def _check_tokens(self) -> None:
-        lengths = {
-            name: len(values)
-            for name in ("token_ids", "logprobs", "token_starts")
-            if (values := getattr(self, name)) is not None
-        }
+        """Check that lists per token are parallel, ids fit in 32 bits, and starts rise."""
+        lengths = {}
+        for name in ("token_ids", "logprobs", "token_starts"):
+            values = getattr(self, name)
+            if values is not None:
+                lengths[name] = len(values)
+        # One entry per token in each list that is known.
         if len(set(lengths.values())) > 1:
-            got = ", ".join(f"{n} {name}" for name, n in lengths.items())
+            got = ", ".join(f"{length} {name}" for name, length in lengths.items())
             raise TraceError(f"trace {self.id!r}: {got}; they must be parallel")
+
+        # The tables hold them in 32 bits.
         for name in ("prompt_token_ids", "token_ids", "token_starts"):
             for value in getattr(self, name) or ():
                 _check_whole(self.id, name, value)
-        starts = self.token_starts or ()
-        if any(b < a for a, b in pairwise((0, *starts, len(self.completion)))):
+
+        bounds = (0, *(self.token_starts or ()), len(self.completion))
+        if any(later < earlier for earlier, later in pairwise(bounds)):
             raise TraceError(
                 f"trace {self.id!r}: token_starts must rise from 0 to the completion's end"
             )
 
+    def _repr_html_(self) -> str:
+        """The known facts and the beginning of both texts, escaped, for a notebook."""
+        facts: dict[str, Any] = {}
+        for name in _FACTS:
+            value = getattr(self, name)
+            if value not in ("", None, -1):  # the source does say
+                facts[name] = value
 
-_TEXTS = (
-    "id", "completion", "prompt", "prompt_id", "model", "method", "domain", "split", "finish_reason", "gold",
+        facts["tokens"] = "unknown" if self.token_ids is None else f"{len(self.token_ids):,}"
+        return facts_html(facts, {"prompt": self.prompt, "completion": self.completion})
+
+
+_TEXT_FIELDS = (
+    "id", "completion", "prompt", "prompt_id", "model", "method", "domain", "split",
+    "finish_reason", "gold",
 )  # fmt: skip
 _FACTS = (
-    "model",
-    "method",
-    "training_step",
-    "domain",
-    "split",
-    "sample",
-    "finish_reason",
-    "reward",
-    "gold",
-    "reasoning",
-)
+    "id", "model", "method", "training_step", "domain", "split", "sample", "finish_reason",
+    "reward", "gold", "reasoning",
+)  # fmt: skip
 
 
 def _check_whole(trace_id: str, name: str, value: Any) -> None:
-    """Whole numbers go to disk in 32 bits."""
+    """Raise TraceError unless the value is a whole number, from -1 to what fits on disk."""
     if type(value) is not int or not -1 <= value < 2**31:
         raise TraceError(
             f"trace {trace_id!r}: {name} must be a whole number below 2^31, got {value!r}"
@@ -207,10 +210,10 @@ def _check_whole(trace_id: str, name: str, value: Any) -> None:
 
 
 def hash_text(text: str) -> str:
-    """16 hex digits of SHA-256: the same prompt has the same id in every file and every run."""
+    """16 hex digits of the text's SHA-256: a prompt has the same id in every file and run."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def dump_json(value: Any) -> str:
-    """JSON text of free metadata, with non-ASCII kept and values JSON does not know turned into text."""
+    """JSON text of free metadata: non-ASCII is kept, and values that JSON lacks become strings."""
     return json.dumps(value, ensure_ascii=False, default=str)

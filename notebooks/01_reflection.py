@@ -60,7 +60,7 @@ plot_reflection(dynamics, BY)
 # A trace that was cut off ends early, so its 1.0 is not the end of a thought.
 
 # %%
-plot_reflection_position(steps.merge(dynamics[["trace_id", "prompt_id", BY]], on="trace_id"), BY)
+plot_reflection_position(run.step_table(with_traces=["prompt_id", BY]), BY)
 
 # %% [markdown]
 # ## What next

@@ -62,7 +62,8 @@ paths.groupby(BY)[
 # **Shows** the share of steps with each marker along the thinking. **Does not show** what a step means, only how it is worded.
 
 # %%
-plot_unsafe_position(steps.merge(traces[["trace_id", "prompt_id", BY]], on="trace_id"), BY)
+grouped_steps = run.step_table(with_traces=["prompt_id", BY])
+plot_unsafe_position(grouped_steps, BY)
 
 # %% [markdown]
 # ## When it sets in, and who comes back
@@ -79,7 +80,7 @@ plot_onset_recovery(paths, BY)
 # **Shows** the share of traces with an excuse of each kind. **Does not show** the kind reliably: F1 of a kind is below that of an excuse at all.
 
 # %%
-plot_self_jailbreak_kinds(steps.merge(traces[["trace_id", "prompt_id", BY]], on="trace_id"), BY)
+plot_self_jailbreak_kinds(grouped_steps, BY)
 
 # %% [markdown]
 # ## Risky patterns

@@ -1,3 +1,5 @@
+"""The record of one turn: what it takes, what it refuses, and how a notebook shows it."""
+
 import pytest
 from places import SAMPLES
 
@@ -7,17 +9,17 @@ from cotlens.trace import Label, Origin, hash_text
 
 def test_prompt_id_is_the_prompts_hash_or_the_id():
     """Traces of one prompt share a cluster; without a prompt every trace is its own."""
-    assert (
-        Trace(id="a", completion="x", prompt="p").prompt_id
-        == Trace(id="b", completion="y", prompt="p").prompt_id
-    )
+    first = Trace(id="a", completion="x", prompt="p")
+    second = Trace(id="b", completion="y", prompt="p")
+    assert first.prompt_id == second.prompt_id
     assert Trace(id="a", completion="x").prompt_id == "a"
     assert len(hash_text("p")) == 16
 
 
 def test_span_is_half_open():
     span = Span(1, 3)
-    assert (span.of("abcd"), span.length) == ("bc", 2)
+    assert span.of("abcd") == "bc"
+    assert span.length == 2
 
 
 @pytest.mark.parametrize(
@@ -37,17 +39,18 @@ def test_span_is_half_open():
     ],
 )
 def test_a_fault_names_the_trace_and_what_was_got(fields, message):
+    sound = {"id": "t", "completion": "abc"}
     with pytest.raises(TraceError, match=message):
-        Trace(**({"id": "t", "completion": "abc"} | fields))
+        Trace(**(sound | fields))
 
 
 def test_what_a_notebook_shows_is_inert_and_has_no_colours():
     """Model output is escaped, long texts are cut, and the page's own colours hold."""
-    shown = Trace(
-        id="<b>", completion="<script>alert(1)</script>" + "x" * 5000, model="m"
-    )._repr_html_()
+    completion = "<script>alert(1)</script>" + "x" * 5000
+    shown = Trace(id="<b>", completion=completion, model="m")._repr_html_()
     assert "<script" not in shown
     assert "&lt;script&gt;" in shown
+
     assert "5,025 characters" in shown
     assert len(shown) < 4000
     assert "color" not in shown
@@ -56,6 +59,7 @@ def test_what_a_notebook_shows_is_inert_and_has_no_colours():
 
 def test_records_of_the_flow_have_a_face(tmp_path):
     run = analyze([SAMPLES], tmp_path / "run")
+    shown = run._repr_html_()
     for text in ("run", "14", "sample_traces.jsonl", "judged by"):
-        assert text in run._repr_html_()
+        assert text in shown
     assert "<b>0.5</b>" in stats.mean([0.0, 1.0])._repr_html_()

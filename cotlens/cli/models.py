@@ -78,6 +78,7 @@ def score(
     if not 0 < temperature < float("inf"):
         raise BadParameter("must be above 0 and finite", param_hint="--temperature")
 
+    from cotlens.files import folder_name
     from cotlens.models.load import load_model
     from cotlens.runs.run import Run
     from cotlens.runs.score import score as score_run
@@ -96,7 +97,7 @@ def score(
         )
 
     with progress_bar("score", "tokens", unit_scale=True) as advance:
-        info = score_run(
+        scored = score_run(
             run,
             scorer,
             reference=base,
@@ -112,6 +113,7 @@ def score(
         )
 
     # What was scored, and what to know about it.
+    info = scored.score_info(folder_name(name, scorer.name))
     counts = f"{info['n_tokens']:,} tokens of {info['n_traces']:,} traces"
     echo(f"{run}: {counts} scored by {info['model']['name']}")
     for key, meaning in _SCORE_REMARKS.items():
@@ -175,6 +177,7 @@ def guard(
     dry_run: DryRunOption = False,
 ) -> None:
     """Judge the thinking and the answer of every trace separately, into RUN/guard/NAME/PART."""
+    from cotlens.files import folder_name
     from cotlens.judges.endpoint import EndpointGuard, StrongRejectGuard
     from cotlens.judges.local import load_guard
     from cotlens.runs.judge import judge_run
@@ -212,8 +215,8 @@ def guard(
         )
 
     with progress_bar("guard", "parts", total=n_items) as advance:
-        info = judge_run(opened, judge_model, parts=parts, name=name, progress=advance)
-    _print_label_counts(info)
+        judge_run(opened, judge_model, parts=parts, name=name, progress=advance)
+    _print_label_counts(opened.judge_info(folder_name(name, judge_model.name)), parts)
 
 
 def _parse_parts(text: str) -> list[str]:
@@ -225,6 +228,7 @@ def _parse_parts(text: str) -> list[str]:
 
 def _add_verdicts(run: "Run", path: Path, judge: str, parts: list[str], dry_run: bool) -> None:
     """Add the verdicts in a csv to a run; a dry run only reports how many there are."""
+    from cotlens.files import folder_name
     from cotlens.runs.judge import add_verdicts
 
     if len(parts) != 1:
@@ -236,8 +240,8 @@ def _add_verdicts(run: "Run", path: Path, judge: str, parts: list[str], dry_run:
         return
 
     n_earlier = _count_verdicts(run, judge, part)
-    info = add_verdicts(run, table, judge, part)
-    _print_label_counts(info)
+    add_verdicts(run, table, judge, part)
+    _print_label_counts(run.judge_info(folder_name("", judge)), parts)
     if n_earlier:
         remark(f"these replace {n_earlier:,} verdicts of {judge} on the same part")
 
@@ -284,8 +288,9 @@ def _estimate_cost(judge: "EndpointGuard", run: "Run", parts: list[str], price: 
     return estimate
 
 
-def _print_label_counts(info: dict[str, Any]) -> None:
+def _print_label_counts(info: dict[str, Any], parts: list[str]) -> None:
     """Print a line for each part that was judged: how many traces got each label."""
-    for part, counts in info["counts"].items():
+    for part in dict.fromkeys(parts):
+        counts = info["counts"][part]
         labels = ", ".join(f"{label} {n:,}" for label, n in sorted(counts.items()))
         echo(f"{part}: {labels}")

@@ -159,6 +159,9 @@ OwnScorerOption = Annotated[
     ),
 ]
 NoteOption = Annotated[str, Option(help="A line under every figure: models, judge, prompts.")]
+ClaimsOption = Annotated[
+    Path | None, Option(help="JSON list of the claims to decide, such as trainers/configs/claims.json.")
+]
 RolloutsOption = Annotated[
     list[Path] | None, Option(help="Run of the rollouts of RL training (RECORD/rollouts).")
 ]
@@ -178,11 +181,14 @@ def compare(
     monitor: MonitorOption = "",
     scorer: OwnScorerOption = "",
     note: NoteOption = "",
+    claims: ClaimsOption = None,
     rollouts: RolloutsOption = None,
     log: LogOption = None,
     force: ForceOption = False,
 ) -> None:
     """Join the runs of several arms and seeds into a study, and report which claims hold in it.
+
+    Claims are a list in a file, written before the runs exist: see --claims.
 
     The arm of a run is the name given to `cotlens generate --method`, else its folder's name. Its
     seed is K if a folder seed=K is on its path, as in runs/seed=0/grpo. Prompts are told apart by
@@ -210,6 +216,7 @@ def compare(
         monitor=monitor,
         scorer=scorer,
         note=note,
+        claims=studies.read_claims(claims) if claims else (),
         rollouts=rollouts or (),
         logs=log or (),
         force=force,
@@ -223,9 +230,10 @@ def compare(
     arms = ", ".join(info["arms"])
     echo(f"{out}: {len(samples):,} samples ({sets}), arms {arms}")
 
-    # The claims, judged by rules that were fixed before any result was seen.
-    measures = studies.measures(samples)
-    differences = studies.differences(samples, base)
-    for claim in studies.verdicts(samples, measures, differences, info):
-        echo(f"{claim.verdict:>10}  {claim.claim}: {claim.because}")
+    if "claims" in info:
+        measures = studies.measures(samples)
+        differences = studies.differences(samples, base)
+        evidence = studies.Evidence(samples, measures, differences, base)
+        for verdict in studies.verdicts(info["claims"], evidence, info):
+            echo(f"{verdict.verdict:>10}  {verdict.claim}: {verdict.because}")
     echo(f"figures: cotlens figures {out} -o FOLDER")

@@ -87,11 +87,12 @@ def generate(
 
     from cotlens.formats.prompts import read_prompts
     from cotlens.runs.generate import generate as generate_traces
+    from cotlens.runs.generate import generation_info
 
     # The bar needs the number of prompts before the first is sampled.
     n_prompts = sum(1 for _ in read_prompts(prompts))
     with progress_bar("generate", "traces", total=n * n_prompts) as advance:
-        info = generate_traces(
+        generate_traces(
             prompts,
             model,
             out,
@@ -112,6 +113,7 @@ def generate(
             progress=advance,
         )
 
+    info = generation_info(out)
     counts = f"{info['n_traces']:,} traces, {info['n_tokens']:,} tokens"
     echo(f"{out}: {counts} by {info['model']['name']}")
     if info["n_cut"]:

@@ -2,11 +2,13 @@
 
 run          Run: opens a run's tables; `open_run` is where reading begins
 schema       every column of every table, with its type and meaning
-tables       traces become rows: one a trace, one a step
+tables       traces become rows: one per trace, one per step
 analyze      files of traces become a run
 score        adds token scores by a model
 judge        adds verdicts by a judge, or verdicts made elsewhere
 generate     samples a model's traces into shards
-shards       what the four have in common: room is made, finished shards are kept
+shards       what these four share: finished shards are kept, anything else refused or removed
+messages     a trace as chat messages
+transcripts  a trace as a transcript of Inspect Scout
 export       traces in the formats of other tools
 """

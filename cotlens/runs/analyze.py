@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -46,7 +46,7 @@ def analyze(
     force: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Run:
-    """Reads, splits and segments every trace of `paths` into the run directory `out`, and returns the run.
+    """Read, split and segment every trace of `paths` into the run directory `out`; return the run.
 
     Called again with the same inputs it does nothing, or finishes what a killed call left.
 
@@ -57,10 +57,13 @@ def analyze(
         model: name for the traces that have none.
         method: name of the checkpoint or training arm, for the traces that have none.
         tags: delimiters of the thought, where they are not among those that cotlens knows.
-        on_error: `stop` raises at the first row that cannot be read; `skip` writes it to `rejects.jsonl`.
+        on_error: `stop` raises at the first row that cannot be read; `skip` writes it to
+            `rejects.jsonl`.
         max_line_bytes: as in `read_traces`.
-        light: leave out texts and token lists: the figures can still be drawn, from a run small enough to commit.
-        tokenizer: folder or Hub repository of the tokenizer of rows that hold token ids and no text.
+        light: leave out texts and token lists: the figures can still be drawn, from a run small
+            enough to commit.
+        tokenizer: folder or Hub repository of the tokenizer of rows that hold token ids and no
+            text.
         force: make the run anew, whatever it was made from.
         progress: called with the number of traces done since the last call.
 
@@ -70,20 +73,30 @@ def analyze(
     files = input_files(paths)
     if not files:
         raise TraceError("nothing to analyze: no input file was given")
+
     run = Run(Path(out))
-    settings = {
+    # Everything that decides the tables. The tokenizer is named only where it is used.
+    settings: dict[str, Any] = {
         "model": model,
         "method": method,
         "tags": tags,
         "light": light,
         "max_line_bytes": max_line_bytes,
     }
-    settings |= {"tokenizer": tokenizer} if tokenizer else {}
-    made_by = _provenance(files, format) | {"settings": settings}
+    if tokenizer:
+        settings["tokenizer"] = tokenizer
+    inputs = _describe_inputs(files, format)
+    made_by = {"inputs": inputs, "versions": versions(), "settings": settings}
+
+    # Shard by shard: memory holds one, and a killed job resumes after the last.
     with only_one(run.path):
-        if prepare_run(run, made_by, files, force):
-            return _whole(run, on_error)
-        with _Rejects(run.path) as rejects:
+        is_complete = prepare_run(run, made_by, files, force)
+        if is_complete:
+            _check_rejects(run, on_error)
+            return run
+
+        counts = dict.fromkeys(COUNTS, 0)
+        with _RejectFile(run.path) as rejects:
             traces = read_traces(
                 files,
                 format=format,
@@ -91,14 +104,15 @@ def analyze(
                 max_line_bytes=max_line_bytes,
                 tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
             )
-            named = (_named(trace, model, method) for trace in traces)
-            counts = dict.fromkeys(COUNTS, 0)
-            for number, shard in enumerate(_shards(named)):
+            named = (_with_names(trace, model, method) for trace in traces)
+            for number, shard in enumerate(_in_shards(named)):
                 counts["n_traces"] += len(shard)
                 counts["n_steps"] += _write_shard(run, number, shard, tags, light)
                 counts["n_shards"] = number + 1
                 if progress:
                     progress(len(shard))
+
+            # A run without traces would only fail later, at its first figure.
             counts["n_rejected"] = rejects.n
             if not counts["n_traces"]:
                 raise TraceError(
@@ -108,25 +122,46 @@ def analyze(
     return run
 
 
-def _whole(run: Run, on_error: str) -> Run:
-    """The run, unless it left rows out that the caller wants."""
-    rejected = run.info["n_rejected"]
-    if rejected and on_error == "stop":
+def _describe_inputs(paths: Sequence[Path], format: str | None) -> list[dict[str, Any]]:
+    """Path, format and hash of each input; format and hash decide what is the same run."""
+    inputs = []
+    for path in paths:
+        found = find_format(format) if format else detect_format(path)
+        description = {
+            "path": str(path),
+            "format": found.name,
+            "lacks": list(found.lacks),
+            "sha256": hash_path(path),
+        }
+        inputs.append(description)
+    return inputs
+
+
+def _check_rejects(run: Run, on_error: str) -> None:
+    """Raise TraceError if a complete run left out rows, and the caller asks for all of them."""
+    n_rejected = run.info["n_rejected"]
+    if n_rejected and on_error == "stop":
         raise TraceError(
-            f"{run.path}: {rejected} rows could not be read when the run was made (rejects.jsonl lists them); "
-            "mend them, or accept that with --on-error skip"
+            f"{run.path}: {n_rejected} rows could not be read when the run was made (rejects.jsonl "
+            "lists them); mend them, or accept that with --on-error skip"
         )
-    return run
 
 
-class _Rejects:
-    """Writes rejected rows as they come, and puts the file in its place at the end."""
+class _RejectFile:
+    """Writes rejected rows as they come; the file is put in its place when all rows are read.
+
+    Attributes:
+        n: rows that were rejected.
+        first: why the first of them was rejected.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.path, self.n, self.first = folder / "rejects.jsonl", 0, ""
+        self.path = folder / "rejects.jsonl"
+        self.partial = folder / "rejects.jsonl.partial"
+        self.n = 0
+        self.first = ""
 
-    def __enter__(self) -> "_Rejects":
-        self.partial = self.path.with_name("rejects.jsonl.partial")
+    def __enter__(self) -> "_RejectFile":
         self.file = self.partial.open("w", encoding="ascii")
         return self
 
@@ -136,6 +171,7 @@ class _Rejects:
         self.file.write(json.dumps(reject._asdict(), ensure_ascii=True) + "\n")
 
     def __exit__(self, *error: object) -> None:
+        # Without an error the rows were all read, and the file is whole.
         self.file.close()
         if self.n and error[0] is None:
             os.replace(self.partial, self.path)
@@ -143,75 +179,69 @@ class _Rejects:
             self.partial.unlink()
 
 
-def _named(trace: Trace, model: str, method: str) -> Trace:
-    if (trace.model or not model) and (trace.method or not method):
-        return trace
-    return flag_summary(replace(trace, model=trace.model or model, method=trace.method or method))
-
-
-def _shards(traces: Iterator[Trace]) -> Iterator[list[Trace]]:
-    """Traces in groups of at most `SHARD_TRACES` and about `SHARD_CHARS` characters."""
-    while shard := list(islice(_until(traces, SHARD_CHARS), SHARD_TRACES)):
-        yield shard
-
-
-def _until(traces: Iterator[Trace], chars: int) -> Iterator[Trace]:
-    for trace in traces:
-        yield trace
-        chars -= (
-            len(trace.completion)
-            + len(trace.prompt)
-            + 8 * len(trace.token_ids or ())
-            + len(str(trace.meta))
-        )
-        if chars <= 0:
-            return
-
-
-def _write_shard(
-    run: Run, number: int, traces: Iterable[Trace], tags: Tags | None, light: bool
-) -> int:
-    """Writes both tables of one shard unless they are there; returns the number of steps."""
-    name = f"part-{number:05d}.parquet"
-    done = run.path / "steps" / name  # written last
-    if done.exists() and (run.path / "traces" / name).exists():
-        return pq.read_metadata(done).num_rows
-    trace_table, step_table = analyze_traces(traces, tags)
-    if light:
-        trace_table, step_table = (
-            trace_table.select(LIGHT_COLUMNS),
-            step_table.select(LIGHT_STEP_COLUMNS),
-        )
-    write_parquet(run.path / "traces" / name, trace_table)
-    write_parquet(done, step_table)
-    return step_table.num_rows
-
-
-def _provenance(paths: Sequence[Path], format: str | None) -> dict[str, Any]:
-    """What a run is made from. Two calls with the same answer make the same run."""
-    inputs = []
-    for path in paths:
-        shape = find_format(format) if format else detect_format(path)
-        inputs.append(
-            {
-                "path": str(path),
-                "format": shape.name,
-                "lacks": list(shape.lacks),
-                "sha256": hash_path(path),
-            }
-        )
-    return {"inputs": inputs, "versions": versions()}
-
-
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer of transformers, without its model."""
+    """A tokenizer of transformers, without its model.
+
+    Raises:
+        TraceError: if transformers is not installed, or there is no such tokenizer.
+    """
     try:
         from transformers import AutoTokenizer
     except ImportError:
         raise TraceError("a tokenizer needs transformers; `pip install cotlens[model]`") from None
+
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise TraceError(
-            f"{name}: no tokenizer can be loaded: {str(error).splitlines()[0]}"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise TraceError(f"{name}: no tokenizer can be loaded: {reason}") from None
+
+
+def _with_names(trace: Trace, model: str, method: str) -> Trace:
+    """The trace, with the names of the call where it has none."""
+    needs_model = bool(model) and not trace.model
+    needs_method = bool(method) and not trace.method
+    if not needs_model and not needs_method:
+        return trace
+
+    # The model's name decides whether its thinking is a summary.
+    named = replace(trace, model=trace.model or model, method=trace.method or method)
+    return flag_summary(named)
+
+
+def _in_shards(traces: Iterator[Trace]) -> Iterator[list[Trace]]:
+    """Traces in groups of at most `SHARD_TRACES` and about `SHARD_CHARS` characters."""
+    while shard := list(islice(_until_full(traces), SHARD_TRACES)):
+        yield shard
+
+
+def _until_full(traces: Iterator[Trace]) -> Iterator[Trace]:
+    """Traces up to and with the one that fills a shard."""
+    n_chars = 0
+    for trace in traces:
+        yield trace
+        # Roughly what the trace takes in memory.
+        n_chars += len(trace.completion) + len(trace.prompt)
+        n_chars += 8 * len(trace.token_ids or ()) + len(str(trace.meta))
+        if n_chars >= SHARD_CHARS:
+            return
+
+
+def _write_shard(
+    run: Run, number: int, traces: Sequence[Trace], tags: Tags | None, light: bool
+) -> int:
+    """Write both tables of one shard unless they are there; return the number of steps."""
+    name = f"part-{number:05d}.parquet"
+    trace_path = run.path / "traces" / name
+    step_path = run.path / "steps" / name
+    if step_path.exists() and trace_path.exists():
+        return pq.read_metadata(step_path).num_rows
+
+    # Steps are written last: where they are, the traces are whole too.
+    trace_table, step_table = analyze_traces(traces, tags)
+    if light:
+        trace_table = trace_table.select(LIGHT_COLUMNS)
+        step_table = step_table.select(LIGHT_STEP_COLUMNS)
+    write_parquet(trace_path, trace_table)
+    write_parquet(step_path, step_table)
+    return step_table.num_rows

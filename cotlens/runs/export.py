@@ -1,8 +1,8 @@
-"""Traces to the files of other tools: chat messages, Inspect Scout's transcripts, a Hugging Face dataset.
+"""export: traces become files of other tools: chat messages, transcripts or a dataset.
 
-Behind `run`: `trace <- read <- table <- write`. The law of every writer is that reading its file gives the traces that
-were written. What a tool's own shape cannot say (spans, token ids, labels, ...) stands beside it in a field `cotlens`,
-which other tools pass over: `Export.beside` counts it. A writer finds it out by reading its own row.
+Reading the file back gives the traces that were written; this holds for every writer. What a format
+has no place for (spans, token ids, labels, ...) goes into an extra field `cotlens` that other tools
+ignore: `Export.beside` counts it. A writer finds out what that is by reading back its own row.
 """
 
 import json
@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cotlens.formats.fields import dicts
 from cotlens.formats.known import find_format
+from cotlens.runs.messages import assistant_message, messages_before
 from cotlens.runs.schema import arrow_schema
 from cotlens.runs.tables import analyze_traces
+from cotlens.runs.transcripts import TRANSCRIPT_SCHEMA, transcript_row
 from cotlens.text.families import Tags
-from cotlens.text.split import has_delimiters
-from cotlens.trace import Origin, Reasoning, Span, Trace, TraceError, dump_json, hash_text
+from cotlens.trace import Trace, TraceError, dump_json, hash_text
 
 _BATCH = 256  # traces in memory at once
 
@@ -34,8 +34,8 @@ class Export(NamedTuple):
     """What was written.
 
     Attributes:
-        n_traces: how many.
-        beside: how many traces have a field that the tool's own shape cannot hold, by its name.
+        n_traces: the number of traces.
+        beside: for each field that the format has no place for, the number of traces that have it.
     """
 
     n_traces: int
@@ -45,60 +45,70 @@ class Export(NamedTuple):
 def export(
     traces: Iterable[Trace], path: str | Path, *, to: str, tags: Tags | None = None
 ) -> Export:
-    """Writes traces for another tool, whole or not at all, and returns what its format has no place for.
+    """Write traces for another tool, whole or not at all; return what its format cannot hold.
 
     Args:
         traces: any iterable; a corpus larger than memory is fine.
         path: the file to make, or with `hf` the folder. What is there already is replaced.
-        to: `openai` (JSON lines of chat messages), `scout` (Inspect Scout's transcript parquet) or `hf` (a Hugging Face
-            dataset on disk, with the columns `SCHEMA["traces"]`).
-        tags: delimiters of the thought, if they are none of the known: `hf` says where it lies.
+        to: `openai` (JSON lines of chat messages), `scout` (Inspect Scout's transcript parquet) or
+            `hf` (a Hugging Face dataset on disk, with the columns `SCHEMA["traces"]`).
+        tags: delimiters of the thought, where they are not among those that cotlens knows: `hf`
+            holds where it lies.
 
     Raises:
-        TraceError: if there is no trace, or one that the format cannot hold.
+        TraceError: if there is no trace, or one that the format cannot hold, or the path is taken
+            by something that is never replaced.
+        ValueError: if the format is unknown.
     """
     if to not in WRITERS:
         raise ValueError(f"unknown format {to!r}; expected one of {', '.join(WRITERS)}")
-    path, counts = Path(path).resolve(), Counter()
+    # A folder is replaced only by a dataset, and only if it is one.
+    path = Path(path).resolve()
     if to != "hf" and path.is_dir():
         raise TraceError(f"{path}: is a folder; name a file")
-    if to == "hf" and path.exists() and not _is_dataset(path):
+    if to == "hf" and path.exists() and not _is_replaceable(path):
         raise TraceError(
             f"{path}: is there already and is no Hugging Face dataset alone; name another folder"
         )
+
+    # Hidden names next to the path: no other job and no reader takes them for the file.
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, old = (
-        path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("partial", "replaced")
-    )
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
+    beside: Counter[str] = Counter()
     try:
-        WRITERS[to](iter(traces), part, counts, tags)
-        n = counts.pop("", 0)
-        if not n:
+        n_traces = WRITERS[to](iter(traces), partial, beside, tags)
+        if not n_traces:
             raise TraceError("there is no trace to write")
+
+        # A folder cannot take another's place: the old one steps aside, and back if that fails.
         if path.is_dir():
-            path.replace(old)
+            path.replace(replaced)
         try:
-            part.replace(path)
+            partial.replace(path)
         except BaseException:
-            if old.exists():
-                old.replace(path)
+            if replaced.exists():
+                replaced.replace(path)
             raise
     finally:
-        _remove(part)
+        _remove(partial)
         if path.exists():
-            _remove(old)
-    return Export(n, dict(counts))
+            _remove(replaced)
+    return Export(n_traces, dict(beside))
 
 
-def _is_dataset(path: Path) -> bool:
-    """Whether a folder is empty, or a Hugging Face dataset on disk and holds nothing else."""
-    names = set(os.listdir(path)) if path.is_dir() else {""}
+def _is_replaceable(path: Path) -> bool:
+    """Whether a path is an empty folder, or a Hugging Face dataset and nothing else."""
+    if not path.is_dir():
+        return False
+    # The dataset's own list of its files tells what else is there.
+    names = set(os.listdir(path))
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        files = {str(one["filename"]) for one in state["_data_files"]}
+        data_files = {str(data_file["filename"]) for data_file in state["_data_files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return not names
-    return names <= {"state.json", "dataset_info.json", *files}
+    return names <= {"state.json", "dataset_info.json", *data_files}
 
 
 def _remove(path: Path) -> None:
@@ -108,310 +118,131 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-# --- chat messages ---------------------------------------------------------------------------------------------
-def _write_openai(
-    traces: Iterator[Trace], path: Path, counts: Counter[str], _: Tags | None
-) -> None:
+def _in_batches(traces: Iterator[Trace]) -> Iterator[list[Trace]]:
+    while batch := list(islice(traces, _BATCH)):
+        yield batch
+
+
+def _write_openai(traces: Iterator[Trace], path: Path, beside: Counter[str], _: Tags | None) -> int:
+    """JSON lines of chat messages."""
+    n_traces = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for trace in traces:
             row = _openai_row(trace)
-            _add_exact(row, "messages", trace, counts)
+            row["cotlens"] = _left_out(row, "messages", trace, beside)
             file.write(dump_json(row) + "\n")
+            n_traces += 1
+    return n_traces
 
 
 def _openai_row(trace: Trace) -> dict[str, Any]:
-    """Messages, and at the top what the reader takes under its own name; earlier turns of the assistant weigh 0."""
-    before = [
-        message | ({"weight": 0} if message.get("role") == "assistant" else {})
-        for message in _messages_before(trace)
-    ]
-    row: dict[str, Any] = {"id": trace.id, "messages": [*before, _message(trace)]}
-    named = ("prompt_id", "model", "method", "domain", "split", "finish_reason", "gold")
-    row |= {name: value for name in named if (value := getattr(trace, name))}
-    row |= {"sample": trace.sample} if trace.sample else {}
-    row |= {"training_step": trace.training_step} if trace.training_step != -1 else {}
-    row |= {"reward": trace.reward} if trace.reward is not None else {}
-    lists = ("prompt_token_ids", "token_ids", "token_starts", "logprobs")
-    return row | {
-        name: _plain(value) for name in lists if (value := getattr(trace, name)) is not None
-    }
+    """Messages, and next to them the fields of a trace that the reader finds there."""
+    messages = []
+    for message in messages_before(trace):
+        # Weight 0: an earlier turn is context, and no trace.
+        if message.get("role") == "assistant":
+            message = message | {"weight": 0}
+        messages.append(message)
+    messages.append(assistant_message(trace))
+    row: dict[str, Any] = {"id": trace.id, "messages": messages}
+
+    # Only what is known: an empty string, 0, -1 and None are the reader's defaults.
+    for name in ("prompt_id", "model", "method", "domain", "split", "finish_reason", "gold"):
+        if getattr(trace, name):
+            row[name] = getattr(trace, name)
+
+    if trace.sample:
+        row["sample"] = trace.sample
+    if trace.training_step != -1:
+        row["training_step"] = trace.training_step
+    if trace.reward is not None:
+        row["reward"] = trace.reward
+
+    for name in ("prompt_token_ids", "token_ids", "token_starts", "logprobs"):
+        if getattr(trace, name) is not None:
+            row[name] = _plain(getattr(trace, name))
+    return row
 
 
-def _messages_before(trace: Trace) -> list[dict[str, Any]]:
-    """The conversation so far: as the source had it, or the user's request, or the prompt."""
-    kept = trace.meta.get("prompt_messages")
-    if isinstance(kept, list) and all(
-        isinstance(one, dict) and isinstance(one.get("role"), str) for one in kept
-    ):
-        return kept
-    request = trace.meta.get("request")
-    asked = request if isinstance(request, str) and request else trace.prompt
-    return [{"role": "user", "content": asked}] if asked else []
+def _write_scout(traces: Iterator[Trace], path: Path, beside: Counter[str], _: Tags | None) -> int:
+    """A parquet file of transcripts, as Inspect Scout reads them."""
+    n_traces = 0
+    with pq.ParquetWriter(path, TRANSCRIPT_SCHEMA, compression="zstd") as file:
+        for batch in _in_batches(traces):
+            rows = []
+            for trace in batch:
+                row = transcript_row(trace)
+                row["cotlens"] = dump_json(_left_out(row, "scout", trace, beside))
+                rows.append(row)
+            file.write_table(pa.Table.from_pylist(rows, TRANSCRIPT_SCHEMA))
+            n_traces += len(rows)
+    return n_traces
 
 
-def _message(trace: Trace) -> dict[str, Any]:
-    """The assistant's message: one text, thinking and answer under the names that servers give them, or blocks."""
-    calls = trace.meta.get("tool_calls")
-    called = {"tool_calls": calls} if isinstance(calls, list) and not _placed(calls) else {}
-    if trace.origin is Origin.TEXT:
-        return {"role": "assistant", "content": trace.completion, **called}
-    text, cut = trace.completion, trace.think[0].stop if trace.think else 0
-    joined = trace.think == (Span(0, cut),) and trace.answer == Span(cut, len(text))
-    # A text with tags of its own would be taken for one that holds its thought.
-    if (
-        joined
-        and trace.reasoning is Reasoning.VERBATIM
-        and not _parts(trace)
-        and not has_delimiters(text)
-    ):
-        return {
-            "role": "assistant",
-            "reasoning_content": text[:cut],
-            "content": text[cut:],
-            **called,
-        }
-    return {"role": "assistant", "content": _blocks(trace), **called}
+def _left_out(
+    row: dict[str, Any], format: str, trace: Trace, beside: Counter[str]
+) -> dict[str, Any]:
+    """What reading the row does not give back, for its field `cotlens`; counts it by field.
 
+    `of` is the hash of the text, by which a reader sees that it was changed; `kept` lists the
+    metadata that the row gives back, `meta` holds the rest.
+    """
+    left_out: dict[str, Any] = {"of": hash_text(trace.completion)}
+    packed = dump_json(left_out) if format == "scout" else left_out
+    (read,) = find_format(format).parse({**row, "cotlens": packed}, trace.id)
 
-def _placed(calls: Sequence[Any]) -> bool:
-    return any(isinstance(call, dict) and isinstance(call.get("at"), int) for call in calls)
-
-
-def _parts(trace: Trace) -> list[dict[str, Any]]:
-    """Blocks of a message that are no text, with the place of each, in order."""
-    found = [*dicts(trace.meta.get("tool_calls")), *dicts(trace.meta.get("other_parts"))]
-    return sorted(
-        (part for part in found if isinstance(part, dict) and _placed([part])),
-        key=lambda part: part["at"],
-    )
-
-
-def _blocks(trace: Trace) -> list[dict[str, Any]]:
-    """The completion as typed blocks in their order, with tool calls and the like where they stood."""
-    parts = _parts(trace)
-    thoughts = {span.start: span for span in trace.think}
-    hidden = trace.reasoning is Reasoning.REDACTED
-    extra = {part["at"]: part for part in parts if part.get("type") in ("thinking", "reasoning")}
-    placed = [part for part in parts if part.get("type") not in ("thinking", "reasoning")]
-    cuts = {0, len(trace.completion), *(part["at"] for part in placed)}
-    cuts |= {edge for span in trace.think for edge in span}
-    blocks: list[dict[str, Any]] = []
-    edges = sorted(cut for cut in cuts if 0 <= cut <= len(trace.completion))
-    for start, stop in zip(edges, [*edges[1:], edges[-1]], strict=True):
-        blocks += [
-            {key: value for key, value in part.items() if key != "at"}
-            for part in placed
-            if part["at"] == start
-        ]
-        text = trace.completion[start:stop]
-        inside = next(
-            (span for span in trace.think if span.start <= start and stop <= span.stop), None
-        )
-        if not text:
-            continue
-        if inside is None:
-            blocks.append({"type": "text", "text": text})
-        elif trace.reasoning is Reasoning.SUMMARY:
-            blocks.append(
-                {"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]}
-            )
-        else:
-            own = {
-                key: value
-                for key, value in extra.get(start, {}).items()
-                if key not in ("at", "type")
-            }
-            blocks.append(
-                {"type": "thinking", "thinking": text, **(own if start in thoughts else {})}
-            )
-    if hidden and not any(block.get("type") == "redacted_thinking" for block in blocks):
-        blocks.insert(0, {"type": "redacted_thinking"})
-    return blocks
-
-
-def _add_exact(row: dict[str, Any], shape: str, trace: Trace, counts: Counter[str]) -> None:
-    """Puts beside the row's own fields what reading them does not give back; counts what that is."""
-    exact: dict[str, Any] = {"of": hash_text(trace.completion)}
-    row["cotlens"] = exact
-    packed = json.dumps(exact) if shape == "scout" else exact
-    (read,) = find_format(shape).parse({**row, "cotlens": packed}, trace.id)
     if read.completion != trace.completion:
         raise TraceError(f"trace {trace.id!r}: its text cannot be put into this format")
-    counts[""] += 1
-    for one in fields(Trace):
-        mine, its = getattr(trace, one.name), getattr(read, one.name)
-        if one.name == "meta" or dump_json(_plain(mine)) == dump_json(_plain(its)):
-            continue
-        exact[one.name] = _plain(mine)
-        counts[one.name] += 1
-    same = [
-        key
-        for key, value in trace.meta.items()
-        if key in read.meta and dump_json(value) == dump_json(read.meta[key])
-    ]
-    other = {key: value for key, value in trace.meta.items() if key not in same}
-    exact |= {"kept": same} | ({"meta": other} if other else {})
-    counts["meta"] += bool(other)
-    if not counts["meta"]:
-        del counts["meta"]
-    if shape == "scout":
-        row["cotlens"] = dump_json(exact)
+
+    # Compared as JSON, in which NaN equals NaN.
+    for field in fields(Trace):
+        value = _plain(getattr(trace, field.name))
+        read_value = _plain(getattr(read, field.name))
+        if field.name != "meta" and dump_json(value) != dump_json(read_value):
+            left_out[field.name] = value
+            beside[field.name] += 1
+
+    # Metadata key by key: much of it stands in the row's own fields.
+    left_out["kept"] = []
+    other_meta = {}
+    for key, value in trace.meta.items():
+        if key in read.meta and dump_json(value) == dump_json(read.meta[key]):
+            left_out["kept"].append(key)
+        else:
+            other_meta[key] = value
+
+    if other_meta:
+        left_out["meta"] = other_meta
+        beside["meta"] += 1
+    return left_out
 
 
 def _plain(value: Any) -> Any:
-    """A field of a trace as JSON holds it: NaN is null."""
+    """A field of a trace as JSON holds it: a tuple is a list, NaN is null."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-# --- Inspect Scout ---------------------------------------------------------------------------------------------
+def _write_hf(traces: Iterator[Trace], path: Path, _: Counter[str], tags: Tags | None) -> int:
+    """A Hugging Face dataset: an Arrow stream and two small files.
 
-# inspect-scout 0.6.2, `_transcript/database/schema.py`: the columns that a trace has something for, and one of ours.
-_SCOUT = pa.schema(
-    [
-        ("transcript_id", pa.large_string()),
-        ("source_type", pa.large_string()),
-        ("task_set", pa.large_string()),
-        ("task_id", pa.large_string()),
-        ("task_repeat", pa.int64()),
-        ("agent", pa.large_string()),
-        ("model", pa.large_string()),
-        ("score", pa.large_string()),
-        ("message_count", pa.int64()),
-        ("total_tokens", pa.int64()),
-        ("messages", pa.large_string()),
-        ("cotlens", pa.large_string()),
-    ]
-)
-
-
-def _write_scout(traces: Iterator[Trace], path: Path, counts: Counter[str], _: Tags | None) -> None:
-    with pq.ParquetWriter(path, _SCOUT, compression="zstd") as file:
-        while batch := list(islice(traces, _BATCH)):
-            rows = [_scout_row(trace) for trace in batch]
-            for row, trace in zip(rows, batch, strict=True):
-                _add_exact(row, "scout", trace, counts)
-            file.write_table(pa.Table.from_pylist(rows, _SCOUT))
-
-
-def _scout_row(trace: Trace) -> dict[str, Any]:
-    messages = [*map(_inspect_message, _messages_before(trace)), _inspect_assistant(trace)]
-    n_tokens = [len(ids) for ids in (trace.prompt_token_ids, trace.token_ids) if ids is not None]
-    return {
-        "transcript_id": trace.id,
-        "source_type": "cotlens",
-        "task_set": trace.domain or None,
-        "task_id": trace.prompt_id,
-        "task_repeat": trace.sample + 1,
-        "agent": trace.method or None,
-        "model": trace.model or None,
-        "score": None if trace.reward is None else dump_json(trace.reward),
-        "message_count": len(messages),
-        "total_tokens": sum(n_tokens) if len(n_tokens) == 2 else None,
-        "messages": dump_json(messages),
-    }
-
-
-def _inspect_assistant(trace: Trace) -> dict[str, Any]:
-    calls = [_inspect_call(call, i) for i, call in enumerate(dicts(trace.meta.get("tool_calls")))]
-    content: Any = trace.completion
-    if trace.origin is Origin.FIELDS:
-        content = [block for block in map(_inspect_block, _blocks(trace)) if block]
-    return {"role": "assistant", "content": content, "source": "generate"} | (
-        {"tool_calls": calls} if calls else {}
-    )
-
-
-def _inspect_block(block: dict[str, Any]) -> dict[str, Any] | None:
-    """A block as Inspect names it; calls stand in `tool_calls`, and other blocks have no place."""
-    match block.get("type"):
-        case "text" | "output_text":
-            return (
-                {"type": "text", "text": block["text"]}
-                if isinstance(block.get("text"), str)
-                else None
-            )
-        case "thinking" if isinstance(block.get("thinking"), str):
-            signed = (
-                {"signature": block["signature"]} if isinstance(block.get("signature"), str) else {}
-            )
-            return {"type": "reasoning", "reasoning": block["thinking"], **signed}
-        case "reasoning":
-            summary = "".join(str(part.get("text") or "") for part in dicts(block.get("summary")))
-            return {"type": "reasoning", "reasoning": "", "summary": summary} if summary else None
-        case "redacted_thinking":
-            return {"type": "reasoning", "reasoning": str(block.get("data", "")), "redacted": True}
-    return None
-
-
-def _inspect_call(call: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A tool call of OpenAI, Anthropic, verifiers or Inspect as Inspect writes it: arguments are an object."""
-    function = call["function"] if isinstance(call.get("function"), dict) else call
-    name = function.get("name") or call.get("function") or "unknown"
-    arguments = next((function[key] for key in ("arguments", "input") if key in function), {})
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            arguments = {"input": arguments}
-    arguments = arguments if isinstance(arguments, dict) else {"input": arguments}
-    own = call.get("id") or call.get("call_id") or f"call-{number}"
-    return {"id": str(own), "function": str(name), "arguments": arguments, "type": "function"}
-
-
-def _inspect_message(message: dict[str, Any]) -> dict[str, Any]:
-    """An earlier message in Inspect's shape; one of an unknown role is the user's, with its role before its text."""
-    role, content = message.get("role"), message.get("content")
-    if isinstance(content, list):
-        content = [block for block in map(_inspect_part, content) if block]
-    elif not isinstance(content, str):
-        content = "" if content is None else dump_json(content)
-    if role == "developer":
-        role = "system"
-    if role not in ("system", "user", "assistant", "tool"):
-        return {"role": "user", "content": content, "source": "input"}
-    kept: dict[str, Any] = {"role": role, "content": content, "source": "input"}
-    if role == "assistant":
-        thought = message.get("reasoning_content") or message.get("reasoning")
-        if isinstance(thought, str) and thought and isinstance(content, str):
-            kept["content"] = [
-                {"type": "reasoning", "reasoning": thought},
-                {"type": "text", "text": content},
-            ]
-        calls = message.get("tool_calls")
-        if isinstance(calls, list) and calls:
-            kept["tool_calls"] = [
-                _inspect_call(call, i) for i, call in enumerate(calls) if isinstance(call, dict)
-            ]
-    if role == "tool" and isinstance(message.get("tool_call_id"), str):
-        kept["tool_call_id"] = message["tool_call_id"]
-    return kept
-
-
-def _inspect_part(part: Any) -> dict[str, Any] | None:
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    if part.get("type") == "reasoning" and isinstance(part.get("reasoning"), str):
-        return dict(part)
-    if part.get("type") in ("text", "output_text", "input_text"):
-        return {"type": "text", "text": str(part.get("text", ""))}
-    return _inspect_block(part) if part.get("type") in ("thinking", "redacted_thinking") else None
-
-
-# --- Hugging Face ----------------------------------------------------------------------------------------------
-def _write_hf(traces: Iterator[Trace], path: Path, counts: Counter[str], tags: Tags | None) -> None:
-    """A dataset as `datasets` saves it: an Arrow stream and two small files; the library itself is not needed.
-
-    Shape: datasets 5.2, `arrow_dataset.py` (`save_to_disk`).
+    The library `datasets` is not needed. The shape is that of datasets 5.2, `arrow_dataset.py`
+    (`save_to_disk`). Its columns hold every field of a trace.
     """
     path.mkdir(parents=True)
-    name, schema = "data-00000-of-00001.arrow", arrow_schema("traces").remove_metadata()
-    schema = pa.schema([field.remove_metadata() for field in schema])
+    name = "data-00000-of-00001.arrow"
+    columns = [field.remove_metadata() for field in arrow_schema("traces")]
+    schema = pa.schema(columns)
+
+    n_traces = 0
     with pa.OSFile(str(path / name), "wb") as sink, pa.ipc.new_stream(sink, schema) as file:
-        while batch := list(islice(traces, _BATCH)):
-            file.write_table(analyze_traces(batch, tags)[0].cast(schema))
-            counts[""] += len(batch)
+        for batch in _in_batches(traces):
+            trace_table, _steps = analyze_traces(batch, tags)
+            file.write_table(trace_table.cast(schema))
+            n_traces += len(batch)
+
+    # What `load_from_disk` asks for, and no more.
     state = {
         "_data_files": [{"filename": name}],
         "_fingerprint": hash_text(path.name),
@@ -421,14 +252,12 @@ def _write_hf(traces: Iterator[Trace], path: Path, counts: Counter[str], tags: T
         "_output_all_columns": False,
         "_split": None,
     }
+    info = {"description": "traces written by cotlens"}
+
     (path / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-    (path / "dataset_info.json").write_text(
-        json.dumps({"description": "traces written by cotlens"}), encoding="utf-8"
-    )
+    (path / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    return n_traces
 
 
-WRITERS: dict[str, Callable[[Iterator[Trace], Path, Counter[str], Tags | None], None]] = {
-    "openai": _write_openai,
-    "scout": _write_scout,
-    "hf": _write_hf,
-}
+Writer = Callable[[Iterator[Trace], Path, Counter[str], Tags | None], int]
+WRITERS: dict[str, Writer] = {"openai": _write_openai, "scout": _write_scout, "hf": _write_hf}

@@ -1,9 +1,10 @@
-"""judge_run: a run gets verdicts by a judge; add_verdicts: verdicts made elsewhere."""
+"""judge_run: a run gets verdicts by a judge. add_verdicts: it gets verdicts made elsewhere."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -20,28 +21,29 @@ from cotlens.files import (
     write_parquet,
 )
 from cotlens.formats.read import read_traces
+from cotlens.judges.cache import Cache
+from cotlens.judges.guard import Guard
+from cotlens.judges.guard import judge as judge_items
+from cotlens.judges.verdict import LABELS, Item, Part, Verdict
 from cotlens.runs.run import Run, open_run, text_shards
-from cotlens.runs.shards import drop_strays, earlier_parts
+from cotlens.runs.shards import prepare_verdicts, remove_strays
 from cotlens.runs.tables import guard_rows
 from cotlens.text.split import part_text, request_of
 from cotlens.trace import TraceError
 
-if TYPE_CHECKING:
-    from cotlens.judges.guard import Guard
-    from cotlens.judges.verdict import Verdict
-
 
 def judge_run(
     run: Run | str | Path,
-    judge: "Guard",
+    judge: Guard,
     *,
     parts: Sequence[str] = ("thinking", "answer"),
     name: str = "",
     progress: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """Judges parts of every trace of a run into RUN/guard/NAME/PART, and returns what RUN/guard/NAME/run.json says.
+) -> Run:
+    """Judge parts of every trace of a run into RUN/guard/NAME/PART, and return the run.
 
-    Verdicts are kept in RUN/guard/cache.sqlite as they come: a killed job asks for nothing twice.
+    `run.judge_info(NAME)` has the counts, `run.guard_table(NAME, PART)` the verdicts. Verdicts are
+    kept in RUN/guard/cache.sqlite as they come: a killed job asks for nothing twice.
 
     Args:
         run: a run directory that holds its texts (not made with `light`).
@@ -51,136 +53,163 @@ def judge_run(
         progress: called with the number of items done since the last call.
 
     Raises:
-        TraceError: if the judge cannot answer, or the run cannot be judged. What was judged by then is kept.
+        TraceError: if the judge cannot answer, or the run cannot be judged. What was judged by then
+            is kept.
     """
-    from cotlens.judges.cache import Cache
-    from cotlens.judges.guard import judge as judge_items
-    from cotlens.judges.verdict import Item, Part
-
     run = open_run(run)
     if isinstance(parts, str) or not parts or not set(parts) <= {"thinking", "answer", "full"}:
         raise TraceError(f"parts: expected a list of thinking, answer and full, got {parts!r}")
+
+    # The judge reads the parts that the run found, with its own delimiters, each part once.
+    tags = run.tags
+    wanted = [Part(part) for part in dict.fromkeys(parts)]
     folder = run.path / "guard" / folder_name(name, judge.name)
-    wanted, tags = [Part(part) for part in dict.fromkeys(parts)], run.tags
-    info = {"judge": judge.name, "revision": judge.revision, "identity": judge.identity}
-    counts: dict[str, dict[str, int]] = {part.value: {} for part in wanted}
+    judge_info = {"judge": judge.name, "revision": judge.revision, "identity": judge.identity}
+    counts: dict[str, Counter[str]] = {}
+    for part in wanted:
+        counts[part.value] = Counter()
+
     with only_one(folder):
-        earlier = earlier_parts(folder, info)
+        earlier_counts = prepare_verdicts(folder, judge_info)
         cache = Cache(run.path / "guard" / "cache.sqlite")
         for shard in text_shards(run):
-            traces, source = list(read_traces(shard, format="cotlens")), hash_path(shard)
+            source_hash = hash_path(shard)  # now: judging may take hours
+            traces = list(read_traces(shard, format="cotlens"))
+            ids = [trace.id for trace in traces]
             for part in wanted:
-                items = [
-                    Item(request_of(trace), part_text(trace, part, tags), part) for trace in traces
-                ]
+                items = []
+                for trace in traces:
+                    text = part_text(trace, part, tags)
+                    item = Item(request_of(trace), text, part)
+                    items.append(item)
+
+                # Empty texts and what the cache has are not asked for.
                 verdicts = judge_items(judge, items, cache=cache, progress=progress)
-                table = guard_rows(
-                    [trace.id for trace in traces], judge.name, judge.revision, part, verdicts
-                )
-                _write_verdicts(folder / part.value / shard.name, table, source, counts[part])
-        drop_strays(run, [folder / part.value for part in wanted])
-        write_atomic(
-            folder / "run.json",
-            to_json(info | {"versions": versions(), "counts": earlier | counts}),
-        )
-    return info | {"counts": counts}
+                table = guard_rows(ids, judge.name, judge.revision, part, verdicts)
+                _write_verdicts(folder / part / shard.name, table, source_hash)
+                counts[part].update(verdict.label for verdict in verdicts)
+
+        folders = [folder / part for part in wanted]
+        remove_strays(run, folders)
+        _write_info(folder, judge_info, earlier_counts | counts)
+    return run
 
 
-def add_verdicts(
-    run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part: str
-) -> dict[str, Any]:
-    """Keeps verdicts that were made elsewhere as those of a judge of the run, in RUN/guard/JUDGE/PART.
+def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part: str) -> Run:
+    """Keep verdicts made elsewhere as a judge's, in RUN/guard/JUDGE/PART, and return the run.
+
+    `run.judge_info(JUDGE)` has the counts, `run.guard_table(JUDGE, PART)` the verdicts.
 
     Args:
         run: a complete run directory; it need not hold its texts.
-        verdicts: one row per trace with `trace_id`, `label` (safe, unsafe, controversial or undecided) and, where the
-            judge gave them, `p_unsafe`, `refusal` and `revision` (one for all). Traces without a row are undecided.
+        verdicts: one row per trace with `trace_id`, `label` (safe, unsafe, controversial or
+            undecided) and, where the judge gave them, `p_unsafe`, `refusal` and `revision` (one for
+            all). Traces without a row are undecided.
         judge: its name, as it will stand in every row.
         part: thinking, answer or full.
 
-    Returns:
-        What RUN/guard/JUDGE/run.json says of the part.
-
     Raises:
-        TraceError: if a column is missing, an id is unknown or twice there, a label is none of the four, a probability
-            is no number in [0, 1], or a refusal is neither true nor false.
+        TraceError: if a column is missing, an id is unknown or occurs twice, a label is none of the
+            four, a probability is no number in [0, 1], or a refusal is neither true nor false.
     """
-    from cotlens.judges.verdict import LABELS, Part, Verdict
-
     run = open_run(run)
     part = Part(part)
-    if missing := {"trace_id", "label"} - set(verdicts):
+    missing = {"trace_id", "label"} - set(verdicts)
+    if missing:
         raise TraceError(
-            f"verdicts: no column {', '.join(sorted(missing))}; there are {', '.join(map(str, verdicts))}"
+            f"verdicts: no column {', '.join(sorted(missing))}; "
+            f"there are {', '.join(map(str, verdicts))}"
         )
-    rows = {
-        str(key): row
-        for key, row in zip(verdicts["trace_id"], verdicts.to_dict("records"), strict=True)
-    }
-    known = set(run.trace_table(["trace_id"])["trace_id"])
-    faults = {
-        "trace ids are twice there": verdicts["trace_id"][verdicts["trace_id"].duplicated()],
-        "trace ids are not in the run": [key for key in rows if key not in known],
-        f"labels are none of {', '.join(LABELS)}": [
-            row["label"] for row in rows.values() if row["label"] not in LABELS
-        ],
-        "values of p_unsafe are no numbers from 0 to 1": [
-            row["p_unsafe"] for row in rows.values() if not _is_probability(row.get("p_unsafe"))
-        ],
-        "values of refusal are neither true nor false": [
-            row["refusal"] for row in rows.values() if _refusal(row.get("refusal")) is _WRONG
-        ],
-    }
-    for fault, found in faults.items():
-        if len(found):
-            raise TraceError(
-                f"verdicts: {len(found):,} {fault}, the first is {next(iter(found))!r}"
-            )
-    revision = str(verdicts["revision"].iloc[0]) if "revision" in verdicts and len(verdicts) else ""
-    info = {"judge": judge, "revision": revision, "identity": "made elsewhere"}
-    folder, counts = run.path / "guard" / folder_name("", judge), {part.value: {}}
+
+    rows = {}
+    for row in verdicts.to_dict("records"):
+        trace_id = str(row["trace_id"])
+        rows[trace_id] = row
+    _check_verdicts(verdicts, rows, run)
+
+    # One revision for all rows, from the first.
+    revision = ""
+    if "revision" in verdicts and len(verdicts):
+        revision = str(verdicts["revision"].iloc[0])
+    folder = run.path / "guard" / folder_name("", judge)
+    judge_info = {"judge": judge, "revision": revision, "identity": "made elsewhere"}
+    counts: Counter[str] = Counter()
+
     with only_one(folder):
-        earlier = earlier_parts(folder, info)
-        if (
-            earlier.pop(part.value, None) is not None
-        ):  # cut off, old and new verdicts are mixed: the part is not judged
-            write_atomic(
-                folder / "run.json", to_json(info | {"versions": versions(), "counts": earlier})
-            )
+        earlier_counts = prepare_verdicts(folder, judge_info)
+        if part.value in earlier_counts:
+            # If this call is cut off, old and new verdicts are mixed: the part is not judged then.
+            del earlier_counts[part.value]
+            _write_info(folder, judge_info, earlier_counts)
+
         for shard in run.shards("traces"):
-            ids = pq.read_table(shard, columns=["trace_id"])["trace_id"].to_pylist()
-            found = [_verdict_of(rows[key]) if key in rows else Verdict("undecided") for key in ids]
-            table = guard_rows(ids, judge, revision, part, found)
-            _write_verdicts(
-                folder / part.value / shard.name, table, hash_path(shard), counts[part.value]
-            )
-        drop_strays(run, [folder / part.value])
-        write_atomic(
-            folder / "run.json",
-            to_json(info | {"versions": versions(), "counts": earlier | counts}),
-        )
-    return info | {"counts": counts}
+            shard_traces = pq.read_table(shard, columns=["trace_id"])
+            shard_ids = shard_traces["trace_id"].to_pylist()
+            shard_verdicts = [_verdict_of(rows.get(trace_id)) for trace_id in shard_ids]
+            table = guard_rows(shard_ids, judge, revision, part, shard_verdicts)
+            _write_verdicts(folder / part / shard.name, table, hash_path(shard))
+            counts.update(verdict.label for verdict in shard_verdicts)
+
+        # Counts of the other parts stay.
+        remove_strays(run, [folder / part])
+        _write_info(folder, judge_info, earlier_counts | {part.value: counts})
+    return run
 
 
-def _verdict_of(row: Mapping[Any, Any]) -> "Verdict":
-    from cotlens.judges.verdict import Verdict
+def _check_verdicts(
+    verdicts: pd.DataFrame, rows: Mapping[str, Mapping[Any, Any]], run: Run
+) -> None:
+    """Raise TraceError if an id, a label, a probability or a refusal is at fault."""
+    run_ids = set(run.trace_table(["trace_id"])["trace_id"])
+    is_repeated = verdicts["trace_id"].duplicated()
+    repeated = verdicts["trace_id"][is_repeated].tolist()
 
-    p = row.get("p_unsafe")
-    return Verdict(
-        row["label"],
-        p_unsafe=math.nan if p is None or pd.isna(p) else float(p),
-        refusal=_refusal(row.get("refusal")),
-    )
+    # The values at fault, each fault in turn.
+    unknown = []
+    labels = []
+    probabilities = []
+    refusals = []
+    for trace_id, row in rows.items():
+        if trace_id not in run_ids:
+            unknown.append(trace_id)
+        if row["label"] not in LABELS:
+            labels.append(row["label"])
+        if not _can_parse(_parse_probability, row.get("p_unsafe")):
+            probabilities.append(row["p_unsafe"])
+        if not _can_parse(_parse_refusal, row.get("refusal")):
+            refusals.append(row["refusal"])
+
+    faults = {
+        "trace ids are twice there": repeated,
+        "trace ids are not in the run": unknown,
+        f"labels are none of {', '.join(LABELS)}": labels,
+        "values of p_unsafe are no numbers from 0 to 1": probabilities,
+        "values of refusal are neither true nor false": refusals,
+    }
+    for fault, values in faults.items():
+        if values:
+            raise TraceError(f"verdicts: {len(values):,} {fault}, the first is {values[0]!r}")
 
 
-def _is_probability(value: Any) -> bool:
+def _can_parse(parse: Callable[[Any], Any], value: Any) -> bool:
     try:
-        return value is None or bool(pd.isna(value)) or 0 <= float(value) <= 1
+        parse(value)
     except (TypeError, ValueError):
         return False
+    return True
 
 
-_WRONG: Any = object()
+def _parse_probability(value: Any) -> float:
+    """A number in [0, 1], NaN where there is none. Raises ValueError or TypeError."""
+    if value is None or pd.isna(value):
+        return math.nan
+
+    probability = float(value)
+    if not 0 <= probability <= 1:
+        raise ValueError(f"expected a number in [0, 1], got {value!r}")
+    return probability
+
+
 _TRUTHS = {
     "true": True,
     "1": True,
@@ -193,14 +222,36 @@ _TRUTHS = {
 }
 
 
-def _refusal(value: Any) -> Any:
-    """True, False, None where nothing is said, and _WRONG for what is neither: text is not true for being there."""
-    return (
-        None if value is None or pd.isna(value) else _TRUTHS.get(str(value).strip().lower(), _WRONG)
+def _parse_refusal(value: Any) -> bool | None:
+    """True, False, or None where nothing is said. Text is not true for being there: ValueError."""
+    if value is None or pd.isna(value):
+        return None
+
+    word = str(value).strip().lower()
+    if word not in _TRUTHS:
+        raise ValueError(f"expected true or false, got {value!r}")
+    return _TRUTHS[word]
+
+
+def _verdict_of(row: Mapping[Any, Any] | None) -> Verdict:
+    """The verdict of a row that was checked; undecided for a trace without a row."""
+    if row is None:
+        return Verdict("undecided")
+    return Verdict(
+        row["label"],
+        p_unsafe=_parse_probability(row.get("p_unsafe")),
+        refusal=_parse_refusal(row.get("refusal")),
     )
 
 
-def _write_verdicts(path: Path, table: pa.Table, source: str, counts: dict[str, int]) -> None:
-    for label in table["label"].to_pylist():
-        counts[label] = counts.get(label, 0) + 1
-    write_parquet(path, table.replace_schema_metadata({SOURCE_HASH: source}))
+def _write_verdicts(path: Path, table: pa.Table, source_hash: str) -> None:
+    metadata = {SOURCE_HASH: source_hash}
+    write_parquet(path, table.replace_schema_metadata(metadata))
+
+
+def _write_info(folder: Path, judge_info: Mapping[str, str], counts: Mapping[str, Any]) -> None:
+    """Write the `run.json` of a judge: what it is, and its verdicts by part and label."""
+    info = dict(judge_info)
+    info |= {"versions": versions(), "counts": counts}
+    path = folder / "run.json"
+    write_atomic(path, to_json(info))

@@ -1,4 +1,4 @@
-"""Every column of every table on disk: its type and its meaning."""
+"""Every column of every table on disk: its name, type, unit and meaning."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from cotlens.detect.words import WORD_LISTS
 
 
 class Column(NamedTuple):
-    """One column of a table: its name, its type on disk, its unit and what it means."""
+    """One column of a table: its name, its type on disk, its unit and its meaning."""
 
     name: str
     type: pa.DataType
@@ -17,135 +17,107 @@ class Column(NamedTuple):
     meaning: str
 
 
-_SPANS = pa.list_(pa.struct([("start", pa.int32()), ("stop", pa.int32())]))
-_LABELS = pa.list_(pa.struct([("start", pa.int32()), ("stop", pa.int32()), ("label", pa.string())]))
-_IDS = pa.list_(pa.int32())
+_TEXT = pa.string()
+_LONG_TEXT = pa.large_string()
+_BOOL = pa.bool_()
+_INT = pa.int32()
+_FLOAT = pa.float32()
+_INTS = pa.list_(_INT)
+_FLOATS = pa.list_(_FLOAT)
+_START_STOP = [("start", _INT), ("stop", _INT)]
+_SPANS = pa.list_(pa.struct(_START_STOP))
+_LABELS = pa.list_(pa.struct([*_START_STOP, ("label", _TEXT)]))
+
 TRACE_COLUMNS = (
-    Column("trace_id", pa.string(), "", "unique within a run"),
-    Column("prompt_id", pa.string(), "", "the cluster: traces of one prompt share it"),
-    Column("model", pa.string(), "", "as the source names it"),
-    Column("method", pa.string(), "", "checkpoint or training arm"),
+    Column("trace_id", _TEXT, "", "unique within a run"),
+    Column("prompt_id", _TEXT, "", "the cluster: traces of one prompt share it"),
+    Column("model", _TEXT, "", "as the source names it"),
+    Column("method", _TEXT, "", "checkpoint or training arm"),
     Column(
         "training_step",
         pa.int64(),
         "updates",
         "of the checkpoint that wrote the trace; -1: unknown",
     ),
-    Column("domain", pa.string(), "", "kind of prompt"),
-    Column("split", pa.string(), "", "part of the experiment's design"),
+    Column("domain", _TEXT, "", "kind of prompt"),
+    Column("split", _TEXT, "", "part of the experiment's design"),
+    Column("sample", _INT, "", "number among the samples of its prompt, from the source"),
+    Column("status", _TEXT, "", "closed, open (cut off inside the thought) or absent (no thought)"),
     Column(
-        "sample", pa.int32(), "", "number among the samples of its prompt, as the source has it"
+        "opened_by", _TEXT, "", "what shows that a thought began: text, prompt, model or fields"
     ),
-    Column(
-        "status",
-        pa.string(),
-        "",
-        "closed, open (cut off inside the thought) or absent (no thought)",
-    ),
-    Column(
-        "opened_by",
-        pa.string(),
-        "",
-        "what says that a thought began: text, prompt, model or fields",
-    ),
-    Column("origin", pa.string(), "", "text: split by cotlens; fields: split by the source"),
-    Column("reasoning", pa.string(), "", "verbatim, summary or redacted"),
-    Column(
-        "think_start", pa.int32(), "code points", "into the completion: begin of the first thought"
-    ),
-    Column(
-        "think_stop",
-        pa.int32(),
-        "code points",
-        "end of the last thought; equal to think_start: none",
-    ),
-    Column("answer_start", pa.int32(), "code points", "begin of the answer"),
-    Column(
-        "answer_stop", pa.int32(), "code points", "end of the answer; equal to answer_start: none"
-    ),
+    Column("origin", _TEXT, "", "text: split by cotlens; fields: split by the source"),
+    Column("reasoning", _TEXT, "", "verbatim, summary or redacted"),
+    Column("think_start", _INT, "code points", "start of the first thought in the completion"),
+    Column("think_stop", _INT, "code points", "end of the last; equal to think_start: none"),
+    Column("answer_start", _INT, "code points", "start of the answer"),
+    Column("answer_stop", _INT, "code points", "end of the answer; equal to answer_start: none"),
     Column("think_spans", _SPANS, "code points", "every thought"),
-    Column("n_think_chars", pa.int32(), "code points", "length of all thoughts"),
-    Column("n_answer_chars", pa.int32(), "code points", "length of the answer"),
-    Column("n_steps", pa.int32(), "steps", "steps of thinking"),
-    Column("n_tokens", pa.int32(), "tokens", "of the completion; null: unknown"),
-    Column("n_think_tokens", pa.int32(), "tokens", "that begin inside a thought; null: no offsets"),
-    Column("finish_reason", pa.string(), "", "as the source has it; empty: unknown"),
-    Column("reward", pa.float64(), "", "as the source has it; null: unknown"),
-    Column("gold", pa.string(), "", "reference answer"),
-    Column("prompt", pa.large_string(), "", "text before the completion"),
-    Column("completion", pa.large_string(), "", "text the model produced, byte for byte"),
-    Column("prompt_token_ids", _IDS, "", "of the prompt; null: unknown"),
-    Column("token_ids", _IDS, "", "of the completion; null: unknown"),
+    Column("n_think_chars", _INT, "code points", "length of all thoughts"),
+    Column("n_answer_chars", _INT, "code points", "length of the answer"),
+    Column("n_steps", _INT, "steps", "steps of thinking"),
+    Column("n_tokens", _INT, "tokens", "of the completion; null: unknown"),
+    Column("n_think_tokens", _INT, "tokens", "that begin inside a thought; null: no offsets"),
+    Column("finish_reason", _TEXT, "", "from the source; empty: unknown"),
+    Column("reward", pa.float64(), "", "from the source; null: unknown"),
+    Column("gold", _TEXT, "", "reference answer"),
+    Column("prompt", _LONG_TEXT, "", "text before the completion"),
+    Column("completion", _LONG_TEXT, "", "text that the model produced, byte for byte"),
+    Column("prompt_token_ids", _INTS, "", "of the prompt; null: unknown"),
+    Column("token_ids", _INTS, "", "of the completion; null: unknown"),
     Column(
         "logprobs",
         pa.list_(pa.float64()),
         "nats",
         "of the completion's tokens, from the source; null: unknown",
     ),
-    Column("token_starts", _IDS, "code points", "at which each token begins; null: unknown"),
-    Column("labels", _LABELS, "code points", "stretches that the source itself labelled"),
-    Column("meta", pa.large_string(), "", "everything else the source said, as JSON"),
+    Column("token_starts", _INTS, "code points", "where each token begins; null: unknown"),
+    Column("labels", _LABELS, "code points", "stretches that the source labelled"),
+    Column("meta", _LONG_TEXT, "", "all else that the source holds, as JSON"),
 )
+
+_MARKER_MEANING = "marker of the step (docs/unsafe.md); null: language unknown"
+_MARKER_COLUMNS = [Column(marker.value, _BOOL, "", _MARKER_MEANING) for marker in MARKERS]
+_WORD_COLUMNS = [
+    Column(f"n_{name}", _INT, "words", f"of the word list {name}") for name in WORD_LISTS
+]
 STEP_COLUMNS = (
-    Column("trace_id", pa.string(), "", "the trace"),
-    Column("step", pa.int32(), "", "number within the trace, from 0"),
-    Column("start", pa.int32(), "code points", "into the completion"),
-    Column("stop", pa.int32(), "code points", "into the completion"),
-    Column("position", pa.float32(), "share of the thinking", "middle of the step, 0 to 1"),
-    Column("paragraph", pa.int32(), "", "number of the paragraph within the trace, from 0"),
-    Column(
-        "kind", pa.string(), "", "what the step does (docs/codebook.md); empty: language unknown"
-    ),
-    Column(
-        "p_reflect", pa.float32(), "probability", "that the step reflects; NaN: language unknown"
-    ),
-    Column(
-        "is_reflection",
-        pa.bool_(),
-        "",
-        "p_reflect at or above reflect.THRESHOLD; null: language unknown",
-    ),
+    Column("trace_id", _TEXT, "", "the trace"),
+    Column("step", _INT, "", "number within the trace, from 0"),
+    Column("start", _INT, "code points", "into the completion"),
+    Column("stop", _INT, "code points", "into the completion"),
+    Column("position", _FLOAT, "share of the thinking", "middle of the step, 0 to 1"),
+    Column("paragraph", _INT, "", "number of the paragraph within the trace, from 0"),
+    Column("kind", _TEXT, "", "what the step does (docs/codebook.md); empty: language unknown"),
+    Column("p_reflect", _FLOAT, "probability", "that the step reflects; NaN: language unknown"),
+    Column("is_reflection", _BOOL, "", "p_reflect >= reflect.THRESHOLD; null: language unknown"),
     Column(
         "p_self_jailbreak",
-        pa.float32(),
+        _FLOAT,
         "",
-        "above 0.5: talks itself into unsafe help; NaN: language unknown",
+        "0.5 or more: talks itself into unsafe help; NaN: language unknown",
     ),
-    Column(
-        "is_self_jailbreak",
-        pa.bool_(),
-        "",
-        "p_self_jailbreak at or above 0.5; null: language unknown",
-    ),
-    *(
-        Column(
-            m.value, pa.bool_(), "", "marker of the step (docs/unsafe.md); null: language unknown"
-        )
-        for m in MARKERS
-    ),
-    Column(
-        "answer", pa.string(), "", "answer that the step states (reflect.stated_answer), or empty"
-    ),
-    *(Column(f"n_{name}", pa.int32(), "words", f"of the word list {name}") for name in WORD_LISTS),
-    Column("token_start", pa.int32(), "tokens", "first token of the step; null: no offsets"),
-    Column(
-        "token_stop", pa.int32(), "tokens", "behind the last token of the step; null: no offsets"
-    ),
+    Column("is_self_jailbreak", _BOOL, "", "p_self_jailbreak >= 0.5; null: language unknown"),
+    *_MARKER_COLUMNS,
+    Column("answer", _TEXT, "", "answer that the step states (answers.stated_answer), or empty"),
+    *_WORD_COLUMNS,
+    Column("token_start", _INT, "tokens", "first token of the step; null: no offsets"),
+    Column("token_stop", _INT, "tokens", "one past the last token of the step; null: no offsets"),
 )
-_FLOATS, _FLOATS_K = pa.list_(pa.float32()), pa.list_(pa.list_(pa.float32()))
+
 SCORE_COLUMNS = (
     Column(
         "trace_id",
-        pa.string(),
+        _TEXT,
         "",
-        "the trace; every list below has one entry per token of its completion",
+        "the trace; each list below has one entry per token of its completion",
     ),
-    Column("token_ids", _IDS, "", "as they were scored"),
+    Column("token_ids", _INTS, "", "as they were scored"),
     Column(
         "token_starts",
-        _IDS,
+        _INTS,
         "code points",
-        "of the completion, at which each token begins; null: unknown",
+        "in the completion, where each token begins; null: unknown",
     ),
     Column(
         "entropy",
@@ -154,12 +126,14 @@ SCORE_COLUMNS = (
         "of the model's distribution at the token's place; NaN: unscored",
     ),
     Column("logprob", _FLOATS, "nats", "of the token"),
-    Column("rank", _IDS, "", "of the token among all words, from 1; null: unscored"),
+    Column("rank", _INTS, "", "of the token among all words, from 1; null: unscored"),
     Column(
         "varentropy", _FLOATS, "nats squared", "variance of the surprise under the distribution"
     ),
-    Column("top_ids", pa.list_(_IDS), "", "the likeliest words; null: not asked for"),
-    Column("top_logprobs", _FLOATS_K, "nats", "of the likeliest words; null: not asked for"),
+    Column("top_ids", pa.list_(_INTS), "", "the likeliest words; null: not asked for"),
+    Column(
+        "top_logprobs", pa.list_(_FLOATS), "nats", "of the likeliest words; null: not asked for"
+    ),
     Column(
         "top_mass", _FLOATS, "probability", "of the likeliest words together; null: not asked for"
     ),
@@ -178,89 +152,76 @@ SCORE_COLUMNS = (
         "reference_logprob", _FLOATS, "nats", "of the token under the reference; null: no reference"
     ),
     Column(
-        "encoding",
-        pa.string(),
-        "",
-        "ids: the source's own; text: encoded for scoring; empty: neither",
+        "encoding", _TEXT, "", "ids: the source's own; text: encoded for scoring; empty: neither"
     ),
     Column(
         "context",
-        pa.string(),
+        _TEXT,
         "",
-        "before the completion: ids, template, verbatim (rendered already) or none",
+        "before the completion: ids, template, verbatim (already rendered) or none",
     ),
     Column(
         "exact",
-        pa.bool_(),
+        _BOOL,
         "",
         "whether the ids decode to the completion; null: no tokenizer, or unscored",
     ),
     Column(
         "n_drift",
-        pa.int32(),
+        _INT,
         "tokens",
-        "that differ if prompt and completion are encoded as one; null: own ids",
+        "that differ if prompt and completion are encoded as one text; null: own ids",
     ),
     Column(
-        "windowed",
-        pa.bool_(),
-        "",
-        "longer than the context: scored in windows that overlap by half",
+        "windowed", _BOOL, "", "longer than the context: scored in windows that overlap by half"
     ),
-    Column("error", pa.string(), "", "why the trace is unscored; empty: it is scored"),
+    Column("error", _TEXT, "", "why the trace is unscored; empty: it is scored"),
 )
+
 GUARD_COLUMNS = (
-    Column("trace_id", pa.string(), "", "the trace"),
-    Column("judge", pa.string(), "", "name of the judge"),
-    Column("revision", pa.string(), "", "of the judge's weights; empty: unknown"),
-    Column("part", pa.string(), "", "what was judged: thinking, answer or full"),
-    Column("label", pa.string(), "", "safe, unsafe, controversial or undecided"),
+    Column("trace_id", _TEXT, "", "the trace"),
+    Column("judge", _TEXT, "", "name of the judge"),
+    Column("revision", _TEXT, "", "of the judge's weights; empty: unknown"),
+    Column("part", _TEXT, "", "what was judged: thinking, answer or full"),
+    Column("label", _TEXT, "", "safe, unsafe, controversial or undecided"),
     Column(
         "p_unsafe",
         pa.float64(),
         "probability",
         "from the logits of the label words; NaN: none, or undecided",
     ),
-    Column("categories", pa.list_(pa.string()), "", "as the judge names them"),
-    Column("refusal", pa.bool_(), "", "whether the text refuses; null: the judge does not say"),
-    Column(
-        "n_cut",
-        pa.int32(),
-        "code points",
-        "left out of the middle of the text because it did not fit",
-    ),
-    Column(
-        "n_defused", pa.int32(), "", "delimiters and special tokens in the text that were broken up"
-    ),
-    Column("raw", pa.string(), "", "what the judge wrote"),
+    Column("categories", pa.list_(_TEXT), "", "as the judge names them"),
+    Column("refusal", _BOOL, "", "whether the text refuses; null: the judge does not say"),
+    Column("n_cut", _INT, "code points", "left out of the middle of the text to make it fit"),
+    Column("n_defused", _INT, "", "delimiters and special tokens in the text that were broken up"),
+    Column("raw", _TEXT, "", "the judge's own words"),
 )
+
 SCHEMA = {
     "traces": TRACE_COLUMNS,
     "steps": STEP_COLUMNS,
     "scores": SCORE_COLUMNS,
     "guard": GUARD_COLUMNS,
 }
-# What a figure needs of a trace: everything but texts and the lists as long as them.
+
+# A light run, from which figures can be drawn, leaves out texts and lists per token.
 _HEAVY = (
-    "gold",
-    "prompt",
-    "completion",
-    "prompt_token_ids",
-    "token_ids",
-    "logprobs",
-    "token_starts",
-    "labels",
-    "meta",
-)
+    "gold", "prompt", "completion", "prompt_token_ids", "token_ids", "logprobs", "token_starts",
+    "labels", "meta",
+)  # fmt: skip
 LIGHT_COLUMNS = tuple(column.name for column in TRACE_COLUMNS if column.name not in _HEAVY)
 LIGHT_STEP_COLUMNS = tuple(column.name for column in STEP_COLUMNS if column.name != "answer")
 
 
 def arrow_schema(table: str) -> pa.Schema:
-    """The parquet schema of a table of `SCHEMA`; unit and meaning travel in each field's metadata."""
-    return pa.schema(
-        [
-            pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning})
-            for c in SCHEMA[table]
-        ]
-    )
+    """The parquet schema of a table of `SCHEMA`; the metadata of a field is unit and meaning."""
+    # Unit and meaning travel with the file.
+    fields = []
+    for column in SCHEMA[table]:
+        about = {
+            "unit": column.unit,
+            "meaning": column.meaning,
+        }
+        field = pa.field(column.name, column.type, metadata=about)
+        fields.append(field)
+    return pa.schema(fields)

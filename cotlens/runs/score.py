@@ -1,8 +1,9 @@
 """score: a run gets token scores by a model."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import pyarrow.parquet as pq
 
@@ -18,20 +19,23 @@ from cotlens.files import (
     write_parquet,
 )
 from cotlens.formats.read import read_traces
-from cotlens.models.load import describe_model
+from cotlens.models.load import Model, describe_model
+from cotlens.models.score import score_tokens
 from cotlens.runs.run import Run, open_run, text_shards
-from cotlens.runs.shards import ERROR_POLICY, has_errors_met_otherwise, prepare_scores
+from cotlens.runs.shards import (
+    ERROR_POLICY,
+    has_errors_of_another_policy,
+    prepare_scores,
+    remove_strays,
+)
 from cotlens.runs.tables import score_rows
-
-if TYPE_CHECKING:
-    from cotlens.models.load import Model
 
 
 def score(
     run: Run | str | Path,
-    model: "Model",
+    model: Model,
     *,
-    reference: "Model | None" = None,
+    reference: Model | None = None,
     name: str = "",
     temperature: float = 1.0,
     top_k: int = 0,
@@ -41,10 +45,12 @@ def score(
     tokens_per_batch: int | None = None,
     force: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """Scores every token of a run's completions into RUN/scores/NAME, and returns what its run.json says.
+) -> Run:
+    """Score every token of a run's completions into RUN/scores/NAME, and return the run.
 
-    A shard is done when its file is there and was made from the trace shard as it is now: a killed job goes on.
+    `run.score_info(NAME)` tells what was scored, `run.score_table(NAME)` has the scores. A shard is
+    done when its file is there and was made from the trace shard as it is now: call a killed job
+    again and it resumes.
 
     Args:
         run: a run directory that holds its texts or token ids (not made with `light`).
@@ -61,25 +67,32 @@ def score(
         progress: called with the number of tokens done since the last call.
 
     Raises:
-        TraceError: for a trace that cannot be scored, or if the folder holds scores made with other settings.
+        TraceError: for a trace that cannot be scored, or if the folder holds scores made with other
+            settings.
     """
-    from cotlens.models.score import score_tokens
-
     run = open_run(run)
     shards = text_shards(run)
     folder = run.path / "scores" / folder_name(name, model.name)
-    # What decides the numbers; how faults are met does not, so a job that stopped at one goes on with another answer.
+
+    # Only what decides the numbers. The error policy does not, so a job that stopped at an error
+    # can go on under another policy.
     settings = {"temperature": temperature, "top_k": top_k, "retokenize": retokenize}
-    made_by = _scorer_info(model, reference) | {"settings": settings}
+    error_policy = f"{long}, {on_error}"
+    made_by = {
+        "model": describe_model(model),
+        "reference": None if reference is None else describe_model(reference),
+        "versions": model_versions(),
+        "settings": settings,
+    }
+
     with only_one(folder):
         prepare_scores(folder, made_by, force)
-        counts: dict[str, int] = dict.fromkeys(
-            ("n_traces", "n_tokens", "n_unscored", "n_retokenized", "n_inexact", "n_windowed"), 0
-        )
+        counts: Counter[str] = Counter()
         for shard in shards:
-            done, source = folder / shard.name, hash_path(shard)
-            met = f"{long}, {on_error}"
-            if not is_made_from(done, source) or has_errors_met_otherwise(done, met):
+            scored_shard = folder / shard.name
+            source_hash = hash_path(shard)
+            is_done = is_made_from(scored_shard, source_hash)
+            if not is_done or has_errors_of_another_policy(scored_shard, error_policy):
                 traces = list(read_traces(shard, format="cotlens"))
                 scored = score_tokens(
                     model,
@@ -92,31 +105,31 @@ def score(
                     progress=progress,
                 )
                 table = score_rows(scored)
-                write_parquet(
-                    done, table.replace_schema_metadata({SOURCE_HASH: source, ERROR_POLICY: met})
-                )
-            _count(counts, done)
-        for stray in set(folder.glob("part-*.parquet")) - {folder / shard.name for shard in shards}:
-            stray.unlink()
-        write_atomic(folder / "run.json", to_json(made_by | {"complete": True} | counts))
-    return made_by | counts
+                metadata = {SOURCE_HASH: source_hash, ERROR_POLICY: error_policy}
+                write_parquet(scored_shard, table.replace_schema_metadata(metadata))
+
+            # From the file, also for a shard that was scored before.
+            counts.update(_count(scored_shard))
+
+        remove_strays(run, [folder])
+        write_atomic(folder / "run.json", to_json(made_by | {"complete": True} | dict(counts)))
+    return run
 
 
-def _scorer_info(model: "Model", reference: "Model | None") -> dict[str, Any]:
+def _count(shard: Path) -> dict[str, int]:
+    """Traces and tokens of a shard, and the traces that are not scored as they stand."""
+    columns = ["entropy", "error", "encoding", "exact", "windowed"]
+    table = pq.read_table(shard, columns=columns)
+    scores = table.to_pandas()
+    lengths = scores["entropy"].str.len()
+    is_unscored = scores["error"] != ""
+    is_retokenized = scores["encoding"] == "text"
+    is_inexact = scores["exact"] == False  # noqa: E712 - null is neither
     return {
-        "model": describe_model(model),
-        "reference": None if reference is None else describe_model(reference),
-        "versions": model_versions(),
+        "n_traces": len(scores),
+        "n_tokens": int(lengths.sum()),
+        "n_unscored": int(is_unscored.sum()),
+        "n_retokenized": int(is_retokenized.sum()),
+        "n_inexact": int(is_inexact.sum()),
+        "n_windowed": int(scores["windowed"].sum()),
     }
-
-
-def _count(counts: dict[str, int], shard: Path) -> None:
-    table = pq.read_table(
-        shard, columns=["entropy", "error", "encoding", "exact", "windowed"]
-    ).to_pandas()
-    counts["n_traces"] += len(table)
-    counts["n_tokens"] += int(table["entropy"].str.len().sum())
-    counts["n_unscored"] += int((table["error"] != "").sum())
-    counts["n_retokenized"] += int((table["encoding"] == "text").sum())
-    counts["n_inexact"] += int((table["exact"] == False).sum())  # noqa: E712 - null is neither
-    counts["n_windowed"] += int(table["windowed"].sum())

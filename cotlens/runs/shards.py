@@ -1,4 +1,4 @@
-"""Room for shards: what other settings made is refused or cleared, finished shards are kept."""
+"""Folders of shards: what the same settings made is kept, anything else refused or removed."""
 
 import json
 from collections.abc import Sequence
@@ -11,119 +11,182 @@ from cotlens.files import parquet_metadata, to_json, write_atomic
 from cotlens.runs.run import Run
 from cotlens.trace import TraceError
 
-
-def prepare_generation(folder: Path, made_by: dict[str, Any]) -> None:
-    """Makes room: shards that another call made are never mixed in."""
-    path = folder / "generate.json"
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        before = {}  # if there are shards, they may be anyone's
-    changed = [
-        key for key, value in json.loads(json.dumps(made_by)).items() if before.get(key) != value
-    ]
-    if changed and any(folder.glob("part-*.parquet")):
-        raise TraceError(
-            f"{folder}: holds traces made with other {', '.join(changed)} (see its generate.json); choose another "
-            "folder, or delete this one"
-        )
-    for partial_shard in folder.glob(".part-*.partial"):  # of a job that was killed while it wrote
-        partial_shard.unlink()
-    write_atomic(path, to_json(made_by | {"complete": False}))
-
-
-def earlier_parts(folder: Path, info: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """What the same judge has said before, of any part; a folder holds one judge's verdicts only."""
-    try:
-        before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if any(before.get(key) != value for key, value in info.items()):
-        raise TraceError(
-            f"{folder}: holds the verdicts of another judge or another revision or template of it "
-            f"({before.get('judge')} {before.get('revision')}); give another --name, or delete the folder"
-        )
-    return before.get("counts", {})
-
-
-def drop_strays(run: Run, folders: Sequence[Path]) -> None:
-    """Removes verdicts on shards that the run no longer has."""
-    names = {shard.name for shard in run.shards("traces")}
-    for folder in folders:
-        for stray in [path for path in folder.glob("part-*.parquet") if path.name not in names]:
-            stray.unlink()
-
-
-ERROR_POLICY = b"how faults were met"
-
-
-def prepare_scores(folder: Path, made_by: dict[str, Any], force: bool) -> None:
-    """Makes room for the scores of one model: nothing is mixed with what other settings made."""
-    shards, before = list(folder.glob("part-*.parquet")), {}
-    if (folder / "run.json").exists():
-        try:
-            before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        except ValueError:
-            before = {}  # damaged: what lies there may be anyone's
-    for partial in folder.glob(".part-*.partial"):  # of a job that was killed while it wrote
-        partial.unlink()
-    same = {key: before.get(key) for key in made_by} == json.loads(json.dumps(made_by))
-    if shards and not same and not force:
-        raise TraceError(
-            f"{folder}: holds scores made by another model (weights of the same name count as another), settings or "
-            "versions; give another --name, or --force"
-        )
-    if force or not same:
-        for shard in shards:
-            shard.unlink()
-    write_atomic(folder / "run.json", to_json(made_by | {"complete": False}))
-
-
-def has_errors_met_otherwise(done: Path, met: str) -> bool:
-    """Whether a shard left traces unscored that a call with other answers to faults may score, or must refuse."""
-    if parquet_metadata(done).get(ERROR_POLICY) == met.encode():
-        return False
-    errors = pq.read_table(done, columns=["error"])["error"].to_pylist()
-    return any(errors)
+# Key in a score shard's parquet metadata. Its value is the call's `long` and `on_error`.
+ERROR_POLICY = b"error policy"
 
 
 def prepare_run(run: Run, made_by: dict[str, Any], files: Sequence[Path], force: bool) -> bool:
-    """Whether the run is already complete; makes room for it otherwise."""
-    if any(run.path.resolve() in (file.resolve(), *file.resolve().parents) for file in files):
-        raise TraceError(f"{run.path}: holds one of the inputs; choose another folder for the run")
-    if any(
-        not child.name.startswith(".") and child.suffix != ".partial"
-        for child in run.path.iterdir()
-    ):
-        before = run.info  # raises where the folder is no run: nothing foreign is ever removed
-        if _same(before, made_by) and not force:
-            return bool(before.get("complete")) and _has_shards(run, before["n_shards"])
+    """Whether the run is complete already; otherwise its folder is made ready for its shards.
+
+    Shards that the same inputs, settings and versions made stay. With `force` all shards are
+    removed.
+
+    Raises:
+        TraceError: if the folder holds an input, something that is no run, or a run made from
+            something else (unless `force` is set).
+    """
+    for file in files:
+        if run.path.resolve() in (file.resolve(), *file.resolve().parents):
+            raise TraceError(
+                f"{run.path}: holds one of the inputs; choose another folder for the run"
+            )
+
+    if _has_contents(run.path):
+        earlier = run.info  # raises where the folder is no run: nothing foreign is ever removed
+        is_same = _essence(earlier) == _essence(made_by)
+        if is_same and not force:
+            # A shard of a complete run may have been removed since.
+            n_shards = {len(run.shards("traces")), len(run.shards("steps"))}
+            return bool(earlier.get("complete")) and n_shards == {earlier["n_shards"]}
         if not force and run.shards("steps"):
             raise TraceError(
                 f"{run.path}: holds a run made from other inputs, settings or versions; "
                 "choose another folder, or replace it with --force"
             )
-        write_info(run, before | {"complete": False})
-        for shard in (*run.shards("steps"), *run.shards("traces"), run.path / "rejects.jsonl"):
+
+        # Incomplete first, so that a kill between here and the end leaves no run that looks whole.
+        write_info(run, earlier | {"complete": False})
+        for shard in (*run.shards("steps"), *run.shards("traces")):
             shard.unlink(missing_ok=True)
+        (run.path / "rejects.jsonl").unlink(missing_ok=True)
+
     write_info(run, made_by | {"complete": False})
     return False
 
 
-def _has_shards(run: Run, n: int) -> bool:
-    """Whether every shard is there that a complete run had: one may have been removed since."""
-    return all(len(run.shards(table)) == n for table in ("traces", "steps"))
+def _has_contents(folder: Path) -> bool:
+    """Whether a folder holds more than hidden files and partial ones."""
+    for child in folder.iterdir():
+        if not child.name.startswith(".") and child.suffix != ".partial":
+            return True
+    return False
 
 
-def _same(before: dict[str, Any], made_by: dict[str, Any]) -> bool:
-    """Whether a run was made from the same contents, wherever the files lie, with the same settings and versions."""
-
-    def essence(info: dict[str, Any]) -> Any:
-        contents = [(made_from["format"], made_from["sha256"]) for made_from in info["inputs"]]
-        return json.loads(json.dumps([contents, info["settings"], info["versions"]]))
-
-    return essence(before) == essence(made_by)
+def _essence(info: dict[str, Any]) -> Any:
+    """What two runs share if they are the same: contents (not their place), settings, versions."""
+    contents = []
+    for made_from in info["inputs"]:
+        contents.append([made_from["format"], made_from["sha256"]])
+    return _as_json([contents, info["settings"], info["versions"]])
 
 
 def write_info(run: Run, info: dict[str, Any]) -> None:
-    write_atomic(run.path / "run.json", to_json(info))
+    """Write the `run.json` of a run."""
+    path = run.path / "run.json"
+    write_atomic(path, to_json(info))
+
+
+def prepare_scores(folder: Path, made_by: dict[str, Any], force: bool) -> None:
+    """Make a folder ready for the scores of one model.
+
+    Shards that the same model, settings and versions made stay. With `force` all shards are
+    removed.
+
+    Raises:
+        TraceError: if it holds scores that something else made (unless `force` is set).
+    """
+    _remove_partial_shards(folder)
+    path = folder / "run.json"
+    shards = list(folder.glob("part-*.parquet"))
+    earlier = _read_info(path)
+    is_same = {key: earlier.get(key) for key in made_by} == _as_json(made_by)
+    if shards and not is_same and not force:
+        raise TraceError(
+            f"{folder}: holds scores made by another model (weights of the same name count as "
+            "another), settings or versions; give another --name, or --force"
+        )
+
+    if force or not is_same:
+        for shard in shards:
+            shard.unlink()
+    write_atomic(path, to_json(made_by | {"complete": False}))
+
+
+def has_errors_of_another_policy(shard: Path, error_policy: str) -> bool:
+    """Whether a score shard left traces unscored under another error policy.
+
+    A call with its own policy may be able to score those traces, or must refuse them.
+    """
+    # A shard of an older version has no such key. It counts as made under another policy: it is
+    # scored again (or refused) if any of its traces is unscored, and kept otherwise.
+    shard_policy = parquet_metadata(shard).get(ERROR_POLICY)
+    if shard_policy == error_policy.encode():
+        return False
+
+    table = pq.read_table(shard, columns=["error"])
+    return any(table["error"].to_pylist())
+
+
+def prepare_verdicts(folder: Path, judge_info: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """The counts of the parts that the same judge has judged before, by part; perhaps none.
+
+    Raises:
+        TraceError: if the folder holds the verdicts of another judge.
+    """
+    earlier = _read_info(folder / "run.json")
+    if not earlier:
+        return {}
+
+    if any(earlier.get(key) != value for key, value in judge_info.items()):
+        raise TraceError(
+            f"{folder}: holds the verdicts of another judge or another revision or template of it "
+            f"({earlier.get('judge')} {earlier.get('revision')}); give another --name, or delete "
+            "the folder"
+        )
+    return earlier.get("counts", {})
+
+
+def remove_strays(run: Run, folders: Sequence[Path]) -> None:
+    """Remove scores or verdicts of trace shards that the run no longer has."""
+    names = {shard.name for shard in run.shards("traces")}
+    for folder in folders:
+        shards = list(folder.glob("part-*.parquet"))
+        for shard in shards:
+            if shard.name not in names:
+                shard.unlink()
+
+
+def prepare_generation(folder: Path, made_by: dict[str, Any]) -> None:
+    """Make a folder ready for sampled traces. Shards that the same call made stay.
+
+    Raises:
+        TraceError: if it holds traces that another call made.
+    """
+    path = folder / "generate.json"
+    earlier = _read_info(path)
+    changed = []
+    for key, value in _as_json(made_by).items():
+        if earlier.get(key) != value:
+            changed.append(key)
+
+    # Without a generate.json that can be read, its shards may be anyone's.
+    has_shards = any(folder.glob("part-*.parquet"))
+    if changed and has_shards:
+        raise TraceError(
+            f"{folder}: holds traces made with other {', '.join(changed)} (see its generate.json); "
+            "choose another folder, or delete this one"
+        )
+
+    _remove_partial_shards(folder)
+    write_atomic(path, to_json(made_by | {"complete": False}))
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    """The contents of a JSON file; empty if it is missing or damaged."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text)
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _remove_partial_shards(folder: Path) -> None:
+    """Remove what jobs left that were killed while they wrote."""
+    for partial_shard in folder.glob(".part-*.partial"):
+        partial_shard.unlink()
+
+
+def _as_json(value: Any) -> Any:
+    """The value as it comes back from a JSON file: tuples are lists, keys are strings."""
+    text = json.dumps(value)
+    return json.loads(text)

@@ -1,9 +1,10 @@
-"""One row per trace and one row per step: the tables that every figure and statistic starts from.
+"""Traces become rows, one per trace and one per step: all figures and statistics start here.
 
-`table` joins what the rooms before it found. `SCHEMA` names every column with its type, unit and meaning; the same
-columns stand in memory (pandas) and on disk (parquet), and the round trip is exact.
+`SCHEMA` in `runs/schema.py` names every column with its type, unit and meaning. The columns are the
+same in memory (pandas) and on disk (parquet), and the round trip is exact.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,217 +15,288 @@ import pyarrow as pa
 from cotlens.detect.answers import stated_answer
 from cotlens.detect.features import feature_sums, tokenize
 from cotlens.detect.language import is_english
-from cotlens.detect.reflect import StepKinds, decide_kinds, reflect_weights
-from cotlens.detect.unsafe import MARKERS, StepMarkers, decide_markers, unsafe_weights
+from cotlens.detect.reflect import decide_kinds, reflect_weights
+from cotlens.detect.unsafe import MARKERS, decide_markers, unsafe_weights
 from cotlens.detect.words import WORD_LISTS, count_words
-from cotlens.runs.schema import GUARD_COLUMNS, SCORE_COLUMNS, STEP_COLUMNS, arrow_schema
+from cotlens.judges.verdict import Verdict
+from cotlens.runs.schema import SCORE_COLUMNS, STEP_COLUMNS, arrow_schema
 from cotlens.text.families import Tags
 from cotlens.text.split import Split, split_trace
 from cotlens.text.steps import Step, group_paragraphs, segment_trace
-from cotlens.trace import Reasoning, Trace, dump_json
+from cotlens.trace import Reasoning, Span, Trace, dump_json
 
-if TYPE_CHECKING:
-    from cotlens.judges.verdict import Verdict
+if TYPE_CHECKING:  # the module loads torch
     from cotlens.models.score import ScoredTrace
 
 
 def trace_table(traces: Iterable[Trace], *, tags: Tags | None = None) -> pd.DataFrame:
-    """One row per trace with the columns `SCHEMA["traces"]`: the trace itself, its split and its lengths."""
-    return analyze_traces(traces, tags)[0].to_pandas()
+    """One row per trace with the columns `SCHEMA["traces"]`: the trace, its split, its lengths.
+
+    Args:
+        traces: any iterable; an iterator such as `read_traces` returns is used up by it.
+        tags: delimiters of the thought, where they are not among those that cotlens knows.
+    """
+    table, _steps = analyze_traces(traces, tags)
+    return table.to_pandas()
 
 
 def step_table(
     traces: Iterable[Trace], *, tags: Tags | None = None, text: bool = False
 ) -> pd.DataFrame:
-    """One row per step of thinking with the columns `SCHEMA["steps"]`, in the order of traces and steps.
+    """One row per step of thinking with the columns `SCHEMA["steps"]`.
 
-    Traces without thinking have no row. `start` and `stop` index the completion.
+    Rows are in the order of traces and steps. Traces without thinking have no row. `start` and
+    `stop` index the completion.
 
     Args:
         traces: any iterable; an iterator such as `read_traces` returns is used up by it.
         tags: delimiters of the thought, where they are not among those that cotlens knows.
         text: adds the text of each step as a last column `text`.
     """
+    if text:
+        traces = list(traces)
+    _traces, table = analyze_traces(traces, tags)
+    steps = table.to_pandas()
     if not text:
-        return analyze_traces(traces, tags)[1].to_pandas()
-    kept = {trace.id: trace for trace in traces}
-    table = step_table(kept.values(), tags=tags)
-    spans = zip(table["trace_id"], table["start"], table["stop"], strict=True)
-    return table.assign(text=[kept[key].completion[start:stop] for key, start, stop in spans])
+        return steps
+
+    completions = {trace.id: trace.completion for trace in traces}
+    texts = []
+    places = steps[["trace_id", "start", "stop"]]
+    for trace_id, start, stop in places.itertuples(index=False):
+        completion = completions[trace_id]
+        texts.append(completion[start:stop])
+    return steps.assign(text=texts)
 
 
 def analyze_traces(traces: Iterable[Trace], tags: Tags | None = None) -> tuple[pa.Table, pa.Table]:
-    """The trace table and the step table in Arrow, as a run stores them; each trace is split and cut once."""
-    trace_rows: list[dict[str, Any]] = []
-    steps: dict[str, list[Any]] = {column.name: [] for column in STEP_COLUMNS}
+    """The trace table and the step table in Arrow, as a run stores them.
+
+    Each trace is split and cut once for both.
+    """
+    trace_rows = []
+    step_columns: dict[str, list[Any]] = {column.name: [] for column in STEP_COLUMNS}
     for trace in traces:
         split = split_trace(trace, tags=tags)
-        found = segment_trace(trace, split)
-        trace_rows.append(_trace_row(trace, split, len(found)))
-        _add_steps(steps, trace, split, found)
-    return (
-        pa.Table.from_pylist(trace_rows, arrow_schema("traces")),
-        pa.Table.from_pydict(steps, arrow_schema("steps")),
-    )
+        steps = segment_trace(trace, split)
+        row = _trace_row(trace, split)
+        row["n_steps"] = len(steps)
+        trace_rows.append(row)
+
+        # Column by column: a million steps need no million dictionaries.
+        if steps:
+            values = _step_values(trace, split, steps)
+            for name, column in values.items():
+                step_columns[name] += column
+
+    trace_schema = arrow_schema("traces")
+    step_schema = arrow_schema("steps")
+    trace_table = pa.Table.from_pylist(trace_rows, trace_schema)
+    step_table = pa.Table.from_pydict(step_columns, step_schema)
+    return trace_table, step_table
 
 
-def guard_rows(
-    ids: Sequence[str], judge: str, revision: str, part: str, verdicts: "Sequence[Verdict]"
-) -> pa.Table:
-    """Verdicts as a table with the columns `SCHEMA["guard"]`, as a run stores it."""
-    common = {"judge": judge, "revision": revision, "part": str(part)}
-    names = {column.name for column in GUARD_COLUMNS}
-    rows = [
-        {
-            "trace_id": key,
-            **common,
-            **{name: value for name, value in verdict._asdict().items() if name in names},
-        }
-        for key, verdict in zip(ids, verdicts, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, arrow_schema("guard"))
-
-
-def score_rows(scored: "Sequence[ScoredTrace]") -> pa.Table:
-    """What `score_tokens` returned as a table with the columns `SCHEMA["scores"]`, as a run stores it."""
-    schema, columns = arrow_schema("scores"), {}
-    for column in SCORE_COLUMNS:
-        if column.name in _PER_TRACE:
-            columns[column.name] = pa.array(
-                [getattr(one, column.name) for one in scored], column.type
-            )
-        elif not any(column.name in one.values for one in scored):
-            columns[column.name] = pa.nulls(len(scored), column.type)
-        else:
-            columns[column.name] = _list_column(
-                [one.values[column.name] for one in scored], column.type
-            )
-    return pa.Table.from_pydict(columns, schema)
-
-
-_PER_TRACE = (
-    "trace_id",
-    "token_ids",
+# Columns of the trace table that hold a field of the trace as it is.
+_COPIED = (
+    "prompt_id", "model", "method", "training_step", "domain", "split", "sample", "finish_reason",
+    "reward", "gold", "prompt", "completion", "prompt_token_ids", "token_ids", "logprobs",
     "token_starts",
-    "encoding",
-    "context",
-    "exact",
-    "n_drift",
-    "windowed",
-    "error",
-)
+)  # fmt: skip
 
 
-def _list_column(parts: Sequence[np.ndarray], kind: pa.DataType) -> pa.Array:
-    """One list per array, without a Python object per number; in a column of whole numbers NaN becomes null."""
-    flat = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    offsets = pa.array(np.cumsum([0, *map(len, parts)]), pa.int32())
-    inner = kind.value_type
-    if flat.ndim == 1:
-        return pa.ListArray.from_arrays(offsets, _flat_column(flat, inner), type=kind)
-    ends = pa.array(np.arange(len(flat) + 1) * (flat.size // max(len(flat), 1)), pa.int32())
-    rows = pa.ListArray.from_arrays(ends, _flat_column(flat.ravel(), inner.value_type), type=inner)
-    return pa.ListArray.from_arrays(offsets, rows, type=kind)
-
-
-def _flat_column(flat: np.ndarray, kind: pa.DataType) -> pa.Array:
-    if pa.types.is_floating(kind):
-        return pa.array(flat, kind)
-    unknown = np.isnan(flat)
-    return pa.array(np.where(unknown, 0, flat).astype(np.int32), kind, mask=unknown)
-
-
-def _trace_row(trace: Trace, split: Split, n_steps: int) -> dict[str, Any]:
-    think = split.think
-    per_token = next(
-        (v for v in (trace.token_ids, trace.logprobs, trace.token_starts) if v is not None), None
-    )
-    first = think[0].start if think else split.answer.start
-    return {
+def _trace_row(trace: Trace, split: Split) -> dict[str, Any]:
+    """A row of the trace table, but for `n_steps`."""
+    row = {name: getattr(trace, name) for name in _COPIED}
+    row |= {
         "trace_id": trace.id,
         "status": split.status.value,
         "opened_by": split.opened_by.value,
         "origin": trace.origin.value,
         "reasoning": trace.reasoning.value,
-        "think_start": first,
-        "think_stop": think[-1].stop if think else first,
         "answer_start": split.answer.start,
         "answer_stop": split.answer.stop,
-        "think_spans": [span._asdict() for span in think],
-        "n_think_chars": sum(span.length for span in think),
+        "think_spans": [span._asdict() for span in split.think],
+        "n_think_chars": sum(span.length for span in split.think),
         "n_answer_chars": split.answer.length,
-        "n_steps": n_steps,
-        "n_tokens": None if per_token is None else len(per_token),
-        "n_think_tokens": _think_tokens(trace, split),
         "labels": [label._asdict() for label in trace.labels],
         "meta": dump_json(trace.meta),
-        **{name: getattr(trace, name) for name in _COPIED},
     }
 
+    # From the first thought to the last; without a thought an empty span where the answer starts.
+    think = split.think or (Span(split.answer.start, split.answer.start),)
+    row["think_start"] = think[0].start
+    row["think_stop"] = think[-1].stop
 
-def _think_tokens(trace: Trace, split: Split) -> int | None:
-    if trace.token_starts is None:
-        return None
-    return sum(
-        span.start <= start < span.stop for start in trace.token_starts for span in split.think
-    )
+    # Any list per token gives their number; only their starts tell which are thinking.
+    row["n_tokens"] = None
+    for per_token in (trace.token_ids, trace.logprobs, trace.token_starts):
+        if per_token is not None:
+            row["n_tokens"] = len(per_token)
+    row["n_think_tokens"] = None
+    if trace.token_starts is not None:
+        n_think_tokens = 0
+        for span in split.think:
+            n_think_tokens += sum(span.start <= start < span.stop for start in trace.token_starts)
+        row["n_think_tokens"] = n_think_tokens
+    return row
 
 
-_COPIED = (
-    "prompt_id", "model", "method", "training_step", "domain", "split", "sample", "finish_reason", "reward", "gold",
-    "prompt", "completion", "prompt_token_ids", "token_ids", "logprobs", "token_starts",
+def _step_values(trace: Trace, split: Split, steps: Sequence[Step]) -> dict[str, Iterable[Any]]:
+    """The columns of the step table for the steps of one trace."""
+    spans = [step.chars for step in steps]
+    starts, stops = zip(*spans, strict=True)
+    texts = [span.of(trace.completion) for span in spans]
+
+    # Steps have tokens if it is known where tokens begin.
+    token_spans = [step.tokens or (None, None) for step in steps]
+    token_starts, token_stops = zip(*token_spans, strict=True)
+
+    paragraphs = group_paragraphs(trace.completion, spans)
+    paragraph_numbers = []
+    for number, paragraph in enumerate(paragraphs):
+        paragraph_numbers += [number] * paragraph.length
+
+    values: dict[str, Iterable[Any]] = {
+        "trace_id": [trace.id] * len(steps),
+        "step": range(len(steps)),
+        "start": starts,
+        "stop": stops,
+        "position": _positions(spans, split),
+        "paragraph": paragraph_numbers,
+        "answer": map(stated_answer, texts),
+        "token_start": token_starts,
+        "token_stop": token_stops,
+    }
+    for name in WORD_LISTS:
+        counts = [count_words(text, name) for text in texts]
+        values[f"n_{name}"] = counts
+
+    # Only verbatim reasoning is measured: the steps of a summary are not the model's own.
+    if trace.reasoning is Reasoning.VERBATIM:
+        return values | _detect(texts)
+    return values | _undetected(len(steps))
+
+
+def _positions(spans: Sequence[Span], split: Split) -> list[float]:
+    """Middle of each step as a share of the thinking, without commentary between thoughts."""
+    n_think_chars = sum(span.length for span in split.think)
+    positions = []
+    n_before = 0
+    for span in spans:
+        middle = n_before + span.length / 2
+        positions.append(middle / n_think_chars)
+        n_before += span.length
+    return positions
+
+
+def _detect(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns of what `classify` and `mark` return, with the features computed once for both."""
+    tokens = [tokenize(text) for text in texts]
+    english = is_english(texts, tokens)
+    kind_sums, marker_sums = feature_sums(tokens, reflect_weights(), unsafe_weights())
+    kinds = decide_kinds(kind_sums, english)
+    found = decide_markers(texts, tokens, marker_sums, english)
+
+    columns = {
+        "kind": kinds.kind,
+        "p_reflect": kinds.p_reflect.tolist(),
+        "is_reflection": kinds.is_reflection,
+        "p_self_jailbreak": found.p_self_jailbreak.tolist(),
+        "is_self_jailbreak": found.is_self_jailbreak,
+    }
+    for marker in MARKERS:
+        # None for a step whose language is unknown.
+        columns[marker.value] = [
+            None if markers is None else marker in markers for markers in found.markers
+        ]
+    return columns
+
+
+def _undetected(n_steps: int) -> dict[str, list[Any]]:
+    """The columns of `_detect` for steps of which nothing is known."""
+    columns = {
+        "kind": [""] * n_steps,
+        "p_reflect": [math.nan] * n_steps,
+        "p_self_jailbreak": [math.nan] * n_steps,
+    }
+    for name in ("is_reflection", "is_self_jailbreak", *MARKERS):
+        columns[name] = [None] * n_steps
+    return columns
+
+
+def guard_rows(
+    ids: Sequence[str], judge: str, revision: str, part: str, verdicts: Sequence[Verdict]
+) -> pa.Table:
+    """Verdicts as a table with the columns `SCHEMA["guard"]`, as a run stores it."""
+    rows = []
+    for trace_id, verdict in zip(ids, verdicts, strict=True):
+        row = verdict._asdict()
+        row["trace_id"] = trace_id
+        row["judge"] = judge
+        row["revision"] = revision
+        row["part"] = str(part)
+        rows.append(row)
+    return pa.Table.from_pylist(rows, arrow_schema("guard"))
+
+
+# Columns of the score table with one value per trace; all others have one list per trace.
+_PER_TRACE = (
+    "trace_id", "token_ids", "token_starts", "encoding", "context", "exact", "n_drift", "windowed",
+    "error",
 )  # fmt: skip
 
 
-def _add_steps(
-    columns: dict[str, list[Any]], trace: Trace, split: Split, steps: Sequence[Step]
-) -> None:
-    """Appends the steps of one trace, column by column: a million steps make no million dictionaries."""
-    if not steps:
-        return
-    spans = [step.chars for step in steps]
-    paragraphs = group_paragraphs(trace.completion, spans)
-    columns["trace_id"] += [trace.id] * len(steps)
-    columns["step"] += range(len(steps))
-    columns["start"] += [span.start for span in spans]
-    columns["stop"] += [span.stop for span in spans]
-    columns["position"] += _positions(spans, sum(span.length for span in split.think))
-    columns["paragraph"] += [i for i, group in enumerate(paragraphs) for _ in range(group.length)]
-    texts = [span.of(trace.completion) for span in spans]
-    # Only verbatim reasoning is measured: a summary of hidden thinking has steps, but not the model's.
-    kinds, found = _detect(texts) if trace.reasoning is Reasoning.VERBATIM else _nothing(len(texts))
-    columns["kind"] += kinds.kind
-    columns["p_reflect"] += kinds.p_reflect.tolist()
-    columns["is_reflection"] += kinds.is_reflection
-    columns["p_self_jailbreak"] += found.p_self_jailbreak.tolist()
-    columns["is_self_jailbreak"] += found.is_self_jailbreak
-    for marker in MARKERS:
-        columns[marker.value] += [None if own is None else marker in own for own in found.markers]
-    columns["answer"] += map(stated_answer, texts)
-    for name in WORD_LISTS:
-        columns[f"n_{name}"] += [count_words(text, name) for text in texts]
-    columns["token_start"] += [step.tokens.start if step.tokens else None for step in steps]
-    columns["token_stop"] += [step.tokens.stop if step.tokens else None for step in steps]
+def score_rows(scored: "Sequence[ScoredTrace]") -> pa.Table:
+    """The result of `score_tokens` as a table with the columns `SCHEMA["scores"]`."""
+    available = set()
+    for trace in scored:
+        available |= set(trace.values)
+
+    columns = {}
+    for column in SCORE_COLUMNS:
+        name = column.name
+        kind = column.type
+        if name in _PER_TRACE:
+            values = [getattr(trace, name) for trace in scored]
+            columns[name] = pa.array(values, kind)
+        elif name in available:
+            arrays = [trace.values[name] for trace in scored]
+            columns[name] = _list_column(arrays, kind)
+        else:
+            # A score that was not asked for.
+            columns[name] = pa.nulls(len(scored), kind)
+    return pa.Table.from_pydict(columns, arrow_schema("scores"))
 
 
-def _detect(texts: Sequence[str]) -> tuple[StepKinds, StepMarkers]:
-    """What `classify` and `mark` say, from features that are made once."""
-    tokens = [tokenize(text) for text in texts]
-    english = is_english(texts, tokens)
-    kinds, markers = feature_sums(tokens, reflect_weights(), unsafe_weights())
-    return decide_kinds(kinds, english), decide_markers(texts, tokens, markers, english)
+def _list_column(arrays: Sequence[np.ndarray], kind: pa.DataType) -> pa.Array:
+    """One list per array, made without a Python object per number.
+
+    In a column of whole numbers NaN becomes null.
+    """
+    flat = np.concatenate(arrays)
+    item_kind = kind.value_type
+    if flat.ndim == 1:
+        items = _flat_column(flat, item_kind)
+    else:
+        # Several numbers per token: each item is a list of the same width.
+        n_items, width = flat.shape
+        item_ends = np.arange(n_items + 1) * width
+        numbers = _flat_column(flat.ravel(), item_kind.value_type)
+        offsets = pa.array(item_ends, pa.int32())
+        items = pa.ListArray.from_arrays(offsets, numbers, type=item_kind)
+
+    lengths = [len(array) for array in arrays]
+    ends = np.cumsum([0, *lengths])
+    offsets = pa.array(ends, pa.int32())
+    return pa.ListArray.from_arrays(offsets, items, type=kind)
 
 
-def _nothing(n: int) -> tuple[StepKinds, StepMarkers]:
-    unknown = np.full(n, np.nan)
-    markers = StepMarkers(unknown, [None] * n, [None] * n, np.full((n, len(MARKERS)), np.nan))
-    return StepKinds([""] * n, unknown, [None] * n), markers
+def _flat_column(flat: np.ndarray, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_floating(kind):
+        return pa.array(flat, kind)
 
-
-def _positions(spans: Sequence[tuple[int, int]], total: int) -> list[float]:
-    """Middle of each step as a share of the thinking; commentary between thoughts does not count."""
-    positions, before = [], 0
-    for start, stop in spans:
-        positions.append((before + (stop - start) / 2) / total)
-        before += stop - start
-    return positions
+    # Ranks and ids are computed as floats, where NaN is unknown.
+    is_unknown = np.isnan(flat)
+    whole = np.where(is_unknown, 0, flat)
+    whole = whole.astype(np.int32)
+    return pa.array(whole, kind, mask=is_unknown)

@@ -10,10 +10,8 @@ import re
 import sys
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,8 +21,8 @@ from cotlens import Span, Trace, TraceError, read_traces, split_trace
 from cotlens.formats.known import FORMATS, detect_row
 from cotlens.formats.read import detect_format, read_records
 from cotlens.runs.export import export
-from cotlens.text.families import Tags, gives_summaries
-from cotlens.trace import Label, Reasoning
+from cotlens.text.families import gives_summaries
+from cotlens.trace import Reasoning
 
 # Everything that stripping, rejoining or a wrong encoding would change.
 TEXT = "\r\n <think>\r\n a\u00e9 \U0001f40d\t</think>\n\n b\u2028 \r\n"
@@ -752,18 +750,6 @@ def test_models_whose_thinking_is_shown_as_a_summary(tmp_path, model, known):
         assert next(iter(read_traces(tmp_path / to))).reasoning is Reasoning.VERBATIM
 
 
-def test_a_data_set_knows_tags_of_ones_own(tmp_path):
-    """The run's delimiters, which nothing in the text makes known: the thought is `I think. `, 9 characters."""
-    trace = Trace(id="x", completion="[[T]]I think. [[/T]]done")
-    export([trace], tmp_path / "hf", to="hf", tags=Tags("[[T]]", "[[/T]]"))
-    table = (
-        pa.ipc.open_stream((tmp_path / "hf" / "data-00000-of-00001.arrow").read_bytes())
-        .read_all()
-        .to_pylist()
-    )
-    assert (table[0]["status"], table[0]["n_think_chars"]) == ("closed", 9)
-
-
 # --- what fresh eyes broke -------------------------------------------------------------------------------------
 
 CALLED = [
@@ -974,31 +960,6 @@ def test_a_folder_of_other_endings(tmp_path):
     assert [trace.id for trace in read_traces(tmp_path)] == ["a"]
     (tmp_path / "a.ndjson").rename(tmp_path / "a.json")
     assert [trace.id for trace in read_traces(tmp_path)] == ["a"]
-
-
-@pytest.mark.parametrize("state", ['{"mine": 1}', '{"_data_files": [{"filename": "a.arrow"}]}'])
-def test_a_folder_that_is_no_dataset_alone_is_never_replaced(tmp_path, state):
-    (tmp_path / "state.json").write_text(state)
-    (tmp_path / "thesis.txt").write_text("years")
-    with pytest.raises(TraceError, match="no Hugging Face dataset alone"):
-        export([Trace(id="a", completion="x")], tmp_path, to="hf")
-    assert (tmp_path / "thesis.txt").read_text() == "years"
-
-
-def test_an_interrupted_replacement_leaves_the_old_dataset(tmp_path, monkeypatch):
-    path, replace_path = tmp_path / "d", Path.replace
-    export([Trace(id="old", completion="x")], path, to="hf")
-
-    def stop(self, target):
-        if self.name.endswith("partial"):
-            raise KeyboardInterrupt
-        return replace_path(self, target)
-
-    monkeypatch.setattr(Path, "replace", stop)
-    with pytest.raises(KeyboardInterrupt):
-        export([Trace(id="new", completion="x")], path, to="hf")
-    assert [trace.id for trace in read_traces(path)] == ["old"]
-    assert [child.name for child in tmp_path.iterdir()] == ["d"]
 
 
 @pytest.mark.parametrize("name", ["../secret.arrow", "", ".", 1])
@@ -1327,172 +1288,6 @@ def test_real_lm_eval_samples_can_be_read(tmp_path):
     assert split_trace(trace).status == "closed"
 
 
-# --- writers ---------------------------------------------------------------------------------------------------
-
-CALL = {"type": "tool_use", "id": "c", "name": "f", "input": {"q": "x"}}
-TURNS = [
-    {"role": "system", "content": "s"},
-    USER,
-    {"role": "assistant", "content": "a"},
-    {"role": "user", "content": "r"},
-]
-BLOCKS = [
-    {"type": "thinking", "thinking": " I\r\n", "signature": "s"}, {"type": "text", "text": "Look:"}, CALL,
-    {"type": "thinking", "thinking": "I see"}, {"type": "text", "text": "Done \n"},
-]  # fmt: skip
-
-
-def traces_to_write():
-    """Every kind of trace: of one text, of fields, with tokens and labels, of several turns, summarised, redacted."""
-    text = Trace(
-        id="text", completion=TEXT, prompt="<|user|>q<|assistant|>\n", prompt_id="k", model="m", method="sft", training_step=3,
-        domain="d", split="seen", sample=2, finish_reason="length", reward=0.5, gold="4", prompt_token_ids=(1, 2),
-        token_ids=(3, 4), logprobs=(-0.5, float("nan")), token_starts=(0, 5), labels=(Label(0, 3, "x"),),
-        meta={"request": "q", "seed": 1, "messages": ["odd"], "id": "odd", "note": None},
-    )  # fmt: skip
-    rows = [
-        {"id": "fields", "prompt": "q", "thinking": " a\r\n", "answer": "b "},
-        {"id": "thought", "prompt": "q", "thinking": "cut off", "answer": ""},
-        {
-            "id": "quoted",
-            "response": " " + "Let me see whether it is 42. " * 2 + "4",
-            "thinking": "Let me see whether it is 42. " * 2,
-        },
-    ]
-    chats = [
-        {"id": "blocks", "messages": [USER, {"role": "assistant", "content": BLOCKS}]},
-        {"id": "long", "messages": [*TURNS, {"role": "assistant", "reasoning_content": "a", "content": "b"}]},
-        {"id": "called", "messages": [USER, {"role": "assistant", "content": "x", "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}}]}]},
-        {"id": "hidden", "messages": [USER, {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "b"}]}]},
-        {"id": "mixed", "messages": [USER, {"role": "assistant", "content": [{"type": "thinking", "thinking": "a"}, {"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "b"}]}]},
-    ]  # fmt: skip
-    own = [trace for row in rows for trace in read_records([row])]
-    own += [trace for row in chats for trace in read_records([row])]
-    return [
-        text,
-        Trace(id="bare", completion="x"),
-        Trace(id="empty", completion=""),
-        *own,
-        one(RESPONSE),
-        *read_records([VERIFIERS]),
-    ]
-
-
-def same(a, b):
-    """Equal in every field; NaN equals NaN."""
-    return repr(a) == repr(b) or all(
-        repr(getattr(a, name)) == repr(getattr(b, name)) or getattr(a, name) == getattr(b, name)
-        for name in Trace.__dataclass_fields__
-    )
-
-
-@pytest.mark.parametrize("to", ["openai", "scout", "hf"])
-def test_what_was_written_reads_back_equal(tmp_path, to):
-    """The law of every writer, for every kind of trace and every field; twice, so that nothing piles up."""
-    traces = traces_to_write()
-    for name in ("first", "second"):
-        made = export(traces, tmp_path / name, to=to)
-        back = list(read_traces(tmp_path / name))
-        assert made.n_traces == len(traces)
-        assert [trace.id for trace in back] == [trace.id for trace in traces]
-        for mine, its in zip(traces, back, strict=True):
-            assert same(mine, its), mine.id
-        traces = back
-
-
-@pytest.mark.parametrize("to", ["openai", "scout"])
-def test_other_tools_find_text_and_thinking_in_the_formats_own_place(tmp_path, to):
-    """Without the field `cotlens`, text, thoughts and what the thinking is are still there."""
-    traces = [trace for trace in traces_to_write() if trace.completion]
-    export(traces, tmp_path / "file", to=to)
-    if to == "openai":
-        rows = [
-            json.loads(line)
-            for line in (tmp_path / "file").read_text(encoding="utf-8").split("\n")[:-1]
-        ]
-    else:
-        rows = pq.read_table(tmp_path / "file").to_pylist()
-    for row, mine in zip(rows, traces, strict=True):
-        assert row.pop("cotlens")
-        its = list(read_records([row]))[-1]
-        assert its.completion == mine.completion
-        assert (its.think, its.reasoning) == (mine.think, mine.reasoning), mine.id
-
-
-def test_the_export_says_what_has_no_place_of_its_own(tmp_path):
-    trace = traces_to_write()[0]
-    assert set(export([trace], tmp_path / "a", to="openai").beside) == {"prompt", "labels", "meta"}
-    beside = export([trace], tmp_path / "b", to="scout").beside
-    assert {"token_ids", "logprobs", "labels", "finish_reason", "gold"} <= set(beside)
-    assert export([trace], tmp_path / "c", to="hf").beside == {}
-
-
-def test_a_text_that_was_changed_is_told(tmp_path):
-    export([Trace(id="a", completion="x")], tmp_path / "a.jsonl", to="openai")
-    text = (tmp_path / "a.jsonl").read_text().replace('"content": "x"', '"content": "y"')
-    (tmp_path / "a.jsonl").write_text(text)
-    with pytest.raises(TraceError, match="the text is not the one that cotlens wrote"):
-        list(read_traces(tmp_path / "a.jsonl"))
-
-
-def test_a_writer_leaves_a_whole_file_or_none(tmp_path):
-    def broken():
-        yield Trace(id="a", completion="x")
-        raise TraceError("boom")
-
-    path = tmp_path / "out"
-    with pytest.raises(TraceError, match="boom"):
-        export(broken(), path, to="openai")
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(TraceError, match="no trace to write"):
-        export([], path, to="hf")
-    assert list(tmp_path.iterdir()) == []
-    path.mkdir()
-    (path / "mine.txt").write_text("keep")
-    with pytest.raises(TraceError, match="no Hugging Face dataset"):
-        export([Trace(id="a", completion="x")], path, to="hf")
-    with pytest.raises(TraceError, match="is a folder"):
-        export([Trace(id="a", completion="x")], path, to="openai")
-    assert (path / "mine.txt").read_text() == "keep"
-    with pytest.raises(ValueError, match="expected one of openai, scout, hf"):
-        export([], tmp_path / "x", to="csv")
-
-
-def test_the_dataset_loads_in_datasets(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    export([Trace(id="a", completion=TEXT, token_ids=(1, 2))], tmp_path / "d", to="hf")
-    data = datasets.load_from_disk(str(tmp_path / "d"))
-    assert (data[0]["completion"], data[0]["token_ids"]) == (TEXT, [1, 2])
-
-
-@pytest.mark.filterwarnings("default")  # other people's deprecations
-def test_scout_reads_what_we_write(tmp_path):
-    """Its own check of the schema, and its own reader: every text and thought, as messages of its types."""
-    scout = pytest.importorskip("inspect_scout", reason="inspect-scout is not installed")
-    from inspect_scout._transcript.database.schema import validate_transcript_schema
-
-    traces = traces_to_write()
-    export(traces, tmp_path / "t.parquet", to="scout")
-    assert validate_transcript_schema(tmp_path / "t.parquet") == []
-
-    async def read():
-        async with scout.transcripts_from(str(tmp_path)).reader() as reader:
-            found = [info async for info in reader.index()]
-            return [await reader.read(info, scout.TranscriptContent("all")) for info in found]
-
-    read_back = asyncio.run(read())
-    assert [one.transcript_id for one in read_back] == [trace.id for trace in traces]
-    for one, trace in zip(read_back, traces, strict=True):
-        content = one.messages[-1].content
-        blocks = (
-            [content]
-            if isinstance(content, str)
-            else [getattr(b, "reasoning", "") or b.text for b in content]
-        )
-        if trace.reasoning is Reasoning.VERBATIM:  # else ciphertext stands in a block of its own
-            assert "".join(blocks) == trace.completion
-
-
 @pytest.mark.filterwarnings("default")  # other people's deprecations
 def test_transcripts_that_scout_made_of_a_log_can_be_read(tmp_path):
     scout = pytest.importorskip("inspect_scout", reason="inspect-scout is not installed")
@@ -1509,23 +1304,6 @@ def test_transcripts_that_scout_made_of_a_log_can_be_read(tmp_path):
     assert len(traces) == 4
     assert parts(traces[0]) == ([" I ask.\r\n"], "Wait.")
     assert parts(traces[1]) == (["It is 4.\n"], TEXT)
-
-
-def test_export_on_the_command_line(tmp_path):
-    from places import SAMPLES
-    from typer.testing import CliRunner
-
-    from cotlens.cli import app
-
-    done = CliRunner().invoke(
-        app, ["export", str(SAMPLES), "-o", str(tmp_path / "a.parquet"), "--to", "scout"]
-    )
-    assert done.exit_code == 0, done.output
-    assert "14 traces" in done.output
-    assert [
-        same(a, b)
-        for a, b in zip(read_traces(SAMPLES), read_traces(tmp_path / "a.parquet"), strict=True)
-    ] == [True] * 14
 
 
 def test_info_names_the_format_and_what_it_lacks(tmp_path):
@@ -1547,15 +1325,3 @@ def test_info_names_the_format_and_what_it_lacks(tmp_path):
         "the full reasoning of claude-opus-4-5 (only a summary is available)"
         in CliRunner().invoke(app, ["info", str(path)]).output
     )
-
-
-def test_a_table_of_traces_is_the_same_after_the_exchange(tmp_path):
-    """What analysis sees does not depend on the format in between."""
-    from cotlens import trace_table
-
-    traces = traces_to_write()
-    export(traces, tmp_path / "a.jsonl", to="openai")
-    before, after = trace_table(traces), trace_table(read_traces(tmp_path / "a.jsonl"))
-    pd.testing.assert_frame_equal(
-        before.drop(columns="meta"), after.drop(columns="meta")
-    )  # its keys in any order

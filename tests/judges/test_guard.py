@@ -614,7 +614,7 @@ def test_content_that_is_off_the_format_is_undecided(server):
 def test_thinking_and_answer_are_judged_apart(tmp_path):
     run = analyze([SAMPLES], tmp_path / "run")
     made = Counting()
-    info = judge_run(run, made, parts=["thinking", "answer", "full"])
+    info = judge_run(run, made, parts=["thinking", "answer", "full"]).judge_info("counting")
     assert run.judges == ["counting"]
     thinking, answer = (
         run.guard_table("counting", "thinking"),
@@ -699,7 +699,7 @@ def test_verdicts_made_elsewhere(tmp_path):
             "refusal": [True, False, None],
         }
     )
-    info = add_verdicts(run, given, "people", "answer")
+    info = add_verdicts(run, given, "people", "answer").judge_info("people")
     assert info["counts"]["answer"] == {"safe": 1, "unsafe": 1, "controversial": 1, "undecided": 11}
     table = run.with_verdicts(run.trace_table(), "people")
     assert table["answer_unsafe"].tolist()[:4] == [False, True, True, pd.NA]

@@ -1,13 +1,10 @@
-"""Prompts to traces: what is drawn depends on the arguments alone, whatever the batch, the checkpoint or a kill."""
+"""Prompts to traces: only the arguments decide the texts, not the batch or the checkpoint."""
 
-import gzip
 import json
 import sys
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -15,10 +12,10 @@ from tiny import TEMPLATE, tiny_model, tiny_tokenizer
 
 from cotlens import Run, TraceError, analyze, generate, read_traces, score, split_trace
 from cotlens.cli import main
-from cotlens.formats.prompts import read_prompts
 from cotlens.models import sample as engines
 from cotlens.models.load import wrap_model
-from cotlens.runs import generate as room
+from cotlens.runs import generate as generate_module
+from cotlens.runs.generate import generation_info
 from cotlens.text.split import OpenedBy
 
 OPENING = TEMPLATE.replace("<|assistant|> {% endif %}", "<|assistant|> <think> {% endif %}")
@@ -56,31 +53,25 @@ def write(path, rows):
 
 
 def tokens(folder):
+    """The token ids of each trace, by its id."""
     return {trace.id: trace.token_ids for trace in read_traces(folder)}
-
-
-# --- what is drawn ---------------------------------------------------------------------------------------------
 
 
 def test_greedy_is_the_argmax_of_every_step(model, prompts, tmp_path):
     generate(prompts, model, tmp_path / "out", **GREEDY)
+    end = model.tokenizer.eos_token_id
     for trace in read_traces(tmp_path / "out"):
-        ids = list(trace.prompt_token_ids)
-        assert ids == model.tokenizer(trace.prompt, add_special_tokens=False)["input_ids"]
-        made = []
-        while len(made) < 12 and made[-1:] != [model.tokenizer.eos_token_id]:
+        prompt_ids = list(trace.prompt_token_ids)
+        encoded = model.tokenizer(trace.prompt, add_special_tokens=False)
+        assert prompt_ids == encoded["input_ids"]
+
+        ids = []
+        while len(ids) < 12 and ids[-1:] != [end]:
             with torch.inference_mode():
-                made.append(
-                    int(
-                        model.network(torch.tensor([ids + made]), use_cache=False)
-                        .logits[0, -1]
-                        .argmax()
-                    )
-                )
-        assert trace.token_ids == tuple(made)
-        assert trace.finish_reason == (
-            "stop" if made[-1] == model.tokenizer.eos_token_id else "length"
-        )
+                output = model.network(torch.tensor([prompt_ids + ids]), use_cache=False)
+            ids.append(int(output.logits[0, -1].argmax()))
+        assert trace.token_ids == tuple(ids)
+        assert trace.finish_reason == ("stop" if ids[-1] == end else "length")
 
 
 @pytest.mark.parametrize("options", [GREEDY, SMALL, SMALL | {"top_p": 0.8, "top_k": 5}])
@@ -101,30 +92,41 @@ def test_the_batch_changes_nothing(model, prompts, tmp_path, options):
     ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (2.5, 0, 1.0), (2.5, 3, 1.0), (2.5, 0, 0.7)]
 )
 def test_words_are_drawn_with_their_probability(model, tmp_path, temperature, top_k, top_p):
-    """The first token of 1,500 samples against softmax(logits / temperature), cut by top_k or top_p, by chi-square."""
+    """The first token of 1,500 samples against softmax(logits / temperature), by chi-square.
+
+    The softmax is cut by top_k or top_p.
+    """
     path = write(tmp_path / "p.jsonl", [{"prompt": "one wait"}])
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     generate(path, model, tmp_path / "out", n=1500, max_new_tokens=1, **sampling)
     traces = list(read_traces(tmp_path / "out"))
     with torch.inference_mode():
-        logits = model.network(torch.tensor([traces[0].prompt_token_ids])).logits[0, -1].double()
+        output = model.network(torch.tensor([traces[0].prompt_token_ids]))
+    logits = output.logits[0, -1].double()
     p = (logits / temperature).softmax(-1).numpy()
+
+    # What top_k or top_p keeps, with its probabilities scaled to 1.
     order = np.argsort(-p)
-    kept = (
-        order[:top_k]
-        if top_k
-        else order[: 1 + int(np.searchsorted(p[order].cumsum(), top_p - 1e-9))]
-    )
+    n_kept = top_k
+    if not top_k:
+        n_kept = 1 + int(np.searchsorted(p[order].cumsum(), top_p - 1e-9))
+    kept = order[:n_kept]
     q = np.zeros_like(p)
     q[kept] = p[kept] / p[kept].sum()
+
     counts = np.bincount([trace.token_ids[0] for trace in traces], minlength=len(p))
     assert counts[q == 0].sum() == 0
-    often = 1500 * q >= 5
-    seen, wanted = counts[often], 1500 * q[often]
-    seen, wanted = np.append(seen, counts[~often].sum()), np.append(wanted, 1500 * q[~often].sum())
-    seen, wanted = (seen, wanted) if wanted[-1] > 0 else (seen[:-1], wanted[:-1])
-    assert len(seen) > 1
-    assert chisquare(seen, wanted).pvalue > 0.001
+
+    # Words that are expected fewer than five times count as one.
+    expected = 1500 * q
+    often = expected >= 5
+    observed = [*counts[often]]
+    wanted = [*expected[often]]
+    if expected[~often].sum() > 0:
+        observed.append(counts[~often].sum())
+        wanted.append(expected[~often].sum())
+    assert len(observed) > 1
+    assert chisquare(observed, wanted).pvalue > 0.001
 
 
 def test_a_temperature_near_zero_and_one_word_to_choose_are_greedy(model, prompts, tmp_path):
@@ -136,23 +138,28 @@ def test_a_temperature_near_zero_and_one_word_to_choose_are_greedy(model, prompt
 
 @pytest.mark.parametrize("options", [GREEDY, SMALL])
 def test_the_checkpoints_own_settings_change_nothing(prompts, tmp_path, options):
-    """Settings of a generation_config that would change every text; they are still there afterwards."""
-    own = {"repetition_penalty": 5.0, "top_k": 1, "temperature": 0.1, "do_sample": True, "min_new_tokens": 9,
-           "suppress_tokens": [6, 7], "no_repeat_ngram_size": 1, "num_beams": 2, "max_length": 3}  # fmt: skip
-    plain, other = make_model(), make_model()
+    """Settings of a generation_config that would change every text; they are there afterwards."""
+    own = {
+        "repetition_penalty": 5.0, "top_k": 1, "temperature": 0.1, "do_sample": True,
+        "min_new_tokens": 9, "suppress_tokens": [6, 7], "no_repeat_ngram_size": 1, "num_beams": 2,
+        "max_length": 3,
+    }  # fmt: skip
+    plain = make_model()
+    other = make_model()
     other.network.generation_config.update(**own)
-    for name, one in (("plain", plain), ("other", other)):
-        generate(prompts, one, tmp_path / name, **options)
+    generate(prompts, plain, tmp_path / "plain", **options)
+    generate(prompts, other, tmp_path / "other", **options)
     assert tokens(tmp_path / "plain") == tokens(tmp_path / "other")
     assert other.network.generation_config.repetition_penalty == 5.0
 
 
 def test_end_tokens_of_tokenizer_and_checkpoint_both_count(prompts, tmp_path):
-    """The end token closes the token ids and is no part of the text; pads behind it are not kept."""
+    """The end token closes the ids and is not part of the text; padding after it is dropped."""
     model = make_model()
     wait = model.tokenizer.convert_tokens_to_ids("wait")
     model.network.generation_config.eos_token_id = [wait]
-    info = generate(prompts, model, tmp_path / "out", **SMALL | {"n": 20})
+    generate(prompts, model, tmp_path / "out", **SMALL | {"n": 20})
+    info = generation_info(tmp_path / "out")
     ends = {wait, model.tokenizer.eos_token_id}
     traces = list(read_traces(tmp_path / "out"))
     for trace in traces:
@@ -162,21 +169,24 @@ def test_end_tokens_of_tokenizer_and_checkpoint_both_count(prompts, tmp_path):
         if trace.finish_reason == "stop":
             assert trace.completion == model.tokenizer.decode(trace.token_ids[:-1])
             assert trace.token_starts[-1] == len(trace.completion)
+
     assert {trace.token_ids[-1] for trace in traces if trace.finish_reason == "stop"} == ends
     assert info["n_cut"] == sum(trace.finish_reason == "length" for trace in traces) > 0
     assert info["n_tokens"] == sum(len(trace.token_ids) for trace in traces)
-    assert score(analyze(tmp_path / "out", tmp_path / "run"), model)["n_inexact"] == 0
+    run = score(analyze(tmp_path / "out", tmp_path / "run"), model)
+    assert run.score_info("tiny")["n_inexact"] == 0
 
 
 def test_a_batch_that_does_not_fit_goes_in_halves(model, prompts, tmp_path, monkeypatch):
     generate(prompts, model, tmp_path / "whole", **SMALL)
-    real, sizes = engines._write_batch, []
+    write_batch = engines._write_batch
+    sizes = []
 
     def short_of_memory(model, sampling, ends, batch):
         sizes.append(len(batch))
         if len(batch) > limit:
             raise torch.OutOfMemoryError
-        return real(model, sampling, ends, batch)
+        return write_batch(model, sampling, ends, batch)
 
     monkeypatch.setattr(engines, "_write_batch", short_of_memory)
     limit = 2
@@ -186,9 +196,6 @@ def test_a_batch_that_does_not_fit_goes_in_halves(model, prompts, tmp_path, monk
     limit = 0
     with pytest.raises(TraceError, match="memory does not hold"):
         generate(prompts, model, tmp_path / "none", **SMALL)
-
-
-# --- prompts ---------------------------------------------------------------------------------------------------
 
 
 def test_a_thought_that_the_template_opened_is_seen(prompts, tmp_path):
@@ -217,10 +224,8 @@ def test_messages_system_and_template_arguments(tmp_path):
     path = write(tmp_path / "p.jsonl", rows)
     generate(path, model, tmp_path / "out", template_args={"loud": True}, **GREEDY)
     first, second = read_traces(tmp_path / "out")
-    assert (
-        first.prompt
-        == "hmm <|system|> the <|user|> one <|assistant|> two <|user|> so <|assistant|> "
-    )
+    rendered = "hmm <|system|> the <|user|> one <|assistant|> two <|user|> so <|assistant|> "
+    assert first.prompt == rendered
     assert first.meta["prompt_messages"] == [{"role": "system", "content": "the"}, *messages]
     assert (first.meta["request"], second.meta["request"]) == ("so", "one")
     with pytest.raises(TraceError, match="no variable laud"):
@@ -229,49 +234,13 @@ def test_messages_system_and_template_arguments(tmp_path):
 
 def test_without_a_template_a_prompt_is_one_text(tmp_path):
     model = make_model(None)
-    generate(
-        write(tmp_path / "p.jsonl", [{"prompt": "one two"}]), model, tmp_path / "out", **GREEDY
-    )
+    path = write(tmp_path / "p.jsonl", [{"prompt": "one two"}])
+    generate(path, model, tmp_path / "out", **GREEDY)
     assert next(read_traces(tmp_path / "out")).prompt == "one two"
+
+    path = write(tmp_path / "q.jsonl", [{"prompt": "one", "system": "two"}])
     with pytest.raises(TraceError, match="no chat template"):
-        generate(
-            write(tmp_path / "q.jsonl", [{"prompt": "one", "system": "two"}]),
-            model,
-            tmp_path / "q",
-            **GREEDY,
-        )
-
-
-def test_containers_hold_the_same_prompts(prompts, tmp_path):
-    """Fields that a table gives to every row are gaps where a row has none."""
-    (tmp_path / "p.json").write_text(json.dumps(ROWS))
-    with gzip.open(tmp_path / "p.jsonl.gz", "wb") as file:
-        file.write(prompts.read_bytes())
-    pq.write_table(
-        pa.Table.from_pylist([{**dict.fromkeys(ROWS[0] | ROWS[1]), **row} for row in ROWS]),
-        tmp_path / "p.parquet",
-    )
-    wanted = [prompt._replace(place="") for prompt in read_prompts(prompts)]
-    for name in ("p.json", "p.jsonl.gz", "p.parquet"):
-        assert [prompt._replace(place="") for prompt in read_prompts(tmp_path / name)] == wanted, (
-            name
-        )
-
-
-def test_ids():
-    """Without an id, the hash of the messages, the same for every template; a prompt id may be shared."""
-    from cotlens.formats.prompts import _parse
-
-    assert (
-        _parse({"prompt": "one"}, "").id
-        == _parse({"prompt": [{"role": "user", "content": "one"}], "gold": 1}, "").id
-    )
-    shared = _parse({"prompt": "one", "id": 1, "prompt_id": "p"}, "")
-    assert (shared.id, shared.fields["prompt_id"]) == ("1", "p")
-    assert _parse({"prompt": "one", "prompt_id": "p"}, "").id == "p"
-    assert (
-        _parse({"prompt": "one", "answer": float("nan"), "domain": None}, "").fields["gold"] == ""
-    )
+        generate(path, model, tmp_path / "q", **GREEDY)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +257,8 @@ def test_ids():
         ('{"prompt": [{"role": "user", "content": ""}]}', "prompt is empty"),
         ('{"prompt": [{"role": "assistant", "content": "x"}]}', "--prefill"),
         (
-            '{"prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": "x"}], "system": "y"}',
+            '{"prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": "x"}], '
+            '"system": "y"}',
             "another",
         ),
         ('{"prompt": "x", "id": "first"}', "'first' occurs twice"),
@@ -334,12 +304,9 @@ def test_no_file_is_nothing_to_generate_from(model, tmp_path):
         generate([], model, tmp_path / "out", **SMALL)
 
 
-# --- a folder of shards ----------------------------------------------------------------------------------------
-
-
 def test_a_killed_job_goes_on_to_the_same_bytes(model, prompts, tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "SHARD_TRACES", {"transformers": 2})
-    whole = generate(prompts, model, tmp_path / "whole", **SMALL)
+    monkeypatch.setattr(generate_module, "SHARD_TRACES", {"transformers": 2})
+    whole = generation_info(generate(prompts, model, tmp_path / "whole", **SMALL))
     done = []
 
     def kill(n):
@@ -347,30 +314,42 @@ def test_a_killed_job_goes_on_to_the_same_bytes(model, prompts, tmp_path, monkey
         if len(done) == 3:
             raise KeyboardInterrupt
 
+    part = tmp_path / "part"
     with pytest.raises(KeyboardInterrupt):
-        generate(prompts, model, tmp_path / "part", progress=kill, **SMALL)
-    (tmp_path / "part" / ".part-00001.parquet.1.partial").write_bytes(b"x")
-    assert not json.loads((tmp_path / "part" / "generate.json").read_text())["complete"]
+        generate(prompts, model, part, progress=kill, **SMALL)
+    (part / ".part-00001.parquet.1.partial").write_bytes(b"x")
+    assert not generation_info(part)["complete"]
     with pytest.raises(TraceError, match="not all of its traces are made yet"):
-        list(read_traces(tmp_path / "part"))
-    assert len(list(read_traces(tmp_path / "part" / "part-00000.parquet"))) == 2
-    first = (tmp_path / "part" / "part-00000.parquet").stat()
+        list(read_traces(part))
+    assert len(list(read_traces(part / "part-00000.parquet"))) == 2
+
+    # The first shard is not made again, and nothing of the kill is left.
+    first = (part / "part-00000.parquet").stat()
     done.clear()
-    assert generate(prompts, model, tmp_path / "part", progress=done.append, **SMALL) == whole
+    generate(prompts, model, part, progress=done.append, **SMALL)
+    assert generation_info(part) == whole
     assert sum(done) == 6
-    assert (tmp_path / "part" / "part-00000.parquet").stat().st_mtime_ns == first.st_mtime_ns
+    assert (part / "part-00000.parquet").stat().st_mtime_ns == first.st_mtime_ns
     names = ["generate.json", *(f"part-0000{i}.parquet" for i in range(3))]
-    assert sorted(path.name for path in (tmp_path / "part").iterdir()) == [".lock", *names]
+    assert sorted(path.name for path in part.iterdir()) == [".lock", *names]
     for name in names:
-        assert (tmp_path / "part" / name).read_bytes() == (
-            tmp_path / "whole" / name
-        ).read_bytes(), name
+        assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"temperature": 0.5}, {"n": 3}, {"method": "sft"}, {"prefill": "so "}, {"batch_tokens": 99}, "model", "prompts", "json"],
-)  # fmt: skip
+    [
+        {"seed": 1},
+        {"temperature": 0.5},
+        {"n": 3},
+        {"method": "sft"},
+        {"prefill": "so "},
+        {"batch_tokens": 99},
+        "model",
+        "prompts",
+        "json",
+    ],
+)
 def test_other_settings_on_the_same_folder_are_refused(model, prompts, tmp_path, change):
     generate(prompts, model, tmp_path / "out", **SMALL)
     before = tokens(tmp_path / "out")
@@ -386,6 +365,21 @@ def test_other_settings_on_the_same_folder_are_refused(model, prompts, tmp_path,
     assert tokens(tmp_path / "out") == before
 
 
+def test_a_folder_without_its_generate_json_is_named(model, prompts, tmp_path):
+    """Sampled traces are no run: they become one, and keep what made them apart from it."""
+    with pytest.raises(TraceError, match="not a folder of sampled traces"):
+        generation_info(tmp_path)
+    folder = generate(prompts, model, tmp_path / "out", **SMALL)
+    assert folder == tmp_path / "out"
+    assert generation_info(str(folder))["n_traces"] == 6
+    with pytest.raises(TraceError, match="not a cotlens run"):
+        _ = Run(folder).info
+    assert analyze(folder, tmp_path / "run").info["n_traces"] == 6
+    (folder / "generate.json").write_text("{")
+    with pytest.raises(TraceError, match=r"generate\.json cannot be read"):
+        generation_info(folder)
+
+
 def test_seeds_make_other_samples(model, prompts, tmp_path):
     generate(prompts, model, tmp_path / "0", **SMALL)
     generate(prompts, model, tmp_path / "1", seed=1, **SMALL)
@@ -393,7 +387,7 @@ def test_seeds_make_other_samples(model, prompts, tmp_path):
 
 
 def test_what_the_rows_say_reaches_the_trace_table(model, prompts, tmp_path):
-    info = generate(prompts, model, tmp_path / "out", method="sft", **SMALL)
+    folder = generate(prompts, model, tmp_path / "out", method="sft", **SMALL)
     run = analyze(tmp_path / "out", tmp_path / "run")
     table = run.trace_table()
     assert table["trace_id"].tolist() == ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1"]
@@ -405,13 +399,14 @@ def test_what_the_rows_say_reaches_the_trace_table(model, prompts, tmp_path):
     assert set(zip(table["model"], table["method"], strict=True)) == {("tiny", "sft")}
     trace = next(run.traces())
     assert trace.meta["level"] == 3
-    assert trace.meta["sampling"] == info["sampling"] == {"seed": 0, "top_k": 0, **SMALL}
+    sampling = {"seed": 0, "top_k": 0, **SMALL}
+    assert trace.meta["sampling"] == generation_info(folder)["sampling"] == sampling
 
 
 def test_token_ids_score_as_their_own_text(model, prompts, tmp_path):
     """Scores of the model that wrote them: the greedy text has rank 1 throughout."""
     generate(prompts, model, tmp_path / "out", **GREEDY)
-    info = score(analyze(tmp_path / "out", tmp_path / "run"), model)
+    info = score(analyze(tmp_path / "out", tmp_path / "run"), model).score_info("tiny")
     assert (info["n_retokenized"], info["n_inexact"], info["n_unscored"]) == (0, 0, 0)
     ranks = np.concatenate(Run(tmp_path / "run").score_table()["rank"].tolist())
     assert (ranks == 1).all()
@@ -431,32 +426,25 @@ def test_from_checkpoint_to_scores(tmp_path, prompts, monkeypatch, capsys):
         assert stop.value.code == code
         return capsys.readouterr()
 
-    command = [
-        "generate",
-        prompts,
-        "--model",
-        tmp_path / "sft",
-        "-o",
-        tmp_path / "traces",
-        "--max-new-tokens",
-        12,
-    ]
-    command += ["--device", "cpu", "--temperature", 1, "--top-p", 1, "--n", 2]
+    command = ["generate", prompts, "--model", tmp_path / "sft", "-o", tmp_path / "traces"]
+    command += ["--max-new-tokens", 12, "--device", "cpu"]
+    command += ["--temperature", 1, "--top-p", 1, "--n", 2]
     done = cotlens(*command, "--method", "sft")
     assert "6 traces" in done.out
     assert "6/6" in done.err
-    info = json.loads((tmp_path / "traces" / "generate.json").read_text())
-    assert (info["model"]["name"], info["engine"], info["complete"]) == (
-        "sft",
-        "transformers",
-        True,
-    )
+
+    info = generation_info(tmp_path / "traces")
+    assert info["model"]["name"] == "sft"
+    assert info["engine"] == "transformers"
+    assert info["complete"] is True
     assert str(tmp_path) not in json.dumps(info)
     generate(prompts, model, tmp_path / "memory", method="sft", **SMALL)
     assert tokens(tmp_path / "memory") == tokens(tmp_path / "traces")
+
     cotlens("analyze", tmp_path / "traces", "-o", tmp_path / "run")
     cotlens("score", tmp_path / "run", "--model", tmp_path / "sft", "--device", "cpu")
     assert len(Run(tmp_path / "run").score_table()) == 6
+
     assert "other method" in cotlens(*command, code=1).err
     assert "give --n 1" in cotlens(*command, "--temperature", 0, code=2).err
     assert "not valid JSON" in cotlens(*command, "--template-args", "{", code=2).err
@@ -464,7 +452,7 @@ def test_from_checkpoint_to_scores(tmp_path, prompts, monkeypatch, capsys):
 
 
 def test_the_call_of_vllm(model, prompts, tmp_path, monkeypatch):
-    """Of our own call only: a stand-in with vllm's names takes it. Whether vllm agrees is not tested here."""
+    """Only our own call: a stand-in takes vllm's place. Whether vllm agrees is not tested here."""
     model.network.save_pretrained(tmp_path / "sft")
     model.tokenizer.save_pretrained(tmp_path / "sft")
     asked = []
@@ -476,23 +464,23 @@ def test_the_call_of_vllm(model, prompts, tmp_path, monkeypatch):
         def generate(self, prompts, sampling_params, *, use_tqdm):
             asked.append(sampling_params)
             for prompt, params in zip(prompts, sampling_params, strict=True):
-                made = [[*prompt["prompt_token_ids"], 10 + i, 2] for i in range(params.n)]
-                yield SimpleNamespace(
-                    outputs=[SimpleNamespace(index=i, token_ids=ids) for i, ids in enumerate(made)]
-                )
+                outputs = []
+                for i in range(params.n):
+                    ids = [*prompt["prompt_token_ids"], 10 + i, 2]
+                    outputs.append(SimpleNamespace(index=i, token_ids=ids))
+                yield SimpleNamespace(outputs=outputs)
 
     monkeypatch.setitem(
         sys.modules, "vllm", SimpleNamespace(LLM=FakeLLM, SamplingParams=SimpleNamespace)
     )
     monkeypatch.setattr("cotlens.models.vllm.version", lambda _: "0")
-    info = generate(prompts, str(tmp_path / "sft"), tmp_path / "out", engine="vllm", **SMALL)
+    generate(prompts, str(tmp_path / "sft"), tmp_path / "out", engine="vllm", **SMALL)
+    info = generation_info(tmp_path / "out")
     options, params = asked
     assert options["max_model_len"] == 7 + 12
-    assert (options["load_format"], options["trust_remote_code"], options["generation_config"]) == (
-        "safetensors",
-        False,
-        "vllm",
-    )
+    assert options["load_format"] == "safetensors"
+    assert options["trust_remote_code"] is False
+    assert options["generation_config"] == "vllm"
     assert [one.n for one in params] == [2, 2, 2]
     assert len({one.seed for one in params}) == 3
     assert params[0].stop_token_ids == [2]
@@ -504,5 +492,5 @@ def test_the_call_of_vllm(model, prompts, tmp_path, monkeypatch):
     with pytest.raises(TraceError, match="loads a model by its name"):
         generate(prompts, model, tmp_path / "out", engine="vllm", **SMALL)
     (tmp_path / "sft" / "adapter_config.json").write_text("{}")
-    with pytest.raises(TraceError, match=r"first python trainers/merge\.py"):
+    with pytest.raises(TraceError, match=r"first python -m trainers\.merge"):
         generate(prompts, str(tmp_path / "sft"), tmp_path / "out", engine="vllm", **SMALL)

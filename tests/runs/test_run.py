@@ -1,3 +1,5 @@
+"""Files to a run: tables are exact, jobs resume, and nothing foreign is overwritten."""
+
 import json
 import subprocess
 import sys
@@ -8,7 +10,8 @@ from places import SAMPLES
 
 from cotlens import Run, TraceError, analyze, read_traces, step_table, trace_table
 from cotlens.runs import analyze as run_module
-from cotlens.runs.schema import LIGHT_COLUMNS
+from cotlens.runs.judge import add_verdicts
+from cotlens.runs.schema import LIGHT_COLUMNS, SCHEMA
 from cotlens.text.families import Tags
 
 
@@ -42,6 +45,83 @@ def test_a_run_can_be_analyzed_again_into_the_same_tables(tmp_path):
     pd.testing.assert_frame_equal(first.step_table(), second.step_table())
 
 
+def test_steps_with_the_columns_of_their_traces_by_hand(tmp_path):
+    """The first trace has the steps `Hi. ` and `Yo.`, the second no thought, the third one step."""
+    path = tmp_path / "traces.jsonl"
+    rows = [
+        {"id": "a", "prompt_id": "p", "model": "m", "completion": "<think>Hi. Yo.</think>1"},
+        {"id": "b", "prompt_id": "p", "model": "n", "completion": "2"},
+        {"id": "c", "prompt_id": "q", "model": "n", "completion": "<think>So.</think>3"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    steps = analyze(path, tmp_path / "run").step_table(
+        ["trace_id", "step"], with_traces=["prompt_id", "model", "n_steps"]
+    )
+    assert list(steps) == ["trace_id", "step", "prompt_id", "model", "n_steps"]
+    assert steps.values.tolist() == [
+        ["a", 0, "p", "m", 2],
+        ["a", 1, "p", "m", 2],
+        ["c", 0, "q", "n", 1],
+    ]
+
+
+def test_steps_with_the_columns_of_their_traces_are_a_merge(tmp_path, monkeypatch):
+    """Rows, order and the steps' own columns stay, over several shards; nothing is there twice."""
+    monkeypatch.setattr(run_module, "SHARD_TRACES", 4)
+    run = analyze([SAMPLES], tmp_path / "run")
+    names = ["prompt_id", "training_step", "reward", "think_spans"]
+    steps = run.step_table()
+    joined = run.step_table(with_traces=names)
+    pd.testing.assert_frame_equal(joined[list(steps)], steps)
+    traces = run.trace_table(["trace_id", *names])
+    pd.testing.assert_frame_equal(joined, steps.merge(traces, on="trace_id"))
+
+    twice = run.step_table(with_traces=["trace_id", *names, *names])
+    pd.testing.assert_frame_equal(twice, joined)
+    pd.testing.assert_frame_equal(run.step_table(with_traces=["trace_id"]), steps)
+    without_ids = run.step_table(["step"], with_traces=names)
+    pd.testing.assert_frame_equal(without_ids, joined[["step", *names]])
+    with_ids = run.step_table(["step"], with_traces=["trace_id"])
+    pd.testing.assert_frame_equal(with_ids, steps[["step", "trace_id"]])
+
+
+def test_steps_share_only_the_trace_id_with_their_traces():
+    """So a column of `with_traces` that the steps have already is the same column."""
+    names = {table: {column.name for column in SCHEMA[table]} for table in ("steps", "traces")}
+    assert names["steps"] & names["traces"] == {"trace_id"}
+
+
+def test_steps_with_unknown_columns_of_traces_are_refused(tmp_path):
+    run = analyze([SAMPLES], tmp_path / "run", light=True)
+    for name in ("colour", "completion"):  # a light run has no texts
+        with pytest.raises(TraceError, match=f"no column {name}; there are trace_id, prompt_id"):
+            run.step_table(with_traces=["model", name])
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"completion": "x"}\n')
+    steps = analyze(empty, tmp_path / "empty").step_table(with_traces=["model"])
+    assert (len(steps), list(steps)[-1]) == (0, "model")
+
+
+def test_what_a_judge_says_of_itself(tmp_path):
+    """Counts of all parts, as they are judged one after the other."""
+    run = analyze([SAMPLES], tmp_path / "run")
+    with pytest.raises(TraceError, match="no verdicts of people; judges: none"):
+        run.judge_info("people")
+    ids = run.trace_table()["trace_id"]
+    verdicts = pd.DataFrame({"trace_id": ids, "label": "safe", "revision": "r1"})
+    assert add_verdicts(run, verdicts, "people", "thinking") is run
+    again = add_verdicts(str(run.path), verdicts.head(4), "people", "answer")
+    assert again == run
+
+    info = run.judge_info("people")
+    assert (info["judge"], info["revision"]) == ("people", "r1")
+    assert info["counts"] == {"thinking": {"safe": 14}, "answer": {"safe": 4, "undecided": 10}}
+    (run.path / "guard" / "people" / "run.json").write_text("{")
+    with pytest.raises(TraceError, match="damaged"):
+        run.judge_info("people")
+    assert run.judged_parts("people") == []
+
+
 def test_the_same_inputs_give_the_same_bytes(tmp_path):
     assert contents(analyze([SAMPLES], tmp_path / "a").path) == contents(
         analyze([SAMPLES], tmp_path / "b").path
@@ -61,7 +141,7 @@ def test_shards_do_not_change_the_tables(tmp_path, monkeypatch):
 
 
 def test_a_killed_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    """A kill after the second shard: the next call writes the others and no more, and the bytes are those of one go."""
+    """A kill after the second shard: the next call writes only the others, to the same bytes."""
     monkeypatch.setattr(run_module, "SHARD_TRACES", 3)
     whole = contents(analyze([SAMPLES], tmp_path / "whole").path)
 
@@ -170,9 +250,8 @@ def test_the_place_of_the_inputs_does_not_matter_and_settings_do(tmp_path):
 def test_tags_of_ones_own_reach_the_tables(tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text('{"completion": "BEGIN a END b"}\n')
-    table = analyze(path, tmp_path / "run", tags=Tags("BEGIN", "END")).trace_table(
-        ["think_start", "think_stop"]
-    )
+    run = analyze(path, tmp_path / "run", tags=Tags("BEGIN", "END"))
+    table = run.trace_table(["think_start", "think_stop"])
     assert table.values.tolist() == [[5, 8]]
 
 
@@ -212,10 +291,8 @@ def test_a_duplicate_id_across_files_is_an_error(tmp_path):
 
 
 def test_a_light_run_has_the_numbers_and_not_the_texts(tmp_path):
-    run, full = (
-        analyze([SAMPLES], tmp_path / "light", light=True),
-        analyze([SAMPLES], tmp_path / "full"),
-    )
+    run = analyze([SAMPLES], tmp_path / "light", light=True)
+    full = analyze([SAMPLES], tmp_path / "full")
     assert tuple(run.trace_table(None)) == LIGHT_COLUMNS
     pd.testing.assert_frame_equal(run.trace_table(), full.trace_table())
     for read in (
@@ -229,7 +306,7 @@ def test_a_light_run_has_the_numbers_and_not_the_texts(tmp_path):
 
 
 def test_memory_holds_one_shard(tmp_path):
-    """Ten times the traces add less than 60 MB to the peak: what grows is one hash an id and the rows of one shard."""
+    """Ten times the traces add less than 60 MB: a hash per id and the rows of a shard."""
     script = (
         "import resource, sys\nfrom cotlens import analyze\nanalyze([sys.argv[1]], sys.argv[2])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

@@ -12,9 +12,11 @@ from places import SAMPLES
 from tiny import byte_tokenizer, tiny_model
 
 from cotlens import Run, TraceError, analyze, score, score_tokens
+from cotlens.files import SOURCE_HASH
 from cotlens.models.load import fingerprint, wrap_model
 from cotlens.runs import analyze as run_module
 from cotlens.runs.schema import SCHEMA
+from cotlens.runs.shards import ERROR_POLICY
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def model():
 
 @pytest.fixture
 def samples(tmp_path):
-    """The samples without the one whose token ids are invented: they belong to no tokenizer here."""
+    """The samples but the one whose token ids are invented: they belong to no tokenizer here."""
     path = tmp_path / "samples.jsonl"
     path.write_text(
         "".join(line for line in SAMPLES.read_text().splitlines(True) if '"token_ids"' not in line)
@@ -43,7 +45,8 @@ def run(samples, tmp_path, monkeypatch):
 
 def test_scores_lie_beside_the_traces(run, model):
     """One row per trace in the same order, lists parallel to the tokens, the schema of `table`."""
-    info = score(run, model, top_k=2, reference=model)
+    assert score(run, model, top_k=2, reference=model) is run
+    info = run.score_info("tiny")
     table = run.score_table("tiny")
     assert run.scorers == ["tiny"]
     assert table["trace_id"].tolist() == run.trace_table()["trace_id"].tolist()
@@ -64,7 +67,7 @@ def test_scores_lie_beside_the_traces(run, model):
     ]
     for name in lists:
         assert (table[name].str.len() == table["token_ids"].str.len()).all(), name
-    assert run.score_info("tiny") == info | {"complete": True}
+    assert info["complete"]
     assert info["model"] == {
         "name": "models/tiny",
         "revision": "",
@@ -91,7 +94,7 @@ def test_rank_is_a_whole_number_or_null_on_disk(run, model):
 
 
 def test_a_killed_job_goes_on_where_it_stopped(run, model, monkeypatch):
-    whole = score(run, model, name="whole")
+    whole = score(run, model, name="whole").score_info("whole")
     seen = []
 
     def kill(n):
@@ -106,14 +109,14 @@ def test_a_killed_job_goes_on_where_it_stopped(run, model, monkeypatch):
         list(run.scored_shards("part"))
     done = {path: path.stat().st_mtime_ns for path in run.shards("scores/part")}
     assert len(done) == 2
-    assert score(run, model, name="part") == whole
+    assert score(run, model, name="part").score_info("part") == whole
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())
     for a, b in zip(run.shards("scores/whole"), run.shards("scores/part"), strict=True):
         assert a.read_bytes() == b.read_bytes()
 
 
 def test_scores_of_traces_that_changed_are_made_again(run, samples, model, tmp_path):
-    """A trace is added: the last shard is scored again, the others stay; until then nothing reads the old scores."""
+    """A trace is added: the last shard is scored again, the others stay; old scores are refused."""
     score(run, model)
     before = [(path.name, path.stat().st_mtime_ns) for path in run.shards("scores/tiny")]
     extra = tmp_path / "more.jsonl"
@@ -136,7 +139,8 @@ def test_other_settings_are_not_mixed(run, model):
     score(run, model)
     with pytest.raises(TraceError, match=r"other(.|\n)*--force"):
         score(run, model, temperature=0.5)
-    assert score(run, model, temperature=0.5, force=True)["settings"]["temperature"] == 0.5
+    score(run, model, temperature=0.5, force=True)
+    assert run.score_info("tiny")["settings"]["temperature"] == 0.5
 
 
 def test_a_trace_that_cannot_be_scored_is_counted(run):
@@ -145,12 +149,12 @@ def test_a_trace_that_cannot_be_scored_is_counted(run):
     short = wrap_model(tiny_model(len(tokenizer)), tokenizer, name="short")
     with pytest.raises(TraceError, match="--long window"):
         score(run, short)
-    info = score(run, short, on_error="skip")
+    info = score(run, short, on_error="skip").score_info("short")
     table = run.score_table()
     assert 0 < info["n_unscored"] == (table["error"] != "").sum() <= 13
     assert table["error"][table["error"] != ""].str.contains("made for 64").all()
     assert all(np.isnan(values).all() for values in table["entropy"][table["error"] != ""])
-    windowed = score(run, short, long="window", force=True)
+    windowed = score(run, short, long="window", force=True).score_info("short")
     assert windowed["n_windowed"] == info["n_unscored"]
     assert windowed["n_unscored"] == 0
 
@@ -207,8 +211,8 @@ def test_from_file_to_entropy_figures(samples, tmp_path):
     cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures")
     names = {path.stem for path in (tmp_path / "figures").glob("*.csv")}
     assert {
-        "06_entropy_parts", "07_entropy_position", "08_entropy_reflection", "09_entropy_distribution", "10_forking_tokens",
-        "11_kl_position",
+        "06_entropy_parts", "07_entropy_position", "08_entropy_reflection",
+        "09_entropy_distribution", "10_forking_tokens", "11_kl_position",
     } <= names  # fmt: skip
     parts = pd.read_csv(tmp_path / "figures" / "06_entropy_parts.csv")
     assert set(parts["measure"]) == {
@@ -254,22 +258,46 @@ def test_a_name_stays_in_its_folder(run, model, name):
 def test_another_answer_to_faults_takes_up_what_was_left(run):
     tokenizer = byte_tokenizer()
     short = wrap_model(tiny_model(len(tokenizer)), tokenizer, name="short")
-    skipped = score(run, short, on_error="skip")
+    skipped = score(run, short, on_error="skip").score_info("short")
     assert skipped["n_unscored"] > 0
-    windowed = score(run, short, long="window")
+    windowed = score(run, short, long="window").score_info("short")
     assert windowed["n_unscored"] == 0
     assert windowed["n_windowed"] == skipped["n_unscored"]
 
 
+@pytest.mark.parametrize("metadata", [{}, {b"how faults were met": b"error, skip"}])
+def test_a_shard_without_an_error_policy_counts_as_made_under_another(run, metadata):
+    """Older shards are made again, or refused, if a trace is unscored, and kept otherwise."""
+    tokenizer = byte_tokenizer()
+    short = wrap_model(tiny_model(len(tokenizer)), tokenizer, name="short")
+    score(run, short, on_error="skip")
+    shards = run.shards("scores/short")
+    for path in shards:
+        table = pq.read_table(path)
+        own = {SOURCE_HASH: table.schema.metadata[SOURCE_HASH], **metadata}
+        pq.write_table(table.replace_schema_metadata(own), path)
+    has_errors = [any(pq.read_table(path)["error"].to_pylist()) for path in shards]
+    assert True in has_errors
+
+    with pytest.raises(TraceError, match="--long window"):
+        score(run, short)
+    before = [path.read_bytes() for path in shards]
+    score(run, short, on_error="skip")
+    after = [path.read_bytes() for path in shards]
+    assert [a != b for a, b in zip(before, after, strict=True)] == has_errors
+    for path, has_error in zip(shards, has_errors, strict=True):
+        assert (ERROR_POLICY in pq.read_schema(path).metadata) == has_error
+
+
 def test_damaged_scores_are_made_again(run, model):
-    whole = score(run, model)
+    whole = score(run, model).score_info("tiny")
     shard = run.shards("scores/tiny")[0]
     shard.write_bytes(shard.read_bytes()[:100])
     (shard.parent / ".part-00009.parquet.1.partial").write_bytes(b"x")
     assert not run.is_scored("tiny")
-    assert score(run, model) == whole
+    assert score(run, model).score_info("tiny") == whole
     assert not list(shard.parent.glob(".part*"))
     (shard.parent / "run.json").write_text("{")
     with pytest.raises(TraceError, match="damaged"):
         run.score_info("tiny")
-    assert score(run, model, force=True) == whole
+    assert score(run, model, force=True).score_info("tiny") == whole

@@ -1,3 +1,5 @@
+"""Traces to rows: the tables by hand, and laws that hold for any trace."""
+
 import math
 
 import pandas as pd
@@ -12,9 +14,12 @@ from cotlens.runs.schema import SCHEMA, arrow_schema
 
 
 def test_one_trace_by_hand():
-    """`<think>Hi. Yo!\\n\\nNo.</think>Z`: steps 7:11, 11:16, 16:19 of 12 characters; middles 2, 6.5 and 10.5 of 12."""
+    """`<think>Hi. Yo!\\n\\nNo.</think>Z`: the steps are 7:11, 11:16 and 16:19.
+
+    Their middles are 2, 6.5 and 10.5 of the 12 characters of thinking.
+    """
     trace = Trace(id="t", completion="<think>Hi. Yo!\n\nNo.</think>Z", prompt="p", model="m")
-    steps, (row,) = step_table([trace]), trace_table([trace]).to_dict("records")
+    steps = step_table([trace])
     assert steps[["step", "start", "stop", "paragraph"]].values.tolist() == [
         [0, 7, 11, 0],
         [1, 11, 16, 0],
@@ -22,18 +27,12 @@ def test_one_trace_by_hand():
     ]
     assert steps["position"].tolist() == pytest.approx([2 / 12, 6.5 / 12, 10.5 / 12])
     assert steps["token_start"].isna().all()
-    assert (row["think_start"], row["think_stop"], row["answer_start"], row["answer_stop"]) == (
-        7,
-        19,
-        27,
-        28,
-    )
-    assert (row["n_think_chars"], row["n_answer_chars"], row["n_steps"], row["status"]) == (
-        12,
-        1,
-        3,
-        "closed",
-    )
+
+    (row,) = trace_table([trace]).to_dict("records")
+    assert (row["think_start"], row["think_stop"]) == (7, 19)
+    assert (row["answer_start"], row["answer_stop"]) == (27, 28)
+    assert (row["n_think_chars"], row["n_answer_chars"]) == (12, 1)
+    assert (row["n_steps"], row["status"]) == (3, "closed")
     assert math.isnan(row["n_tokens"])
 
 
@@ -43,14 +42,11 @@ def test_the_text_of_the_steps_on_request():
 
 
 def test_a_trace_without_thinking_has_empty_spans_and_no_steps():
-    (row,) = trace_table([Trace(id="t", completion="Z")]).to_dict("records")
-    assert (row["think_start"], row["think_stop"], row["answer_start"], row["answer_stop"]) == (
-        0,
-        0,
-        0,
-        1,
-    )
-    assert step_table([Trace(id="t", completion="Z")]).empty
+    trace = Trace(id="t", completion="Z")
+    (row,) = trace_table([trace]).to_dict("records")
+    assert (row["think_start"], row["think_stop"]) == (0, 0)
+    assert (row["answer_start"], row["answer_stop"]) == (0, 1)
+    assert step_table([trace]).empty
 
 
 def test_tables_have_exactly_the_columns_of_the_schema():
@@ -65,13 +61,13 @@ def test_steps_tile_the_thinking_of_every_sample():
     """The texts of a trace's steps concatenate to its thoughts."""
     traces = {trace.id: trace for trace in read_traces(SAMPLES)}
     table = trace_table(traces.values()).set_index("trace_id")
-    steps = {str(key): part for key, part in step_table(traces.values()).groupby("trace_id")}
-    for key, trace in traces.items():
-        thinking = "".join(
-            trace.completion[span["start"] : span["stop"]] for span in table.loc[key, "think_spans"]
-        )
-        rows = steps[key].itertuples() if key in steps else ()
-        assert "".join(trace.completion[row.start : row.stop] for row in rows) == thinking
+    steps = step_table(traces.values(), text=True)
+    for trace_id, trace in traces.items():
+        thinking = ""
+        for span in table.loc[trace_id, "think_spans"]:
+            thinking += trace.completion[span["start"] : span["stop"]]
+        texts = steps["text"][steps["trace_id"] == trace_id]
+        assert "".join(texts) == thinking
 
 
 def test_positions_lie_within_the_thinking_and_rise():
@@ -82,11 +78,10 @@ def test_positions_lie_within_the_thinking_and_rise():
 
 def test_order_of_traces_does_not_matter():
     traces = list(read_traces(SAMPLES))
-    forward, backward = step_table(traces), step_table(traces[::-1])
     key = ["trace_id", "step"]
-    pd.testing.assert_frame_equal(
-        forward.sort_values(key, ignore_index=True), backward.sort_values(key, ignore_index=True)
-    )
+    forward = step_table(traces).sort_values(key, ignore_index=True)
+    backward = step_table(traces[::-1]).sort_values(key, ignore_index=True)
+    pd.testing.assert_frame_equal(forward, backward)
 
 
 @given(
@@ -96,7 +91,6 @@ def test_order_of_traces_does_not_matter():
 def test_any_text_fits_the_schema(ids, completion):
     """Whatever the completion, the tables can be built and written."""
     completion = completion.encode("utf-8", "replace").decode()
-    table = pa.Table.from_pandas(
-        trace_table([Trace(id=key, completion=completion) for key in ids]), arrow_schema("traces")
-    )
+    traces = [Trace(id=trace_id, completion=completion) for trace_id in ids]
+    table = pa.Table.from_pandas(trace_table(traces), arrow_schema("traces"))
     assert table.num_rows == len(ids)
