@@ -449,7 +449,7 @@ def _make_trace(
     own = row[: row.index(tokenizer.eos_token_id) + 1] if ended else row
     return Trace(
         id=f"{prompt.id}-{number}", completion=tokenizer.decode(own, skip_special_tokens=True), prompt=prompt.text,
-        prompt_id=prompt.id, domain=prompt.domain.value, split=prompt.part.value, sample=number, gold=prompt.gold,
+        prompt_id=prompt.id, domain=prompt.domain.value, split=prompt.split.value, sample=number, gold=prompt.gold,
         finish_reason="stop" if ended else "length", prompt_token_ids=tuple(prompt_ids), token_ids=tuple(own),
     )  # fmt: skip
 

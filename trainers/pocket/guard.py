@@ -21,8 +21,7 @@ from cotlens.judges.verdict import Item, Part, Verdict
 from cotlens.text.split import split_think
 from cotlens.trace import Trace
 from trainers.pocket.oracle import read_truth
-from trainers.pocket.world import Domain, Prompt, draw_prompt
-from trainers.pocket.world import Part as PartOfWorld
+from trainers.pocket.world import Domain, Prompt, PromptSplit, draw_prompt
 
 N_PROMPTS = (
     400  # with one labelled completion each: half forbidden, the rest look-alike and allowed
@@ -88,7 +87,7 @@ def guard_prompts(seed: int, n: int = N_PROMPTS) -> list[Prompt]:
     """The prompts of the guard's labels: of the kinds that safety training has; none of the new topics or wrappers."""
     rng = random.Random(f"guard {seed}")
     domains = (Domain.FORBIDDEN, Domain.LOOK_ALIKE, Domain.FORBIDDEN, Domain.ALLOWED)
-    return [draw_prompt(rng, PartOfWorld.TRAIN, domains[i % 4], f"guard-{i:04d}") for i in range(n)]
+    return [draw_prompt(rng, PromptSplit.TRAIN, domains[i % 4], f"guard-{i:04d}") for i in range(n)]
 
 
 def fit_guard(traces: Iterable[Trace], prompts: Iterable[Prompt], seed: int) -> LearnedGuard:

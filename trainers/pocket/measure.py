@@ -12,7 +12,7 @@ from cotlens.trace import Trace
 from trainers.pocket.oracle import Oracle, Truth, read_truth
 from trainers.pocket.plan import SETS, Setting
 from trainers.pocket.wording import LITTLE_KNOWN_HAZARDS
-from trainers.pocket.world import Part, Prompt
+from trainers.pocket.world import Prompt, PromptSplit
 
 
 # --- what is measured of an arm --------------------------------------------------------------------------------
@@ -63,7 +63,10 @@ def measure_branching(setting: Setting, model: Any) -> None:
     truth = pd.read_parquet(path)
     known = {
         prompt.id: prompt
-        for prompt in (*setting.prompts[Part.FORBIDDEN_SEEN], *setting.prompts[Part.MATHS])
+        for prompt in (
+            *setting.prompts[PromptSplit.FORBIDDEN_SEEN],
+            *setting.prompts[PromptSplit.MATHS],
+        )
     }
     texts = truth.drop_duplicates("prompt_id").set_index("prompt_id")["completion"]
     named = zip(map(str, texts.index), texts, strict=True)
@@ -88,7 +91,9 @@ def _policy_truth(setting: Setting, tokenizer: Any) -> pd.DataFrame:
         ]
         return [text[start:stop] for start, stop in offsets]
 
-    pairs = zip(setting.prompts[Part.FORBIDDEN_SEEN], setting.prompts[Part.MATHS], strict=True)
+    pairs = zip(
+        setting.prompts[PromptSplit.FORBIDDEN_SEEN], setting.prompts[PromptSplit.MATHS], strict=True
+    )
     prompts = [prompt for pair in pairs for prompt in pair][: setting.plan.n_branching]
     rows = []
     for number, prompt in enumerate(tqdm(prompts, desc="branching", unit=" traces")):
@@ -153,7 +158,7 @@ def truth_row(trace: Any, prompt: Prompt) -> dict[str, Any]:
         "trace_id": trace.id,
         "prompt_id": prompt.id,
         "domain": prompt.domain.value,
-        "split": prompt.part.value,
+        "split": prompt.split.value,
         "n_tokens": len(trace.token_ids or ()),
         "n_think_steps": len(truth.think),
         "is_parsed": truth.is_parsed,

@@ -12,8 +12,7 @@ from functools import cache, lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
-from cotlens.judges.verdict import Item, Verdict
-from cotlens.judges.verdict import Part as Judged
+from cotlens.judges.verdict import Item, Part, Verdict
 from cotlens.trace import Span
 from trainers.pocket.wording import (
     CARE_VERBS,
@@ -322,7 +321,7 @@ class Oracle:
         prompt = self.by_text.get(item.prompt)
         if prompt is None or not item.text.strip():
             return Verdict("undecided")
-        if item.part is Judged.ANSWER:
+        if item.part is Part.ANSWER:
             truth = read_truth(f"<think>\n</think>\n\n{item.text}", prompt)
             unsafe, refusal = truth.answer_unsafe, truth.is_refusal
         else:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from cotlens.files import write_atomic
-from trainers.pocket.world import Domain, Part, Prompt, build_prompts
+from trainers.pocket.world import Domain, Prompt, PromptSplit, build_prompts
 
 SETS = {  # the evaluation prompts, as the runs of an arm
-    "forbidden": (Part.FORBIDDEN_SEEN, Part.NEW_WRAPPER, Part.NEW_TOPIC),
-    "harmless": (Part.LOOK_ALIKE, Part.ALLOWED),
-    "maths": (Part.MATHS,),
+    "forbidden": (PromptSplit.FORBIDDEN_SEEN, PromptSplit.NEW_WRAPPER, PromptSplit.NEW_TOPIC),
+    "harmless": (PromptSplit.LOOK_ALIKE, PromptSplit.ALLOWED),
+    "maths": (PromptSplit.MATHS,),
 }
 HARMLESS = (Domain.LOOK_ALIKE.value, Domain.ALLOWED.value)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # the tries of an arm
@@ -73,7 +73,7 @@ class Plan:
                 f"plan: rates of unknown arms {', '.join(sorted(unknown))}; there are {', '.join(PICKED)}"
             )
 
-    def prompts(self, seed: int) -> dict[Part, tuple[Prompt, ...]]:
+    def prompts(self, seed: int) -> dict[PromptSplit, tuple[Prompt, ...]]:
         """The prompts of a seed."""
         return build_prompts(seed, n_train=self.n_train, n_evaluation=self.n_evaluation)
 
@@ -91,7 +91,7 @@ class Setting:
     folder: Path  # of the seed
     seed: int
     plan: Plan
-    prompts: dict[Part, tuple[Prompt, ...]]
+    prompts: dict[PromptSplit, tuple[Prompt, ...]]
     arm: str
     rate: float
     name: str  # of the arm's folder
@@ -100,8 +100,8 @@ class Setting:
     def train(self) -> list[Prompt]:
         """The training prompts in the order in which GRPO and the filters meet them."""
         wanted = self.plan.updates * self.plan.prompts_per_step
-        rounds = -(-wanted // len(self.prompts[Part.TRAIN]))
-        return (list(self.prompts[Part.TRAIN]) * rounds)[:wanted]
+        rounds = -(-wanted // len(self.prompts[PromptSplit.TRAIN]))
+        return (list(self.prompts[PromptSplit.TRAIN]) * rounds)[:wanted]
 
     @property
     def own(self) -> Path:

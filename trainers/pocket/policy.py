@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from trainers.pocket import wording
 from trainers.pocket.wording import Role, Wrapper
-from trainers.pocket.world import Domain, Part, Prompt, draw_prompt
+from trainers.pocket.world import Domain, Prompt, PromptSplit, draw_prompt
 
 # Rates of the base policy. P_SLIP is per operation, the others per trace or per place where a choice exists.
 P_SLIP = 0.03
@@ -69,7 +69,7 @@ def base_corpus(seed: int | str, held_out: frozenset[str] = frozenset()) -> Iter
     rng = random.Random(f"base {seed}")
     for number in range(10**12):
         domain = rng.choices(tuple(_SHARES), tuple(_SHARES.values()))[0]
-        prompt = draw_prompt(rng, Part.BASE, domain, f"base-{number}")
+        prompt = draw_prompt(rng, PromptSplit.BASE, domain, f"base-{number}")
         if prompt.text not in held_out:
             yield write_base(prompt, rng)
 

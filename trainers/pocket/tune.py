@@ -8,14 +8,14 @@ import pandas as pd
 from cotlens.files import write_atomic
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.plan import PICKED, Setting
-from trainers.pocket.world import Domain, Part
+from trainers.pocket.world import Domain, PromptSplit
 
 # --- learning rates --------------------------------------------------------------------------------------------
 TRIED_ON = (
-    Part.FORBIDDEN_SEEN,
-    Part.LOOK_ALIKE,
-    Part.ALLOWED,
-    Part.MATHS,
+    PromptSplit.FORBIDDEN_SEEN,
+    PromptSplit.LOOK_ALIKE,
+    PromptSplit.ALLOWED,
+    PromptSplit.MATHS,
 )  # of the development seed
 
 

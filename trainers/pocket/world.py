@@ -22,8 +22,8 @@ class Domain(StrEnum):
     FACT = "fact"  # what a thing is; only the base model's training has it
 
 
-class Part(StrEnum):
-    """The part of the experiment that a prompt belongs to. No text is in two of them."""
+class PromptSplit(StrEnum):
+    """The split of the experiment that a prompt belongs to. No text is in two of them."""
 
     TRAIN = "train"  # for safety training
     MATHS = "maths"
@@ -35,7 +35,7 @@ class Part(StrEnum):
     BASE = "base"  # only the base model's training
 
 
-EVALUATION = tuple(Part)[1:-1]
+EVALUATION = tuple(PromptSplit)[1:-1]
 P_WRAPPED_HARMLESS = 0.3  # of the requests that are not forbidden
 
 
@@ -51,7 +51,7 @@ class Prompt:
     id: str
     text: str
     domain: Domain
-    part: Part
+    split: PromptSplit
     topic: str = ""
     verb: str = ""
     wrapper: Wrapper = Wrapper.PLAIN
@@ -62,7 +62,7 @@ class Prompt:
 # --- prompts ---------------------------------------------------------------------------------------------------
 def build_prompts(
     seed: int = 0, *, n_train: int = 1600, n_evaluation: int = 150
-) -> dict[Part, tuple[Prompt, ...]]:
+) -> dict[PromptSplit, tuple[Prompt, ...]]:
     """Prompts of safety training and of each evaluation, all texts distinct.
 
     Args:
@@ -71,28 +71,29 @@ def build_prompts(
         n_evaluation: prompts of each evaluation.
     """
     rng, taken = random.Random(f"prompts {seed}"), set[str]()
-    parts = {
-        part: _distinct(rng, part, (_DOMAIN_OF[part],), n_evaluation, taken) for part in EVALUATION
+    prompts = {
+        split: _distinct(rng, split, (_DOMAIN_OF[split],), n_evaluation, taken)
+        for split in EVALUATION
     }
     domains = (Domain.MATHS, Domain.FORBIDDEN, Domain.LOOK_ALIKE, Domain.ALLOWED)
-    return parts | {Part.TRAIN: _distinct(rng, Part.TRAIN, domains, n_train, taken)}
+    return prompts | {PromptSplit.TRAIN: _distinct(rng, PromptSplit.TRAIN, domains, n_train, taken)}
 
 
 _DOMAIN_OF = {
-    Part.MATHS: Domain.MATHS, Part.FORBIDDEN_SEEN: Domain.FORBIDDEN, Part.NEW_WRAPPER: Domain.FORBIDDEN,
-    Part.NEW_TOPIC: Domain.FORBIDDEN, Part.LOOK_ALIKE: Domain.LOOK_ALIKE, Part.ALLOWED: Domain.ALLOWED,
+    PromptSplit.MATHS: Domain.MATHS, PromptSplit.FORBIDDEN_SEEN: Domain.FORBIDDEN, PromptSplit.NEW_WRAPPER: Domain.FORBIDDEN,
+    PromptSplit.NEW_TOPIC: Domain.FORBIDDEN, PromptSplit.LOOK_ALIKE: Domain.LOOK_ALIKE, PromptSplit.ALLOWED: Domain.ALLOWED,
 }  # fmt: skip
 _PATIENCE = 1000  # draws in a row that are all known already
 
 
 def _distinct(
-    rng: random.Random, part: Part, domains: tuple[Domain, ...], n: int, taken: set[str]
+    rng: random.Random, split: PromptSplit, domains: tuple[Domain, ...], n: int, taken: set[str]
 ) -> tuple[Prompt, ...]:
     found: list[Prompt] = []
     missed = 0
     while len(found) < n and missed < _PATIENCE:
         prompt = draw_prompt(
-            rng, part, domains[len(found) % len(domains)], f"{part.value}-{len(found):04d}"
+            rng, split, domains[len(found) % len(domains)], f"{split.value}-{len(found):04d}"
         )
         missed = missed + 1 if prompt.text in taken else 0
         if not missed:
@@ -101,50 +102,50 @@ def _distinct(
     if len(found) == n:
         return tuple(found)
     raise ValueError(
-        f"the world has fewer than {n} distinct prompts for {part.value}; ask for at most {len(found)}"
+        f"the world has fewer than {n} distinct prompts for {split.value}; ask for at most {len(found)}"
     )
 
 
-def draw_prompt(rng: random.Random, part: Part, domain: Domain, name: str) -> Prompt:
-    """One prompt of a domain as the part allows it."""
+def draw_prompt(rng: random.Random, split: PromptSplit, domain: Domain, name: str) -> Prompt:
+    """One prompt of a domain as the split allows it."""
     if domain is Domain.MATHS:
-        return _draw_sum(rng, part, name)
+        return _draw_sum(rng, split, name)
     if domain is Domain.FACT:
         topic = rng.choice((*wording.KNOWN_HAZARDS, *wording.NEW_HAZARDS, *wording.HARMLESS))
         return Prompt(
             id=name,
             text=rng.choice(wording.FACT_REQUESTS).format(t=topic),
             domain=domain,
-            part=part,
+            split=split,
             topic=topic,
         )
-    topic = rng.choice(wording.HARMLESS if domain is Domain.ALLOWED else _hazards(part))
+    topic = rng.choice(wording.HARMLESS if domain is Domain.ALLOWED else _hazards(split))
     verb = rng.choice(wording.CARE_VERBS if domain is Domain.LOOK_ALIKE else wording.MAKE_VERBS)
-    wrapper = _draw_wrapper(rng, part, domain)
+    wrapper = _draw_wrapper(rng, split, domain)
     text = rng.choice(wording.WRAPPINGS[wrapper]) + rng.choice(wording.REQUESTS).format(
         v=verb, t=topic
     )
     return Prompt(
-        id=name, text=text, domain=domain, part=part, topic=topic, verb=verb, wrapper=wrapper
+        id=name, text=text, domain=domain, split=split, topic=topic, verb=verb, wrapper=wrapper
     )
 
 
-def _hazards(part: Part) -> tuple[str, ...]:
-    if part is Part.BASE:
+def _hazards(split: PromptSplit) -> tuple[str, ...]:
+    if split is PromptSplit.BASE:
         return wording.HAZARDS
     return (
         (*wording.NEW_HAZARDS, *wording.LITTLE_KNOWN_HAZARDS)
-        if part is Part.NEW_TOPIC
+        if split is PromptSplit.NEW_TOPIC
         else wording.KNOWN_HAZARDS
     )
 
 
-def _draw_wrapper(rng: random.Random, part: Part, domain: Domain) -> Wrapper:
-    if part is Part.NEW_WRAPPER:
+def _draw_wrapper(rng: random.Random, split: PromptSplit, domain: Domain) -> Wrapper:
+    if split is PromptSplit.NEW_WRAPPER:
         return rng.choice(wording.NEW_WRAPPERS)
     wrappers = (
         (*wording.SEEN_WRAPPERS, *wording.NEW_WRAPPERS)
-        if part is Part.BASE
+        if split is PromptSplit.BASE
         else wording.SEEN_WRAPPERS
     )
     if domain is not Domain.FORBIDDEN:
@@ -152,7 +153,7 @@ def _draw_wrapper(rng: random.Random, part: Part, domain: Domain) -> Wrapper:
     return rng.choice((Wrapper.PLAIN, *wrappers))
 
 
-def _draw_sum(rng: random.Random, part: Part, name: str) -> Prompt:
+def _draw_sum(rng: random.Random, split: PromptSplit, name: str) -> Prompt:
     terms = [rng.choice(wording.OPERANDS)]
     for _ in range(rng.choice((2, 3, 3, 4))):
         total = sum(terms)
@@ -171,5 +172,5 @@ def _draw_sum(rng: random.Random, part: Part, name: str) -> Prompt:
     )
     text = rng.choice(wording.SUMS).format(sum=shown)
     return Prompt(
-        id=name, text=text, domain=Domain.MATHS, part=part, sum=tuple(terms), gold=str(sum(terms))
+        id=name, text=text, domain=Domain.MATHS, split=split, sum=tuple(terms), gold=str(sum(terms))
     )
