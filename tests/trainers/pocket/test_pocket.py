@@ -144,16 +144,16 @@ def test_held_out_prompts_are_not_in_the_corpus():
 
 def test_no_word_of_a_slot_stands_outside_of_it():
     """What lets the oracle read by looking up; so every pair of wordings of two roles reads differently."""
-    from trainers.pocket.oracle import _roles, _take_out
+    from trainers.pocket.oracle import roles_by_sentence, take_out_slots
 
     for sentence in (
         text for words in (PLAIN, FORMAL) for texts in words.values() for text in texts
     ):
-        assert not _take_out(sentence)[1], sentence
+        assert not take_out_slots(sentence)[1], sentence
     n_wordings = len(
         {text for words in (PLAIN, FORMAL) for texts in words.values() for text in texts}
     )
-    assert len(_roles()) == n_wordings
+    assert len(roles_by_sentence()) == n_wordings
 
 
 def test_cotlens_cuts_the_thinking_into_its_sentences():
