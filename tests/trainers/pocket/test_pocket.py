@@ -23,9 +23,6 @@ from trainers.pocket.base import (
     IGNORED,
     TINY,
     build_model,
-    build_tokenizer,
-    encode_completion,
-    encode_prompt,
     load_base,
     pack,
     sample,
@@ -35,6 +32,7 @@ from trainers.pocket.branching import branchings
 from trainers.pocket.guard import LearnedGuard, features, fit_guard, guard_prompts
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.policy import P_SLIP, Completion, base_corpus, write_base, write_teacher
+from trainers.pocket.tokenizer import build_tokenizer, encode_completion, encode_prompt
 from trainers.pocket.wording import (
     EXCUSES,
     FORMAL,
