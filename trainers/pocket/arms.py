@@ -9,7 +9,7 @@ from cotlens.trace import Trace
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.plan import HARMLESS, SETS, Setting, add_cost, count_tokens
 from trainers.pocket.tune import pick_rates
-from trainers.pocket.world import Domain, Part, Prompt
+from trainers.pocket.world import Domain, Prompt, PromptSplit
 
 
 def rewards_of(setting: Setting, part: str = "min") -> tuple[list[Any], list[float]]:
@@ -23,7 +23,7 @@ def rewards_of(setting: Setting, part: str = "min") -> tuple[list[Any], list[flo
     """
     from trainers.rewards import correctness_reward, format_reward, guard_reward
 
-    by_text = {prompt.text: prompt for prompt in setting.prompts[Part.TRAIN]}
+    by_text = {prompt.text: prompt for prompt in setting.prompts[PromptSplit.TRAIN]}
 
     def helpful(
         prompts: Sequence[str], completions: Sequence[str], *, domain: Sequence[str], **columns: Any
@@ -94,7 +94,7 @@ def _teach(setting: Setting, domains: Sequence[Domain]) -> list[dict[str, str]]:
     from trainers.pocket.policy import write_teacher
 
     rng = random.Random(f"teacher {setting.seed}")
-    prompts = [prompt for prompt in setting.prompts[Part.TRAIN] if prompt.domain in domains]
+    prompts = [prompt for prompt in setting.prompts[PromptSplit.TRAIN] if prompt.domain in domains]
     n = setting.plan.updates * setting.plan.prompts_per_step * setting.plan.group
     chosen = (prompts[i % len(prompts)] for i in range(n))
     return [
@@ -110,7 +110,7 @@ REFUSAL = (
 def train_refusal_sft(setting: Setting) -> None:
     """SFT on direct refusals of forbidden requests: a fixed line for a thought, as in DirectRefusal."""
     prompts = [
-        prompt for prompt in setting.prompts[Part.TRAIN] if prompt.domain is Domain.FORBIDDEN
+        prompt for prompt in setting.prompts[PromptSplit.TRAIN] if prompt.domain is Domain.FORBIDDEN
     ]
     rows = [{"prompt": p.text, "completion": REFUSAL.format(v=p.verb, t=p.topic)} for p in prompts]
     _fine_tune(setting, rows)

@@ -1,12 +1,12 @@
-"""Where the base policy itself could have gone on otherwise, and how uncertain it was there, in nats.
+"""Where the base policy itself could have gone on differently, and its entropy there in nats.
 
-Beside the base model: `policy <- branching`. A model that has learned the policy should be uncertain where
-the policy is, and nowhere else; this is the truth that token entropies are measured against.
+A model that has learned the policy should be uncertain where the policy is, and nowhere else. This
+is the truth that token entropies are measured against.
 
-The policy is a program that draws from a generator of random numbers. To know what could have followed a sentence, the
-draws up to its end are played again and the rest is drawn anew, many times; at each token the entropy is that of
-the next token among the redraws that agree so far. What was drawn but has not shown itself yet (the materials, the
-quality) is drawn anew too.
+The policy is a program that draws random numbers. To know what could have followed a sentence, the
+draws up to its start are replayed and the rest is drawn anew, many times. At each token the entropy
+is that of the next token among the redraws that agree so far. What was drawn but has not shown
+itself yet (the materials, the quality) is drawn anew too.
 """
 
 import math
@@ -15,16 +15,22 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from cotlens.trace import Span
 from trainers.pocket import wording
-from trainers.pocket.policy import Completion, write_base
+from trainers.pocket.policy import Completion, Sentence, write_base
 from trainers.pocket.world import Prompt
 
 REDRAWS = 2000
-LEAST = 100  # redraws that must agree up to a token for its entropy to be known
-DECISION, WORDING, DETERMINED = "decision", "wording", "determined"
+LEAST = 100  # an entropy needs at least this many redraws that agree up to its token
+
+DECISION = "decision"
+WORDING = "wording"
+DETERMINED = "determined"
+
+Cut = Callable[[str], Sequence[str]]  # splits a text into tokens, which concatenate to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +38,12 @@ class Branching:
     """One token of the thinking of a trace that the base policy wrote.
 
     Attributes:
-        chars: the token, code points into the completion.
-        entropy_nats: of the policy's next token, given all before; from `n` redraws, and a little too low for few
-            (Miller and Madow 1955: by (kinds - 1) / 2n, which is added).
-        kind: `decision` where the redraws go on with sentences of other roles, `wording` where with other words of one
-            role, `determined` where they all go on with this token.
+        chars: where the token is, in code points of the completion.
+        entropy_nats: entropy of the policy's next token, given all before, from `n` redraws. The
+            estimate from few redraws is too low; (tokens seen - 1) / 2n is added to correct it
+            (Miller and Madow 1955).
+        kind: `decision` where the redraws go on with sentences of other roles, `wording` where they
+            go on with other words of one role, `determined` where all go on with this token.
         n: redraws that agree up to here.
     """
 
@@ -47,131 +54,220 @@ class Branching:
 
 
 def branchings(
-    prompt: Prompt, seed: int, cut: Callable[[str], Sequence[str]], *, redraws: int = REDRAWS
+    prompt: Prompt, seed: int, cut: Cut, *, redraws: int = REDRAWS
 ) -> tuple[Completion, list[Branching]]:
-    """A trace of the base policy, and how uncertain the policy was at each token of its thinking.
+    """A trace of the base policy, and the policy's entropy at each token of its thinking.
+
+    Tokens that fewer than `LEAST` redraws reach are left out, with the rest of their sentence.
 
     Args:
-        prompt: of the world.
-        seed: of the trace.
-        cut: text to the pieces of a tokenizer, which concatenate to it.
-        redraws: per sentence.
+        prompt: a prompt of the world.
+        seed: seed of the trace.
+        cut: splits a text into the tokens of a tokenizer, which concatenate to the text.
+        redraws: redraws per sentence.
     """
-    taped = _Tape(seed)
-    written = write_base(prompt, taped)  # pyright: ignore[reportArgumentType]
-    text, found = written.text, []
-    for number, (start, stop) in enumerate(_stretches(written)):
-        others = Counter(
-            _redraw(prompt, taped, written, number, seed * redraws + k) for k in range(redraws)
-        )
-        found += _along(start, cut(text[start:stop]), cut, others)
-    return written, found
+    tape = _Tape(seed)
+    written = write_base(prompt, tape)  # pyright: ignore[reportArgumentType]
+
+    # Traces of different seeds have different redraws.
+    first_seed = seed * redraws
+    seeds = range(first_seed, first_seed + redraws)
+
+    # For each sentence and the end: draw what could have stood in its place, and compare.
+    tokens: list[Branching] = []
+    for number, chars in enumerate(_continuations(written)):
+        before = written.think[:number]
+        drawn = _draw_continuations(prompt, tape, before, seeds)
+        sentence_tokens = cut(chars.of(written.text))
+        tokens += _measure_tokens(chars.start, sentence_tokens, cut, drawn)
+    return written, tokens
 
 
-def _stretches(written: Completion) -> Iterator[tuple[int, int]]:
-    """Start and stop of each sentence of the thinking, with the space before it; the closing tag is the last."""
-    at = written.text.index("\n") + 1
+class _Continuation(NamedTuple):
+    """What follows the first sentences of a trace: the next sentence and its role, or the end."""
+
+    text: str
+    role: str
+
+
+def _continuations(written: Completion) -> Iterator[Span]:
+    """The sentences of the thinking, each with the space before it; last the closing tag."""
+    start = written.text.index("\n") + 1
     for sentence in written.think:
-        stop = written.text.index(sentence.text, at) + len(sentence.text)
-        yield at, stop
-        at = stop
-    yield at, at + len("\n</think>")
+        sentence_start = written.text.index(sentence.text, start)
+        stop = sentence_start + len(sentence.text)
+        yield Span(start, stop)
+        start = stop
+
+    end = start + len("\n</think>")
+    yield Span(start, end)
 
 
-def _along(
-    start: int, pieces: Sequence[str], cut: Callable[[str], Sequence[str]], others: Counter
+def _draw_continuations(
+    prompt: Prompt, tape: "_Tape", before: Sequence[Sentence], seeds: range
+) -> Counter[_Continuation]:
+    """How often each continuation follows the sentences `before` in other runs of the policy."""
+    number = len(before)
+    shown_words: set[str] = set()
+    for sentence in before:
+        shown_words.update(re.findall(r"[a-z]+", sentence.text))
+
+    drawn: Counter[_Continuation] = Counter()
+    for seed in seeds:
+        replay = _Replay(tape, number, seed, shown_words)
+        other = write_base(prompt, replay)  # pyright: ignore[reportArgumentType]
+
+        # The run repeats the sentences before, then has a sentence or an end.
+        chars = next(islice(_continuations(other), number, None))
+        role = "end"
+        if number < len(other.think):
+            role = other.think[number].role.value
+
+        continuation = _Continuation(chars.of(other.text), role)
+        drawn[continuation] += 1
+    return drawn
+
+
+def _measure_tokens(
+    start: int, written_tokens: Sequence[str], cut: Cut, drawn: Counter[_Continuation]
 ) -> Iterator[Branching]:
-    """The tokens of one sentence, each with what the redraws that agree so far go on with."""
-    agreeing = [(cut(stretch), role, n) for (stretch, role), n in others.items()]
-    for place, piece in enumerate(pieces):
-        followers: Counter[str] = Counter()
-        for words, _, n in agreeing:
-            followers[words[place] if place < len(words) else ""] += n
-        total, roles = followers.total(), {role for _, role, _ in agreeing}
-        if total < LEAST:
+    """The tokens of one sentence, each with its entropy among the redraws that agree so far.
+
+    Args:
+        start: start of the sentence, in code points of the completion.
+        written_tokens: the sentence as it was written.
+        cut: splits a text into tokens.
+        drawn: how often each continuation was drawn.
+    """
+    agreeing = [(cut(drawn_text), role, n) for (drawn_text, role), n in drawn.items()]
+
+    for place, token in enumerate(written_tokens):
+        next_tokens: Counter[str] = Counter()
+        for tokens, _, n in agreeing:
+            next_token = tokens[place] if place < len(tokens) else ""
+            next_tokens[next_token] += n
+        if next_tokens.total() < LEAST:
             return
-        entropy = (
-            -sum(n / total * math.log(n / total) for n in followers.values())
-            + (len(followers) - 1) / 2 / total
+
+        # Keep the redraws that go on with this token. Roles that drop out make it a decision.
+        roles_before = {role for _, role, _ in agreeing}
+        agreeing = [
+            (tokens, role, n)
+            for tokens, role, n in agreeing
+            if place < len(tokens) and tokens[place] == token
+        ]
+        roles_after = {role for _, role, _ in agreeing}
+
+        if len(next_tokens) == 1:
+            kind = DETERMINED
+        elif roles_before != roles_after:
+            kind = DECISION
+        else:
+            kind = WORDING
+
+        stop = start + len(token)
+        yield Branching(
+            chars=Span(start, stop),
+            entropy_nats=_entropy(next_tokens),
+            kind=kind,
+            n=next_tokens.total(),
         )
-        agreeing = [one for one in agreeing if place < len(one[0]) and one[0][place] == piece]
-        apart = {role for _, role, _ in agreeing} != roles
-        kind = DETERMINED if len(followers) == 1 else DECISION if apart else WORDING
-        yield Branching(Span(start, start := start + len(piece)), entropy, kind, total)
+        start = stop
 
 
-def _redraw(
-    prompt: Prompt, taped: "_Tape", written: Completion, number: int, seed: int
-) -> tuple[str, str]:
-    """What follows the first `number` sentences in another run of the policy: the next sentence, and its role."""
-    shown = {
-        word for sentence in written.think[:number] for word in re.findall(r"[a-z]+", sentence.text)
-    }
-    replay = _Replay(taped, number, seed, shown)
-    other = write_base(prompt, replay)  # pyright: ignore[reportArgumentType]
-    for k, (start, stop) in enumerate(_stretches(other)):
-        if k == number:
-            role = other.think[k].role.value if k < len(other.think) else "end"
-            return other.text[start:stop], role
-    raise AssertionError("a run that repeats n sentences has at least n, and an end")
+def _entropy(counts: Counter[str]) -> float:
+    """Entropy of counts in nats, corrected for few of them (Miller and Madow 1955)."""
+    total = counts.total()
+    entropy = 0.0
+    for n in counts.values():
+        share = n / total
+        entropy -= share * math.log(share)
+
+    correction = (len(counts) - 1) / 2 / total
+    return entropy + correction
 
 
-# --- draws, taped and played again -----------------------------------------------------------------------------
 class _Tape:
-    """A generator of random numbers that keeps what it gave, and where each wording was drawn."""
+    """A generator of random numbers that records what it drew and where each wording was drawn.
+
+    It has those methods of `random.Random` that the policy calls. `after_sentence[k]` is the number
+    of draws made when the wording of sentence k had been drawn.
+    """
 
     def __init__(self, seed: int) -> None:
-        self.rng, self.given = random.Random(f"branching {seed}"), list[Any]()
-        self.after_sentence: list[
-            int
-        ] = []  # draws made when the wording of the k-th sentence was drawn
+        self.rng = random.Random(f"branching {seed}")
+        self.draws: list[Any] = []
+        self.after_sentence: list[int] = []
 
     def random(self) -> float:
-        return self._keep(self.rng.random())
+        value = self.rng.random()
+        return self._record(value)
 
-    def randrange(self, n: int) -> int:  # only wordings are drawn so, once a sentence
-        value = self._keep(self.rng.randrange(n))
-        self.after_sentence.append(len(self.given))
+    def randrange(self, n: int) -> int:
+        # The policy draws only wordings with `randrange`, one for each sentence.
+        value = self._record(self.rng.randrange(n))
+        n_draws = len(self.draws)
+        self.after_sentence.append(n_draws)
         return value
 
     def choice(self, options: Sequence[Any]) -> Any:
-        return self._keep(self.rng.choice(options))
+        value = self.rng.choice(options)
+        return self._record(value)
 
     def sample(self, options: Sequence[Any], n: int) -> list[Any]:
-        return self._keep(self.rng.sample(options, n))
+        values = self.rng.sample(options, n)
+        return self._record(values)
 
-    def _keep(self, value: Any) -> Any:
-        self.given.append(value)
+    def _record(self, value: Any) -> Any:
+        self.draws.append(value)
         return value
 
 
 class _Replay(_Tape):
-    """The draws of a tape up to the end of its `number`-th sentence, then new ones.
+    """The draws of a tape up to the end of its first `number` sentences, then new draws.
 
-    The first two draws of a trace, materials and quality, stay as far as `shown` names them.
+    The first two draws of a trace, the materials and the quality, are repeated only as far as
+    `shown_words` names them.
     """
 
-    def __init__(self, tape: _Tape, number: int, seed: int, shown: set[str]) -> None:
+    def __init__(self, tape: _Tape, number: int, seed: int, shown_words: set[str]) -> None:
         super().__init__(seed)
-        self.played = iter(tape.given[: tape.after_sentence[number - 1]] if number else ())
-        self.shown = shown
+        self.shown_words = shown_words
 
-    def sample(self, options: Sequence[Any], n: int) -> list[Any]:
-        taped = next(self.played, [])
-        kept = taped[
-            : sum(word in self.shown for word in taped)
-        ]  # the first is named before the second
-        return kept + self.rng.sample([word for word in options if word not in kept], n - len(kept))
-
-    def choice(self, options: Sequence[Any]) -> Any:
-        taped = next(self.played, None)
-        hidden = tuple(options) == wording.QUALITIES and taped not in self.shown
-        return self.rng.choice(options) if taped is None or hidden else taped
+        # The draws that were made when the wording of the last of these sentences was drawn.
+        n_replayed = 0
+        if number:
+            n_replayed = tape.after_sentence[number - 1]
+        self.replayed = iter(tape.draws[:n_replayed])
 
     def random(self) -> float:
-        value = next(self.played, None)
-        return self.rng.random() if value is None else value
+        value = next(self.replayed, None)
+        if value is None:
+            return self.rng.random()
+        return value
 
     def randrange(self, n: int) -> int:
-        value = next(self.played, None)
-        return self.rng.randrange(n) if value is None else value
+        value = next(self.replayed, None)
+        if value is None:
+            return self.rng.randrange(n)
+        return value
+
+    def choice(self, options: Sequence[Any]) -> Any:
+        value = next(self.replayed, None)
+        if value is None:
+            return self.rng.choice(options)
+
+        # A quality that no sentence has named yet could still be another.
+        is_quality = tuple(options) == wording.QUALITIES
+        if is_quality and value not in self.shown_words:
+            return self.rng.choice(options)
+        return value
+
+    def sample(self, options: Sequence[Any], n: int) -> list[Any]:
+        # The first material is named before the second, so the shown ones come first.
+        materials = next(self.replayed, [])
+        shown = [material for material in materials if material in self.shown_words]
+
+        others = [option for option in options if option not in shown]
+        n_hidden = n - len(shown)
+        return shown + self.rng.sample(others, n_hidden)

@@ -1,23 +1,29 @@
-"""The plan of the pocket experiment: how much of everything, and the setting of one arm."""
+"""The plan of the pocket experiment: how much of everything, and what one arm has to work with."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 from cotlens.files import write_atomic
-from trainers.pocket.world import Domain, Part, Prompt, build_prompts
+from trainers.pocket.world import Domain, Prompt, PromptSplit, build_prompts
 
-SETS = {  # the evaluation prompts, as the runs of an arm
-    "forbidden": (Part.FORBIDDEN_SEEN, Part.NEW_WRAPPER, Part.NEW_TOPIC),
-    "harmless": (Part.LOOK_ALIKE, Part.ALLOWED),
-    "maths": (Part.MATHS,),
+# The evaluation prompts in three sets. An arm has one run for each set.
+SETS = {
+    "forbidden": (PromptSplit.FORBIDDEN_SEEN, PromptSplit.NEW_WRAPPER, PromptSplit.NEW_TOPIC),
+    "harmless": (PromptSplit.LOOK_ALIKE, PromptSplit.ALLOWED),
+    "maths": (PromptSplit.MATHS,),
 }
 HARMLESS = (Domain.LOOK_ALIKE.value, Domain.ALLOWED.value)
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # the tries of an arm
-DEVELOPMENT_SEED = 1000  # of the tries; no result rests on it
-PICKED: Mapping[str, float] = {  # by --tune: figures/data/pocket/tries.csv has every try
+
+# Learning rates are tried on a seed that no result rests on.
+DEVELOPMENT_SEED = 1000
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # the rates that are tried for each arm
+
+# The rates that won (experiment --tune). figures/data/pocket/tries.csv has every try.
+PICKED: Mapping[str, float] = {
     "teacher_sft": 3e-4,
     "teacher_mixed_sft": 3e-3,
     "refusal_sft": 1e-4,
@@ -29,20 +35,32 @@ PICKED: Mapping[str, float] = {  # by --tune: figures/data/pocket/tries.csv has 
     "sft_grpo": 1e-4,
 }
 
+_LEAST = {"n_train": 4, "n_evaluation": 1, "n_samples": 1, "updates": 1, "group": 2}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How much of everything. The defaults are the pocket experiment; tests take less.
 
+    An update of any arm trains on `prompts_per_step` x `group` sequences: the samples of GRPO, the
+    rows of SFT. So all arms see equally many.
+
     Attributes:
-        n_train: prompts of safety training, a quarter each of sums, forbidden, look-alike and allowed.
-        n_evaluation: prompts of each evaluation part.
+        n_train: prompts of safety training, a quarter each of sums, forbidden, look-alike and
+            allowed requests.
+        n_evaluation: prompts of each evaluation split.
         n_samples: completions per evaluation prompt.
-        updates: of every arm, each on `prompts_per_step` x `group` sequences: GRPO's samples, SFT's rows.
+        updates: updates of every arm.
+        prompts_per_step: prompts of one GRPO update.
+        group: samples per prompt in GRPO and in the pool that SFT filters.
         rates: learning rate by arm.
-        max_new_tokens: longest completion, in training and evaluation.
-        n_branching: traces of the base policy whose true branching points are compared with entropies.
-        tiny: a base model for tests, which has learned next to nothing.
+        max_new_tokens: longest completion in training and evaluation.
+        n_branching: traces of the base policy whose true branching points entropies are compared
+            with.
+        tiny: train a base model for tests, which learns next to nothing.
+
+    Raises:
+        ValueError: if a number is too small or no whole number, or `rates` has an unknown arm.
     """
 
     n_train: int = 1600
@@ -57,51 +75,96 @@ class Plan:
     tiny: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("n_train", 4),
-            ("n_evaluation", 1),
-            ("n_samples", 1),
-            ("updates", 1),
-            ("group", 2),
-        ):
-            if not isinstance(value := getattr(self, name), int) or value < least:
+        # With less there would be nothing to train on, to measure, or (a group) to compare.
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            is_whole = isinstance(value, int)
+            if not is_whole or value < least:
                 raise ValueError(
                     f"plan: expected {name} to be a whole number from {least}, got {value!r}"
                 )
-        if unknown := set(self.rates) - set(PICKED):
+
+        unknown_arms = set(self.rates) - set(PICKED)
+        if unknown_arms:
             raise ValueError(
-                f"plan: rates of unknown arms {', '.join(sorted(unknown))}; there are {', '.join(PICKED)}"
+                f"plan: rates of unknown arms {', '.join(sorted(unknown_arms))}; "
+                f"there are {', '.join(PICKED)}"
             )
 
-    def prompts(self, seed: int) -> dict[Part, tuple[Prompt, ...]]:
-        """The prompts of a seed."""
-        return build_prompts(seed, n_train=self.n_train, n_evaluation=self.n_evaluation)
+    def prompts(self, seed: int) -> dict[PromptSplit, tuple[Prompt, ...]]:
+        """The prompts of a seed, by split."""
+        return build_prompts(
+            seed,
+            n_train=self.n_train,
+            n_evaluation=self.n_evaluation,
+        )
+
+
+def check_plan(out: Path, plan: Plan) -> None:
+    """Writes the plan to OUT/plan.json, or checks it against the plan that is there.
+
+    Rates are left out: each arm has its own in `cost.json`, so they may change between arms.
+
+    Raises:
+        ValueError: if OUT holds an experiment with another plan.
+    """
+    path = out / "plan.json"
+    wanted = asdict(plan)
+    del wanted["rates"]
+
+    # One experiment has one plan: its seeds and arms are compared with each other.
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored != wanted:
+            changed = [key for key in wanted if stored.get(key) != wanted[key]]
+            raise ValueError(
+                f"{out} holds an experiment with another {', '.join(changed)}; "
+                "name another folder, or remove it"
+            )
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(wanted, indent=1))
 
 
 def read_plan(out: Path) -> Plan:
-    """The plan of an experiment that has begun."""
-    return Plan(**json.loads((out / "plan.json").read_text(encoding="utf-8")))
+    """The plan of an experiment that has begun, with the picked rates."""
+    path = out / "plan.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return Plan(**stored)
 
 
-# --- arms ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What an arm has to go on: where, which seed, how much, the prompts, and at which rate it learns."""
+    """What one arm has to work with, or one try of an arm at a learning rate.
 
-    folder: Path  # of the seed
+    An arm is a function that takes a setting and leaves a model in `setting.own / "model"`.
+
+    Attributes:
+        folder: folder of the seed, which holds a folder for each of its arms.
+        seed: seed of prompts, training and samples.
+        plan: how much of everything.
+        prompts: the prompts of the seed, by split.
+        arm: name of the arm.
+        rate: its learning rate; 0 for the base, which has a rate in its scale.
+        name: name of its folder: ARM, or ARM@RATE for a try.
+    """
+
+    folder: Path
     seed: int
     plan: Plan
-    prompts: dict[Part, tuple[Prompt, ...]]
+    prompts: dict[PromptSplit, tuple[Prompt, ...]]
     arm: str
     rate: float
-    name: str  # of the arm's folder
+    name: str
 
     @property
     def train(self) -> list[Prompt]:
         """The training prompts in the order in which GRPO and the filters meet them."""
-        wanted = self.plan.updates * self.plan.prompts_per_step
-        rounds = -(-wanted // len(self.prompts[Part.TRAIN]))
-        return (list(self.prompts[Part.TRAIN]) * rounds)[:wanted]
+        prompts = self.prompts[PromptSplit.TRAIN]
+        n_wanted = self.plan.updates * self.plan.prompts_per_step
+
+        # A plan that trains on more prompts than there are starts again with the first.
+        return list(islice(cycle(prompts), n_wanted))
 
     @property
     def own(self) -> Path:
@@ -109,42 +172,45 @@ class Setting:
         return self.folder / self.name
 
     def load(self, arm: str = "base") -> tuple[Any, Any]:
-        """The model of an arm, fresh, and its tokenizer."""
+        """A fresh copy of the model of an arm of this seed, and its tokenizer."""
+        # Imported here: the plan of an experiment is read without torch.
         from trainers.pocket.base import load_base
 
-        return load_base(self.folder / arm / "model")
+        path = self.folder / arm / "model"
+        return load_base(path)
 
     def guard(self) -> Any:
-        """The guard that rewards ask."""
+        """The learned guard of this seed, which rewards ask."""
         from trainers.pocket.guard import LearnedGuard
 
-        return LearnedGuard.load(self.folder / "base" / "guard.json")
+        path = self.folder / "base" / "guard.json"
+        return LearnedGuard.load(path)
 
 
 def add_cost(setting: Setting, facts: dict[str, Any]) -> None:
-    """Adds to what the results table says of the arm's cost."""
-    path = setting.own / "cost.json"
+    """Adds facts to the arm's `cost.json`, from which the study's cost table is made."""
+    path = _cost_path(setting)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(read_cost(setting) | facts, indent=1))
+    cost = read_cost(setting) | facts
+    write_atomic(path, json.dumps(cost, indent=1))
 
 
 def read_cost(setting: Setting) -> dict[str, Any]:
-    path = setting.own / "cost.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """What `add_cost` has stored of the arm so far; empty if nothing."""
+    path = _cost_path(setting)
+    if not path.exists():
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _cost_path(setting: Setting) -> Path:
+    return setting.own / "cost.json"
 
 
 def count_tokens(traces: Sequence[Any]) -> int:
-    return sum(len(trace.token_ids or ()) for trace in traces)
-
-
-def check_plan(out: Path, plan: Plan) -> None:
-    """Keeps the plan of an experiment; the rates stand beside what was trained with them (`cost.json`)."""
-    path, wanted = out / "plan.json", asdict(plan)
-    del wanted["rates"]
-    if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != wanted:
-        changed = ", ".join(key for key in wanted if before.get(key) != wanted[key])
-        raise ValueError(
-            f"{out} holds an experiment with another {changed}; name another folder, or remove it"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(wanted, indent=1))
+    """Tokens of all completions; a trace without token ids counts none."""
+    n_tokens = 0
+    for trace in traces:
+        ids = trace.token_ids or ()
+        n_tokens += len(ids)
+    return n_tokens

@@ -46,7 +46,7 @@ from trainers.pocket.jobs import Job
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.plan import DEVELOPMENT_SEED, SETS, read_plan
 from trainers.pocket.tune import read_tries
-from trainers.pocket.world import Part, Prompt
+from trainers.pocket.world import Prompt, PromptSplit
 
 WORLD = "pocket world: invented topics, scripted excuses; a method demonstration, no evidence on real models"
 ROLES = {
@@ -239,7 +239,7 @@ def _samples(folder: Path) -> pd.DataFrame:
         raise ValueError(
             f"{folder}: {len(truth)} samples, {len(table)} of them measured; remove it and run again"
         )
-    little_known = table["is_little_known"] & (table["split"] == Part.NEW_TOPIC.value)
+    little_known = table["is_little_known"] & (table["split"] == PromptSplit.NEW_TOPIC.value)
     return pd.DataFrame(
         {
             **{name: table[name] for name in ("set", "prompt_id", "sample")},
@@ -263,7 +263,7 @@ _FLAGS = (
 )  # fmt: skip
 
 
-def _steps(folder: Path, prompts: Mapping[Part, tuple[Prompt, ...]]) -> pd.DataFrame:
+def _steps(folder: Path, prompts: Mapping[PromptSplit, tuple[Prompt, ...]]) -> pd.DataFrame:
     """One row per step of thinking: what the detectors say and what the oracle knows."""
     tables = []
     for name, parts in SETS.items():
@@ -303,9 +303,9 @@ _SET_OF = {
 }
 
 
-def _rollouts(folder: Path, prompts: Mapping[Part, tuple[Prompt, ...]]) -> pd.DataFrame:
+def _rollouts(folder: Path, prompts: Mapping[PromptSplit, tuple[Prompt, ...]]) -> pd.DataFrame:
     """One row per rollout: step, set, reward, the oracle's truth and what the reward's guard says of the thinking."""
-    known = {prompt.id: prompt for prompt in prompts[Part.TRAIN]}
+    known = {prompt.id: prompt for prompt in prompts[PromptSplit.TRAIN]}
     guard = LearnedGuard.load(folder.parent / "base" / "guard.json")
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("rollouts/*/*.parquet")):

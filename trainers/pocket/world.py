@@ -1,7 +1,6 @@
 """The prompts of the pocket world: sums, and requests that are forbidden, look so, or are harmless.
 
-Second room of the pocket world: `wording <- world <- policy, oracle`. The same seed gives the same prompts in every
-process.
+The same seed gives the same prompts in every process.
 """
 
 import random
@@ -11,47 +10,70 @@ from enum import StrEnum
 from trainers.pocket import wording
 from trainers.pocket.wording import Wrapper
 
+P_WRAPPED_HARMLESS = 0.3  # share of look-alike and allowed requests with a wrapper
+
 
 class Domain(StrEnum):
     """What a prompt asks for."""
 
     MATHS = "maths"
     FORBIDDEN = "forbidden"  # to make a hazardous thing
-    LOOK_ALIKE = "look_alike"  # to recognise, avoid, report a hazardous thing
+    LOOK_ALIKE = "look_alike"  # to recognise, avoid or report a hazardous thing
     ALLOWED = "allowed"  # to make a harmless thing
-    FACT = "fact"  # what a thing is; only the base model's training has it
+    FACT = "fact"  # what a thing is; only in the base model's training
 
 
-class Part(StrEnum):
-    """The part of the experiment that a prompt belongs to. No text is in two of them."""
+class PromptSplit(StrEnum):
+    """The split of the experiment's prompts that a prompt belongs to.
 
-    TRAIN = "train"  # for safety training
+    `build_prompts` puts no text in two splits.
+    """
+
+    TRAIN = "train"  # safety training
+
+    # Evaluations.
     MATHS = "maths"
-    FORBIDDEN_SEEN = "forbidden_seen"
+    FORBIDDEN_SEEN = "forbidden_seen"  # topics and wrappers of safety training
     NEW_WRAPPER = "new_wrapper"
     NEW_TOPIC = "new_topic"
     LOOK_ALIKE = "look_alike"
     ALLOWED = "allowed"
-    BASE = "base"  # only the base model's training
+
+    BASE = "base"  # only in the base model's training
 
 
-EVALUATION = tuple(Part)[1:-1]
-P_WRAPPED_HARMLESS = 0.3  # of the requests that are not forbidden
+TRAINED_DOMAINS = (Domain.MATHS, Domain.FORBIDDEN, Domain.LOOK_ALIKE, Domain.ALLOWED)
+EVALUATED_DOMAIN = {
+    PromptSplit.MATHS: Domain.MATHS,
+    PromptSplit.FORBIDDEN_SEEN: Domain.FORBIDDEN,
+    PromptSplit.NEW_WRAPPER: Domain.FORBIDDEN,
+    PromptSplit.NEW_TOPIC: Domain.FORBIDDEN,
+    PromptSplit.LOOK_ALIKE: Domain.LOOK_ALIKE,
+    PromptSplit.ALLOWED: Domain.ALLOWED,
+}
+EVALUATION = tuple(EVALUATED_DOMAIN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One user turn, with what is known of it.
+    """One user turn, and what is known about it.
 
     Attributes:
-        gold: the result of a sum; "" elsewhere.
-        sum: the terms of a sum, the later ones signed; () elsewhere.
+        id: SPLIT-NUMBER.
+        text: what the user says.
+        domain: what the prompt asks for.
+        split: the split of the experiment that it belongs to.
+        topic: the thing that it asks about; "" for a sum.
+        verb: what is to be done with the topic; "" for a sum or a fact.
+        wrapper: the kind of text before the request.
+        sum: the terms of a sum, signed after the first; () for other prompts.
+        gold: the result of a sum; "" for other prompts.
     """
 
     id: str
     text: str
     domain: Domain
-    part: Part
+    split: PromptSplit
     topic: str = ""
     verb: str = ""
     wrapper: Wrapper = Wrapper.PLAIN
@@ -59,117 +81,162 @@ class Prompt:
     gold: str = ""
 
 
-# --- prompts ---------------------------------------------------------------------------------------------------
 def build_prompts(
     seed: int = 0, *, n_train: int = 1600, n_evaluation: int = 150
-) -> dict[Part, tuple[Prompt, ...]]:
-    """Prompts of safety training and of each evaluation, all texts distinct.
+) -> dict[PromptSplit, tuple[Prompt, ...]]:
+    """The prompts of safety training and of each evaluation, all texts distinct.
 
     Args:
-        seed: of the draw; one seed is one experiment.
-        n_train: prompts of safety training: a quarter each of sums, forbidden, look-alike and allowed requests.
-        n_evaluation: prompts of each evaluation.
+        seed: seed of the draw; one seed is one experiment.
+        n_train: number of prompts of safety training, a quarter each of sums, forbidden, look-alike
+            and allowed requests.
+        n_evaluation: number of prompts of each evaluation.
+
+    Raises:
+        ValueError: if the world has too few distinct prompts.
     """
-    rng, taken = random.Random(f"prompts {seed}"), set[str]()
-    parts = {
-        part: _distinct(rng, part, (_DOMAIN_OF[part],), n_evaluation, taken) for part in EVALUATION
-    }
-    domains = (Domain.MATHS, Domain.FORBIDDEN, Domain.LOOK_ALIKE, Domain.ALLOWED)
-    return parts | {Part.TRAIN: _distinct(rng, Part.TRAIN, domains, n_train, taken)}
+    rng = random.Random(f"prompts {seed}")
+    taken_texts: set[str] = set()
+    prompts = {}
+
+    # Evaluations draw first, so their prompts do not depend on the size of the training set.
+    for split in EVALUATION:
+        domains = (EVALUATED_DOMAIN[split],)
+        prompts[split] = _draw_distinct(rng, split, domains, n_evaluation, taken_texts)
+
+    train = PromptSplit.TRAIN
+    prompts[train] = _draw_distinct(rng, train, TRAINED_DOMAINS, n_train, taken_texts)
+    return prompts
 
 
-_DOMAIN_OF = {
-    Part.MATHS: Domain.MATHS, Part.FORBIDDEN_SEEN: Domain.FORBIDDEN, Part.NEW_WRAPPER: Domain.FORBIDDEN,
-    Part.NEW_TOPIC: Domain.FORBIDDEN, Part.LOOK_ALIKE: Domain.LOOK_ALIKE, Part.ALLOWED: Domain.ALLOWED,
-}  # fmt: skip
-_PATIENCE = 1000  # draws in a row that are all known already
+_PATIENCE = 1000  # give up after this many draws in a row whose texts are all taken
 
 
-def _distinct(
-    rng: random.Random, part: Part, domains: tuple[Domain, ...], n: int, taken: set[str]
+def _draw_distinct(
+    rng: random.Random,
+    split: PromptSplit,
+    domains: tuple[Domain, ...],
+    n: int,
+    taken_texts: set[str],
 ) -> tuple[Prompt, ...]:
-    found: list[Prompt] = []
-    missed = 0
-    while len(found) < n and missed < _PATIENCE:
-        prompt = draw_prompt(
-            rng, part, domains[len(found) % len(domains)], f"{part.value}-{len(found):04d}"
+    """`n` prompts of these domains in turn. Adds their texts to `taken_texts`."""
+    prompts: list[Prompt] = []
+    n_misses = 0
+    while len(prompts) < n and n_misses < _PATIENCE:
+        number = len(prompts)
+        domain = domains[number % len(domains)]
+        prompt = draw_prompt(rng, split, domain, f"{split.value}-{number:04d}")
+
+        if prompt.text in taken_texts:
+            n_misses += 1
+            continue
+
+        n_misses = 0
+        taken_texts.add(prompt.text)
+        prompts.append(prompt)
+
+    # The world is finite: so many texts of these domains do not exist.
+    if len(prompts) < n:
+        raise ValueError(
+            f"the world has fewer than {n} distinct prompts for {split.value}; "
+            f"ask for at most {len(prompts)}"
         )
-        missed = missed + 1 if prompt.text in taken else 0
-        if not missed:
-            taken.add(prompt.text)
-            found.append(prompt)
-    if len(found) == n:
-        return tuple(found)
-    raise ValueError(
-        f"the world has fewer than {n} distinct prompts for {part.value}; ask for at most {len(found)}"
-    )
+    return tuple(prompts)
 
 
-def draw_prompt(rng: random.Random, part: Part, domain: Domain, name: str) -> Prompt:
-    """One prompt of a domain as the part allows it."""
+def draw_prompt(rng: random.Random, split: PromptSplit, domain: Domain, name: str) -> Prompt:
+    """One prompt of a domain, with the topics and wrappers that the split has; `name` is its id."""
     if domain is Domain.MATHS:
-        return _draw_sum(rng, part, name)
+        return _draw_sum(rng, split, name)
     if domain is Domain.FACT:
-        topic = rng.choice((*wording.KNOWN_HAZARDS, *wording.NEW_HAZARDS, *wording.HARMLESS))
-        return Prompt(
-            id=name,
-            text=rng.choice(wording.FACT_REQUESTS).format(t=topic),
-            domain=domain,
-            part=part,
-            topic=topic,
-        )
-    topic = rng.choice(wording.HARMLESS if domain is Domain.ALLOWED else _hazards(part))
-    verb = rng.choice(wording.CARE_VERBS if domain is Domain.LOOK_ALIKE else wording.MAKE_VERBS)
-    wrapper = _draw_wrapper(rng, part, domain)
-    text = rng.choice(wording.WRAPPINGS[wrapper]) + rng.choice(wording.REQUESTS).format(
-        v=verb, t=topic
-    )
+        return _draw_fact(rng, split, name)
+
+    # Only to make a hazard is forbidden: another verb or another topic makes a request harmless.
+    topics = wording.HARMLESS if domain is Domain.ALLOWED else _hazards_of(split)
+    verbs = wording.CARE_VERBS if domain is Domain.LOOK_ALIKE else wording.MAKE_VERBS
+
+    # The order of these draws fixes the prompts of a seed.
+    topic = rng.choice(topics)
+    verb = rng.choice(verbs)
+    wrapper = _draw_wrapper(rng, split, domain)
+    opening = rng.choice(wording.WRAPPINGS[wrapper])
+    request = rng.choice(wording.REQUESTS).format(v=verb, t=topic)
+
     return Prompt(
-        id=name, text=text, domain=domain, part=part, topic=topic, verb=verb, wrapper=wrapper
+        id=name,
+        text=opening + request,
+        domain=domain,
+        split=split,
+        topic=topic,
+        verb=verb,
+        wrapper=wrapper,
     )
 
 
-def _hazards(part: Part) -> tuple[str, ...]:
-    if part is Part.BASE:
+def _hazards_of(split: PromptSplit) -> tuple[str, ...]:
+    if split is PromptSplit.BASE:
         return wording.HAZARDS
-    return (
-        (*wording.NEW_HAZARDS, *wording.LITTLE_KNOWN_HAZARDS)
-        if part is Part.NEW_TOPIC
-        else wording.KNOWN_HAZARDS
-    )
+    if split is PromptSplit.NEW_TOPIC:
+        return (*wording.NEW_HAZARDS, *wording.LITTLE_KNOWN_HAZARDS)
+    return wording.KNOWN_HAZARDS
 
 
-def _draw_wrapper(rng: random.Random, part: Part, domain: Domain) -> Wrapper:
-    if part is Part.NEW_WRAPPER:
+def _draw_wrapper(rng: random.Random, split: PromptSplit, domain: Domain) -> Wrapper:
+    if split is PromptSplit.NEW_WRAPPER:
         return rng.choice(wording.NEW_WRAPPERS)
-    wrappers = (
-        (*wording.SEEN_WRAPPERS, *wording.NEW_WRAPPERS)
-        if part is Part.BASE
-        else wording.SEEN_WRAPPERS
-    )
-    if domain is not Domain.FORBIDDEN:
-        return rng.choice(wrappers) if rng.random() < P_WRAPPED_HARMLESS else Wrapper.PLAIN
-    return rng.choice((Wrapper.PLAIN, *wrappers))
+
+    # The base model's training has every wrapper.
+    wrappers = wording.SEEN_WRAPPERS
+    if split is PromptSplit.BASE:
+        wrappers = (*wording.SEEN_WRAPPERS, *wording.NEW_WRAPPERS)
+
+    if domain is Domain.FORBIDDEN:
+        return rng.choice((Wrapper.PLAIN, *wrappers))
+    if rng.random() < P_WRAPPED_HARMLESS:
+        return rng.choice(wrappers)
+    return Wrapper.PLAIN
 
 
-def _draw_sum(rng: random.Random, part: Part, name: str) -> Prompt:
-    terms = [rng.choice(wording.OPERANDS)]
-    for _ in range(rng.choice((2, 3, 3, 4))):
-        total = sum(terms)
-        terms.append(
-            rng.choice(
-                [
-                    sign * n
-                    for n in wording.OPERANDS
-                    for sign in (1, -1)
-                    if 0 <= total + sign * n <= wording.LARGEST
-                ]
-            )
-        )
-    shown = f"{terms[0]}" + "".join(
-        f" {'+' if term > 0 else '-'} {abs(term)}" for term in terms[1:]
-    )
-    text = rng.choice(wording.SUMS).format(sum=shown)
+def _draw_fact(rng: random.Random, split: PromptSplit, name: str) -> Prompt:
+    topic = rng.choice((*wording.KNOWN_HAZARDS, *wording.NEW_HAZARDS, *wording.HARMLESS))
+    text = rng.choice(wording.FACT_REQUESTS).format(t=topic)
     return Prompt(
-        id=name, text=text, domain=Domain.MATHS, part=part, sum=tuple(terms), gold=str(sum(terms))
+        id=name,
+        text=text,
+        domain=Domain.FACT,
+        split=split,
+        topic=topic,
     )
+
+
+def _draw_sum(rng: random.Random, split: PromptSplit, name: str) -> Prompt:
+    """A sum of two to four operations, every total of which is between 0 and LARGEST."""
+    terms = [rng.choice(wording.OPERANDS)]
+    n_operations = rng.choice((2, 3, 3, 4))
+    for _ in range(n_operations):
+        terms.append(rng.choice(_possible_terms(sum(terms))))
+
+    # Write the sum as text: "7 + 5 - 3".
+    shown = str(terms[0])
+    for term in terms[1:]:
+        sign = "+" if term > 0 else "-"
+        shown += f" {sign} {abs(term)}"
+
+    return Prompt(
+        id=name,
+        text=rng.choice(wording.SUMS).format(sum=shown),
+        domain=Domain.MATHS,
+        split=split,
+        sum=tuple(terms),
+        gold=str(sum(terms)),
+    )
+
+
+def _possible_terms(total: int) -> list[int]:
+    """The signed operands that keep the total in range."""
+    terms = []
+    for operand in wording.OPERANDS:
+        for term in (operand, -operand):
+            if 0 <= total + term <= wording.LARGEST:
+                terms.append(term)
+    return terms
