@@ -160,7 +160,8 @@ OwnScorerOption = Annotated[
 ]
 NoteOption = Annotated[str, Option(help="A line under every figure: models, judge, prompts.")]
 ClaimsOption = Annotated[
-    Path | None, Option(help="JSON list of the claims to decide, such as trainers/configs/claims.json.")
+    Path | None,
+    Option(help="JSON list of the claims to decide, such as trainers/configs/claims.json."),
 ]
 RolloutsOption = Annotated[
     list[Path] | None, Option(help="Run of the rollouts of RL training (RECORD/rollouts).")

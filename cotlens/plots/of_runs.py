@@ -220,7 +220,9 @@ def draw_figures(
         TraceError: if a run is not complete, its traces have no such groups, or there is no such scorer or judge.
     """
     opened = list({run.path.resolve(): run for run in map(open_run, runs)}.values())
-    names = dict(zip(opened, names_that_differ([run.path.resolve() for run in opened]), strict=True))
+    names = dict(
+        zip(opened, names_that_differ([run.path.resolve() for run in opened]), strict=True)
+    )
     for run in opened:
         if not run.info.get("complete"):
             raise TraceError(

@@ -12,8 +12,7 @@ from importlib.util import find_spec
 
 if find_spec("trainers") is None:
     raise SystemExit(
-        "start it as a module, from the root of the repository: "
-        "python -m trainers.pocket.report"
+        "start it as a module, from the root of the repository: python -m trainers.pocket.report"
     )
 
 import argparse
