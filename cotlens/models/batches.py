@@ -73,6 +73,8 @@ def in_batches(
         postponed: list[int] = []
         for group in groups:
             indices = [waiting[number] for number in group]
+
+            # The budget was halved: the rest waits to be grouped again.
             if postponed:
                 postponed += indices
                 continue
@@ -82,7 +84,7 @@ def in_batches(
             if result is None and model.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-            # Memory ran out: group this batch and what follows it again.
+            # Memory ran out, and not for a single item.
             if result is None and len(batch) > 1:
                 padded_tokens = len(batch) * lengths[indices[0]]
                 budget = max(1, min(budget, padded_tokens) // 2)

@@ -114,6 +114,7 @@ def load_model(
     if dtype not in _DTYPES:
         raise TraceError(f"dtype {dtype!r} is not known; there are {', '.join(_DTYPES)}")
 
+    # Weights from safetensors alone, and no code that comes with them.
     options = {"revision": revision, "trust_remote_code": False}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -131,6 +132,8 @@ def load_model(
 
     network, report = loaded
     _check_complete(name, report)
+
+    # Without a device named, the GPU if there is one.
     if not device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -211,6 +214,7 @@ def _check_tokenizer(model: Model) -> None:
 @torch.inference_mode()
 def _check_head(model: Model) -> None:
     """Compare scores of one short text from the head with those from the model's own logits."""
+    # Words spread evenly over the vocabulary.
     kind = type(model.network).__name__
     n_tokens = min(16, model.context)
     ids = torch.linspace(0, model.n_words - 1, n_tokens).long()[None].to(model.device)

@@ -103,6 +103,7 @@ class Engine:
 
 def end_ids(*sources: Any) -> list[int]:
     """The end tokens of a tokenizer and of configurations, which need not agree."""
+    # A source names one end token, several, or none.
     ends = set()
     for source in sources:
         source_ends = getattr(source, "eos_token_id", None)
@@ -220,6 +221,7 @@ def _draw_processors(sampling: Sampling, batch: list[Job], device: Any) -> Any:
     if sampling.temperature == 0:
         return processors
 
+    # A stream of random numbers for every row, whatever else is in the batch.
     generators = []
     for job in batch:
         seed = sampling.seed_of(job.prompt) + job.sample
@@ -232,6 +234,7 @@ def _draw_processors(sampling: Sampling, batch: list[Job], device: Any) -> Any:
         noise.clamp_min_(torch.finfo(torch.float32).tiny)
         return logits - noise.log_()
 
+    # In the order in which transformers applies them itself.
     processors.append(TemperatureLogitsWarper(float(sampling.temperature)))
     if sampling.top_k:
         processors.append(TopKLogitsWarper(sampling.top_k))
@@ -308,19 +311,21 @@ def make_trace(job: Job, made: list[int], engine: Engine, method: str, sampling:
 
     Args:
         job: what was asked.
-        made: the token ids that were written; what follows an end token is padding.
+        made: the token ids that were written, and padding.
         engine: what wrote them.
         method: name of the checkpoint or training arm.
         sampling: how they were drawn.
     """
     from cotlens.models.encode import locate_tokens
 
+    # The completion ends at the first end token; what follows is padding.
     n_text = 0
     while n_text < len(made) and made[n_text] not in engine.ends:
         n_text += 1
     text_ids = tuple(made[:n_text])
     end_id = tuple(made[n_text : n_text + 1])
 
+    # The request as the user wrote it, before the chat template.
     prompt = job.prompt
     meta: dict[str, Any] = {"request": prompt.messages[-1]["content"]}
     if len(prompt.messages) > 1:

@@ -98,6 +98,8 @@ def score_tokens(
     """
     _check_choice(long, get_args(_Long))
     _check_choice(on_error, get_args(_OnError))
+
+    # Of two models the shorter context counts.
     context = model.context
     if reference is not None:
         _check_same_vocabulary(model, reference)

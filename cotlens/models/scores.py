@@ -19,6 +19,7 @@ from cotlens.models.sums import CrossSums, Sums, TopWords, count_above, group_ma
 SCRATCH_BYTES = 26 * 2**20
 SCRATCH_BYTES_GPU = 120 * 2**20
 
+# Words of a tile. The scores do not depend on it beyond rounding.
 TILE_WORDS = 2048
 
 # A CPU sums this many rows of a tile at once, so that they stay in a core's cache. A GPU sums all.
@@ -197,8 +198,8 @@ def _plan(sources: list[tuple[Tensor, Head]]) -> tuple[int, int]:
     if any(head.weight.dtype != torch.float32 for _, head in sources):
         widest = max(hidden.shape[1] for hidden, _ in sources)
         affordable = budget // 4 // (4 * widest)
-        in_groups = affordable // 64 * 64
-        tile_words = min(tile_words, max(64, in_groups))
+        affordable -= affordable % 64
+        tile_words = min(tile_words, max(64, affordable))
 
     # The bytes that a tile takes whatever the rows, and those that each row adds.
     tile_bytes = 0
@@ -359,7 +360,8 @@ def _score_rows(models: list[_Logits], targets: Tensor, top_k: int) -> list[Scor
 def _put_targets(logits: Tensor, columns: Tensor, of_targets: Tensor) -> None:
     """Write each row's target logit over the tile's, where the tile has it.
 
-    The two are computed differently: so no target ranks after itself by rounding.
+    The two are computed by different products, which round differently. Without this a target could
+    rank after itself.
     """
     n_columns = logits.shape[1]
     last = n_columns - 1
@@ -425,7 +427,6 @@ class _Block:
         if len(self.sums) == 1:
             return scores
 
-        # KL is infinite where only one of the two models masks a word.
         q = self.sums[1]
         q_targets = self.of_targets[1]
         kl, reverse_kl = self.cross.divergences(p, q)

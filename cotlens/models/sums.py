@@ -89,7 +89,8 @@ class Sums:
         # Rounding may leave the interval in which every entropy lies.
         most = math.log(n_words)
         entropy.clamp_(0, most)
-        return torch.where(s > 0, entropy, torch.nan)
+        is_known = s > 0
+        return torch.where(is_known, entropy, torch.nan)
 
     def varentropy(self) -> Tensor:
         """(R,) variance of -ln p, NaN where nothing was summed."""
@@ -98,7 +99,8 @@ class Sums:
         variance = w / s
         variance -= mean.square()
         variance.clamp_(min=0)
-        return torch.where(s > 0, variance, torch.nan)
+        is_known = s > 0
+        return torch.where(is_known, variance, torch.nan)
 
     def logprob(self, logits: Tensor) -> Tensor:
         """(R,) log-probs of one logit a row: -inf if masked, NaN where nothing was summed."""
@@ -112,7 +114,8 @@ class Sums:
         logprob = logits - largest
         logprob -= s.log()
         logprob.clamp_(max=0)
-        return torch.where(s > 0, logprob, torch.nan)
+        is_known = s > 0
+        return torch.where(is_known, logprob, torch.nan)
 
 
 class CrossSums:
@@ -164,6 +167,7 @@ class CrossSums:
         p.add_moments(y, exp_y)
         q.add_moments(x, exp_x)
 
+        # Note the rows in which only one of the two masks a word.
         p_masks = p_logits.isneginf()
         q_masks = q_logits.isneginf()
         only_p = p_masks & ~q_masks
@@ -294,7 +298,8 @@ def count_above(logits: Tensor, largest: Tensor, target_logits: Tensor, buffer: 
             row_logits = logits[rows]
             row_targets = target_logits[rows, None]
             is_above = row_logits > row_targets
-            n_above[rows] += is_above.sum(1)
+            counts = is_above.sum(1)
+            n_above[rows] += counts
             return n_above
 
     targets = target_logits[:, None]

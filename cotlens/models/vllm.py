@@ -55,6 +55,7 @@ def open_vllm(
             f"first python -m trainers.merge {model}"
         )
 
+    # No code that comes with the weights is run.
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(model, **options)
@@ -64,6 +65,7 @@ def open_vllm(
     text_config = config.get_text_config()
     ends = _ends_of(model, revision, tokenizer, text_config)
 
+    # The weights are loaded only when there is a shard to write.
     def start(longest_prompt: int) -> Write:
         llm = vllm.LLM(  # pyright: ignore[reportAttributeAccessIssue]
             model=model,

@@ -53,6 +53,7 @@ def answer_early(
 
     answers = []
     for cut in cuts:
+        # Close the thought; the line break before the tag must not be doubled.
         thought = trace.completion[:cut]
         closing = close.lstrip("\n") if thought.endswith("\n") else close
         thought_ids, _ = encode(tokenizer, thought + closing)
