@@ -504,5 +504,5 @@ def test_the_call_of_vllm(model, prompts, tmp_path, monkeypatch):
     with pytest.raises(TraceError, match="loads a model by its name"):
         generate(prompts, model, tmp_path / "out", engine="vllm", **SMALL)
     (tmp_path / "sft" / "adapter_config.json").write_text("{}")
-    with pytest.raises(TraceError, match=r"first python trainers/merge\.py"):
+    with pytest.raises(TraceError, match=r"first python -m trainers\.merge"):
         generate(prompts, str(tmp_path / "sft"), tmp_path / "out", engine="vllm", **SMALL)
