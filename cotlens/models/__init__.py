@@ -1,10 +1,13 @@
 """Ask a model: score a text token by token, or sample one. torch is loaded here.
 
+In reading order:
+
 load         load_model: a checkpoint, checked, ready to score
-encode       a trace becomes token ids, and tokens find their characters
+encode       encode_trace: a trace as token ids, and where its tokens begin in the text
 batches      batches of equal cost, halved when memory runs out
 scores       entropy, log-prob, rank and KL from hidden states, without holding the logits
-score        score_tokens: traces in, one table row a trace out
+sums         the running sums over tiles of logits that `scores` keeps
+score        score_tokens: the scores of every token of traces
 sample       sampling with transformers, one random stream a sample
 vllm         the same with vLLM
 """

@@ -1,4 +1,4 @@
-"""Batches of equal cost, halved when memory runs out."""
+"""Group sequences into batches of equal cost, and halve the batches when memory runs out."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -9,21 +9,31 @@ import torch
 from cotlens.models.load import Model
 
 
-# --- batches ---------------------------------------------------------------------------------------------------
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Numbers of sequences in groups of like length: at most `budget` tokens a group once padded, or one sequence.
+    """Indices of sequences in groups of like length, longest first.
+
+    A group has at most `budget` tokens once it is padded, or one sequence.
 
     >>> batches([5, 1, 4, 2], budget=8)
     [[0], [2, 3], [1]]
     >>> batches([5, 1, 4, 2], budget=10)
     [[0, 2], [3, 1]]
     """
+    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
+    padded_length = 0
+
+    for index in longest_first:
+        if groups:
+            group = groups[-1]
+            padded_tokens = (len(group) + 1) * padded_length
+            if padded_tokens <= budget:
+                group.append(index)
+                continue
+
+        # The first sequence of a group is its longest.
+        groups.append([index])
+        padded_length = lengths[index]
     return groups
 
 
@@ -40,41 +50,70 @@ def in_batches(
     *,
     alone: bool = False,
 ) -> Iterator[tuple[list[_Item], _Result | None]]:
-    """What `work` makes of groups of items of like length; None for an item that does not even fit alone.
+    """Batches of items of like length, each with the result of `work`.
 
-    When memory runs out, what is left goes in groups half the size. `alone`: one item a group, as for a model whose
-    positions depend on the longest.
+    When memory runs out, the batch and all items after it are grouped again, at half the size. The
+    result is None for an item that does not fit into memory even alone.
+
+    Args:
+        model: the model that `work` runs.
+        items: what to work on.
+        lengths: tokens of each item.
+        budget: padded tokens of a batch.
+        work: called with a batch.
+        alone: one item a batch. So it is in any case for a model whose positions depend on the
+            longest sequence of a batch.
     """
-    waiting, budget = list(range(len(items))), 1 if alone or model.sees_length else budget
+    if alone or model.sees_length:
+        budget = 1
+
+    waiting = list(range(len(items)))
     while waiting:
-        failed: list[int] = []
-        for group in batches([lengths[i] for i in waiting], budget):
-            numbers = [waiting[i] for i in group]
-            if failed:
-                failed += numbers
+        groups = batches([lengths[index] for index in waiting], budget)
+        postponed: list[int] = []
+        for group in groups:
+            indices = [waiting[number] for number in group]
+
+            # The budget was halved: the rest waits to be grouped again.
+            if postponed:
+                postponed += indices
                 continue
-            batch, result = [items[i] for i in numbers], None
-            try:
-                result = work(batch)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if len(batch) > 1:
-                    budget = max(1, min(budget, len(batch) * lengths[numbers[0]]) // 2)
-                    failed += numbers
-            if result is None:
-                _free_memory(model)
-            if not failed:
-                yield batch, result
-        waiting = failed
+
+            batch = [items[index] for index in indices]
+            result = _result_or_none(work, batch)
+            if result is None and model.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+            # Memory ran out, and not for a single item.
+            if result is None and len(batch) > 1:
+                padded_tokens = len(batch) * lengths[indices[0]]
+                budget = max(1, min(budget, padded_tokens) // 2)
+                postponed += indices
+                continue
+
+            yield batch, result
+        waiting = postponed
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; a CPU's allocator and some of CUDA's libraries say so in an ordinary RuntimeError."""
-    said = re.search(r"can't allocate memory|out of memory|ALLOC_FAILED", str(error))
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or said is not None
+def _result_or_none(work: Callable[[list[_Item]], _Result], batch: list[_Item]) -> _Result | None:
+    """The result of `work`, or None if memory ran out.
+
+    Once this returns, the error is gone, and with it the tensors that its traceback held.
+    """
+    try:
+        return work(batch)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return None
 
 
-def _free_memory(model: Model) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out.
+
+    A CPU's allocator and some of CUDA's libraries report it in an ordinary RuntimeError.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    pattern = r"can't allocate memory|out of memory|ALLOC_FAILED"
+    return re.search(pattern, str(error)) is not None

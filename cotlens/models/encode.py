@@ -1,4 +1,4 @@
-"""A trace becomes token ids, exactly those that the model saw, and tokens find their characters."""
+"""Turn a trace into the token ids that a model reads, and find where tokens begin in its text."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,17 +12,18 @@ from cotlens.text.split import OpenedBy, Status, split_trace
 from cotlens.trace import Origin, Trace, TraceError
 
 
-# --- from a trace to token ids ---------------------------------------------------------------------------------
 class Encoded(NamedTuple):
     """Token ids of a trace for a model, and which of them are the completion's.
 
     Attributes:
         ids: prompt and completion, with the delimiters that a source with separate fields left out.
-        scored: numbers within `ids` of the completion's tokens, rising.
-        token_starts: one per scored token, or None.
+        scored: positions in `ids` of the completion's tokens, rising.
+        token_starts: code point at which each scored token begins, or None if unknown.
         encoding: as in `ScoredTrace`, like the three that follow.
-        exact: None without a tokenizer.
-        n_drift: None for ids of the source.
+        context: where the tokens before the completion come from.
+        exact: whether the ids decode to the text; None without a tokenizer.
+        n_drift: tokens that differ when prompt and text are encoded as one; None for the source's
+            own ids.
     """
 
     ids: tuple[int, ...]
@@ -35,103 +36,116 @@ class Encoded(NamedTuple):
 
 
 def encode_trace(trace: Trace, tokenizer: Any) -> Encoded:
-    """The ids a model reads: the trace's own where it has them, with nothing added; else its text, encoded once.
+    """The ids that a model reads: the trace's own if it has them, otherwise its text, encoded once.
 
-    A prompt of text goes through the chat template, unless it already ends as a rendered one does. Where the completion
-    starts inside a thought that nothing opened, the opening tag is put before it; where the source kept
-    thinking and answer apart, both tags are put around the thinking. Such tags are read by the model and not scored,
-    since the completion does not hold them.
+    Nothing is added to ids of the source. A prompt of text goes through the chat template, unless
+    it already ends as a rendered one does. If the completion starts inside a thought that nothing
+    opened, the opening tag is put before it. If the source kept thinking and answer in separate
+    fields, both tags are put around the thinking. The model reads such tags, but they are not
+    scored, since the completion does not hold them.
 
     Raises:
-        TraceError: if the ids belong to another tokenizer, if the prompt was rendered for another model, or if there is
-            text to encode and no tokenizer.
+        TraceError: if the ids belong to another tokenizer, if the prompt was rendered for another
+            model, or if there is text to encode and no tokenizer.
     """
     if trace.token_ids is not None and trace.prompt_token_ids is not None:
-        return _keep_ids(trace, list(trace.prompt_token_ids), "ids", tokenizer)
+        return _keep_ids(trace, _Context(trace.prompt_token_ids, "ids"), tokenizer)
     if tokenizer is None:
         raise TraceError(
             f"trace {trace.id!r} has no token ids, and the model came without a tokenizer"
         )
-    if trace.prompt_token_ids is not None:
-        before, context = list(trace.prompt_token_ids), "ids"
-        prompt = tokenizer.decode(before)
-    else:
-        prompt, context = _render_prompt(trace, tokenizer)
-        before = ([] if context == "template" else _bos(tokenizer, prompt)) + encode(
-            tokenizer, prompt
-        )[0]
+
+    context = _encode_context(trace, tokenizer)
     if trace.token_ids is not None:
-        return _keep_ids(trace, before, context, tokenizer)
-    ids, scored, starts, spans, text = list(before), [], [], [], ""
-    for piece, at in _pieces(trace, tokenizer, prompt):
-        new, offsets = encode(tokenizer, piece)
-        if at is not None:
-            scored += range(len(ids), len(ids) + len(new))
-            starts += [at + start for start, _ in offsets]
-        spans += [(len(text) + start, len(text) + stop) for start, stop in offsets]
-        ids += new
-        text += piece
-    after = ids[len(before) :]
-    return Encoded(
-        ids=tuple(ids),
-        scored=np.array(scored, np.intp),
-        token_starts=tuple(starts),
-        encoding="text",
-        context=context,
-        exact=tokenizer.decode(after) == text,
-        n_drift=_count_drift(
-            tokenizer, prompt, text, {(i, stop) for i, (_, stop) in zip(after, spans, strict=True)}
-        ),
-    )
+        return _keep_ids(trace, context, tokenizer)
+    return _encode_completion(trace, context, tokenizer)
+
+
+class _Context(NamedTuple):
+    """What stands before the completion.
+
+    Attributes:
+        ids: its token ids.
+        source: where they come from, as `ScoredTrace.context`.
+        text: as the model reads it; needed only where the completion is encoded.
+    """
+
+    ids: Sequence[int]
+    source: str
+    text: str = ""
+
+
+def _encode_context(trace: Trace, tokenizer: Any) -> _Context:
+    if trace.prompt_token_ids is not None:
+        text = tokenizer.decode(list(trace.prompt_token_ids))
+        return _Context(trace.prompt_token_ids, "ids", text)
+
+    # A template writes the token that begins every sequence; other prompts get it here.
+    text, source = _render_prompt(trace, tokenizer)
+    ids, _ = encode(tokenizer, text)
+    if source != "template":
+        ids = _bos(tokenizer, text) + ids
+    return _Context(ids, source, text)
 
 
 def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
-    """The text before the completion, ending in an opening tag exactly where the completion needs one; its context."""
-    prompt, context = trace.prompt, "verbatim" if trace.prompt else "none"
+    """The text before the completion, and where it comes from.
+
+    It ends in an opening tag exactly if the completion needs one.
+    """
+    prompt = trace.prompt
+    source = "verbatim" if prompt else "none"
     if tokenizer.chat_template and prompt and not _is_rendered(trace, tokenizer):
-        messages = trace.meta.get("prompt_messages") or [{"role": "user", "content": prompt}]
-        prompt, context = _apply_template(trace, tokenizer, messages), "template"
-    tags, split = tags_of(tokenizer, trace.completion), split_trace(trace)
+        plain_messages = [{"role": "user", "content": prompt}]
+        messages = trace.meta.get("prompt_messages") or plain_messages
+        prompt = _apply_template(trace, tokenizer, messages)
+        source = "template"
+
+    tags = tags_of(tokenizer, trace.completion)
     tag = tags.open.strip()
-    if prompt.rstrip().endswith(tag) and (
-        trace.completion.lstrip().startswith(tag) or split.status is Status.ABSENT
-    ):
-        return prompt[: prompt.rindex(tag)], context
-    if split.opened_by in (OpenedBy.PROMPT, OpenedBy.MODEL) and not _is_open(prompt):
-        return prompt + tags.open, context
-    return prompt, context
+    split = split_trace(trace)
 
+    # The template opened a thought that the completion opens itself, or does not have.
+    has_own_tag = trace.completion.lstrip().startswith(tag)
+    if prompt.rstrip().endswith(tag) and (has_own_tag or split.status is Status.ABSENT):
+        return prompt[: prompt.rindex(tag)], source
 
-def _is_open(prompt: str) -> bool:
-    """Whether a thought is open at the end of a prompt."""
-    return any(
-        prompt.rfind(tags.open.strip()) > prompt.rfind(tags.close) for tags in (*FAMILIES, HARMONY)
-    )
+    # The completion starts inside a thought that nothing opened.
+    starts_inside = split.opened_by in (OpenedBy.PROMPT, OpenedBy.MODEL)
+    if starts_inside and not _is_open(prompt):
+        return prompt + tags.open, source
+    return prompt, source
 
 
 def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
-    """Whether the prompt already ends as a rendered one does. Before its end a user may quote any token."""
-    last = max(
-        (trace.prompt.rstrip().rfind(tags.open.strip()) for tags in (*FAMILIES, HARMONY)),
-        default=-1,
-    )
-    if last > 0 and _is_open(
-        trace.prompt
-    ):  # "... Assistant: <think>", perhaps with the beginning of a thought
+    """Whether the prompt already ends as a rendered one does.
+
+    Only its end counts: before it a user may quote any token.
+
+    Raises:
+        TraceError: if the prompt ends as one that was rendered for another model.
+    """
+    # "... Assistant: <think>", perhaps with the beginning of a thought.
+    prompt = trace.prompt
+    last_tag = max(prompt.rstrip().rfind(tags.open.strip()) for tags in (*FAMILIES, HARMONY))
+    if last_tag > 0 and _is_open(prompt):
         return True
-    probe = "QUESTION"
-    end = _apply_template(trace, tokenizer, [{"role": "user", "content": probe}]).rpartition(probe)[
-        2
-    ]
+
+    # What the template writes after a user's message, with or without an opening tag.
+    question = "QUESTION"
+    rendered = _apply_template(trace, tokenizer, [{"role": "user", "content": question}])
+    end = rendered.rpartition(question)[2]
     tag = tags_of(tokenizer).open.strip()
-    bare = end.strip().removesuffix(tag).strip()
-    own = trace.prompt.strip().removesuffix(tag).strip()
-    if bare and own.endswith(bare):
+    bare_end = end.strip().removesuffix(tag).strip()
+    bare_prompt = prompt.strip().removesuffix(tag).strip()
+    if bare_end and bare_prompt.endswith(bare_end):
         return True
-    if FOREIGN_END.search(trace.prompt):
+
+    if FOREIGN_END.search(prompt):
         raise TraceError(
-            f"trace {trace.id!r}: its prompt ends in {trace.prompt[-30:]!r}, but this model's chat template ends one "
-            f"in {end!r}: it was rendered for another model; give the plain prompt"
+            f"trace {trace.id!r}: its prompt ends in {prompt[-30:]!r}, but this model's chat "
+            f"template ends one in {end!r}: it was rendered for another model; "
+            "give the plain prompt"
         )
     return False
 
@@ -147,144 +161,282 @@ def _apply_template(trace: Trace, tokenizer: Any, messages: Any) -> str:
         ) from None
 
 
+def _is_open(prompt: str) -> bool:
+    """Whether a thought is open at the end of a prompt."""
+    for tags in (*FAMILIES, HARMONY):
+        opened_at = prompt.rfind(tags.open.strip())
+        closed_at = prompt.rfind(tags.close)
+        if opened_at > closed_at:
+            return True
+    return False
+
+
 def tags_of(tokenizer: Any, completion: str = "") -> Tags:
-    """What stands before and behind a thought: in the completion, else in the chat template, else `<think>`."""
+    """The delimiters of a thought: the completion's, else the chat template's, else `<think>`.
+
+    They come with the line breaks that models write around them.
+    """
     template = str(tokenizer.chat_template or "")
     if "<|channel|>" in template and "<|message|>" in template:
         return HARMONY
-    known = (
-        next((family for family in FAMILIES if family.close in text), None)
-        for text in (completion, template)
-    )
-    family = next((family for family in known if family), FAMILIES[0])
+
+    family = _family_in(completion) or _family_in(template) or FAMILIES[0]
     return Tags(family.open + "\n", "\n" + family.close + "\n\n")
 
 
-def _pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[tuple[str, int | None]]:
-    """Stretches of text that are encoded apart, with the code point at which each begins, or None for a tag.
-
-    A tag brings the line breaks that its model writes around it, unless the text has them.
-    """
-    if trace.origin is Origin.TEXT:
-        yield trace.completion, 0
-        return
-    tags, split, at = tags_of(tokenizer), split_trace(trace), 0
-    for number, span in enumerate(split.think):
-        thought, rest = span.of(trace.completion), trace.completion[span.stop :]
-        if span.start > at:
-            yield trace.completion[at : span.start], at
-        if number or not _is_open(prompt):
-            yield tags.open.rstrip("\n") if thought.startswith("\n") else tags.open, None
-        yield thought, span.start
-        if split.status is Status.CLOSED or number + 1 < len(split.think):
-            close = tags.close.lstrip("\n") if thought.endswith("\n") else tags.close
-            yield close.rstrip("\n") if rest.startswith("\n") else close, None
-        at = span.stop
-    if tags is HARMONY and not split.think:
-        yield "<|channel|>final<|message|>", None
-    if at < len(trace.completion):
-        yield trace.completion[at:], at
+def _family_in(text: str) -> Tags | None:
+    """The first family whose closing tag the text holds."""
+    for family in FAMILIES:
+        if family.close in text:
+            return family
+    return None
 
 
 def _bos(tokenizer: Any, prompt: str) -> list[int]:
     """The token that begins every sequence of this tokenizer, unless the prompt's text has it."""
-    added = tokenizer("")["input_ids"]
-    begins = (
-        bool(added)
-        and added[0] == tokenizer.bos_token_id
-        and not prompt.startswith(tokenizer.bos_token)
+    added_ids = tokenizer("")["input_ids"]
+    if not added_ids or added_ids[0] != tokenizer.bos_token_id:
+        return []
+    if prompt.startswith(tokenizer.bos_token):
+        return []
+    return added_ids[:1]
+
+
+def _encode_completion(trace: Trace, context: _Context, tokenizer: Any) -> Encoded:
+    """The completion's text encoded after its context, piece by piece."""
+    ids = list(context.ids)
+    scored: list[int] = []
+    token_starts: list[int] = []
+    text = ""
+    ends: list[int] = []
+
+    for piece in _cut_pieces(trace, tokenizer, context.text):
+        piece_ids, offsets = encode(tokenizer, piece.text)
+        if piece.start is not None:
+            scored += range(len(ids), len(ids) + len(piece_ids))
+            token_starts += [piece.start + start for start, _ in offsets]
+        ends += [len(text) + stop for _, stop in offsets]
+        ids += piece_ids
+        text += piece.text
+
+    new_ids = ids[len(context.ids) :]
+    tokens = set(zip(new_ids, ends, strict=True))
+    return Encoded(
+        ids=tuple(ids),
+        scored=np.array(scored, np.intp),
+        token_starts=tuple(token_starts),
+        encoding="text",
+        context=context.source,
+        exact=tokenizer.decode(new_ids) == text,
+        n_drift=_count_drift(tokenizer, context.text, text, tokens),
     )
-    return added[:1] if begins else []
 
 
-def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids of a text, with nothing added, and the code points of each; a space before a word belongs to its token."""
-    if not tokenizer.is_fast:
-        raise TraceError(
-            f"{type(tokenizer).__name__} cannot tell where its tokens lie in the text; give token ids"
-        )
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    offsets, end = [], 0
-    for start, stop in found["offset_mapping"]:
-        offsets.append((min(start, end), max(stop, end)))
-        end = offsets[-1][1]
-    return found["input_ids"], offsets
+class _Piece(NamedTuple):
+    """A stretch of text that is encoded separately.
+
+    Attributes:
+        text: the stretch.
+        start: code point of the completion at which it begins; None for a tag, which is not scored.
+    """
+
+    text: str
+    start: int | None
+
+
+def _cut_pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[_Piece]:
+    """The completion in pieces, with the tags that a source with separate fields left out.
+
+    A tag brings the line breaks that its model writes around it, unless the text has them.
+    """
+    completion = trace.completion
+    if trace.origin is Origin.TEXT:
+        yield _Piece(completion, 0)
+        return
+
+    tags = tags_of(tokenizer)
+    split = split_trace(trace)
+    position = 0
+    for number, span in enumerate(split.think):
+        thought = span.of(completion)
+        if span.start > position:
+            yield _Piece(completion[position : span.start], position)
+
+        # The prompt may have opened the first thought.
+        if number > 0 or not _is_open(prompt):
+            opening = tags.open
+            if thought.startswith("\n"):
+                opening = opening.rstrip("\n")
+            yield _Piece(opening, None)
+        yield _Piece(thought, span.start)
+
+        # The last thought may have been cut off.
+        is_last = number + 1 == len(split.think)
+        if split.status is Status.CLOSED or not is_last:
+            closing = tags.close
+            if thought.endswith("\n"):
+                closing = closing.lstrip("\n")
+            if completion.startswith("\n", span.stop):
+                closing = closing.rstrip("\n")
+            yield _Piece(closing, None)
+        position = span.stop
+
+    if tags is HARMONY and not split.think:
+        yield _Piece("<|channel|>final<|message|>", None)
+    if position < len(completion):
+        yield _Piece(completion[position:], position)
 
 
 def _count_drift(tokenizer: Any, prompt: str, text: str, tokens: set[tuple[int, int]]) -> int:
-    """How many tokens (id and end) of the completion's text are others when prompt and text are encoded as one."""
+    """Tokens (id and end) of a text that differ when prompt and text are encoded as one."""
     ids, offsets = encode(tokenizer, prompt + text)
-    joint = {(token, stop - len(prompt)) for token, (_, stop) in zip(ids, offsets, strict=True)}
-    return len(tokens - joint)
+    ends = [stop - len(prompt) for _, stop in offsets]
+    joint_tokens = set(zip(ids, ends, strict=True))
+    return len(tokens - joint_tokens)
 
 
-def _keep_ids(trace: Trace, before: list[int], context: str, tokenizer: Any) -> Encoded:
-    """The trace's own ids. A tokenizer serves only to tell where each token lies in the text."""
-    own = trace.token_ids or ()
-    starts, exact = trace.token_starts, None
+def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids of a text with nothing added, and the code points (start, stop) of each.
+
+    A space before a word belongs to the word's token.
+
+    Raises:
+        TraceError: if the tokenizer cannot report offsets.
+    """
+    if not tokenizer.is_fast:
+        kind = type(tokenizer).__name__
+        raise TraceError(f"{kind} cannot tell where its tokens lie in the text; give token ids")
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+
+    # Let the tokens tile the text: each begins at or before the end of those before it.
+    offsets = []
+    end = 0
+    for start, stop in encoding["offset_mapping"]:
+        joined_start = min(start, end)
+        end = max(stop, end)
+        offsets.append((joined_start, end))
+    return encoding["input_ids"], offsets
+
+
+def _keep_ids(trace: Trace, context: _Context, tokenizer: Any) -> Encoded:
+    """The trace's own ids. A tokenizer serves only to find where each token begins in the text."""
+    token_ids = trace.token_ids or ()
+    token_starts = trace.token_starts
+    exact = None
+
     if tokenizer is not None:
-        skip, exact, decoded = _decode_as(trace, own, tokenizer)
-        kin = (
-            trace.completion.strip() in decoded
-            or _share_in_common(decoded, trace.completion) >= 0.5
-        )
-        if not exact and not kin:
-            raise TraceError(
-                f"trace {trace.id!r}: its token ids decode to {decoded[:40]!r}, its text begins "
-                f"{trace.completion[:40]!r}: they belong to another tokenizer; take a model that has that one, "
-                "or score the text (retokenize=True, --retokenize)"
-            )
-        starts = (
-            (locate_tokens(trace, tokenizer, skip) if exact else None) if starts is None else starts
-        )
-    scored = np.arange(len(before), len(before) + len(own))
+        decoded = _decode_as_text(trace, tokenizer)
+        exact = decoded.text == trace.completion
+        if not exact:
+            _check_tokenizer(trace, decoded.text)
+        elif token_starts is None:
+            token_starts = locate_tokens(trace, tokenizer, decoded.skips_special)
+
+    n_before = len(context.ids)
     return Encoded(
-        (*before, *own), scored, starts, "ids", context if before else "none", exact, None
+        ids=(*context.ids, *token_ids),
+        scored=np.arange(n_before, n_before + len(token_ids)),
+        token_starts=token_starts,
+        encoding="ids",
+        context=context.source if n_before else "none",
+        exact=exact,
+        n_drift=None,
     )
 
 
-def _decode_as(trace: Trace, own: Sequence[int], tokenizer: Any) -> tuple[bool, bool, str]:
-    """How the ids come nearest to the text: whether special tokens are left out, whether it is exact, and the text.
+class _Decoded(NamedTuple):
+    """A text, and whether special tokens were left out of it."""
 
-    A server may leave special tokens in its text, leave out those at the end, the one that ended it, or all.
+    text: str
+    skips_special: bool
+
+
+def _decode_as_text(trace: Trace, tokenizer: Any) -> _Decoded:
+    """The trace's ids decoded so that they give its text, if any way does.
+
+    A server may keep special tokens in its text, or leave out those at the end, the one that ended
+    it, or all.
     """
-    special, end = set(tokenizer.all_special_ids), len(own)
-    while end and own[end - 1] in special:
-        end -= 1
-    for skip, ids in ((False, own), (False, own[:end]), (False, own[:-1]), (True, own)):
-        decoded = tokenizer.decode(ids, skip_special_tokens=skip)
-        if decoded == trace.completion:
-            return skip, True, decoded
-    return True, False, decoded
+    token_ids = trace.token_ids or ()
+    special_ids = set(tokenizer.all_special_ids)
+    n_without_end = len(token_ids)
+    while n_without_end and token_ids[n_without_end - 1] in special_ids:
+        n_without_end -= 1
+
+    for ids in (token_ids, token_ids[:n_without_end], token_ids[:-1]):
+        text = tokenizer.decode(ids, skip_special_tokens=False)
+        if text == trace.completion:
+            return _Decoded(text, skips_special=False)
+    text = tokenizer.decode(token_ids, skip_special_tokens=True)
+    return _Decoded(text, skips_special=True)
 
 
-def _share_in_common(a: str, b: str) -> float:
-    """Characters of a shared beginning and end, as a share of the longer text."""
-    longest, shortest = max(len(a), len(b)), min(len(a), len(b))
-    head = next((i for i in range(shortest) if a[i] != b[i]), shortest)
-    tail = next((i for i in range(shortest - head) if a[-1 - i] != b[-1 - i]), shortest - head)
-    return (head + tail) / longest if longest else 1.0
+def _check_tokenizer(trace: Trace, decoded: str) -> None:
+    """Raise TraceError if the decoded ids have little in common with the trace's text."""
+    completion = trace.completion
+    if completion.strip() in decoded or _share_in_common(decoded, completion) >= 0.5:
+        return
+    raise TraceError(
+        f"trace {trace.id!r}: its token ids decode to {decoded[:40]!r}, its text begins "
+        f"{completion[:40]!r}: they belong to another tokenizer; take a model that has that one, "
+        "or score the text (retokenize=True, --retokenize)"
+    )
+
+
+def _share_in_common(first: str, second: str) -> float:
+    """Characters of a common beginning and end, as a share of the longer text."""
+    longest = max(len(first), len(second))
+    if longest == 0:
+        return 1.0
+    head = _n_common(first, second)
+    tail = _n_common(first[head:][::-1], second[head:][::-1])
+    return (head + tail) / longest
+
+
+def _n_common(first: str, second: str) -> int:
+    """Length of the common beginning."""
+    # Python 3.15 deprecates os.path.commonprefix.
+    n_common = 0
+    for first_letter, second_letter in zip(first, second, strict=False):
+        if first_letter != second_letter:
+            break
+        n_common += 1
+    return n_common
 
 
 def locate_tokens(trace: Trace, tokenizer: Any, skip: bool) -> tuple[int, ...]:
-    """Where each of a trace's own tokens begins in its text; a token that ends inside a character begins with it."""
-    own = trace.token_ids or ()
+    """Code point of the completion at which each of the trace's own tokens begins.
+
+    A token that ends inside a character begins with it.
+
+    Args:
+        trace: a trace with token ids.
+        tokenizer: the one they belong to.
+        skip: whether the text leaves out special tokens.
+    """
+    token_ids = trace.token_ids or ()
+    completion = trace.completion
     if tokenizer.is_fast:
-        ids, offsets = encode(tokenizer, trace.completion)
-        if tuple(ids) == own:
+        ids, offsets = encode(tokenizer, completion)
+        if tuple(ids) == token_ids:
             return tuple(start for start, _ in offsets)
-    starts, done, first, read = [], 0, 0, 0
-    for i in range(
-        len(own)
-    ):  # decode a few tokens at a time: what one adds depends on those before it
-        starts.append(min(done, len(trace.completion)))
-        before = tokenizer.decode(own[first:read], skip_special_tokens=skip)
-        now = tokenizer.decode(own[first : i + 1], skip_special_tokens=skip)
-        new = now[len(before) :]
-        whole = (
-            not new.endswith("\ufffd") or trace.completion[done : done + len(new)] == new
-        )  # the text has U+FFFD too
-        if whole or i - read > 8:
-            done += len(now) - len(before)
-            first, read = read, i + 1
+
+    # Decode a few tokens at a time: what a token adds depends on those before it. Characters up to
+    # `position` are those of the tokens before `next_token`; `first` is where decoding starts.
+    starts = []
+    position = 0
+    first = 0
+    next_token = 0
+    for index in range(len(token_ids)):
+        starts.append(min(position, len(completion)))
+        before = tokenizer.decode(token_ids[first:next_token], skip_special_tokens=skip)
+        now = tokenizer.decode(token_ids[first : index + 1], skip_special_tokens=skip)
+        added = now[len(before) :]
+
+        # U+FFFD stands for a character that is not complete yet, unless the text has it too.
+        is_complete = not added.endswith("\ufffd") or completion.startswith(added, position)
+        if is_complete or index - next_token > 8:
+            position += len(now) - len(before)
+            first = next_token
+            next_token = index + 1
     return tuple(starts)

@@ -1,7 +1,6 @@
-"""The model under study: loaded, checked against itself, and asked what it thought of every token of a trace.
+"""Load a causal language model, and check its output head against its own logits.
 
-`trace <- scores <- model`. Nothing else loads a model. A trace with token ids is scored on exactly those; a trace of
-text is encoded once, and what that may have changed is reported beside its scores.
+Nothing else loads a model to score with.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ class Model:
     """A causal language model that has passed its check, with its tokenizer.
 
     Attributes:
-        name: as it was asked for: a folder or a repository of the Hub.
+        name: a folder or a repository of the Hub, as it was asked for.
         revision: the commit that was loaded; empty for a folder.
         network: the transformers model.
         tokenizer: its tokenizer, or None: then only traces with token ids can be scored.
@@ -40,6 +39,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.network.device
 
     @property
@@ -49,89 +49,29 @@ class Model:
 
     @property
     def sees_length(self) -> bool:
-        """Whether positions depend on the longest sequence of a batch (LongRoPE, dynamic NTK): then each goes alone."""
-        text = self.network.config.get_text_config()
-        return bool(
-            re.search(
-                r"'(?:rope_)?type': '(?:longrope|dynamic)'",
-                str(getattr(text, "rope_parameters", "")),
-            )
-        )
+        """Whether positions depend on the longest sequence of a batch.
+
+        They do with LongRoPE and dynamic NTK. Such a model takes each sequence alone.
+        """
+        config = self.network.config.get_text_config()
+        rope = str(getattr(config, "rope_parameters", ""))
+        return re.search(r"'(?:rope_)?type': '(?:longrope|dynamic)'", rope) is not None
 
     @property
     def is_slow_on_cpu(self) -> bool:
         """Whether the weights are of a 16-bit type that this processor only emulates."""
-        half = self.head.weight.dtype in (torch.bfloat16, torch.float16)
-        return (
-            half and self.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
+        is_half = self.head.weight.dtype in (torch.bfloat16, torch.float16)
+        if not is_half or self.device.type != "cpu":
+            return False
+        return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """Final hidden states (B, L, d) of token ids (B, L) that are padded on the right, if at all.
+        """Final hidden states (B, L, d) of token ids (B, L), which may be padded on the right.
 
-        No mask is needed: in a causal model a token never sees what stands right of it.
+        No mask is needed: in a causal model a token never sees what follows it.
         """
-        return self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
-
-
-# --- loading ---------------------------------------------------------------------------------------------------
-def load_model(
-    name: str,
-    *,
-    revision: str | None = None,
-    device: str = "",
-    dtype: str = "auto",
-    tokenizer: Any = "auto",
-) -> Model:
-    """The model of a folder or a Hub repository, after a check of its output head against its own logits.
-
-    Only safetensors are read, and no code that comes with the weights is run.
-
-    Args:
-        name: a folder or a repository.
-        revision: branch, tag or commit of the repository.
-        device: `cpu`, `cuda`, `cuda:1`, ...; default: the GPU if there is one.
-        dtype: `auto` keeps the checkpoint's own type; or `float32`, `bfloat16`, `float16`.
-        tokenizer: a tokenizer; `auto` loads the model's own; None does without.
-
-    Raises:
-        TraceError: if files are missing or damaged, weights are not finite, or the head does not explain the logits.
-    """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if dtype not in _DTYPES:
-        raise TraceError(f"dtype {dtype!r} is not known; there are {', '.join(_DTYPES)}")
-    options = {"revision": revision, "trust_remote_code": False}
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
-        )
-        if tokenizer == "auto":
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (*_LOADING_ERRORS, SafetensorError) as error:
-        where = (
-            "" if Path(name).is_dir() else " (there is no such folder here, so the Hub was asked)"
-        )
-        raise TraceError(
-            f"{name}: the model cannot be loaded{where}: {first_line(error)}"
-        ) from error
-    network, report = loaded
-    missing = sorted(report["missing_keys"]) + sorted(
-        str(key) for key in report.get("mismatched_keys") or ()
-    )
-    if missing:
-        raise TraceError(
-            f"{name}: {len(missing)} weights are not in the files ({', '.join(missing[:3])}, ...): the checkpoint is "
-            "incomplete; save or download it again"
-        )
-    try:
-        network = network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (AssertionError, RuntimeError) as error:
-        raise TraceError(
-            f"{name}: cannot be put on device {device!r}: {first_line(error)}"
-        ) from error
-    return wrap_model(network, tokenizer, name=name)
+        output = self.network.base_model(input_ids=ids, use_cache=False)
+        return output.last_hidden_state
 
 
 _DTYPES = {
@@ -140,110 +80,203 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-# What transformers and safetensors raise for a folder that is missing, damaged or of no known kind.
+
+# What transformers raises for a folder that is missing, damaged or of an unknown kind.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError)
 
 
-def wrap_model(network: Any, tokenizer: Any = None, *, name: str = "") -> Model:
-    """A transformers causal language model in memory, made ready to score and checked as `load_model` does.
+def load_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    device: str = "",
+    dtype: str = "auto",
+    tokenizer: Any = "auto",
+) -> Model:
+    """The model of a folder or a Hub repository, once its output head agrees with its own logits.
+
+    Only safetensors are read, and no code that comes with the weights is run.
+
+    Args:
+        name: a folder or a repository.
+        revision: branch, tag or commit of the repository.
+        device: `cpu`, `cuda`, `cuda:1`, ...; default: the GPU if there is one.
+        dtype: `auto` keeps the checkpoint's type; or `float32`, `bfloat16`, `float16`.
+        tokenizer: a tokenizer; `auto` loads the model's own; None does without.
 
     Raises:
-        TraceError: if weights are not finite, the tokenizer has ids the model lacks, or the head does not explain
-            the model's own logits.
+        TraceError: if files are missing or damaged, weights are not finite, or the head does not
+            explain the logits.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if dtype not in _DTYPES:
+        raise TraceError(f"dtype {dtype!r} is not known; there are {', '.join(_DTYPES)}")
+
+    # Weights from safetensors alone, and no code that comes with them.
+    options = {"revision": revision, "trust_remote_code": False}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
+        )
+        if tokenizer == "auto":
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except (*_LOADING_ERRORS, SafetensorError) as error:
+        where = ""
+        if not Path(name).is_dir():
+            where = " (there is no such folder here, so the Hub was asked)"
+        raise TraceError(
+            f"{name}: the model cannot be loaded{where}: {first_line(error)}"
+        ) from error
+
+    network, report = loaded
+    _check_complete(name, report)
+
+    # Without a device named, the GPU if there is one.
+    if not device:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        network = network.to(device)
+    except (AssertionError, RuntimeError) as error:
+        raise TraceError(
+            f"{name}: cannot be put on device {device!r}: {first_line(error)}"
+        ) from error
+    return wrap_model(network, tokenizer, name=name)
+
+
+def _check_complete(name: str, report: dict[str, Any]) -> None:
+    """Raise TraceError if weights were missing, which transformers fills with random numbers."""
+    missing = sorted(report["missing_keys"])
+    mismatched = report.get("mismatched_keys") or ()
+    missing += sorted(str(key) for key in mismatched)
+    if missing:
+        raise TraceError(
+            f"{name}: {len(missing)} weights are not in the files "
+            f"({', '.join(missing[:3])}, ...): the checkpoint is incomplete; "
+            "save or download it again"
+        )
+
+
+def wrap_model(network: Any, tokenizer: Any = None, *, name: str = "") -> Model:
+    """A `Model` of a transformers causal language model in memory, checked as `load_model` does.
+
+    It puts the network into evaluation mode.
+
+    Raises:
+        TraceError: if weights are not finite, the tokenizer has ids that the model lacks, or the
+            head does not explain the model's own logits.
     """
     network.eval()
     config = network.config.get_text_config()
-    name = name or getattr(network, "name_or_path", "") or type(network).__name__
     model = Model(
-        name=name,
+        name=name or getattr(network, "name_or_path", "") or type(network).__name__,
         revision=getattr(network.config, "_commit_hash", None) or "",
         network=network,
         tokenizer=tokenizer,
         head=_head_of(network, config),
         context=getattr(config, "max_position_embeddings", None) or 2**31,
     )
-    # A few ids beyond the head are tokens that the model never reads or writes (Gemma 3's image token); more are not.
-    if (
-        tokenizer is not None
-        and max(tokenizer.get_vocab().values()) >= model.n_words + model.n_words // 4000
-    ):
-        raise TraceError(
-            f"{name}: the tokenizer has ids up to {max(tokenizer.get_vocab().values()):,}, but the model only "
-            f"{model.n_words:,} words: they do not belong together"
-        )
+    if tokenizer is not None:
+        _check_tokenizer(model)
     _check_head(model)
     return model
-
-
-def fingerprint(network: Any) -> str:
-    """16 hex digits that tell checkpoints apart: of up to 1,024 numbers, evenly spread, of every weight.
-
-    Two checkpoints of one training run lie in folders of the same name; their scores must not be mixed.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(network.state_dict().items()):
-        flat = weight.detach().reshape(-1)
-        some = flat[:: max(1, len(flat) // 1024)][:1024].float().cpu().numpy()
-        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode() + some.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _head_of(network: Any, config: Any) -> Head:
     """The output head, with what the architecture does to its logits."""
     embeddings = network.get_output_embeddings()
     if embeddings is None:
-        raise TraceError(
-            f"{type(network).__name__} has no output head: it is not a causal language model"
-        )
-    scale = getattr(config, "logit_scale", None) or 1.0 / (
-        getattr(config, "logits_scaling", None) or 1.0
-    )
+        kind = type(network).__name__
+        raise TraceError(f"{kind} has no output head: it is not a causal language model")
+
+    # Cohere multiplies its logits, Granite divides them, Gemma 2 caps them.
+    scale = getattr(config, "logit_scale", None)
+    if not scale:
+        divisor = getattr(config, "logits_scaling", None) or 1.0
+        scale = 1.0 / divisor
     softcap = getattr(config, "final_logit_softcapping", None)
-    return Head(embeddings.weight, getattr(embeddings, "bias", None), float(scale), softcap)
+    bias = getattr(embeddings, "bias", None)
+    return Head(embeddings.weight, bias, float(scale), softcap)
+
+
+def _check_tokenizer(model: Model) -> None:
+    # A few ids beyond the head are tokens that the model never reads or writes, such as the image
+    # token of Gemma 3. More are not.
+    largest_id = max(model.tokenizer.get_vocab().values())
+    if largest_id >= model.n_words + model.n_words // 4000:
+        raise TraceError(
+            f"{model.name}: the tokenizer has ids up to {largest_id:,}, but the model only "
+            f"{model.n_words:,} words: they do not belong together"
+        )
 
 
 @torch.inference_mode()
 def _check_head(model: Model) -> None:
-    """Compares one short text's scores from the head with those from the model's own logits."""
-    ids = torch.linspace(0, model.n_words - 1, min(16, model.context)).long()[None].to(model.device)
+    """Compare scores of one short text from the head with those from the model's own logits."""
+    # Words spread evenly over the vocabulary.
+    kind = type(model.network).__name__
+    n_tokens = min(16, model.context)
+    ids = torch.linspace(0, model.n_words - 1, n_tokens).long()[None].to(model.device)
     logits = model.network(input_ids=ids, use_cache=False).logits[0].float()
-    if not torch.isfinite(logits).any(1).all() or torch.isnan(logits).any():
+
+    # A model may mask words in every row, but no row may be masked whole.
+    is_finite = torch.isfinite(logits)
+    if not is_finite.any(1).all() or torch.isnan(logits).any():
         raise TraceError(
             f"{model.name}: the model's logits are not numbers: its weights are damaged"
         )
+
     targets = ids[0].roll(-1)
     try:
-        ours, own = (
-            score_hidden(model.hidden(ids)[0], targets, model.head),
-            score_logits(logits, targets),
-        )
+        from_head = score_hidden(model.hidden(ids)[0], targets, model.head)
     except (AttributeError, TypeError) as error:
-        kind = type(model.network).__name__
         raise TraceError(
-            f"{model.name}: {kind} does not show its final hidden states ({error}); it cannot be scored"
+            f"{model.name}: {kind} does not show its final hidden states ({error}); "
+            "it cannot be scored"
         ) from None
-    # A head in 16 bits rounds every logit it returns; ours are not rounded.
-    unit = torch.finfo(model.head.weight.dtype).eps
-    allowed = 1e-3 + 4 * unit * float(logits[torch.isfinite(logits)].abs().max())
-    off = max(
-        float((a - b).abs().max())
-        for a, b in ((ours.entropy, own.entropy), (ours.logprob, own.logprob))
-    )
-    if not off <= allowed:
+    from_logits = score_logits(logits, targets)
+
+    # A head in 16 bits rounds every logit that it returns; ours are not rounded.
+    largest_logit = float(logits[is_finite].abs().max())
+    rounding = torch.finfo(model.head.weight.dtype).eps
+    allowed = 1e-3 + 4 * rounding * largest_logit
+
+    entropy_error = (from_head.entropy - from_logits.entropy).abs().max()
+    logprob_error = (from_head.logprob - from_logits.logprob).abs().max()
+    error = max(float(entropy_error), float(logprob_error))
+    if not error <= allowed:
         raise TraceError(
-            f"{model.name}: {type(model.network).__name__} does something to its logits that cotlens does not know "
-            f"(scores differ by {off:.2g} nats, allowed is {allowed:.2g}); it cannot be scored"
+            f"{model.name}: {kind} does something to its logits that cotlens does not know "
+            f"(scores differ by {error:.2g} nats, allowed is {allowed:.2g}); it cannot be scored"
         )
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message; its type if the message is empty."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
-def describe_model(model: "Model") -> dict[str, str]:
-    """What tells a loaded model from another: its name, revision and weights, and what it computes with."""
-    from cotlens.models.load import fingerprint
+def fingerprint(network: Any) -> str:
+    """16 hex digits that distinguish checkpoints.
 
+    They hash up to 1,024 numbers, evenly spread, of every weight. Checkpoints of one training run
+    are in folders of the same name, and their scores must not be mixed.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(network.state_dict().items()):
+        numbers = weight.detach().reshape(-1)
+        spacing = max(1, len(numbers) // 1024)
+        sample = numbers[::spacing][:1024].float().cpu().numpy()
+
+        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+        digest.update(sample.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def describe_model(model: Model) -> dict[str, str]:
+    """What distinguishes a loaded model: name, revision, weights, and what it computes with."""
     return {
         "name": short_name(model.name),
         "revision": model.revision,

@@ -17,6 +17,13 @@ from cotlens.trace import Trace, TraceError
 
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
 
+_Long = Literal["error", "window"]
+_OnError = Literal["stop", "skip"]
+
+# Of one trace, by column: (n, ...) float32 for its n scored tokens; and what follows n in a shape.
+_Columns = dict[str, NDArray[Any]]
+_Shapes = dict[str, tuple[int, ...]]
+
 
 class ScoredTrace(NamedTuple):
     """The scores of one completion; every array is parallel to `token_ids`. Unscored is NaN.
@@ -24,45 +31,28 @@ class ScoredTrace(NamedTuple):
     Attributes:
         trace_id: the trace.
         token_ids: of the completion, as they were scored.
-        token_starts: code point of the completion at which each token begins, or None where that cannot be told.
-        values: the columns of `table.SCORE_COLUMNS` that hold one float32 (or k of them) per token.
+        token_starts: code point of the completion at which each token begins; None if unknown.
+        values: the columns of `runs.schema.SCORE_COLUMNS` that hold one float32 (or k) per token.
         encoding: `ids` from the source, or `text` encoded here.
-        context: where the tokens before the completion come from: `ids` of the source, the chat `template`, a prompt
-            taken `verbatim` because it was rendered already or there is no template, or `none`.
+        context: where the tokens before the completion come from: `ids` of the source, the chat
+            `template`, a prompt taken `verbatim` because it was rendered already or there is no
+            template, or `none`.
         exact: whether the ids decode to the completion, character for character.
-        n_drift: of a text: tokens that come out otherwise when prompt and completion are encoded as one string.
-        windowed: whether the trace was longer than the context and was scored in overlapping windows.
+        n_drift: of a text: tokens that differ when prompt and completion are encoded as one string.
+        windowed: whether the trace exceeds the context and was scored in overlapping windows.
         error: why the trace has no scores; empty if it has.
     """
 
     trace_id: str
     token_ids: tuple[int, ...]
     token_starts: tuple[int, ...] | None
-    values: dict[str, NDArray[Any]]
+    values: _Columns
     encoding: str = ""
     context: str = ""
     exact: bool | None = None
     n_drift: int | None = None
     windowed: bool = False
     error: str = ""
-
-
-# --- scoring ---------------------------------------------------------------------------------------------------
-class _Window(NamedTuple):
-    """A stretch of one trace's ids that fits the context, and the part of its scored tokens that it answers for."""
-
-    trace: int
-    start: int
-    stop: int
-    scored: slice
-
-    @property
-    def length(self) -> int:
-        return self.stop - self.start
-
-
-_Long = Literal["error", "window"]
-_OnError = Literal["stop", "skip"]
 
 
 def score_tokens(
@@ -78,247 +68,320 @@ def score_tokens(
     tokens_per_batch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[ScoredTrace]:
-    """What a model makes of every token of every completion, in the order of the traces.
+    """Scores of every token of every completion under a model, in the order of the traces.
 
-    Entry i describes the model's distribution at the place of token i, given all tokens before it: raw logits at
-    temperature 1, unless told otherwise. It is what token i was drawn from if this model drew it that way. A first
+    Entry i describes the model's distribution at token i, given all tokens before it: raw logits,
+    divided by `temperature`. Token i was drawn from it only if this model drew it that way. A first
     token that nothing precedes has no distribution: its entry is NaN.
 
     Args:
         model: the model.
-        traces: held in memory; a run directory is scored shard by shard (`run.score`).
-        reference: a second model with the same vocabulary: adds the two KL divergences, and its own entropy and
-            log-prob.
-        temperature: divides the logits.
-        top_k: keep this many of the likeliest words; from 1 their mass, from 2 the margin of the first two.
-        retokenize: leave a trace's own token ids aside and encode its text: for a model of another family.
-        long: what to do with a trace longer than the context: refuse it, or score it in windows that overlap by half,
-            so that every token has at least half a context before it; such scores are marked.
-        on_error: `skip` marks a trace that cannot be scored and goes on.
+        traces: held in memory; `run.score` scores a run directory shard by shard.
+        reference: a second model with the same vocabulary. It adds the two KL divergences, and its
+            own entropy and log-prob.
+        temperature: the logits are divided by it.
+        top_k: keep this many of the likeliest words; 1 or more adds their mass, 2 or more the
+            margin between the first two.
+        retokenize: ignore a trace's own token ids and encode its text: for a model of another
+            family.
+        long: what to do with a trace longer than the context. `error` refuses it. `window` scores
+            it in windows that overlap by half, so that every token has at least half a context
+            before it; such scores are marked `windowed`.
+        on_error: `stop` raises; `skip` marks a trace that cannot be scored and goes on.
         tokens_per_batch: padded tokens that are computed together; halved when memory runs out.
         progress: called with the number of tokens done since the last call.
 
     Raises:
-        TraceError: for a trace that cannot be scored, unless it is to be skipped.
+        TraceError: for a trace that cannot be scored, unless `on_error` is `skip`; for a reference
+            with another vocabulary or on another device.
+        ValueError: for an unknown value of `long` or `on_error`.
     """
-    for given, allowed in ((long, get_args(_Long)), (on_error, get_args(_OnError))):
-        if given not in allowed:
-            raise ValueError(f"expected {' or '.join(allowed)}, got {given!r}")
+    _check_choice(long, get_args(_Long))
+    _check_choice(on_error, get_args(_OnError))
+
+    # Of two models the shorter context counts.
+    context = model.context
     if reference is not None:
-        _check_same_words(model, reference)
+        _check_same_vocabulary(model, reference)
+        context = min(context, reference.context)
     if retokenize:
-        traces = [replace(trace, **_NO_TOKENS) for trace in traces]
-    context = min(model.context, reference.context) if reference else model.context
-    job = _Job(
-        model, traces, on_error == "skip", context, _column_shapes(top_k, reference is not None)
-    )
-    for number in range(len(traces)):
-        job.prepare(number, long)
-    budget = tokens_per_batch or TOKENS_PER_BATCH.get(model.device.type, 4096)
-    options = {"temperature": temperature, "top_k": top_k}
-    work = partial(_score_batch, model, reference, job, options)
-    lengths, alone = (
-        [window.length for window in job.windows],
-        reference is not None and reference.sees_length,
-    )
-    for batch, scores in in_batches(model, job.windows, lengths, budget, work, alone=alone):
-        if scores is None:
-            trace = job.traces[batch[0].trace]
-            job.fail(
-                batch[0].trace,
-                TraceError(
-                    f"trace {trace.id!r}: {batch[0].length:,} tokens do not fit into memory"
-                ),
-            )
-        else:
-            job.put(batch, scores)
-        if progress:
-            progress(sum(window.scored.stop - window.scored.start for window in batch))
-    return job.finish()
+        traces = [_without_tokens(trace) for trace in traces]
 
+    # Why traces have no scores, by their numbers.
+    errors: dict[int, str] = {}
 
-_NO_TOKENS: dict[str, Any] = dict.fromkeys(
-    ("prompt_token_ids", "token_ids", "token_starts", "logprobs")
-)
-
-
-class _Job:
-    """The traces of one call, as far as they have come."""
-
-    def __init__(
-        self,
-        model: Model,
-        traces: Sequence[Trace],
-        skip: bool,
-        context: int,
-        columns: dict[str, tuple[int, ...]],
-    ) -> None:
-        self.model, self.traces, self.skip, self.context, self.columns = (
-            model,
-            traces,
-            skip,
-            context,
-            columns,
-        )
-        self.encoded: dict[int, Encoded] = {}
-        self.values: dict[int, dict[str, NDArray[Any]]] = {}
-        self.results: dict[int, ScoredTrace] = {}
-        self.windows: list[_Window] = []
-
-    def prepare(self, number: int, long: str) -> None:
-        """Encodes a trace and cuts it into windows."""
-        trace = self.traces[number]
-        try:
-            _check_ids(trace, self.model)
-            found = encode_trace(trace, self.model.tokenizer)
-            _check_ids(trace, self.model, found.ids)
-            self.encoded[number] = found
-            if not len(found.scored):
-                self.results[number] = self._unscored(number, "the completion has no token")
-                return
-            self.windows += _windows(trace, number, found, self.context, long)
-            self.values[number] = self._blank(len(found.scored))
-        except TraceError as error:
-            self.fail(number, error)
-
-    def fail(self, number: int, error: TraceError) -> None:
-        """Marks a trace as unscored, or stops."""
-        if not self.skip:
+    def give_up(number: int, error: TraceError) -> None:
+        if on_error == "stop":
             raise error
-        self.results[number] = self._unscored(number, str(error))
-        self.values.pop(number, None)
+        errors[number] = str(error)
 
-    def put(self, batch: Sequence[_Window], scores: Scores) -> None:
-        """Files the scores of a batch under their traces."""
-        columns = {name: getattr(scores, name).float().cpu().numpy() for name in self.columns}
-        first = 0
-        for window in batch:
-            n = window.scored.stop - window.scored.start
-            for name, values in columns.items() if window.trace in self.values else ():
-                self.values[window.trace][name][window.scored] = values[first : first + n]
-            first += n
+    # Encode every trace, and cut it into windows that fit the context.
+    encoded: dict[int, Encoded] = {}
+    windows: list[_Window] = []
+    for number, trace in enumerate(traces):
+        try:
+            encoded[number] = _encode_checked(trace, model)
+            if len(encoded[number].scored):
+                windows += _cut_windows(number, trace, encoded[number], context, long)
+            else:
+                errors[number] = "the completion has no token"
+        except TraceError as error:
+            give_up(number, error)
 
-    def finish(self) -> list[ScoredTrace]:
-        """The results in the order of the traces."""
-        for number, columns in list(self.values.items()):
-            found, trace = self.encoded[number], self.traces[number]
-            unknown = np.isnan(columns["entropy"][_free(found) :])
-            if "reference_entropy" in columns:
-                unknown = unknown | np.isnan(columns["reference_entropy"][_free(found) :])
-            if unknown.any():
-                at = _free(found) + int(unknown.argmax())
-                self.fail(
-                    number,
-                    TraceError(
-                        f"trace {trace.id!r}: the logits for token {at} are no distribution"
-                    ),
-                )
-                continue
-            self.results[number] = self._result(
-                number, columns, windowed=int(found.scored[-1]) >= self.context
-            )
-        return [self.results[number] for number in range(len(self.traces))]
-
-    def _blank(self, n: int) -> dict[str, NDArray[Any]]:
-        return {
-            name: np.full((n, *shape), np.nan, np.float32) for name, shape in self.columns.items()
-        }
-
-    def _unscored(self, number: int, error: str) -> ScoredTrace:
-        own = self.traces[number].token_ids or ()
-        n = len(self.encoded[number].scored) if number in self.encoded else len(own)
-        return self._result(number, self._blank(n), error=error)
-
-    def _result(self, number: int, values: dict[str, NDArray[Any]], **rest: Any) -> ScoredTrace:
-        trace, found = self.traces[number], self.encoded.get(number)
-        if found is None:
-            return ScoredTrace(trace.id, trace.token_ids or (), trace.token_starts, values, **rest)
-        ids = tuple(found.ids[i] for i in found.scored)
-        kept = {name: getattr(found, name) for name in ("encoding", "context", "exact", "n_drift")}
-        return ScoredTrace(trace.id, ids, found.token_starts, values, **kept, **rest)
-
-
-def _column_shapes(top_k: int, reference: bool) -> dict[str, tuple[int, ...]]:
-    """The columns of a call, and what each holds for a token beyond one number."""
-    columns: dict[str, tuple[int, ...]] = dict.fromkeys(
-        ("entropy", "logprob", "rank", "varentropy"), ()
+    # Score the windows in batches of like length.
+    shapes = _column_shapes(top_k, has_reference=reference is not None)
+    values = {number: _blank_columns(shapes, len(encoded[number].scored)) for number in encoded}
+    batches = in_batches(
+        model,
+        items=windows,
+        lengths=[len(window.ids) for window in windows],
+        budget=tokens_per_batch or TOKENS_PER_BATCH.get(model.device.type, 4096),
+        work=partial(_score_batch, model, reference, temperature, top_k),
+        alone=reference is not None and reference.sees_length,
     )
-    if top_k:
-        columns |= {"top_ids": (top_k,), "top_logprobs": (top_k,), "top_mass": ()}
-    if top_k > 1:
-        columns["margin"] = ()
-    if reference:
-        columns |= dict.fromkeys(("kl", "reverse_kl", "reference_entropy", "reference_logprob"), ())
-    return columns
+    for batch, scores in batches:
+        if scores is None:
+            (window,) = batch
+            give_up(window.trace, _memory_error(traces[window.trace], window))
+        else:
+            _store_scores(scores, batch, values)
+        if progress:
+            progress(sum(len(window.positions) for window in batch))
+
+    # Collect the results in the order of the traces.
+    results = []
+    for number, trace in enumerate(traces):
+        try:
+            if number not in errors:
+                _check_distributions(trace, encoded[number], values[number])
+        except TraceError as error:
+            give_up(number, error)
+
+        if number in errors:
+            result = _unscored(trace, encoded.get(number), shapes, errors[number])
+        else:
+            is_windowed = int(encoded[number].scored[-1]) >= context
+            result = _scored(trace, encoded[number], values[number], is_windowed)
+        results.append(result)
+    return results
 
 
-def _free(encoded: Encoded) -> int:
-    """1 if the first scored token has nothing before it, and so no distribution; else 0."""
-    return int(len(encoded.scored) > 0 and encoded.scored[0] == 0)
+def _check_choice(value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"expected {' or '.join(allowed)}, got {value!r}")
 
 
-def _check_same_words(model: Model, reference: Model) -> None:
-    words, others = (m.tokenizer and m.tokenizer.get_vocab() for m in (model, reference))
-    if model.n_words != reference.n_words or (words and others and words != others):
+def _check_same_vocabulary(model: Model, reference: Model) -> None:
+    words = model.tokenizer and model.tokenizer.get_vocab()
+    reference_words = reference.tokenizer and reference.tokenizer.get_vocab()
+    tokenizers_differ = words and reference_words and words != reference_words
+    if model.n_words != reference.n_words or tokenizers_differ:
+        verb = "agree" if words == reference_words else "differ"
         raise TraceError(
             f"KL needs one vocabulary: {model.name} has {model.n_words:,} words, {reference.name} "
-            f"{reference.n_words:,}, and their tokenizers {'agree' if words == others else 'differ'}"
+            f"{reference.n_words:,}, and their tokenizers {verb}"
         )
+
     if reference.device != model.device:
         raise TraceError(
             f"the model is on {model.device}, the reference on {reference.device}; load both on one"
         )
 
 
-def _check_ids(trace: Trace, model: Model, ids: Sequence[int] | None = None) -> None:
-    ids = (*(trace.prompt_token_ids or ()), *(trace.token_ids or ())) if ids is None else ids
-    if ids and not (min(ids) >= 0 and max(ids) < model.n_words):
-        wrong = min(ids) if min(ids) < 0 else max(ids)
+def _without_tokens(trace: Trace) -> Trace:
+    return replace(trace, prompt_token_ids=None, token_ids=None, token_starts=None, logprobs=None)
+
+
+def _encode_checked(trace: Trace, model: Model) -> Encoded:
+    """The trace as token ids, all of which the model has."""
+    prompt_ids = trace.prompt_token_ids or ()
+    completion_ids = trace.token_ids or ()
+    _check_ids((*prompt_ids, *completion_ids), trace, model)
+
+    encoded = encode_trace(trace, model.tokenizer)
+    _check_ids(encoded.ids, trace, model)
+    return encoded
+
+
+def _check_ids(ids: tuple[int, ...], trace: Trace, model: Model) -> None:
+    if not ids:
+        return
+    least = min(ids)
+    most = max(ids)
+    if least < 0 or most >= model.n_words:
+        wrong = least if least < 0 else most
         raise TraceError(
-            f"trace {trace.id!r}: token id {wrong:,} is not among the {model.n_words:,} words of {model.name}"
+            f"trace {trace.id!r}: token id {wrong:,} is not among the {model.n_words:,} words "
+            f"of {model.name}"
         )
 
 
-def _windows(trace: Trace, number: int, encoded: Encoded, context: int, long: str) -> list[_Window]:
-    """One window, or several of a context's length, each half a context further."""
-    n = int(encoded.scored[-1]) + 1  # what follows the last scored token does not matter
-    if n > context and long == "error":
+class _Window(NamedTuple):
+    """A stretch of one trace's token ids that fits the context, and the tokens to score in it.
+
+    Attributes:
+        trace: number of the trace.
+        ids: the stretch.
+        positions: where in `ids` the tokens to score are.
+        scored: which of the trace's scored tokens these are.
+    """
+
+    trace: int
+    ids: tuple[int, ...]
+    positions: NDArray[np.intp]
+    scored: slice
+
+
+def _cut_windows(
+    number: int, trace: Trace, encoded: Encoded, context: int, long: _Long
+) -> list[_Window]:
+    """One window, or several of a context's length, each half a context after the one before."""
+    # What follows the last scored token does not matter.
+    n_ids = int(encoded.scored[-1]) + 1
+    if n_ids > context and long == "error":
         raise TraceError(
-            f"trace {trace.id!r}: {n:,} tokens with its prompt, but the model was made for {context:,}; "
-            "score it in overlapping windows (long='window', --long window), or leave it out"
+            f"trace {trace.id!r}: {n_ids:,} tokens with its prompt, but the model was made for "
+            f"{context:,}; score it in overlapping windows (long='window', --long window), "
+            "or leave it out"
         )
-    windows, done = [], _free(encoded)
-    for start in range(0, max(1, n - context + context // 2), max(1, context // 2)):
-        stop = min(n, start + context)
-        until = int(np.searchsorted(encoded.scored, stop))
-        if until > done:
-            windows.append(_Window(number, start, stop, slice(done, until)))
-        done = until
+
+    # A window scores those tokens that the windows before it did not reach.
+    windows = []
+    half = context // 2
+    first = _n_unpredicted(encoded)
+    for start in range(0, max(1, n_ids - context + half), max(1, half)):
+        stop = min(n_ids, start + context)
+        end = int(np.searchsorted(encoded.scored, stop))
+        if end > first:
+            scored = slice(first, end)
+            positions = encoded.scored[scored] - start
+            windows.append(_Window(number, encoded.ids[start:stop], positions, scored))
+        first = end
     return windows
+
+
+def _n_unpredicted(encoded: Encoded) -> int:
+    """1 if nothing precedes the first scored token, which then has no distribution; else 0."""
+    return int(encoded.scored[0] == 0)
+
+
+def _column_shapes(top_k: int, *, has_reference: bool) -> _Shapes:
+    """The columns of a call, and the shape of what each holds for one token."""
+    shapes: _Shapes = {"entropy": (), "logprob": (), "rank": (), "varentropy": ()}
+    if top_k:
+        shapes["top_ids"] = (top_k,)
+        shapes["top_logprobs"] = (top_k,)
+        shapes["top_mass"] = ()
+    if top_k > 1:
+        shapes["margin"] = ()
+    if has_reference:
+        shapes["kl"] = ()
+        shapes["reverse_kl"] = ()
+        shapes["reference_entropy"] = ()
+        shapes["reference_logprob"] = ()
+    return shapes
+
+
+def _blank_columns(shapes: _Shapes, n_tokens: int) -> _Columns:
+    columns = {}
+    for name, shape in shapes.items():
+        columns[name] = np.full((n_tokens, *shape), np.nan, np.float32)
+    return columns
 
 
 @torch.inference_mode()
 def _score_batch(
     model: Model,
     reference: Model | None,
-    job: _Job,
-    options: dict[str, Any],
+    temperature: float,
+    top_k: int,
     batch: Sequence[_Window],
 ) -> Scores:
-    ids = torch.zeros(len(batch), batch[0].length, dtype=torch.long)
-    rows, columns, targets = [], [], []
+    """Scores of the tokens of a batch of windows, one window after the other."""
+    # Pad on the right: in a causal model no token sees the padding.
+    longest = max(len(window.ids) for window in batch)
+    ids = torch.zeros(len(batch), longest, dtype=torch.long)
     for row, window in enumerate(batch):
-        encoded = job.encoded[window.trace]
-        ids[row, : window.length] = torch.tensor(encoded.ids[window.start : window.stop])
-        at = encoded.scored[window.scored] - window.start
-        rows += [row] * len(at)
-        columns.append(at)
-        targets += [encoded.ids[i] for i in encoded.scored[window.scored]]
+        ids[row, : len(window.ids)] = torch.tensor(window.ids)
     ids = ids.to(model.device)
-    places = (
-        torch.tensor(rows, device=ids.device),
-        torch.tensor(np.concatenate(columns) - 1, device=ids.device),
+
+    # Where the tokens to score are. Each is predicted by the state before it.
+    n_scored = [len(window.positions) for window in batch]
+    rows = np.repeat(np.arange(len(batch)), n_scored)
+    positions = np.concatenate([window.positions for window in batch])
+    rows = torch.tensor(rows, device=ids.device)
+    positions = torch.tensor(positions, device=ids.device)
+    targets = ids[rows, positions]
+
+    reference_source = None
+    if reference is not None:
+        reference_hidden = reference.hidden(ids)[rows, positions - 1]
+        reference_source = (reference_hidden, reference.head)
+    return score_hidden(
+        model.hidden(ids)[rows, positions - 1],
+        targets,
+        model.head,
+        temperature=temperature,
+        top_k=top_k,
+        reference=reference_source,
     )
-    wanted = torch.tensor(targets, device=ids.device)
-    other = None if reference is None else (reference.hidden(ids)[places], reference.head)
-    return score_hidden(model.hidden(ids)[places], wanted, model.head, reference=other, **options)
+
+
+def _memory_error(trace: Trace, window: _Window) -> TraceError:
+    return TraceError(f"trace {trace.id!r}: {len(window.ids):,} tokens do not fit into memory")
+
+
+def _store_scores(scores: Scores, batch: Sequence[_Window], values: dict[int, _Columns]) -> None:
+    """Copy the scores of a batch into the columns of its traces."""
+    names = values[batch[0].trace].keys()
+    for name in names:
+        tensor = getattr(scores, name)
+        column = tensor.float().cpu().numpy()
+
+        first = 0
+        for window in batch:
+            stop = first + len(window.positions)
+            trace_column = values[window.trace][name]
+            trace_column[window.scored] = column[first:stop]
+            first = stop
+
+
+def _check_distributions(trace: Trace, encoded: Encoded, columns: _Columns) -> None:
+    """Raise TraceError if a token that has a context has no entropy."""
+    is_missing = np.isnan(columns["entropy"])
+    if "reference_entropy" in columns:
+        is_missing |= np.isnan(columns["reference_entropy"])
+
+    first = _n_unpredicted(encoded)
+    is_missing[:first] = False
+    if is_missing.any():
+        token = int(is_missing.argmax())
+        raise TraceError(f"trace {trace.id!r}: the logits for token {token} are no distribution")
+
+
+def _unscored(trace: Trace, encoded: Encoded | None, shapes: _Shapes, error: str) -> ScoredTrace:
+    """The result of a trace without scores: its tokens, as far as they are known, and NaN."""
+    if encoded is not None:
+        n_tokens = len(encoded.scored)
+        blank = _blank_columns(shapes, n_tokens)
+        result = _scored(trace, encoded, blank, is_windowed=False)
+        return result._replace(error=error)
+
+    token_ids = trace.token_ids or ()
+    n_tokens = len(token_ids)
+    blank = _blank_columns(shapes, n_tokens)
+    return ScoredTrace(trace.id, token_ids, trace.token_starts, blank, error=error)
+
+
+def _scored(trace: Trace, encoded: Encoded, columns: _Columns, is_windowed: bool) -> ScoredTrace:
+    return ScoredTrace(
+        trace_id=trace.id,
+        token_ids=tuple(encoded.ids[position] for position in encoded.scored),
+        token_starts=encoded.token_starts,
+        values=columns,
+        encoding=encoded.encoding,
+        context=encoded.context,
+        exact=encoded.exact,
+        n_drift=encoded.n_drift,
+        windowed=is_windowed,
+    )

@@ -1,37 +1,34 @@
-"""Hidden states and an output head to per-token numbers: entropy, log-prob, rank and more, exact and in little memory.
+"""Turn hidden states and an output head into entropy, log-prob, rank and KL of every token.
 
-`model` brings the hidden states and calls this room; nothing here knows a file, a trace or a tokenizer.
-
-The logits of T tokens over V words are never held: the vocabulary is walked in tiles, and each row keeps sums over
-y = z - m, the logits less the largest so far. With s = sum e^y, u = sum y e^y and w = sum y^2 e^y,
-
-    entropy     = ln s - u/s                        varentropy = w/s - (u/s)^2
-    log-prob(t) = z_t - m - ln s                    rank(t)    = 1 + #{v: z_v > z_t}
-
-When the largest rises by d, s, u and w move on exactly: e^-d (s, u - d s, w - 2 d u + d^2 s). Everything is float32,
-whatever the weights are; shifted sums keep the error of an entropy near 1e-6 nats where a float32 log-softmax over
-150,000 words has 1e-4.
+The logits of T tokens over V words are never held. The vocabulary is read in tiles, and `sums`
+keeps running sums for each row, so the memory does not grow with V. Everything is float32, whatever
+the type of the weights. The error of an entropy stays near 1e-6 nats, because the sums are relative
+to the largest logit; a float32 log-softmax over 150,000 words has an error of 1e-4.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-SCRATCH_BYTES = (
-    26 * 2**20
-)  # of the tiles of one call on a CPU, however many tokens and words there are
+from cotlens.models.sums import CrossSums, Sums, TopWords, count_above, group_maxima
+
+# Memory for the tiles of one call, however many tokens and words there are.
+SCRATCH_BYTES = 26 * 2**20
 SCRATCH_BYTES_GPU = 120 * 2**20
+
+# Words of a tile. The scores do not depend on it beyond rounding.
 TILE_WORDS = 2048
-BLOCK_ROWS = (
-    256  # rows whose tile stays in a core's cache while it is summed; a GPU takes all rows at once
-)
-_FLOOR = -1e30  # below every logit that is not masked; finite, so that differences are
-_DEEPEST = (
-    -1e4
-)  # e^-10000 is 0: masked words count as this far below the largest, which keeps y e^y finite
+
+# A CPU sums this many rows of a tile at once, so that they stay in a core's cache. A GPU sums all.
+BLOCK_ROWS = 256
+
+# Rows that share one pass over the vocabulary.
+_LEAST_ROWS = 64
+_MOST_ROWS = 2048
+_MOST_ROWS_GPU = 8192
 
 
 class Head(NamedTuple):
@@ -51,18 +48,20 @@ class Head(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """One entry per position, float32, nats. A row whose words are all masked, or not finite, is NaN throughout.
+    """One entry per position, float32, in nats.
+
+    A row whose words are all masked, or not finite, is NaN throughout.
 
     Attributes:
         entropy: (T,) of the whole distribution, within [0, ln V].
         logprob: (T,) of the target.
-        rank: (T,) of the target among the words, from 1; words that tie with it stand behind it. A word whose logit
-            lies within rounding of the target's (1e-5) may count as either.
+        rank: (T,) of the target among the words, from 1. Words with the same logit rank after it.
+            A word within rounding of the target's logit (1e-5) may count as above it or not.
         varentropy: (T,) variance of -ln p under p, in nats squared.
-        top_ids: (T, k) the k likeliest words, likeliest first.
+        top_ids: (T, k) the k likeliest words, likeliest first; -1 where fewer are not masked.
         top_logprobs: (T, k).
-        kl: (T,) KL(p || q) to the reference's distribution q, inf where q masks a word that p does not; None without a
-            reference.
+        kl: (T,) KL(p || q) to the reference's distribution q, infinite where q masks a word that p
+            does not; None without a reference.
         reverse_kl: (T,) KL(q || p), or None.
         reference_entropy: (T,) of q, or None.
         reference_logprob: (T,) of the target under q, or None.
@@ -81,15 +80,22 @@ class Scores(NamedTuple):
 
     @property
     def top_mass(self) -> Tensor:
-        """(T,) Probability of the k likeliest words together; 0 for k = 0."""
-        return self.top_logprobs.exp().sum(-1)
+        """(T,) Total probability of the k likeliest words; 0 for k = 0."""
+        probabilities = self.top_logprobs.exp()
+        return probabilities.sum(-1)
 
     @property
     def margin(self) -> Tensor:
-        """(T,) Log-prob of the likeliest word less that of the second; needs k of at least 2."""
+        """(T,) Log-prob of the likeliest word less that of the second.
+
+        Raises:
+            ValueError: if k is below 2.
+        """
         if self.top_logprobs.shape[-1] < 2:
             raise ValueError("the margin needs the two likeliest words: score with top_k=2 or more")
-        return self.top_logprobs[:, 0] - self.top_logprobs[:, 1]
+        first = self.top_logprobs[:, 0]
+        second = self.top_logprobs[:, 1]
+        return first - second
 
 
 @torch.inference_mode()
@@ -101,387 +107,342 @@ def score_hidden(
     temperature: float = 1.0,
     top_k: int = 0,
     reference: tuple[Tensor, Head] | None = None,
-    tile: int = TILE_WORDS,
 ) -> Scores:
     """Scores of `targets` under the distributions that a head makes of final hidden states.
 
     Args:
-        hidden: (T, d) states behind the last norm; row i is the state that predicts target i.
-        targets: (T,) word numbers.
+        hidden: (T, d) states after the last norm; row i is the state that predicts target i.
+        targets: (T,) word ids.
         head: the output head.
-        temperature: the logits are divided by it, after softcap and scale.
+        temperature: the logits are divided by it, after scale and softcap.
         top_k: how many of the likeliest words to return.
-        reference: hidden states and head of a second model over the same tokens and vocabulary, for the KL columns.
-        tile: words per tile; the result does not depend on it beyond rounding.
+        reference: hidden states and head of a second model over the same tokens and vocabulary, for
+            the KL columns.
 
     Raises:
-        ValueError: for shapes that do not fit, a target outside the vocabulary, or a temperature that is not positive.
+        ValueError: for shapes that do not fit, a target outside the vocabulary, or a temperature
+            that is not positive and finite.
     """
-    _check(hidden, targets, head, temperature)
+    _check_inputs(hidden, targets, head, temperature)
     sources = [(hidden, head)]
     if reference is not None:
-        _check(reference[0], targets, reference[1], temperature)
-        if reference[1].weight.shape[0] != head.weight.shape[0]:
-            raise ValueError(
-                f"KL needs one vocabulary: the models have {head.weight.shape[0]:,} and "
-                f"{reference[1].weight.shape[0]:,} words"
-            )
+        reference_hidden, reference_head = reference
+        _check_inputs(reference_hidden, targets, reference_head, temperature)
+        _check_vocabulary(head, reference_head)
         sources.append(reference)
-    tile, rows = _plan(sources, tile)
+
+    # An empty input gives one empty part.
+    tile_words, n_rows = _plan(sources)
     parts = []
-    for first in range(0, max(1, len(hidden)), rows):
-        part = slice(first, first + rows)
-        walks = [
-            _Walk.over_head(states[part], targets[part], own, temperature, tile)
-            for states, own in sources
-        ]
-        parts.append(_score(walks, targets[part], top_k))
+    for first in range(0, max(1, len(hidden)), n_rows):
+        rows = slice(first, first + n_rows)
+        row_targets = targets[rows]
+        models = []
+        for states, own_head in sources:
+            row_states = states[rows]
+            model = _logits_of_head(row_states, row_targets, own_head, temperature, tile_words)
+            models.append(model)
+        parts += _score_rows(models, row_targets, top_k)
     return _join(parts)
 
 
 @torch.inference_mode()
-def score_logits(
-    logits: Tensor, targets: Tensor, *, top_k: int = 0, tile: int = TILE_WORDS
-) -> Scores:
-    """Scores of `targets` from logits (T, V) that are there already; -inf masks a word. Else as `score_hidden`."""
+def score_logits(logits: Tensor, targets: Tensor, *, top_k: int = 0) -> Scores:
+    """Scores of `targets` from logits (T, V) in memory; -inf masks a word. See `score_hidden`."""
+    n_rows = len(logits)
     parts = []
-    for first in range(0, max(1, len(logits)), 2048):
-        part = slice(first, first + 2048)
-        parts.append(
-            _score([_Walk.over_logits(logits[part], targets[part], tile)], targets[part], top_k)
-        )
+    for first in range(0, max(1, n_rows), _MOST_ROWS):
+        rows = slice(first, first + _MOST_ROWS)
+        row_targets = targets[rows]
+        model = _logits_in_memory(logits[rows], row_targets)
+        parts += _score_rows([model], row_targets, top_k)
     return _join(parts)
 
 
-def _check(hidden: Tensor, targets: Tensor, head: Head, temperature: float) -> None:
-    if (
-        hidden.ndim != 2
-        or targets.shape != hidden.shape[:1]
-        or hidden.shape[1] != head.weight.shape[1]
-    ):
+def _check_inputs(hidden: Tensor, targets: Tensor, head: Head, temperature: float) -> None:
+    n_words, width = head.weight.shape
+    is_matrix = hidden.ndim == 2 and hidden.shape[1] == width
+    if not is_matrix or targets.shape != hidden.shape[:1]:
         raise ValueError(
             "expected hidden (T, d), targets (T,) and a head (V, d), got "
             f"{tuple(hidden.shape)}, {tuple(targets.shape)} and {tuple(head.weight.shape)}"
         )
+
     if not 0 < temperature < math.inf:
         raise ValueError(f"the temperature must be above 0 and finite, got {temperature}")
+
+    if len(targets) == 0:
+        return
+    least = int(targets.min())
+    most = int(targets.max())
+    if least < 0 or most >= n_words:
+        raise ValueError(f"targets {least} to {most}, but the head has {n_words:,} words")
+
+
+def _check_vocabulary(head: Head, reference_head: Head) -> None:
     n_words = head.weight.shape[0]
-    if len(targets) and not (int(targets.min()) >= 0 and int(targets.max()) < n_words):
+    n_reference = reference_head.weight.shape[0]
+    if n_words != n_reference:
         raise ValueError(
-            f"targets {int(targets.min())} to {int(targets.max())}, but the head has {n_words:,} words"
+            f"KL needs one vocabulary: the models have {n_words:,} and {n_reference:,} words"
         )
 
 
-def _plan(sources: list[tuple[Tensor, Head]], tile: int) -> tuple[int, int]:
-    """Words per tile and rows per pass over the vocabulary that fit into the scratch memory.
-
-    Weights and states that are not float32 are made so tile by tile on a CPU, which takes room too.
-    """
+def _plan(sources: list[tuple[Tensor, Head]]) -> tuple[int, int]:
+    """Words of a tile, and rows of a pass over the vocabulary, that fit into the scratch memory."""
     on_gpu = sources[0][0].is_cuda
-    room = SCRATCH_BYTES_GPU if on_gpu else SCRATCH_BYTES
+    budget = SCRATCH_BYTES_GPU if on_gpu else SCRATCH_BYTES
+
+    # Weights that are not float32 are converted a tile at a time, into a quarter of the memory.
+    tile_words = TILE_WORDS
     if any(head.weight.dtype != torch.float32 for _, head in sources):
         widest = max(hidden.shape[1] for hidden, _ in sources)
-        tile = min(tile, max(64, room // (4 * 4 * widest) // 64 * 64))
-    fixed = row = 0
+        affordable = budget // 4 // (4 * widest)
+        affordable -= affordable % 64
+        tile_words = min(tile_words, max(64, affordable))
+
+    # The bytes that a tile takes whatever the rows, and those that each row adds.
+    tile_bytes = 0
+    row_bytes = 0
     for hidden, head in sources:
-        d = hidden.shape[1]
-        fixed += (
-            4 * tile * (d * (head.weight.dtype != torch.float32) + 3 * BLOCK_ROWS * (not on_gpu))
-        )
-        row += 4 * tile * (1 + 3 * on_gpu) + 4 * d * (hidden.dtype != torch.float32)
-    return min(tile, sources[0][1].weight.shape[0]), max(
-        64, min(8192 if on_gpu else 2048, (room - fixed) // row)
-    )
+        width = hidden.shape[1]
+        if head.weight.dtype != torch.float32:
+            tile_bytes += 4 * tile_words * width
+        if hidden.dtype != torch.float32:
+            row_bytes += 4 * width
+
+        # The logits of the row, and three buffers for the rows that are summed at once.
+        row_bytes += 4 * tile_words
+        if on_gpu:
+            row_bytes += 3 * 4 * tile_words
+        else:
+            tile_bytes += 3 * 4 * tile_words * BLOCK_ROWS
+
+    n_words = sources[0][1].weight.shape[0]
+    most_rows = _MOST_ROWS_GPU if on_gpu else _MOST_ROWS
+    affordable_rows = (budget - tile_bytes) // row_bytes
+    n_rows = max(_LEAST_ROWS, min(most_rows, affordable_rows))
+    return min(tile_words, n_words), n_rows
 
 
-# --- tiles of logits -------------------------------------------------------------------------------------------
-class _Walk(NamedTuple):
-    """The logits of some rows, tile by tile, with the target's own logit known beforehand."""
+class _Logits(NamedTuple):
+    """The logits of some rows under one model, in tiles of words.
 
-    target_logits: Tensor  # (R,)
-    tiles: Callable[
-        [], Iterator[tuple[int, Tensor]]
-    ]  # first word of a tile, and its logits (R, C), free to overwrite
+    Attributes:
+        of_targets: (R,) the logit of each row's target, known before the first tile.
+        tiles: (R, C) the logits of each tile, free to overwrite.
+    """
 
-    @classmethod
-    def over_head(
-        cls, hidden: Tensor, targets: Tensor, head: Head, temperature: float, tile: int
-    ) -> "_Walk":
-        wide = hidden.float()
-        own = wide.new_empty(len(wide))
-        for first in range(0, len(wide), BLOCK_ROWS):
-            part = slice(first, first + BLOCK_ROWS)
-            own[part] = torch.linalg.vecdot(wide[part], head.weight[targets[part]].float())
+    of_targets: Tensor
+    tiles: Iterator[Tensor]
+
+
+def _logits_of_head(
+    hidden: Tensor, targets: Tensor, head: Head, temperature: float, tile_words: int
+) -> _Logits:
+    states = hidden.float()
+
+    # A block of rows at a time, because every row brings a row of the weights.
+    of_targets = states.new_empty(len(states))
+    for first in range(0, len(states), BLOCK_ROWS):
+        rows = slice(first, first + BLOCK_ROWS)
+        row_states = states[rows]
+        row_targets = targets[rows]
+        row_weights = head.weight[row_targets].float()
+        of_targets[rows] = torch.linalg.vecdot(row_states, row_weights)
+
+    if head.bias is not None:
+        bias = head.bias[targets]
+        of_targets += bias.float()
+    _shape_logits(of_targets, head, temperature)
+
+    tiles = _tiles_of_head(hidden, states, head, temperature, tile_words)
+    return _Logits(of_targets, tiles)
+
+
+def _tiles_of_head(
+    hidden: Tensor, states: Tensor, head: Head, temperature: float, tile_words: int
+) -> Iterator[Tensor]:
+    """The tiles of a head's logits; `states` is `hidden` in float32."""
+    n_rows = len(states)
+    n_words = len(head.weight)
+    buffer = states.new_empty(n_rows, tile_words)
+
+    for first_word in range(0, n_words, tile_words):
+        words = slice(first_word, first_word + tile_words)
+        weight = head.weight[words]
+
+        # A GPU multiplies 16 bits into 32 at full speed. Elsewhere the tile is converted first.
+        if hidden.is_cuda and hidden.dtype == weight.dtype != torch.float32:
+            logits = torch.mm(hidden, weight.T, out_dtype=torch.float32)
+        else:
+            logits = buffer
+            if len(weight) < tile_words:
+                logits = states.new_empty(n_rows, len(weight))
+            torch.mm(states, weight.float().T, out=logits)
+
         if head.bias is not None:
-            own += head.bias[targets].float()
-        own = _shape_logits(own, head, temperature)
-
-        def tiles() -> Iterator[tuple[int, Tensor]]:
-            n_words = head.weight.shape[0]
-            logits = wide.new_empty(len(wide), min(tile, n_words))
-            for first in range(0, n_words, tile):
-                weight = head.weight[first : first + tile]
-                out = (
-                    logits
-                    if len(weight) == logits.shape[1]
-                    else wide.new_empty(len(wide), len(weight))
-                )
-                if hidden.is_cuda and hidden.dtype == weight.dtype != torch.float32:
-                    out = torch.mm(
-                        hidden, weight.T, out_dtype=torch.float32
-                    )  # 16 bits in, 32 bits out: full speed
-                else:
-                    torch.mm(wide, weight.float().T, out=out)
-                if head.bias is not None:
-                    out += head.bias[first : first + tile].float()
-                yield first, _shape_logits(out, head, temperature)
-
-        return cls(own, tiles)
-
-    @classmethod
-    def over_logits(cls, logits: Tensor, targets: Tensor, tile: int) -> "_Walk":
-        def tiles() -> Iterator[tuple[int, Tensor]]:
-            for first in range(0, logits.shape[1], tile):
-                yield first, logits[:, first : first + tile].to(torch.float32, copy=True)
-
-        return cls(logits.gather(1, targets[:, None])[:, 0].float(), tiles)
+            bias = head.bias[words]
+            logits += bias.float()
+        _shape_logits(logits, head, temperature)
+        yield logits
 
 
-def _shape_logits(logits: Tensor, head: Head, temperature: float) -> Tensor:
-    """What a model does to its raw logits, in place."""
+def _shape_logits(logits: Tensor, head: Head, temperature: float) -> None:
+    """Do in place what a model does to its raw logits, and divide by the temperature."""
     if head.scale != 1.0:
         logits.mul_(head.scale)
     if head.softcap is not None:
-        logits.div_(head.softcap).tanh_().mul_(head.softcap)
-    return logits if temperature == 1.0 else logits.div_(temperature)
+        logits.div_(head.softcap)
+        logits.tanh_()
+        logits.mul_(head.softcap)
+    if temperature != 1.0:
+        logits.div_(temperature)
 
 
-# --- running sums ----------------------------------------------------------------------------------------------
-class _Sums:
-    """Of one model's rows: the largest logit so far, and s, u, w relative to it."""
-
-    def __init__(self, n: int, device: torch.device) -> None:
-        self.largest = torch.full((n,), _FLOOR, device=device)
-        self.s, self.u, self.w = torch.zeros(3, n, device=device)
-
-    def raise_to(self, rows: slice, largest: Tensor) -> tuple[Tensor, Tensor]:
-        """Shifts the sums of `rows` to a new largest logit; returns the shift (<= 0) and its exponential."""
-        new = torch.maximum(self.largest[rows], largest)
-        whole = self.largest[rows] - new
-        shift = whole.clamp(min=-120)  # e^-120 is 0: where the sums are, shift^2 is not
-        decay = shift.exp()
-        s, u, w = self.s[rows], self.u[rows], self.w[rows]
-        self.w[rows] = decay * (w + 2 * shift * u + shift.square() * s)
-        self.u[rows] = decay * (u + shift * s)
-        self.s[rows] = decay * s
-        self.largest[rows] = new
-        return whole, decay
-
-    def entropy(self, n_words: int) -> Tensor:
-        """Entropy of every row, NaN where nothing was summed."""
-        entropy = (self.s.log() - self.u / self.s).clamp_(0, math.log(n_words))
-        return torch.where(self.s > 0, entropy, torch.nan)
-
-    def varentropy(self) -> Tensor:
-        return (self.w / self.s - (self.u / self.s).square()).clamp_(min=0)
-
-    def logprob(self, logits: Tensor) -> Tensor:
-        """Log-prob of a logit (R,) or logits (R, k) of every row; a masked word has -inf."""
-        return torch.where(
-            self._column(logits, self.s) > 0,
-            logits - self._column(logits, self.largest) - self._column(logits, self.s).log(),
-            torch.nan,
-        ).clamp_(max=0)
-
-    @staticmethod
-    def _column(like: Tensor, values: Tensor) -> Tensor:
-        return values if like.ndim == 1 else values[:, None]
+def _logits_in_memory(logits: Tensor, targets: Tensor) -> _Logits:
+    columns = targets[:, None]
+    of_targets = logits.gather(1, columns)
+    of_targets = of_targets[:, 0].float()
+    tiles = _tiles_in_memory(logits)
+    return _Logits(of_targets, tiles)
 
 
-def _score(walks: list[_Walk], targets: Tensor, top_k: int) -> Scores:
-    """One pass over the vocabulary for some rows of one model, or of two at once."""
-    n, device = len(targets), targets.device
-    sums = [_Sums(n, device) for _ in walks]
-    above, top = torch.zeros(n, device=device), _Top(n, top_k, device)
-    cross = torch.zeros(2, n, device=device)  # sum e^y (y - x) under p, and sum e^x (x - y) under q
-    apart = torch.zeros(
-        2, n, dtype=torch.bool, device=device
-    )  # a word that only q masks, and one that only p masks
-    spare: list[Tensor] = []
-    n_words = 0
-    for tiles in zip(*(walk.tiles() for walk in walks), strict=True):
-        first, logits = tiles[0]
-        n_words = first + logits.shape[1]
-        for walk, (_, own) in zip(walks, tiles, strict=True):
-            _put_targets(own, targets - first, walk.target_logits)
-        block = n if logits.is_cuda else BLOCK_ROWS
-        for start in range(0, n, block):
-            rows = slice(start, min(start + block, n))
-            spare = _scratch(spare, 2 * len(walks), logits[rows])
-            own_spare = (
-                spare
-                if len(spare[0]) == len(logits[rows])
-                else [part[: len(logits[rows])] for part in spare]
-            )
-            blocks = _block_maxima(logits[rows])
-            largest = blocks.amax(1)
-            _count_above(
-                above[rows], logits[rows], largest, walks[0].target_logits[rows], own_spare[0]
-            )
-            top.add(rows, first, logits[rows], blocks)
-            if len(walks) == 1:
-                _add(sums[0], rows, logits[rows], largest, own_spare)
-            else:
-                _add_both(sums, cross, rows, [own[rows] for _, own in tiles], own_spare)
-                masked = [own[rows].isneginf() for _, own in tiles]
-                apart[0, rows] |= (masked[1] & ~masked[0]).any(1)
-                apart[1, rows] |= (masked[0] & ~masked[1]).any(1)
-    p, own_logits = sums[0], walks[0].target_logits
-    known = p.s > 0
-    scores = Scores(
-        entropy=p.entropy(n_words),
-        logprob=p.logprob(own_logits),
-        rank=torch.where(known, 1 + above, torch.nan),
-        varentropy=torch.where(known, p.varentropy(), torch.nan),
-        top_ids=top.ids,
-        top_logprobs=p.logprob(top.logits),
-    )
-    return (
-        scores
-        if len(walks) == 1
-        else _with_reference(scores, sums, cross, apart, walks[1], n_words)
-    )
+def _tiles_in_memory(logits: Tensor) -> Iterator[Tensor]:
+    for tile in logits.split(TILE_WORDS, dim=1):
+        # A copy, which may be overwritten.
+        yield tile.to(torch.float32, copy=True)
 
 
-def _with_reference(
-    scores: Scores, sums: list[_Sums], cross: Tensor, apart: Tensor, walk: _Walk, n_words: int
-) -> Scores:
-    p, q = sums
-    ratio = p.s.log() - q.s.log()
-    return scores._replace(
-        kl=torch.where(apart[0], torch.inf, (cross[0] / p.s - ratio).clamp_(min=0)),
-        reverse_kl=torch.where(apart[1], torch.inf, (cross[1] / q.s + ratio).clamp_(min=0)),
-        reference_entropy=q.entropy(n_words),
-        reference_logprob=q.logprob(walk.target_logits),
-    )
+def _score_rows(models: list[_Logits], targets: Tensor, top_k: int) -> list[Scores]:
+    """Scores of some rows, a block at a time, from one pass over the vocabulary.
+
+    Args:
+        models: the logits of one model, or of a model and its reference.
+        targets: (R,) word ids.
+        top_k: how many of the likeliest words to return.
+    """
+    n_rows = len(targets)
+    block_rows = max(1, n_rows)
+    if not targets.is_cuda:
+        block_rows = min(block_rows, BLOCK_ROWS)
+
+    blocks = []
+    for first in range(0, max(1, n_rows), block_rows):
+        rows = slice(first, first + block_rows)
+        of_targets = [model.of_targets[rows] for model in models]
+        blocks.append(_Block(rows, of_targets, top_k))
+
+    first_word = 0
+    buffers = []
+    n_buffers = 2 * len(models)
+    tile_iterators = [model.tiles for model in models]
+    for tiles in zip(*tile_iterators, strict=True):
+        columns = targets - first_word
+        for model, tile in zip(models, tiles, strict=True):
+            _put_targets(tile, columns, model.of_targets)
+
+        # The buffers serve all blocks of all tiles but the last, which may have fewer words:
+        # fresh memory for every block would cost more.
+        n_columns = tiles[0].shape[1]
+        shape = (block_rows, n_columns)
+        if not buffers or buffers[0].shape != shape:
+            buffers = [tiles[0].new_empty(shape) for _ in range(n_buffers)]
+
+        for block in blocks:
+            block_tiles = [tile[block.rows] for tile in tiles]
+            block.add(first_word, block_tiles, buffers)
+        first_word += n_columns
+
+    return [block.scores(n_words=first_word) for block in blocks]
 
 
-def _put_targets(logits: Tensor, columns: Tensor, target_logits: Tensor) -> None:
-    """Puts each row's target logit in its place, if that lies in this tile, so that it never exceeds itself."""
-    inside = (columns >= 0) & (columns < logits.shape[1])
-    at = columns.clamp(0, logits.shape[1] - 1)[:, None]
-    logits.scatter_(
-        1, at, torch.where(inside[:, None], target_logits[:, None], logits.gather(1, at))
-    )
+def _put_targets(logits: Tensor, columns: Tensor, of_targets: Tensor) -> None:
+    """Write each row's target logit over the tile's, where the tile has it.
+
+    The two are computed by different products, which round differently. Without this a target could
+    rank after itself.
+    """
+    n_columns = logits.shape[1]
+    last = n_columns - 1
+    column = columns[:, None]
+    is_inside = (column >= 0) & (column <= last)
+
+    # A row whose target is in another tile gets back what it has.
+    column = column.clamp(0, last)
+    current = logits.gather(1, column)
+    target = of_targets[:, None]
+    new = torch.where(is_inside, target, current)
+    logits.scatter_(1, column, new)
 
 
-def _scratch(spare: list[Tensor], n: int, like: Tensor) -> list[Tensor]:
-    """Buffers of at least the tile's rows and exactly its columns; fresh memory for every tile would cost more."""
-    if spare and len(spare[0]) >= len(like) and spare[0].shape[1] == like.shape[1]:
-        return spare
-    return [torch.empty(like.shape, device=like.device) for _ in range(n)]
+class _Block:
+    """Some rows of a pass over the vocabulary, and what was summed of the tiles so far."""
 
+    def __init__(self, rows: slice, of_targets: list[Tensor], top_k: int) -> None:
+        n_rows = len(of_targets[0])
+        device = of_targets[0].device
 
-def _block_maxima(logits: Tensor) -> Tensor:
-    """(R, B) the largest of every 64 words: one look at the tile serves the maximum and the search for top words."""
-    width = 64 if logits.shape[1] % 64 == 0 else logits.shape[1]
-    return logits.unflatten(1, (-1, width)).amax(2)
+        self.rows = rows
+        self.of_targets = of_targets
+        self.n_above = torch.zeros(n_rows, device=device)
+        self.top_words = TopWords(n_rows, top_k, device)
+        self.sums = [Sums(n_rows, device) for _ in of_targets]
+        self.cross = CrossSums(n_rows, device)
 
+    def add(self, first_word: int, logits: list[Tensor], buffers: list[Tensor]) -> None:
+        """Add the block's rows of a tile of every model."""
+        p_logits = logits[0]
+        n_rows = len(p_logits)
+        buffers = [buffer[:n_rows] for buffer in buffers]
 
-def _count_above(
-    above: Tensor, logits: Tensor, largest: Tensor, own: Tensor, spare: Tensor
-) -> None:
-    """Adds the number of words above the target; most targets are the likeliest word, and most tiles hold none."""
-    rows = (
-        largest.new_empty(len(largest)) if logits.is_cuda else (largest > own).nonzero()[:, 0]
-    )  # a GPU would wait
-    if len(rows) == len(logits):
-        above += torch.gt(logits, own[:, None], out=spare).sum(1)
-    elif len(rows):
-        above[rows] += (logits[rows] > own[rows, None]).sum(1)
+        # The maxima of groups serve both the largest logit and the search for the likeliest words.
+        maxima = group_maxima(p_logits)
+        largest = maxima.amax(1)
+        self.top_words.add(first_word, p_logits, maxima)
 
+        of_targets = self.of_targets[0]
+        self.n_above += count_above(p_logits, largest, of_targets, buffers[0])
 
-def _shifted(logits: Tensor, largest: Tensor, y: Tensor, e: Tensor) -> None:
-    """Writes y = z - m into one buffer and e^y into the other."""
-    torch.sub(logits, largest[:, None], out=y).clamp_(min=_DEEPEST)
-    torch.exp(y, out=e)
+        if len(self.sums) == 1:
+            self.sums[0].add(p_logits, largest, buffers)
+        else:
+            p, q = self.sums
+            self.cross.add(p, q, logits, buffers)
 
-
-def _add(sums: _Sums, rows: slice, logits: Tensor, largest: Tensor, spare: list[Tensor]) -> None:
-    """Adds a tile to the sums of one model."""
-    sums.raise_to(rows, largest)
-    _shifted(logits, sums.largest[rows], *spare)
-    _add_moments(sums, rows, *spare)
-
-
-def _add_moments(sums: _Sums, rows: slice, y: Tensor, e: Tensor) -> None:
-    """Adds the sums of e^y, y e^y and y^2 e^y; `e` is used up."""
-    sums.s[rows] += e.sum(1)
-    e.mul_(y)
-    sums.u[rows] += e.sum(1)
-    sums.w[rows] += torch.linalg.vecdot(e, y)
-
-
-def _add_both(
-    sums: list[_Sums], cross: Tensor, rows: slice, logits: list[Tensor], spare: list[Tensor]
-) -> None:
-    """Adds a tile of two models to their sums and to the two cross sums, which shift as the largest logits rise."""
-    (y, e_y, x, e_x) = spare
-    before = [own.s[rows].clone() for own in sums]
-    (shift_y, decay_y), (shift_x, decay_x) = (
-        own.raise_to(rows, tile.amax(1)) for own, tile in zip(sums, logits, strict=True)
-    )
-    cross[0, rows] = decay_y * (cross[0, rows] + (shift_y - shift_x) * before[0])
-    cross[1, rows] = decay_x * (cross[1, rows] + (shift_x - shift_y) * before[1])
-    _shifted(logits[0], sums[0].largest[rows], y, e_y)
-    _shifted(logits[1], sums[1].largest[rows], x, e_x)
-    difference = y - x
-    cross[0, rows] += torch.linalg.vecdot(e_y, difference)
-    cross[1, rows] -= torch.linalg.vecdot(e_x, difference)
-    _add_moments(sums[0], rows, y, e_y)
-    _add_moments(sums[1], rows, x, e_x)
-
-
-class _Top:
-    """The k largest logits of every row so far, and their words."""
-
-    def __init__(self, n: int, k: int, device: torch.device) -> None:
-        self.k = k
-        self.logits = torch.full((n, k), -torch.inf, device=device)
-        self.ids = torch.full((n, k), -1, device=device)  # -1: fewer than k words are not masked
-
-    def add(self, rows: slice, first: int, logits: Tensor, blocks: Tensor) -> None:
-        """Merges the tile's words that exceed the k-th so far: after a few tiles they are rare, so blocks are asked."""
-        if not self.k:
-            return
-        width = logits.shape[1] // blocks.shape[1]
-        least = self.logits[rows, -1]
-        row, block = (blocks > least[:, None]).nonzero(as_tuple=True)
-        if len(row) > 8 * len(logits):  # the first tiles, where nearly every block counts
-            few, at = logits.topk(min(self.k, logits.shape[1]))
-            return self._merge(rows, few, first + at)
-        values = logits.unflatten(1, (-1, width))[row, block]
-        found, lane = (values > least[row, None]).nonzero(as_tuple=True)
-        if not len(found):
-            return
-        row, word = row[found], first + block[found] * width + lane
-        changed, index, counts = torch.unique_consecutive(
-            row, return_inverse=True, return_counts=True
+    def scores(self, n_words: int) -> Scores:
+        """Scores of the rows, after the last tile."""
+        p = self.sums[0]
+        p_targets = self.of_targets[0]
+        entropy = p.entropy(n_words)
+        rank = 1 + self.n_above
+        scores = Scores(
+            entropy=entropy,
+            logprob=p.logprob(p_targets),
+            rank=rank.masked_fill_(entropy.isnan(), torch.nan),
+            varentropy=p.varentropy(),
+            top_ids=self.top_words.ids,
+            top_logprobs=p.logprobs(self.top_words.logits),
         )
-        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[index]
-        few = torch.full((len(changed), int(counts.max())), -torch.inf, device=values.device)
-        words = torch.full(few.shape, -1, device=values.device)
-        few[index, place], words[index, place] = values[found, lane], word
-        self._merge(changed + rows.start, few, words)
+        if len(self.sums) == 1:
+            return scores
 
-    def _merge(self, rows: slice | Tensor, logits: Tensor, words: Tensor) -> None:
-        """Keeps the k largest of what `rows` have and what is new to them."""
-        self.logits[rows], order = torch.cat([self.logits[rows], logits], 1).topk(self.k)
-        ids = torch.cat([self.ids[rows], words], 1).gather(1, order)
-        self.ids[rows] = torch.where(self.logits[rows].isneginf(), -1, ids)
+        q = self.sums[1]
+        q_targets = self.of_targets[1]
+        kl, reverse_kl = self.cross.divergences(p, q)
+        return scores._replace(
+            kl=kl,
+            reverse_kl=reverse_kl,
+            reference_entropy=q.entropy(n_words),
+            reference_logprob=q.logprob(q_targets),
+        )
 
 
 def _join(parts: list[Scores]) -> Scores:
-    return Scores(
-        *(None if fields[0] is None else torch.cat(fields) for fields in zip(*parts, strict=True))
-    )  # pyright: ignore[reportArgumentType]
+    """The rows of all parts, one after the other."""
+    columns = {}
+    for name in Scores._fields:
+        tensors = [getattr(part, name) for part in parts]
+        if tensors[0] is not None:
+            columns[name] = torch.cat(tensors)
+    return Scores(**columns)

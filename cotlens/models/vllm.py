@@ -1,4 +1,4 @@
-"""Sampling with vLLM, with the same seeds and settings as transformers."""
+"""Sample completions with vLLM, with the same seeds and settings as `sample` does."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from cotlens.models.load import Model
 
 
-# --- vllm ------------------------------------------------------------------------------------------------------
 def open_vllm(
     model: "Model | str",
     sampling: Sampling,
@@ -24,77 +23,121 @@ def open_vllm(
     device: str,
     dtype: str,
 ) -> Engine:
+    """An engine that samples with vLLM.
+
+    Args:
+        model: a folder or a repository of the Hub.
+        sampling: how completions are drawn.
+        batch_tokens: must be None, because vLLM makes its own batches.
+        revision: branch, tag or commit of the repository.
+        device: must be empty, because vLLM takes the GPUs it sees.
+        dtype: as in `load_model`.
+
+    Raises:
+        TraceError: if vLLM is missing, cannot take these arguments, or cannot load the model.
+    """
     try:
         import vllm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise TraceError(
             f"the engine vllm cannot be loaded ({error}): install vllm, or take transformers"
         ) from None
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer
 
     if not isinstance(model, str) or device or batch_tokens:
         raise TraceError(
-            "vllm loads a model by its name, takes the GPUs it sees (no device), and makes its own batches"
+            "vllm loads a model by its name, takes the GPUs it sees (no device), "
+            "and makes its own batches"
         )
     if (Path(model) / "adapter_config.json").exists():
         raise TraceError(
-            f"{model}: an adapter, which vllm does not read alone; first python -m trainers.merge {model}"
+            f"{model}: an adapter, which vllm does not read alone; "
+            f"first python -m trainers.merge {model}"
         )
-    safe: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+
+    # No code that comes with the weights is run.
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
-        whole, tokenizer = (
-            AutoConfig.from_pretrained(model, **safe),
-            AutoTokenizer.from_pretrained(model, **safe),
-        )
+        config = AutoConfig.from_pretrained(model, **options)
+        tokenizer = AutoTokenizer.from_pretrained(model, **options)
     except (OSError, ValueError, KeyError) as error:
         raise TraceError(f"{model}: the model cannot be loaded: {error}") from error
-    try:
-        own = GenerationConfig.from_pretrained(model, revision=revision or "main")
-    except (
-        OSError
-    ):  # many checkpoints have none; then the model's configuration says where a text ends
-        own = whole.get_text_config()
-    ends = end_ids(tokenizer, own)
+    text_config = config.get_text_config()
+    ends = _ends_of(model, revision, tokenizer, text_config)
 
-    def start(longest: int) -> Write:
+    # The weights are loaded only when there is a shard to write.
+    def start(longest_prompt: int) -> Write:
         llm = vllm.LLM(  # pyright: ignore[reportAttributeAccessIssue]
-            model=model, revision=revision, tokenizer_revision=revision, dtype=dtype, seed=0,
-            max_model_len=longest + sampling.max_new_tokens, load_format="safetensors", trust_remote_code=False,
-            generation_config="vllm",  # its own defaults, nothing of the checkpoint's
-        )  # fmt: skip
-        return partial(_ask_vllm, vllm, llm, sampling, ends)
+            model=model,
+            revision=revision,
+            tokenizer_revision=revision,
+            dtype=dtype,
+            seed=0,
+            max_model_len=longest_prompt + sampling.max_new_tokens,
+            load_format="safetensors",
+            trust_remote_code=False,
+            generation_config="vllm",  # vLLM's defaults, nothing of the checkpoint's
+        )
+        return partial(_write_shard, vllm, llm, sampling, ends)
 
-    weights = "".join(
-        map(hash_path, sorted(Path(model).glob("*.safetensors")))
-    )  # of a repository, its commit says it
-    about = {
-        "name": short_name(model),
-        "revision": getattr(whole, "_commit_hash", None) or "",
-        "dtype": dtype,
-    }
-    versions = model_versions() | {"vllm": version("vllm")}
     made_by = {
-        "model": about | {"fingerprint": hash_text(weights) if weights else ""},
-        "versions": versions,
+        "model": {
+            "name": short_name(model),
+            "revision": getattr(config, "_commit_hash", None) or "",
+            "dtype": dtype,
+            "fingerprint": _hash_weights(model),
+        },
+        "versions": model_versions() | {"vllm": version("vllm")},
     }
-    context = getattr(whole.get_text_config(), "max_position_embeddings", None) or 2**31
+    context = getattr(text_config, "max_position_embeddings", None) or 2**31
     return Engine(made_by, tokenizer, ends, context, start)
 
 
-def _ask_vllm(
+def _ends_of(model: str, revision: str | None, tokenizer: Any, text_config: Any) -> list[int]:
+    from transformers import GenerationConfig
+
+    # Many checkpoints have no generation_config; then the model's configuration has the end token.
+    try:
+        config = GenerationConfig.from_pretrained(model, revision=revision or "main")
+    except OSError:
+        config = text_config
+    return end_ids(tokenizer, config)
+
+
+def _hash_weights(model: str) -> str:
+    """Hash of the weights of a folder; empty for a repository, whose commit identifies them."""
+    paths = sorted(Path(model).glob("*.safetensors"))
+    if not paths:
+        return ""
+    return hash_text("".join(hash_path(path) for path in paths))
+
+
+def _write_shard(
     vllm: Any, llm: Any, sampling: Sampling, ends: list[int], jobs: list[Job]
 ) -> Iterator[tuple[Job, list[int]]]:
-    """The completions of a shard, whose jobs stand prompt by prompt."""
-    first = jobs[:: sampling.n]
-    params = [
-        vllm.SamplingParams(
-            n=sampling.n, seed=sampling.seed_of(job.prompt), temperature=sampling.temperature, top_p=sampling.top_p,
-            top_k=sampling.top_k or -1, min_p=0.0, repetition_penalty=1.0, max_tokens=sampling.max_new_tokens,
-            stop_token_ids=ends, detokenize=False,
+    """The completions of a shard, whose jobs are ordered by prompt."""
+    # vLLM takes a prompt once and counts its samples itself.
+    first_jobs = jobs[:: sampling.n]
+    prompts = []
+    params = []
+    for job in first_jobs:
+        prompts.append({"prompt_token_ids": job.ids})
+        params.append(
+            vllm.SamplingParams(
+                n=sampling.n,
+                seed=sampling.seed_of(job.prompt),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k or -1,
+                min_p=0.0,
+                repetition_penalty=1.0,
+                max_tokens=sampling.max_new_tokens,
+                stop_token_ids=ends,
+                detokenize=False,
+            )
         )
-        for job in first
-    ]  # fmt: skip
-    outputs = llm.generate([{"prompt_token_ids": job.ids} for job in first], params, use_tqdm=False)
-    for job, output in zip(first, outputs, strict=True):
-        for one in output.outputs:
-            yield job._replace(sample=one.index), list(one.token_ids)
+
+    outputs = llm.generate(prompts, params, use_tqdm=False)
+    for job, output in zip(first_jobs, outputs, strict=True):
+        for completion in output.outputs:
+            yield job._replace(sample=completion.index), list(completion.token_ids)
