@@ -1,4 +1,8 @@
-"""The experiment's jobs: which need which, run side by side, with logs and one progress line."""
+"""Runs the experiment's jobs side by side, each in its own process.
+
+A job trains an arm of a seed and measures it, or tries a learning rate. It starts when the jobs
+that it needs are done, and writes a log. The caller shows one progress line for all of them.
+"""
 
 import json
 import os
@@ -25,182 +29,308 @@ from trainers.pocket.plan import (
 )
 from trainers.pocket.tune import try_out
 
+# Each process has one core.
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+# By default glibc returns large tensors to the system at every step and asks for them again, which
+# takes a fifth of all processor time.
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+_CHECKOUT = Path(__file__).parents[2]  # holds the packages trainers and cotlens
+_SECONDS_BETWEEN_CHECKS = 0.5
 
-# --- stages, side by side --------------------------------------------------------------------------------------
+
 class Job(NamedTuple):
-    """An arm of a seed, or a try of one: `name` is ARM or ARM@RATE, and the folder of what it leaves."""
+    """An arm of a seed, or a try of a learning rate of one.
+
+    Attributes:
+        seed: seed of the experiment.
+        name: ARM, or ARM@RATE for a try; also the name of the folder of its results.
+    """
 
     seed: int
     name: str
 
     @property
     def arm(self) -> str:
+        """Name of the arm, without the rate of a try."""
         return self.name.partition("@")[0]
 
-    def folder(self, out: Path) -> Path:
-        return out / f"seed={self.seed}" / self.name
-
-    def is_done(self, out: Path) -> bool:
-        leaves = (
-            ("try.json",)
-            if "@" in self.name
-            else ("trained",)
-            if self.is_bare
-            else ("measured", "early.parquet")
-        )
-        return all((self.folder(out) / name).exists() for name in leaves)
+    @property
+    def is_try(self) -> bool:
+        """Whether it only scores a learning rate."""
+        return "@" in self.name
 
     @property
     def is_bare(self) -> bool:
-        """Whether nothing is measured of it: the base of the development seed."""
+        """Whether it is only trained: the base of the development seed."""
         return self.seed == DEVELOPMENT_SEED and self.name == "base"
 
+    def folder(self, out: Path) -> Path:
+        """Folder of its results."""
+        return out / f"seed={self.seed}" / self.name
+
+    def is_done(self, out: Path) -> bool:
+        """Whether its results are all there."""
+        if self.is_try:
+            results = ("try.json",)
+        elif self.is_bare:
+            results = ("trained",)
+        else:
+            results = ("measured", "early.parquet")
+
+        folder = self.folder(out)
+        return all((folder / name).exists() for name in results)
+
     def needs(self) -> list["Job"]:
-        """The jobs that must be done before."""
+        """The jobs that must be done before this one."""
         if self.name == "base":
             return []
+
+        # An arm that starts from another needs its model; a try needs the best of its tries.
+        needed = [Job(self.seed, "base")]
         start = STARTS_FROM.get(self.arm)
-        tries = (
-            [Job(self.seed, f"{start}@{rate:g}") for rate in RATES]
-            if "@" in self.name
-            else [Job(self.seed, str(start))]
-        )
-        return [Job(self.seed, "base"), *(tries if start else [])]
-
-
-def run_job(out: Path, job: Job, plan: Plan) -> None:
-    """Trains an arm and measures it; what is done already stays."""
-    check_plan(out, plan)
-    seed, rate = job.seed, job.name.partition("@")[2]
-    if not rate and job.arm != "base" and job.arm not in plan.rates:
-        raise ValueError(
-            f"no learning rate of {job.arm} is picked yet; run python -m trainers.pocket.experiment --tune"
-        )
-    own_rate = float(rate or plan.rates.get(job.arm, 0.0))
-    setting = Setting(
-        out / f"seed={seed}", seed, plan, plan.prompts(seed), job.arm, own_rate, job.name
-    )
-    trained, measured = setting.own / "trained", setting.own / "measured"
-    with only_one(setting.own):
-        before = read_cost(setting)
-        if trained.exists() and before["rate"] != own_rate:
-            raise ValueError(
-                f"{setting.own} was trained at rate {before['rate']:g}, not {own_rate:g}; remove it to train it anew"
-            )
-        if not trained.exists():
-            add_cost(
-                setting, {"starts": before.get("starts", 0) + 1, "rate": own_rate}
-            )  # above 1: killed and resumed
-            started = time.process_time()
-            ARMS[job.arm](setting)
-            add_cost(
-                setting, {"cpu_seconds_of_last_start": round(time.process_time() - started, 1)}
-            )
-            write_atomic(trained, "")
-        if rate:
-            try_out(setting)
-        elif not job.is_bare:
-            if not measured.exists():
-                evaluate(setting)
-                write_atomic(measured, "")
-            if not (setting.own / "early.parquet").exists():
-                answer_early(setting)
+        if start and self.is_try:
+            needed += [Job(self.seed, f"{start}@{rate:g}") for rate in RATES]
+        elif start:
+            needed.append(Job(self.seed, start))
+        return needed
 
 
 def tries() -> list[Job]:
     """The base of the development seed and every try on it."""
-    names = [f"{arm}@{rate:g}" for arm in ARMS if arm != "base" for rate in RATES]
-    return [Job(DEVELOPMENT_SEED, name) for name in ("base", *names)]
+    jobs = [Job(DEVELOPMENT_SEED, "base")]
+    for arm in ARMS:
+        if arm != "base":
+            jobs += [Job(DEVELOPMENT_SEED, f"{arm}@{rate:g}") for rate in RATES]
+    return jobs
+
+
+def run_job(out: Path, job: Job, plan: Plan) -> None:
+    """Trains an arm and measures it; stages that are done already are left as they are.
+
+    Raises:
+        ValueError: if OUT has another plan, the arm has no learning rate, or it was trained at
+            another one.
+        TraceError: if another process works on this job.
+    """
+    check_plan(out, plan)
+    setting = _make_setting(out, job, plan)
+    folder = setting.own
+    trained = folder / "trained"
+    measured = folder / "measured"
+
+    # Each stage leaves a file that shows it is done.
+    with only_one(folder):
+        if trained.exists():
+            _check_rate(setting)
+        else:
+            _train(setting)
+            write_atomic(trained, "")
+
+        if job.is_try:
+            try_out(setting)
+        if job.is_try or job.is_bare:
+            return
+
+        # The two stages of an arm with results.
+        if not measured.exists():
+            evaluate(setting)
+            write_atomic(measured, "")
+        if not (folder / "early.parquet").exists():
+            answer_early(setting)
+
+
+def _make_setting(out: Path, job: Job, plan: Plan) -> Setting:
+    """The setting of a job, at the rate of the try or of the plan."""
+    rate_of_try = job.name.partition("@")[2]
+    if job.is_try:
+        rate = float(rate_of_try)
+    elif job.arm == "base":
+        rate = 0.0
+    elif job.arm in plan.rates:
+        rate = float(plan.rates[job.arm])
+    else:
+        raise ValueError(
+            f"no learning rate of {job.arm} is picked yet; "
+            "run python -m trainers.pocket.experiment --tune"
+        )
+
+    return Setting(
+        folder=out / f"seed={job.seed}",
+        seed=job.seed,
+        plan=plan,
+        prompts=plan.prompts(job.seed),
+        arm=job.arm,
+        rate=rate,
+        name=job.name,
+    )
+
+
+def _check_rate(setting: Setting) -> None:
+    """Raises ValueError if the arm was trained at another rate."""
+    trained_rate = read_cost(setting)["rate"]
+    if trained_rate != setting.rate:
+        raise ValueError(
+            f"{setting.own} was trained at rate {trained_rate:g}, not {setting.rate:g}; "
+            "remove it to train it again"
+        )
+
+
+def _train(setting: Setting) -> None:
+    """Trains the arm, or resumes it, and records the start and its processor time."""
+    # More than one start means that the job was killed and resumed.
+    n_earlier_starts = read_cost(setting).get("starts", 0)
+    add_cost(setting, {"starts": n_earlier_starts + 1, "rate": setting.rate})
+
+    started = time.process_time()
+    train = ARMS[setting.arm]
+    train(setting)
+    seconds = time.process_time() - started
+    add_cost(setting, {"cpu_seconds_of_last_start": round(seconds, 1)})
 
 
 def run_all(out: Path, jobs: Sequence[Job], plan: Plan, *, workers: int = 2) -> None:
-    """Every job, `workers` at a time, each in a process of its own with one thread.
+    """Runs every job that is not done, `workers` at a time, each in a process with one thread.
 
     Raises:
-        RuntimeError: if a job fails; what the others have done stays.
+        ValueError: if there is no worker or no job.
+        RuntimeError: if a job fails, or needs one that is neither done nor among `jobs`. The
+            results of the others stay.
     """
     if workers < 1 or not jobs:
         raise ValueError(
             f"expected at least one worker and one seed, got {workers} and {len(jobs)} jobs"
         )
     check_plan(out, plan)
+
+    # Jobs that earlier calls have finished are not run again.
     waiting = [job for job in jobs if not job.is_done(out)]
-    total, running, started = len(waiting), dict[Job, subprocess.Popen](), time.monotonic()
+    running: dict[Job, subprocess.Popen] = {}
+    total = len(waiting)
+    started = time.monotonic()
     if total:
         show_line(
-            f"{total} arms to train and measure, {workers} at a time: minutes each, the base longest",
+            f"{total} arms to train and measure, {workers} at a time: "
+            "minutes each, the base longest",
             last=True,
         )
+
     while waiting or running:
-        for job in [job for job in waiting if all(other.is_done(out) for other in job.needs())]:
-            if len(running) < workers:
-                waiting.remove(job)
-                running[job] = _start(out, job, plan)
+        # Free workers take the first jobs that are ready.
+        n_free = workers - len(running)
+        for job in _ready_jobs(out, waiting)[:n_free]:
+            waiting.remove(job)
+            running[job] = start_job(out, job, plan)
         if not running:
-            raise RuntimeError(f"{waiting[0]} waits for {waiting[0].needs()}, which nobody makes")
-        time.sleep(0.5)
-        for job, process in list(running.items()):
-            if process.poll() is None:
-                continue
-            _end(running.pop(job))
+            missing = ", ".join(_missing_jobs(out, waiting))
+            raise RuntimeError(f"no job can start; neither done nor asked for: {missing}")
+
+        # A job that failed ends all others.
+        time.sleep(_SECONDS_BETWEEN_CHECKS)
+        ended = [job for job, process in running.items() if process.poll() is not None]
+        for job in ended:
+            process = running.pop(job)
+            _close(process)
             if process.returncode:
                 for other in running.values():
-                    _end(other)
+                    _close(other)
                 raise RuntimeError(
-                    f"seed {job.seed}, {job.name} failed; see {_log(out, job)}\n{_tail(out, job, 2000)}"
+                    f"seed {job.seed}, {job.name} failed; see {log_path(out, job)}\n"
+                    f"{read_log_end(out, job)}"
                 )
-            show_line(
-                f"seed {job.seed}: {job.name} done after {clock(time.monotonic() - started)}",
-                last=True,
-            )
-        states = " | ".join(f"seed {job.seed} {job.name}: {_progress(out, job)}" for job in running)
+            minutes = clock(time.monotonic() - started)
+            show_line(f"seed {job.seed}: {job.name} done after {minutes}", last=True)
+
+        # The progress line.
         if running:
-            show_line(f"{total - len(waiting) - len(running)} of {total} done; {states}")
+            n_done = total - len(waiting) - len(running)
+            states = [f"seed {job.seed} {job.name}: {_progress(out, job)}" for job in running]
+            show_line(f"{n_done} of {total} done; {' | '.join(states)}")
 
 
-def _log(out: Path, job: Job) -> Path:
-    return job.folder(out).with_name(f"{job.name}.log")
+def _ready_jobs(out: Path, waiting: Sequence[Job]) -> list[Job]:
+    """The waiting jobs whose needs are met."""
+    ready = []
+    for job in waiting:
+        if all(needed.is_done(out) for needed in job.needs()):
+            ready.append(job)
+    return ready
 
 
-# glibc gives large tensors back to the system at every step and asks for them again: a fifth of all processor time.
-_KEEP_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**26),
-}
+def _missing_jobs(out: Path, waiting: Sequence[Job]) -> list[str]:
+    """What the waiting jobs need that is neither done nor waiting, for a message."""
+    missing = []
+    for job in waiting:
+        for needed in job.needs():
+            if not needed.is_done(out) and needed not in waiting:
+                missing.append(f"seed {needed.seed} {needed.name} (for {job.name})")
+    return missing
 
 
-def _start(out: Path, job: Job, plan: Plan) -> subprocess.Popen:
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {
-        "TOKENIZERS_PARALLELISM": "false"
-    }
-    one_thread |= _KEEP_MEMORY
+def start_job(out: Path, job: Job, plan: Plan) -> subprocess.Popen:
+    """Starts a job in its own process, with its output in the job's log.
+
+    The process ends when this one is gone (see `end_with_caller`).
+    """
     command = [
         sys.executable,
+        "-P",  # keep the current folder off the path: it may have another `trainers`
         "-m",
         "trainers.pocket.experiment",
         "-o",
         str(out),
         "--plan",
         json.dumps(asdict(plan)),
+        "--only",
+        f"{job.seed}:{job.name}",
+        "--attached",
     ]
-    command += ["--only", f"{job.seed}:{job.name}", "--attached"]
-    _log(out, job).parent.mkdir(parents=True, exist_ok=True)
-    with _log(out, job).open("w") as log:
+
+    # The process imports this very checkout, whatever folder it is called from.
+    search_path = [str(_CHECKOUT)]
+    if os.environ.get("PYTHONPATH"):
+        search_path.append(os.environ["PYTHONPATH"])
+    environment = {
+        **os.environ,
+        **_ONE_THREAD,
+        **_KEEP_MEMORY,
+        "PYTHONPATH": os.pathsep.join(search_path),
+    }
+
+    path = log_path(out, job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as log:
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=os.environ | one_thread
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
         )
 
 
-def _end(process: subprocess.Popen) -> None:
+def _close(process: subprocess.Popen) -> None:
+    """Ends a process of `start_job`, if it still runs."""
+    # To the process this means that its caller is gone.
     if process.stdin:
-        process.stdin.close()  # for the job this is the sign that its caller is gone
+        process.stdin.close()
     process.wait()
 
 
 def end_with_caller() -> None:
-    """Ends this job when the process that started it is gone, and with it the other end of the standard input."""
+    """Ends this process when the one that started it is gone.
 
+    The caller holds the other end of the standard input, which closes with it.
+    """
+
+    # Reading blocks until the input closes.
     def watch() -> None:
         sys.stdin.read()
         os._exit(1)
@@ -208,28 +338,50 @@ def end_with_caller() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _tail(out: Path, job: Job, n: int = 2000) -> str:
-    path = _log(out, job)
-    return path.read_bytes()[-n:].decode(errors="replace") if path.exists() else ""
+def log_path(out: Path, job: Job) -> Path:
+    """The log of a job, next to its folder."""
+    return out / f"seed={job.seed}" / f"{job.name}.log"
+
+
+def read_log_end(out: Path, job: Job) -> str:
+    """The last 2,000 bytes of a job's log; empty without one."""
+    path = log_path(out, job)
+    if not path.exists():
+        return ""
+    return path.read_bytes()[-2000:].decode(errors="replace")
 
 
 def _progress(out: Path, job: Job) -> str:
-    """The last state of the job's own progress bar, which says how much is left."""
-    lines = [line for line in _tail(out, job).replace("\r", "\n").split("\n") if "%|" in line]
-    if not lines:
+    """The last state of the job's own progress bar: its name, its share, what is left."""
+    log = read_log_end(out, job)
+    lines = log.replace("\r", "\n").split("\n")
+    states = [line for line in lines if "%|" in line]
+    if not states:
         return "starting"
-    before, _, after = lines[-1].partition("%|")
-    return f"{before.strip()}% {after.rpartition('| ')[2].strip()}"
+
+    # As tqdm writes it: "train base:  42%|####      | 42/100 [00:10<00:14,  4.1 steps/s]".
+    share, _, rest = states[-1].partition("%|")
+    counts = rest.rpartition("| ")[2]
+    return f"{share.strip()}% {counts.strip()}"
 
 
 def clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """A duration as minutes:seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 def show_line(text: str, *, last: bool = False) -> None:
-    """One line that is written over on a terminal; elsewhere only what is final."""
+    """Shows one line on standard error.
+
+    Args:
+        text: the line, of which a terminal shows 150 characters.
+        last: whether it stays. Otherwise the next line overwrites it on a terminal, and elsewhere
+            it is not written.
+    """
     if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[2K" + text[:150] + ("\n" if last else ""))
+        clear_line = "\r\x1b[2K"
+        sys.stderr.write(clear_line + text[:150] + ("\n" if last else ""))
         sys.stderr.flush()
     elif last:
         print(text, file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from cotlens import Run, TraceError, read_traces
 from cotlens.judges.verdict import Item, Part
 from trainers.pocket.arms import ARMS, rewards_of
 from trainers.pocket.experiment import main
-from trainers.pocket.jobs import Job, _start, _tail, run_all, run_job, tries
+from trainers.pocket.jobs import Job, start_job, read_log_end, run_all, run_job, tries
 from trainers.pocket.measure import CUTS, answer_early
 from trainers.pocket.oracle import Oracle
 from trainers.pocket.plan import DEVELOPMENT_SEED, PICKED, RATES, SETS, Plan, Setting, check_plan
@@ -270,11 +270,11 @@ def test_every_arm_has_a_picked_rate_that_was_tried():
 def test_a_job_ends_with_its_caller_and_nobody_shares_its_folder(tmp_path):
     """The standard input closes when the caller is killed; a second job on the folder of a first is refused."""
     plan = Plan(**{**asdict(PLAN), "n_evaluation": 100, "n_samples": 50})
-    process = _start(tmp_path, job("base"), plan)
+    process = start_job(tmp_path, job("base"), plan)
     lock = tmp_path / "seed=0" / "base" / "model" / "training.json"
     deadline = time.monotonic() + 600
     while not lock.exists():
-        assert process.poll() is None, _tail(tmp_path, job("base"))
+        assert process.poll() is None, read_log_end(tmp_path, job("base"))
         assert time.monotonic() < deadline
         time.sleep(0.05)
     with pytest.raises(TraceError, match="another process is writing here"):
