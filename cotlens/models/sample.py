@@ -202,6 +202,22 @@ def _write_batch(
     return sequences[:, width:].tolist()
 
 
+def continue_greedily(model: "Model", ids: list[int], max_new_tokens: int) -> list[int]:
+    """The token ids that the model appends to these, the likeliest one each time."""
+    import torch
+
+    prompt = torch.tensor([ids], device=model.device)
+    with torch.inference_mode():
+        sequences: Any = model.network.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=model.tokenizer.pad_token_id or 0,
+        )
+    return sequences[0, len(ids) :].tolist()
+
+
 def _draw_processors(sampling: Sampling, batch: list[Job], device: Any) -> Any:
     """Logits processors after which the largest logit of a row is a draw.
 

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from cotlens.models.encode import encode, encode_trace, tags_of
 from cotlens.models.load import Model
+from cotlens.models.sample import continue_greedily
 from cotlens.text.split import split_trace
 from cotlens.trace import Trace, TraceError
 
 
-@torch.inference_mode()
 def answer_early(
     model: Model, trace: Trace, cuts: Sequence[int], *, max_new_tokens: int = 256
 ) -> list[str]:
@@ -57,14 +55,6 @@ def answer_early(
         thought = trace.completion[:cut]
         closing = close.lstrip("\n") if thought.endswith("\n") else close
         thought_ids, _ = encode(tokenizer, thought + closing)
-        ids = torch.tensor([ids_before + thought_ids], device=model.device)
-        sequences = model.network.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id or 0,
-        )
-        answer_ids = sequences[0, ids.shape[1] :]
+        answer_ids = continue_greedily(model, ids_before + thought_ids, max_new_tokens)
         answers.append(tokenizer.decode(answer_ids, skip_special_tokens=True))
     return answers

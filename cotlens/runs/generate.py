@@ -18,14 +18,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.parquet as pq
 
 from cotlens.files import hash_path, only_one, to_json, write_atomic, write_parquet
 from cotlens.formats.prompts import read_prompts
 from cotlens.formats.read import input_files
-from cotlens.models.load import Model
 from cotlens.models.sample import (
     Job,
     Sampling,
@@ -39,13 +38,16 @@ from cotlens.runs.shards import prepare_generation
 from cotlens.runs.tables import analyze_traces
 from cotlens.trace import TraceError, hash_text
 
+if TYPE_CHECKING:
+    from cotlens.models.load import Model
+
 # vllm keeps a GPU full only with many requests at once.
 SHARD_TRACES = {"transformers": 64, "vllm": 1024}
 
 
 def generate(
     prompts: str | Path | Sequence[str | Path],
-    model: Model | str,
+    model: "Model | str",
     out: str | Path,
     *,
     engine: Literal["transformers", "vllm"] = "transformers",

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow.parquet as pq
 
@@ -19,8 +19,6 @@ from cotlens.files import (
     write_parquet,
 )
 from cotlens.formats.read import read_traces
-from cotlens.models.load import Model, describe_model
-from cotlens.models.score import score_tokens
 from cotlens.runs.run import Run, open_run, text_shards
 from cotlens.runs.shards import (
     ERROR_POLICY,
@@ -30,12 +28,15 @@ from cotlens.runs.shards import (
 )
 from cotlens.runs.tables import score_rows
 
+if TYPE_CHECKING:
+    from cotlens.models.load import Model
+
 
 def score(
     run: Run | str | Path,
-    model: Model,
+    model: "Model",
     *,
-    reference: Model | None = None,
+    reference: "Model | None" = None,
     name: str = "",
     temperature: float = 1.0,
     top_k: int = 0,
@@ -70,6 +71,9 @@ def score(
         TraceError: for a trace that cannot be scored, or if the folder holds scores made with other
             settings.
     """
+    from cotlens.models.load import describe_model
+    from cotlens.models.score import score_tokens
+
     run = open_run(run)
     shards = text_shards(run)
     folder = run.path / "scores" / folder_name(name, model.name)
