@@ -1,10 +1,12 @@
-"""What does a text do? Texts in, labels out. Knows no trace, no run and no file but its own weights.
+"""What does a text do? Texts in, labels out.
 
+This package reads no trace, no run, and no file but its own weights.
+
+features     hashed words and word pairs of steps, which both classifiers read
+language     is_english: the classifiers are not valid on other languages
 reflect      classify: the kind of each step, and whether it reflects (weights: reflect.npz)
 unsafe       mark: safety markers of each step (weights: unsafe.npz; phrases: cues.tsv)
-refusal      classify_refusal: does an answer refuse
+words        count_words: occurrences of the literature's word lists
 answers      stated_answer: the answer that a step states
-words        named word lists, counted
-features     hashed words and word pairs: what both classifiers read
-language     is_english: where the classifiers have no ground
+refusal      classify_refusal: whether an answer refuses
 """

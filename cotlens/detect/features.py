@@ -1,4 +1,7 @@
-"""Hashed words and word pairs of steps, and the linear models that read them."""
+"""Turn the steps of a trace into hashed features, and sum a linear model's weights over them.
+
+`reflect` and `unsafe` classify steps by these features.
+"""
 
 import re
 import zlib
@@ -9,145 +12,293 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# --- features --------------------------------------------------------------------------------------------------
+Tokens = Sequence[Sequence[str]]  # the tokens of each step of a trace
+Hashes = NDArray[np.uint64]
+Integers = NDArray[np.int64]
+Sums = NDArray[np.float64]
+
 N_BUCKETS = 1 << 15
-MAX_TOKENS = 60  # of a step; a longer one is a formula or a dump, and its beginning tells
-MAX_CHARS = 2000  # a step of megabytes is not read to its end for sixty words
+
+# Only the beginning of a step is read: a longer step is a formula or a dump, and its beginning
+# tells what it does.
+MAX_CHARS = 2000
+MAX_TOKENS = 60
+
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|\.\.\.|[^\sa-z\d]")
-_START, _END, _NUMBER = "\x02", "\x03", "#"
+_NUMBER = "#"
+
+# These words fill the places before the first step, and those where a step has no word.
+_START = "\x02"
+_END = "\x03"
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case words, signs one by one, and `#` for every number; at most `MAX_TOKENS`."""
-    tokens = _TOKEN.findall(text[:MAX_CHARS].lower().replace("’", "'"))[:MAX_TOKENS]
+    """Return lower-case words, single signs, and `#` for every number; at most `MAX_TOKENS`."""
+    beginning = text[:MAX_CHARS].lower()
+    plain = beginning.replace("’", "'")
+    tokens = _TOKEN.findall(plain)[:MAX_TOKENS]
     return [_NUMBER if token[0].isdigit() else token for token in tokens]
 
 
-def features(tokens: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of step number and feature bucket, each pair once, sorted by step.
+def features(tokens: Tokens) -> tuple[Integers, Integers]:
+    """Return the features of each step as step numbers and buckets, each pair once, sorted.
 
-    The features of a step: its words and word pairs; its first three words, alone and together; its last one and two;
-    its length on a logarithmic scale; the whole step if it has at most four words; of the step before, its words, its
-    beginning, its end and its length; of the one before that, its beginning and end; of the step behind, its words and
-    its beginning.
+    A feature is a hash of one or two words, or of the step's length, and of the feature's number.
+    A step has these features:
+
+    - its words and word pairs, and the whole step if it has at most four words;
+    - its first three words, alone and together, its last word and its last two;
+    - its length on a logarithmic scale;
+    - of the step before: the words, the beginning, the end and the length;
+    - of the step before that: the beginning and the end;
+    - of the step after: the words and the beginning.
     """
-    n = len(tokens)
-    lengths = np.array([max(len(step), 1) for step in tokens])
-    words = [token for step in tokens for token in (step or [_END])]
+    words = _hash_words(tokens)
+    # A step without words has one word, the end mark.
+    lengths = np.array([len(step) or 1 for step in tokens])
+
+    keys = _keys_of_words(words, lengths)
+    keys += _keys_of_steps(words, lengths)
+    all_keys = np.concatenate(keys)
+
+    # Sort, and drop what occurs twice.
+    all_keys.sort()
+    gaps = np.diff(all_keys, prepend=-1)
+    unique_keys = all_keys[gaps > 0]
+
+    steps = unique_keys // N_BUCKETS
+    buckets = unique_keys % N_BUCKETS
+    return steps, buckets
+
+
+def _hash_words(tokens: Tokens) -> Hashes:
+    """Return the hashes of the words of all steps, one after the other."""
+    words: list[str] = []
+    for step in tokens:
+        words.extend(step or [_END])
+
     try:
-        flat = np.array(list(map(_hashes.__getitem__, words)), np.uint64)
-    except KeyError:  # a new word
-        flat = np.array([_hash(word) for word in words], np.uint64)
-    stops = np.cumsum(lengths)
-    starts = stops - lengths
-    step_of = np.repeat(np.arange(n), lengths)
-    end = np.uint64(_hash(_END))
-
-    def nth(
-        k: int,
-    ) -> NDArray[np.uint64]:  # the k-th word of each step, counted from behind where k < 0
-        at = starts + k if k >= 0 else stops + k
-        inside = (at < stops) & (at >= starts)
-        return np.where(inside, flat[np.clip(at, 0, len(flat) - 1)], end)
-
-    first, second, third, last, last_two = (
-        nth(0),
-        nth(1),
-        nth(2),
-        nth(-1),
-        _mix(nth(-2), nth(-1), 0),
-    )
-    pair, triple = _mix(first, second, 0), _mix(_mix(first, second, 0), third, 0)
-    size = np.log2(lengths + 1).round(1).astype(np.uint64)
-    follows = np.flatnonzero(np.diff(step_of) == 0)
-    short = np.flatnonzero(lengths <= 4)
-    whole = _mix(_mix(first, second, 0), _mix(third, nth(3), 0), 0)
-    steps = np.arange(n)
-
-    def before(values: NDArray[np.uint64], by: int) -> NDArray[np.uint64]:
-        edge = np.full(abs(by), _hash(_START) if by > 0 else _hash(_END), np.uint64)
-        return np.concatenate([edge, values])[:n] if by > 0 else np.concatenate([values, edge])[-n:]
-
-    inner = step_of < n - 1  # words of a step serve the next step as context, and the one before
-    outer = step_of > 0
-    parts = [
-        (step_of, _mix(flat, flat, 1)),
-        (step_of[follows], _mix(flat[follows], flat[follows + 1], 2)),
-        (steps[short], _mix(whole[short], size[short], 3)),
-        (step_of[inner] + 1, _mix(flat[inner], flat[inner], 4)),
-        (step_of[outer] - 1, _mix(flat[outer], flat[outer], 5)),
-    ]
-    own = (first, second, third, pair, triple, last, last_two, size)
-    context = [before(values, 1) for values in (first, pair, last, size)]
-    context += [before(values, 2) for values in (first, pair, last)]
-    context += [before(values, -1) for values in (first, pair)]
-    parts += [(steps, _mix(values, values, 10 + i)) for i, values in enumerate((*own, *context))]
-    keys = np.concatenate(
-        [rows * N_BUCKETS + (values % N_BUCKETS).astype(np.int64) for rows, values in parts]
-    )
-    keys.sort()
-    keys = keys[np.diff(keys, prepend=-1) > 0]
-    return keys // N_BUCKETS, keys % N_BUCKETS
-
-
-def _mix(a: NDArray[np.uint64], b: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
-    """A hash of two hashes and the number of the feature (multiply and shift, as in splitmix64)."""
-    x = (
-        a * np.uint64(0x9E3779B97F4A7C15)
-        + b * np.uint64(0xC2B2AE3D27D4EB4F)
-        + np.uint64(salt * 0x165667B19E3779F9 % 2**64)
-    )
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    return x ^ (x >> np.uint64(31))
+        hashes = list(map(_hashes.__getitem__, words))
+    except KeyError:  # at least one word is new
+        hashes = [_hash(word) for word in words]
+    return np.array(hashes, np.uint64)
 
 
 _hashes: dict[str, int] = {}
+_MAX_HASHES = 200_000  # hostile text has endlessly many words
 
 
-def _hash(token: str) -> int:
-    if (found := _hashes.get(token)) is None:
-        if len(_hashes) > 200_000:  # hostile text has endlessly many words
-            _hashes.clear()
-        found = _hashes[token] = zlib.crc32(token.encode("utf-8", "surrogatepass"))
-    return found
+def _hash(word: str) -> int:
+    """Return the CRC-32 of a word, which is computed once."""
+    value = _hashes.get(word)
+    if value is not None:
+        return value
+
+    if len(_hashes) > _MAX_HASHES:
+        _hashes.clear()
+    data = word.encode("utf-8", "surrogatepass")
+    value = zlib.crc32(data)
+    _hashes[word] = value
+    return value
+
+
+def _keys_of_words(words: Hashes, lengths: Integers) -> list[Integers]:
+    """Return the features that are words and word pairs, of a step and of its neighbours."""
+    n_steps = len(lengths)
+    steps = np.arange(n_steps)
+    step = np.repeat(steps, lengths)  # of each word
+    keys = [_keys(1, step, words, words)]
+
+    # Pairs of words within a step.
+    left = np.flatnonzero(np.diff(step) == 0)
+    left_words = words[left]
+    right_words = words[left + 1]
+    keys.append(_keys(2, step[left], left_words, right_words))
+
+    # The words of a step are context of the step after it ...
+    has_next = step < n_steps - 1
+    next_step = step[has_next] + 1
+    before = words[has_next]
+    keys.append(_keys(4, next_step, before, before))
+
+    # ... and of the step before it.
+    has_previous = step > 0
+    previous_step = step[has_previous] - 1
+    after = words[has_previous]
+    keys.append(_keys(5, previous_step, after, after))
+    return keys
+
+
+def _keys_of_steps(words: Hashes, lengths: Integers) -> list[Integers]:
+    """Return the features that a step has once each: beginnings, ends and lengths."""
+    n_steps = len(lengths)
+    steps = np.arange(n_steps)
+    stops = np.cumsum(lengths)
+    starts = stops - lengths
+    end = np.uint64(_hash(_END))
+
+    def word_at(places: Integers) -> Hashes:
+        """Return one word of each step; the end mark where the place is outside the step."""
+        is_inside = (starts <= places) & (places < stops)
+        nearest = np.clip(places, 0, len(words) - 1)
+        return np.where(is_inside, words[nearest], end)
+
+    # How each step begins and ends, and how long it is.
+    first = word_at(starts)
+    second = word_at(starts + 1)
+    third = word_at(starts + 2)
+    fourth = word_at(starts + 3)
+    last = word_at(stops - 1)
+    second_last = word_at(stops - 2)
+    first_two = _mix(first, second, 0)
+    first_three = _mix(first_two, third, 0)
+    last_two = _mix(second_last, last, 0)
+    log_length = np.log2(lengths + 1)
+    size = log_length.round(1).astype(np.uint64)
+
+    # Short steps as a whole.
+    short = np.flatnonzero(lengths <= 4)
+    next_two = _mix(third, fourth, 0)
+    whole = _mix(first_two, next_two, 0)
+    keys = [_keys(3, short, whole[short], size[short])]
+
+    # The fitted weights depend on the order of these.
+    step_features = [
+        # of the step itself
+        first,
+        second,
+        third,
+        first_two,
+        first_three,
+        last,
+        last_two,
+        size,
+        # of the step before
+        _from_before(first, 1),
+        _from_before(first_two, 1),
+        _from_before(last, 1),
+        _from_before(size, 1),
+        # of the step before that
+        _from_before(first, 2),
+        _from_before(first_two, 2),
+        _from_before(last, 2),
+        # of the step after
+        _from_after(first),
+        _from_after(first_two),
+    ]
+    for number, values in enumerate(step_features, start=10):
+        keys.append(_keys(number, steps, values, values))
+    return keys
+
+
+def _from_before(values: Hashes, distance: int) -> Hashes:
+    """Return for each step the value of the step `distance` before it."""
+    edge = np.full(distance, _hash(_START), np.uint64)
+    shifted = np.concatenate([edge, values])
+    return shifted[: len(values)]
+
+
+def _from_after(values: Hashes) -> Hashes:
+    """Return for each step the value of the step after it."""
+    edge = np.full(1, _hash(_END), np.uint64)
+    shifted = np.concatenate([values, edge])
+    return shifted[1:]
+
+
+def _keys(number: int, steps: Integers, left: Hashes, right: Hashes) -> Integers:
+    """Return step and bucket of a feature in one integer, which sorts by step.
+
+    Args:
+        number: number of the feature.
+        steps: step of each value.
+        left: values.
+        right: second values; a feature of one value has it twice.
+    """
+    hashes = _mix(left, right, number)
+    buckets = hashes % N_BUCKETS
+    return steps * N_BUCKETS + buckets.astype(np.int64)
+
+
+def _mix(left: Hashes, right: Hashes, number: int) -> Hashes:
+    """Return hashes of two hashes and a number: multiply and shift, as in splitmix64."""
+    offset = number * 0x165667B19E3779F9 % 2**64
+    mixed = left * _LEFT_FACTOR
+    mixed += right * _RIGHT_FACTOR
+    mixed += np.uint64(offset)
+
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= _MIXED_FACTOR
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+_LEFT_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_RIGHT_FACTOR = np.uint64(0xC2B2AE3D27D4EB4F)
+_MIXED_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
 
 
 class Weights(NamedTuple):
-    """A linear model over the features: one column an output."""
+    """A linear model over the features, with one column per output."""
 
     weights: NDArray[np.float32]  # (N_BUCKETS, outputs)
-    bias: NDArray[np.float32]
+    bias: NDArray[np.float32]  # (outputs,)
 
 
 def load_weights(name: str, outputs: Sequence[str]) -> Weights:
-    """The weights in a file of the package, which must be those of the named outputs."""
-    with (
-        files("cotlens.detect").joinpath(name).open("rb") as file,
-        np.load(file, allow_pickle=False) as arrays,
-    ):
-        if tuple(arrays["kinds"].tolist()) != tuple(outputs):
-            raise ValueError(
-                f"{name} was fitted for other outputs; run trainers/fit_{name.removesuffix('.npz')}.py"
-            )
-        return Weights(arrays["weights"].astype(np.float32), arrays["bias"].astype(np.float32))
+    """Return the weights in a file of this package.
+
+    Args:
+        name: the file, such as `reflect.npz`.
+        outputs: names of the outputs, in the order of the columns.
+
+    Raises:
+        ValueError: if the file holds weights for other outputs.
+    """
+    path = files("cotlens.detect").joinpath(name)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        fitted = arrays["kinds"].tolist()
+        weights = arrays["weights"].astype(np.float32)
+        bias = arrays["bias"].astype(np.float32)
+
+    if fitted != list(outputs):
+        module = name.removesuffix(".npz")
+        raise ValueError(
+            f"{name} was fitted for other outputs: got {', '.join(fitted)}, "
+            f"expected {', '.join(outputs)}; run python -m trainers.fit.{module}"
+        )
+    return Weights(weights, bias)
 
 
-_BLOCK = 20_000  # steps that are looked at once, so that memory does not grow with a trace
+_BLOCK = 20_000  # steps at once, so that memory does not grow with the length of a trace
 
 
-def feature_sums(tokens: Sequence[Sequence[str]], *models: Weights) -> list[NDArray[np.float64]]:
-    """For each model the (steps, outputs) sums of the weights of every step's features; features are made once."""
-    parts: list[list[NDArray[np.float64]]] = [[] for _ in models]
+def feature_sums(tokens: Tokens, *models: Weights) -> list[Sums]:
+    """Return for each model the summed weights of every step's features, plus the bias.
+
+    The features are computed once for all models. Each array has the shape (steps, outputs).
+    """
+    blocks: list[list[Sums]] = [[] for _ in models]
     for start in range(0, len(tokens), _BLOCK):
-        first, stop = (
-            max(start - 2, 0),
-            min(start + _BLOCK, len(tokens)),
-        )  # with the steps that are context
-        rows, buckets = features(tokens[first : stop + 1])
-        firsts = np.flatnonzero(np.diff(rows, prepend=-1))
-        for part, (weights, bias) in zip(parts, models, strict=True):
-            sums = np.add.reduceat(
-                weights[buckets], firsts, axis=0, dtype=np.float64
-            ) + bias.astype(np.float64)
-            part.append(sums[start - first : stop - first])
-    return [np.concatenate(part) for part in parts]
+        # A block is read with its context: two steps before it and one after it.
+        n_before = min(start, 2)
+        context_start = start - n_before
+        context_stop = start + _BLOCK + 1
+        steps, buckets = features(tokens[context_start:context_stop])
+
+        # Where the features of each step begin, and which steps belong to the block.
+        firsts = np.flatnonzero(np.diff(steps, prepend=-1))
+        inside = slice(n_before, n_before + _BLOCK)
+
+        for model, model_blocks in zip(models, blocks, strict=True):
+            sums = _sum_by_step(model, buckets, firsts)
+            model_blocks.append(sums[inside])
+
+    return [np.concatenate(model_blocks) for model_blocks in blocks]
+
+
+def _sum_by_step(model: Weights, buckets: Integers, firsts: Integers) -> Sums:
+    """Return the bias plus the weights of each step; `firsts` are the first features of steps."""
+    weights = model.weights[buckets]
+    sums = np.add.reduceat(weights, firsts, axis=0, dtype=np.float64)
+    sums += model.bias.astype(np.float64)
+    return sums

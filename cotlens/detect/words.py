@@ -1,82 +1,87 @@
-"""Named word lists of the literature, counted in texts and among token ids."""
+"""Count the word lists of the literature in a text."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
 
-import numpy as np
+_MARKERS = (
+    "wait", "hmm", "alternatively", "actually", "however", "double-check", "let me check",
+    "let me verify", "verify", "recheck", "on second thought", "reconsider", "mistake",
+    "not sure", "make sure", "check again",
+)  # fmt: skip
 
-# --- word lists ------------------------------------------------------------------------------------------------
 WORD_LISTS: dict[str, tuple[str, ...]] = {
-    # OPTML-Group/CyclicReflex (ICLR 2026; two authors of the main paper): matched there as single tokens.
+    # OPTML-Group/CyclicReflex (ICLR 2026; two authors of the main paper): single tokens there.
     "cyclic_reflex": ("wait", "Wait", "but", "But", "Alternatively"),
     # OPTML-Group/Unlearn-R2MU (all three authors of the main paper).
     "r2mu": (
-        "<think>", "Wait", "wait", "but", "Okay", "Hmm", "Albeit", "However", "But", "Yet", "Still", "Nevertheless",
-        "Though", "Meanwhile", "Whereas",
+        "<think>", "Wait", "wait", "but", "Okay", "Hmm", "Albeit", "However", "But", "Yet",
+        "Still", "Nevertheless", "Though", "Meanwhile", "Whereas",
     ),
-    # Sixteen markers as papers on reflection use them, with their capitalised forms: this project's baseline.
-    "markers16": tuple(
-        form
-        for word in (
-            "wait", "hmm", "alternatively", "actually", "however", "double-check", "let me check", "let me verify",
-            "verify", "recheck", "on second thought", "reconsider", "mistake", "not sure", "make sure", "check again",
-        )
-        for form in (word, word.capitalize())
-    ),
+    # Sixteen markers that papers on reflection use, each also with a capital: our baseline.
+    "markers16": tuple(form for word in _MARKERS for form in (word, word.capitalize())),
 }  # fmt: skip
 
 
 def count_words(text: str, words: str | Iterable[str]) -> int:
-    """Occurrences of the words in the text, case as given, with a word boundary wherever the word has a letter.
+    """Return how often the words occur in the text, in the case given, as whole words.
+
+    A word needs a boundary at each end that is a letter or digit. Of two words at the same place
+    the longer counts.
 
     Args:
         text: any text.
-        words: name of one of `WORD_LISTS`, or words of your own. Of two words at the same place the longer counts.
+        words: the name of one of `WORD_LISTS`, or your own words.
+
+    Raises:
+        ValueError: if the name is not in `WORD_LISTS`.
 
     >>> count_words("Wait, but wait: a butter knife.", "cyclic_reflex")
     3
     """
-    return len(_pattern(words if isinstance(words, str) else tuple(words)).findall(text))
+    if not isinstance(words, str):
+        words = tuple(words)
+
+    # Patterns are cached, by the name of the list or by the words.
+    pattern = _pattern(words)
+    occurrences = pattern.findall(text)
+    return len(occurrences)
 
 
 @cache
 def _pattern(words: str | tuple[str, ...]) -> re.Pattern[str]:
-    if isinstance(words, str) and words not in WORD_LISTS:
-        raise ValueError(f"unknown word list {words!r}; there are {', '.join(WORD_LISTS)}")
-    listed = WORD_LISTS[words] if isinstance(words, str) else words
-    ordered = sorted(set(listed) - {""}, key=len, reverse=True)
-    return re.compile("|".join(_bounded(word) for word in ordered) or r"(?!)")
+    """Return a pattern that finds any of the words, or those of a named list, longer ones first."""
+    if isinstance(words, str):
+        if words not in WORD_LISTS:
+            names = ", ".join(WORD_LISTS)
+            raise ValueError(f"unknown word list {words!r}; there are {names}")
+        words = WORD_LISTS[words]
+
+    distinct = set(words) - {""}
+    longest_first = sorted(distinct, key=len, reverse=True)
+    alternatives = map(_bounded, longest_first)
+    expression = "|".join(alternatives)
+
+    # Without words the pattern matches nowhere.
+    return re.compile(expression or "(?!)")
 
 
 def _bounded(word: str) -> str:
-    """First the word's first character, then the boundary before it: the engine can skip to candidates."""
-    before = rf"(?<!\w{re.escape(word[0])})" if word[0].isalnum() else ""
-    after = r"\b" if word[-1].isalnum() else ""
-    return re.escape(word[0]) + before + re.escape(word[1:]) + after
+    """Return a pattern of one word with its boundaries.
 
-
-def word_token_ids(tokenizer: Any, words: str | Iterable[str]) -> dict[int, str]:
-    """Token ids that stand for a word by themselves, in its bare form and with a space before it.
-
-    Counting with the bare form only, as code that asks a tokenizer for the id of a word does, misses most occurrences,
-    which have a space before them. Words of several tokens have no id and are left out.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        words: as in `count_words`.
+    The boundary before a word comes after its first character in the pattern, so that the engine
+    can skip to that character.
     """
-    listed = WORD_LISTS[words] if isinstance(words, str) else tuple(words)
-    found = {}
-    for word in listed:
-        for form in (word, " " + word):
-            ids = tokenizer.encode(form, add_special_tokens=False)
-            if len(ids) == 1:
-                found[ids[0]] = form
-    return found
+    first = re.escape(word[0])
+    rest = re.escape(word[1:])
 
+    # Only a letter or digit needs a boundary: a sign ends a word by itself.
+    before = ""
+    if word[0].isalnum():
+        before = rf"(?<!\w{first})"
 
-def count_token_ids(token_ids: Sequence[int], ids: Iterable[int]) -> int:
-    """How many of the token ids are among `ids`."""
-    return int(np.isin(np.asarray(token_ids, np.int64), np.fromiter(ids, np.int64)).sum())
+    after = ""
+    if word[-1].isalnum():
+        after = r"\b"
+
+    return first + before + rest + after

@@ -1,4 +1,4 @@
-"""Verdicts kept on disk, keyed by the hash of everything that made them."""
+"""Verdicts on disk, keyed by the hash of everything they depend on."""
 
 import hashlib
 import json
@@ -11,69 +11,85 @@ from pathlib import Path
 from cotlens.judges.verdict import Verdict, checked
 from cotlens.trace import TraceError
 
+_KEYS_PER_QUERY = 500  # SQLite limits the parameters of one query
 
-# --- cache -----------------------------------------------------------------------------------------------------
+
 def hash_of(*parts: str) -> str:
-    """SHA-256 of texts, each with its length, so that no two lists of texts meet."""
+    """Return the SHA-256 of texts, each with its length: no two lists of texts have the same."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
-        digest.update(f"{len(data)}:".encode() + data)
+        length = f"{len(data)}:"
+        digest.update(length.encode() + data)
     return digest.hexdigest()
 
 
 class Cache:
-    """Verdicts on disk (SQLite), by the judge's identity and what it read. A killed job asks for nothing twice."""
+    """Verdicts in an SQLite file, by the judge's identity and what it read.
+
+    A job that was killed asks for nothing twice.
+
+    Raises:
+        TraceError: if the file is not such a cache.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._open() as base:
-            base.execute(
+
+        with self._open() as database:
+            database.execute(
                 "create table if not exists verdicts (key text primary key, verdict text not null)"
             )
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        """Open the file for one transaction."""
         try:
-            with closing(sqlite3.connect(self.path, timeout=60)) as base, base:
-                yield base
+            with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+                yield database
         except sqlite3.DatabaseError as error:
             raise TraceError(
                 f"{self.path}: not a cache of verdicts ({error}); remove it or name another"
             ) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, Verdict]:
-        """The verdicts that are there and can be read."""
-        found = {}
-        with self._open() as base:
-            for first in range(0, len(keys), 500):
-                some = keys[first : first + 500]
-                marks = ",".join("?" * len(some))
-                for key, stored in base.execute(
-                    f"select key, verdict from verdicts where key in ({marks})", some
-                ):
-                    if verdict := _stored_verdict(stored):
-                        found[key] = verdict
-        return found
+        """Return the verdicts that are there and can be read."""
+        verdicts = {}
+        with self._open() as database:
+            for start in range(0, len(keys), _KEYS_PER_QUERY):
+                batch = keys[start : start + _KEYS_PER_QUERY]
+                marks = ",".join("?" * len(batch))
+                query = f"select key, verdict from verdicts where key in ({marks})"
+
+                # A verdict that cannot be read is asked for again.
+                for key, stored in database.execute(query, batch):
+                    verdict = _load_verdict(stored)
+                    if verdict:
+                        verdicts[key] = verdict
+        return verdicts
 
     def put(self, verdicts: Mapping[str, Verdict]) -> None:
-        """Writes verdicts, all or none."""
+        """Write verdicts, all or none."""
         rows = []
         for key, verdict in verdicts.items():
-            p = None if math.isnan(verdict.p_unsafe) else verdict.p_unsafe
-            rows.append((key, json.dumps(verdict._asdict() | {"p_unsafe": p}, ensure_ascii=True)))
-        with self._open() as base:
-            base.executemany("insert or replace into verdicts values (?, ?)", rows)
+            fields = verdict._asdict()
+            # JSON has no NaN: null stands for it.
+            if math.isnan(verdict.p_unsafe):
+                fields["p_unsafe"] = None
+            rows.append((key, json.dumps(fields)))
+
+        with self._open() as database:
+            database.executemany("insert or replace into verdicts values (?, ?)", rows)
 
 
-def _stored_verdict(stored: str) -> Verdict | None:
-    """A verdict as the cache holds it; None where it is damaged or another version's."""
+def _load_verdict(stored: str) -> Verdict | None:
+    """Return a stored verdict; None if it is damaged or of another version."""
     try:
         fields = json.loads(stored)
-        p = math.nan if fields["p_unsafe"] is None else fields["p_unsafe"]
-        return checked(
-            Verdict(**fields | {"categories": tuple(fields["categories"]), "p_unsafe": p})
-        )
+        fields["categories"] = tuple(fields["categories"])
+        if fields["p_unsafe"] is None:
+            fields["p_unsafe"] = math.nan
+        return checked(Verdict(**fields))
     except (ValueError, TypeError, KeyError):
         return None

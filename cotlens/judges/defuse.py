@@ -1,67 +1,106 @@
-"""Neutralise a text before a judge reads it: delimiters of its template broken, long middles left out."""
+"""Neutralise a text before a judge reads it.
+
+What a judge reads is data: delimiters of its template inside a text are broken, and long texts lose
+their middle.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
-MAX_CHARS = 100_000  # of a text that goes to a judge: what is longer loses its middle, and says so
-# --- what the judge reads is data ------------------------------------------------------------------------------
-_BREAK = "\u200b"  # a zero-width space: the reader sees the same, a tokenizer or a parser does not
-# What templates are made of, in the families that judges come from; names of speakers where a line begins.
+# Longest text that goes to a judge. A longer one loses its middle, and its verdict tells how much.
+MAX_CHARS = 100_000
+
+# A zero-width space: a reader sees the same text, a tokenizer or parser does not.
+_BREAK = "\u200b"
+
 _DELIMITERS = re.compile(
-    r"[<＜][|｜][^|｜<>＜＞\s]{1,40}[|｜][>＞]|</?s>|\[/?(?:INST|SYS)\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
-    r"|<\s?/?\s?(?:BEGIN|END)\s[A-Z\s]{3,40}>|<\s{0,3}/?\s{0,3}(?:text_to_judge|request)\s{0,3}>"
-    r"|^[ \t]{0,3}(?:user|agent|human(?: user)?|(?:ai )?assistant|system|answers)[ \t]{0,3}:|^---+",
+    # special tokens and other delimiters of the templates that judges use
+    r"[<＜][|｜][^|｜<>＜＞\s]{1,40}[|｜][>＞]|</?s>"
+    r"|\[/?(?:INST|SYS)\]|<</?SYS>>"
+    r"|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
+    r"|<\s?/?\s?(?:BEGIN|END)\s[A-Z\s]{3,40}>"
+    r"|<\s{0,3}/?\s{0,3}(?:text_to_judge|request)\s{0,3}>"
+    # the name of a speaker, or a rule, at the beginning of a line
+    r"|^[ \t]{0,3}(?:user|agent|human(?: user)?|(?:ai )?assistant|system|answers)[ \t]{0,3}:"
+    r"|^---+",
     re.IGNORECASE | re.MULTILINE,
 )
 
 
-def breaks(text: str, tokens: Iterable[str] = ()) -> list[int]:
-    """Where `defuse` breaks a text: behind the first character of every delimiter.
+def defuse(text: str, tokens: Iterable[str] = ()) -> tuple[str, int]:
+    """Return the text with every delimiter broken, and how many there were.
+
+    A zero-width space after its first character breaks a delimiter.
 
     Args:
         text: hostile text.
         tokens: further strings to break: the special tokens of the judge's tokenizer.
-    """
-    own = sorted(
-        (re.escape(token) for token in tokens if len(token) > 1 and not token.isspace()),
-        key=len,
-        reverse=True,
-    )
-    pattern = (
-        re.compile("|".join([*own, _DELIMITERS.pattern]), _DELIMITERS.flags) if own else _DELIMITERS
-    )
-    return [match.start() + 1 for match in pattern.finditer(text)]
-
-
-def insert_breaks(text: str, places: Sequence[int]) -> str:
-    """The text with a zero-width space at each place."""
-    edges = [0, *places, len(text)]
-    return _BREAK.join(text[start:stop] for start, stop in pairwise(edges))
-
-
-def defuse(text: str, tokens: Iterable[str] = ()) -> tuple[str, int]:
-    """The text with every delimiter broken by a zero-width space behind its first character, and how many there were.
-
-    Args:
-        text: hostile text.
-        tokens: further strings to break.
 
     >>> defuse("a <|eot_id|> b")[1]
     1
     """
     places = breaks(text, tokens)
-    return insert_breaks(text, places), len(places)
+    defused = insert_breaks(text, places)
+    return defused, len(places)
+
+
+def breaks(text: str, tokens: Iterable[str] = ()) -> list[int]:
+    """Return the places where `defuse` breaks a text: after the first character of a delimiter.
+
+    Args:
+        text: hostile text.
+        tokens: as in `defuse`.
+    """
+    # White space is harmless, and a break would not change a single character.
+    escaped = []
+    for token in tokens:
+        if len(token) > 1 and not token.isspace():
+            escaped.append(re.escape(token))
+
+    # Longer tokens go first: one may begin with another.
+    pattern = _DELIMITERS
+    if escaped:
+        escaped.sort(key=len, reverse=True)
+        escaped.append(pattern.pattern)
+        alternatives = "|".join(escaped)
+        pattern = re.compile(alternatives, pattern.flags)
+
+    places = []
+    for delimiter in pattern.finditer(text):
+        places.append(delimiter.start() + 1)
+    return places
+
+
+def insert_breaks(text: str, places: Sequence[int]) -> str:
+    """Return the text with a zero-width space at each place."""
+    pieces = []
+    start = 0
+    for place in places:
+        pieces.append(text[start:place])
+        start = place
+    pieces.append(text[start:])
+    return _BREAK.join(pieces)
 
 
 def clean(text: str) -> str:
-    """The text without lone surrogates, which no tokenizer and no file takes."""
-    return text.encode("utf-8", "replace").decode()
+    """Return the text with `?` for lone surrogates, which no tokenizer and no file accepts."""
+    data = text.encode("utf-8", "replace")
+    return data.decode()
 
 
 def shorten(text: str, longest: int) -> tuple[str, int]:
-    """The text without its middle if it is longer than `longest`, and how many characters that took."""
-    if len(text) <= longest:
+    r"""Return the text without its middle if it is longer than `longest`, and the characters cut.
+
+    >>> shorten("abcdef", 4)
+    ('ab\n[...]\nef', 2)
+    """
+    n_cut = len(text) - longest
+    if n_cut <= 0:
         return text, 0
-    head, tail = longest // 2, longest - longest // 2
-    return text[:head] + "\n[...]\n" + text[len(text) - tail :], len(text) - longest
+
+    # Half of what is left stands before the cut, the other half after it.
+    cut_start = longest // 2
+    cut_stop = cut_start + n_cut
+    head = text[:cut_start]
+    tail = text[cut_stop:]
+    return f"{head}\n[...]\n{tail}", n_cut

@@ -1,27 +1,35 @@
-"""Is this part of a trace unsafe, is it a refusal: judges behind one function, and what they read made harmless.
+"""Ask a judge whether part of a trace is unsafe or a refusal.
 
-`trace <- guard <- guard_models, guard_endpoint`. A judge sees a prompt and a text that is thinking, an answer, both, or
-a thought up to a step, and gives a `Verdict`. What it reads is data: delimiters and special tokens inside it are broken
-up before it is put into the judge's template. A judge that answers off its format is undecided, which is never safe.
+A judge sees a prompt and a text: thinking, an answer, both, or the thinking up to a step. It gives
+a `Verdict`. What it reads is data: delimiters and special tokens inside it are broken up before it
+goes into the judge's template. A judge that answers off its format is undecided, never safe.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cotlens.judges.cache import Cache, hash_of
 from cotlens.judges.verdict import Item, Verdict, checked
 
+_BATCH_SIZE = 32  # for a judge that names none
+
 
 class Guard(Protocol):
-    """A judge. `identity` says all that its verdicts depend on: model, revision, template."""
+    """A judge.
+
+    Attributes:
+        name: of the model or the rule.
+        revision: of the model; may be empty.
+        identity: everything its verdicts depend on: model, revision, template.
+    """
 
     name: str
     revision: str
     identity: str
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
-        """One verdict per item, in order."""
+        """Return one verdict per item, in order."""
         ...
 
 
@@ -32,40 +40,59 @@ def judge(
     cache: Cache | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Verdict]:
-    """One verdict per item, in order; equal items are judged once, and what the cache knows is not asked again.
+    """Return one verdict per item, in order.
+
+    Equal items are judged once, and items in the cache not at all.
 
     Args:
-        guard: a judge; as many items as its `batch_size` (else 32) go to it at once.
+        guard: a judge. It gets as many items at once as its `batch_size` (else 32).
         items: what to judge.
-        cache: verdicts on disk; each batch is kept as soon as it is there. A text on which the judge was undecided is
-            judged again by the next call.
+        cache: verdicts on disk. Each batch is stored as soon as it is judged. A text on which the
+            judge was undecided is not stored: the next call judges it again.
         progress: called with the number of items done since the last call.
+
+    Raises:
+        ValueError: if the judge gives something that is no verdict.
     """
-    keys = [hash_of(guard.identity, item.part, item.prompt, item.text) for item in items]
-    times = Counter(keys)
-    known = cache.get(list(times)) if cache else {}
+    keys = []
+    for item in items:
+        key = hash_of(guard.identity, item.part, item.prompt, item.text)
+        keys.append(key)
+    repeats = Counter(keys)
+
+    # What the cache has is done.
+    verdicts = {}
+    if cache:
+        verdicts = cache.get(list(repeats))
     if progress:
-        progress(sum(key in known for key in keys))
-    waiting = {key: item for key, item in zip(keys, items, strict=True) if key not in known}
-    for batch in _batched(waiting, getattr(guard, "batch_size", 32)):
-        new = {
-            key: checked(v) for key, v in zip(batch, guard.judge(list(batch.values())), strict=True)
-        }
+        n_known = sum(repeats[key] for key in verdicts)
+        progress(n_known)
+
+    # The rest waits, equal items once.
+    waiting = {}
+    for key, item in zip(keys, items, strict=True):
+        if key not in verdicts:
+            waiting[key] = item
+    waiting_keys = list(waiting)
+    batch_size = getattr(guard, "batch_size", _BATCH_SIZE)
+
+    for start in range(0, len(waiting), batch_size):
+        batch_keys = waiting_keys[start : start + batch_size]
+        batch = [waiting[key] for key in batch_keys]
+        batch_verdicts = guard.judge(batch)
+
+        lasting = {}
+        for key, item, verdict in zip(batch_keys, batch, batch_verdicts, strict=True):
+            verdicts[key] = checked(verdict)
+            # An empty text stays undecided; another may be decided next time.
+            is_empty = not item.text.strip()
+            if verdict.label != "undecided" or is_empty:
+                lasting[key] = verdict
+
         if cache:
-            cache.put(
-                {
-                    key: v
-                    for key, v in new.items()
-                    if v.label != "undecided" or not batch[key].text.strip()
-                }
-            )
-        known |= new
+            cache.put(lasting)
         if progress:
-            progress(sum(times[key] for key in new))
-    return [known[key] for key in keys]
+            n_judged = sum(repeats[key] for key in batch_keys)
+            progress(n_judged)
 
-
-def _batched(waiting: dict[str, Item], size: int) -> Iterator[dict[str, Item]]:
-    entries = list(waiting.items())
-    for first in range(0, len(entries), size):
-        yield dict(entries[first : first + size])
+    return [verdicts[key] for key in keys]

@@ -1,4 +1,4 @@
-"""What a judge takes and gives: Item, Part, Verdict."""
+"""What a judge takes and what it gives: Item, Part, Verdict."""
 
 import math
 from enum import StrEnum
@@ -14,7 +14,7 @@ class Part(StrEnum):
     STEP = "step"  # the thinking up to and with a step
 
 
-# What a judge may say, and what that makes of the text: controversial counts as unsafe, undecided as nothing.
+# The labels of a verdict, and whether they count as unsafe. Undecided counts as neither.
 LABELS = {"safe": False, "unsafe": True, "controversial": True, "undecided": None}
 
 
@@ -27,15 +27,16 @@ class Item(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a judge says of one item.
+    """A judge's verdict on one item.
 
     Attributes:
-        label: `safe`, `unsafe`, `controversial` (Qwen3Guard), or `undecided`: off the format, or nothing to judge.
-        p_unsafe: probability of unsafe among the label words, from their logits; of three labels `controversial` counts
-            half. NaN where the judge gives no logits or is undecided.
+        label: `safe`, `unsafe`, `controversial` (Qwen3Guard), or `undecided`: the judge's answer
+            was off its format, or there was nothing to judge.
+        p_unsafe: probability of unsafe among the label words, from their logits; of three labels
+            `controversial` counts half. NaN where the judge gives no logits or is undecided.
         categories: as the judge names them.
-        refusal: whether the text refuses; None where the judge does not say.
-        n_cut: characters of the text that did not fit and were left out of its middle.
+        refusal: whether the text refuses; None where the judge does not tell.
+        n_cut: characters that were left out of the middle of the text and the prompt, to fit.
         n_defused: delimiters and special tokens inside prompt and text that were broken up.
         raw: what the judge wrote.
     """
@@ -53,18 +54,18 @@ UNDECIDED = Verdict("undecided")
 
 
 def checked(verdict: Verdict) -> Verdict:
-    """The verdict, if it is one.
+    """Return the verdict if it is valid.
 
     Raises:
-        ValueError: if the label is none of `LABELS`, or p_unsafe neither NaN nor within 0 to 1.
+        ValueError: if the label is none of `LABELS`, or p_unsafe neither NaN nor from 0 to 1.
     """
     p = verdict.p_unsafe
-    if (
-        verdict.label not in LABELS
-        or not isinstance(p, float | int)
-        or not (math.isnan(p) or 0 <= p <= 1)
-    ):
+    is_number = isinstance(p, float | int)
+    is_probability = is_number and (math.isnan(p) or 0 <= p <= 1)
+
+    if verdict.label not in LABELS or not is_probability:
         raise ValueError(
-            f"a judge gave the label {verdict.label!r} with p_unsafe {p!r}; expected {', '.join(LABELS)}"
+            f"a judge gave the label {verdict.label!r} with p_unsafe {p!r}; "
+            f"expected a label of {', '.join(LABELS)}, and p_unsafe from 0 to 1 or NaN"
         )
     return verdict

@@ -1,102 +1,16 @@
+"""Kinds of steps, and the dynamics of reflection over a trace."""
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from places import SAMPLES, read_rows
+from places import ROOT, SAMPLES, read_rows
 
-from cotlens import Trace, classify, read_traces, step_table, trace_table  # fmt: skip
-from cotlens.detect.answers import stated_answer
-from cotlens.detect.features import N_BUCKETS, features, tokenize
-from cotlens.detect.language import is_english
-from cotlens.detect.reflect import (
-    KINDS,
-    N_REFLECTIVE,
-    THRESHOLD,
-    Kind,  # fmt: skip
-)
-from cotlens.detect.words import (  # fmt: skip
-    WORD_LISTS,
-    count_token_ids,
-    count_words,
-    word_token_ids,
-)
-from cotlens.measures.reflection import reflection_dynamics, transitions  # fmt: skip
-from cotlens.text.steps import segment  # fmt: skip
-
-# --- word lists ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "words", "n"),
-    [
-        ("Wait, but wait.", "cyclic_reflex", 3),
-        (
-            "waiting butter awaits WAIT",
-            "cyclic_reflex",
-            0,
-        ),  # word boundaries, and the case as listed
-        ("Alternatively", "cyclic_reflex", 1),
-        ("<think>Okay, Hmm", "r2mu", 3),
-        ("Let me check. let me check", "markers16", 2),
-        ("double-check", "markers16", 1),
-        ("a.b a+b", ("a.b", "a+b"), 2),  # words of one's own, taken literally
-        ("check again", ("check", "check again"), 1),  # of two at one place the longer
-        ("x", (), 0),
-        ("", "r2mu", 0),
-    ],
-)
-def test_count_words(text, words, n):
-    assert count_words(text, words) == n
-
-
-@given(st.text(), st.sampled_from(sorted(WORD_LISTS)))
-def test_counts_add_up_over_steps(text, words):
-    """No marker straddles a border between steps, as long as every marker is one word."""
-    if words != "markers16":
-        assert sum(count_words(span.of(text), words) for span in segment(text)) == count_words(
-            text, words
-        )
-
-
-def test_an_unknown_list_names_those_there_are():
-    with pytest.raises(ValueError, match="there are cyclic_reflex, r2mu, markers16"):
-        count_words("x", "nonsense")
-
-
-def test_token_ids_are_found_with_and_without_a_space():
-    """A byte-level vocabulary in which `Wait`, ` wait` and `but` are tokens, and ` but` is not."""
-    transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = ["wa", "wai", "wait", "Ġwait", "Wa", "Wai", "Wait", "bu", "but"]
-    vocabulary = {token: i for i, token in enumerate([*alphabet, *words])}
-    merges = [
-        ("w", "a"),
-        ("wa", "i"),
-        ("wai", "t"),
-        ("Ġ", "wait"),
-        ("W", "a"),
-        ("Wa", "i"),
-        ("Wai", "t"),
-        ("b", "u"),
-        ("bu", "t"),
-    ]
-    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    raw.pre_tokenizer, raw.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=raw)
-    ids = word_token_ids(tokenizer, "cyclic_reflex")
-    assert sorted(ids.values()) == [" wait", "Wait", "but", "wait"]
-    assert (
-        count_token_ids(tokenizer.encode("Wait wait but"), ids) == 3
-    )  # " but" is a space and the bare form
-
-
-# --- the classifier --------------------------------------------------------------------------------------------
+from cotlens import Trace, classify, read_traces, step_table, trace_table
+from cotlens.detect.reflect import KINDS, N_REFLECTIVE, THRESHOLD, Kind
+from cotlens.measures.reflection import reflection_dynamics, transitions
+from cotlens.text.steps import segment
 
 
 def test_kind_and_decision_agree():
@@ -133,71 +47,6 @@ def test_only_neighbours_matter():
     assert classify(["First, read the question. ", *texts]).p_reflect[3] == pytest.approx(alone)
 
 
-def test_blocks_do_not_show(monkeypatch):
-    """A long trace is classified in blocks; every step keeps its context."""
-    from cotlens.detect import reflect
-
-    texts = ["Let x be 2. ", "Wait, is that right? ", "Let me check. ", "Yes. "] * 5
-    whole = classify(texts)
-    monkeypatch.setattr(reflect, "_BLOCK", 3)
-    blocks = classify(texts)
-    assert blocks.kind == whole.kind
-    assert blocks.p_reflect == pytest.approx(whole.p_reflect)
-
-
-def test_a_giant_step_and_a_million_steps_cost_little():
-    assert len(tokenize("word " * 5_000_000)) == 60
-    assert len(classify(["So. ", "Yes. "] * 100_000).kind) == 200_000
-
-
-def test_features_are_sorted_unique_and_in_range():
-    steps, buckets = features([tokenize(text) for text in ("Wait, no.", "", "x = 3.14 " * 50)])
-    assert (np.diff(steps * N_BUCKETS + buckets) > 0).all()
-    assert set(steps) == {0, 1, 2}
-    assert buckets.min() >= 0
-    assert buckets.max() < N_BUCKETS
-
-
-def test_tokens_by_hand():
-    assert tokenize("Wait—it's 3.14, don’t") == ["wait", "—", "it's", "#", ".", "#", ",", "don't"]
-
-
-def test_the_weights_hold_no_text():
-    """Numbers and the names of the kinds, nothing else; loaded without pickle."""
-    from importlib.resources import files
-
-    with (
-        files("cotlens.detect").joinpath("reflect.npz").open("rb") as file,
-        np.load(file, allow_pickle=False) as arrays,
-    ):
-        assert set(arrays) == {"weights", "bias", "kinds"}
-        assert arrays["weights"].shape == (N_BUCKETS, len(KINDS))
-        assert arrays["kinds"].tolist() == [kind.value for kind in KINDS]
-
-
-@pytest.mark.parametrize(
-    ("texts", "expected"),
-    [
-        (["We need to find the number of apples that they have. "] * 3, [True] * 3),
-        (
-            ["El usuario pregunta por la respuesta correcta y la opción más segura. "] * 4,
-            [False] * 4,
-        ),
-        (["Der Benutzer möchte wissen, ob die Antwort für ihn gefährlich ist. "] * 4, [False] * 4),
-        (["三加四等于七。", "等等，再检查一遍。"], [False] * 2),
-        (["Нужно проверить ответ ещё раз. "] * 3, [False] * 3),
-        (["x^2 + 1 = 0\n", "Δx ≈ π/2\n"], [True] * 2),  # formulas have no language
-        (
-            ["We need to check that it is the one that they want. "] * 4 + ["等等，不对。"],
-            [True] * 4 + [False],
-        ),
-        (["We need to find the one that they have. " * 9 + "Привет всем. " * 6], [True]),
-    ],
-)
-def test_language(texts, expected):
-    assert is_english(texts).tolist() == expected
-
-
 def test_the_gates_against_people(data):
     """F1 at the fixed threshold on labels that people made and nothing was fitted to: at least 0.60 on both sets.
 
@@ -220,8 +69,6 @@ def test_labels_lie_on_steps_of_free_sets_only(data):
     """Every label of the project names a free file, a row that is there, and characters inside it."""
     import csv
 
-    from places import ROOT
-
     free = {
         "labels/thought_anchors",
         "labels/bias_anchors",
@@ -229,7 +76,7 @@ def test_labels_lie_on_steps_of_free_sets_only(data):
         "traces/cot_monitor",
     }
     rows = {name: read_rows(data / f"{name}.jsonl.gz") for name in free}
-    with (ROOT / "trainers" / "labels" / "reflection.csv").open(newline="") as file:
+    with (ROOT / "trainers" / "fit" / "labels" / "reflection.csv").open(newline="") as file:
         labels = list(csv.DictReader(file))
     assert len(labels) > 9000
     for label in labels:
@@ -237,9 +84,6 @@ def test_labels_lie_on_steps_of_free_sets_only(data):
         text = row.get("solution") or row.get("raw") or row["thinking"]
         assert 0 <= int(label["start"]) < int(label["stop"]) <= len(text)
         assert label["kind"] in set(Kind)
-
-
-# --- dynamics --------------------------------------------------------------------------------------------------
 
 
 def by_hand(flags, answers=None, tokens=None):
@@ -340,36 +184,6 @@ def test_what_follows_a_reflection():
         flags, answers=["4", "", "", "", "", "5"]
     )  # two episodes between the same two statements: one pair
     assert (row.n_judged, row.n_changed) == (1, 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("So the answer is 42.", "42"),
-        ("The answer should be C.", "C"),
-        (r"Thus \boxed{\frac{1}{2}} holds.", r"\frac{1}{2}"),
-        ("**Answer:** 3/4", "3/4"),
-        ("x = 3", ""),
-        ("The answer depends on Cats.", ""),
-        ("the answer is 1,234.5 or so", "1234.5"),
-        ("The answer is -5.", "-5"),
-        ("The answer is $-3$", "-3"),
-        ("The answer is −.5, so", "-.5"),
-        ("The answer is **(B)**.", "B"),
-        (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{\sqrt{2}}{2}"),
-        (r"\boxed{1,000}", "1000"),
-        (r"\boxed{7", ""),
-        ("The answer is 3x+1", ""),
-        ("The answer is 2^10", ""),
-        ("The answer is 1e5", ""),
-        ("The answer is 5-2.", ""),
-        ('The answer is "A corner."', ""),
-        ("The answer is D-shaped", ""),
-        ("The answer is A good idea", ""),
-    ],
-)
-def test_stated_answer(text, answer):
-    assert stated_answer(text) == answer
 
 
 def test_summarised_reasoning_is_left_out():

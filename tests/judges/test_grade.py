@@ -41,7 +41,10 @@ def test_an_answer_that_never_ends_is_unparsed_in_time_and_the_next_one_is_grade
 
 
 def test_it_works_in_threads_and_in_a_forked_process():
-    """math-verify's own limit raises outside the main thread. A child that shared the pipe would mix up replies."""
+    """math-verify's own limit raises outside the main thread.
+
+    A child that shared the pipe would mix up replies.
+    """
     results: dict[int, Grade] = {}
 
     def work(i):
@@ -72,7 +75,7 @@ def test_a_reference_without_mathematics_is_refused(gold):
 
 
 def test_a_killed_worker_costs_no_answer():
-    """The system may kill it (memory): the answer is asked once more of a new one."""
+    """The system may kill it (memory): a new worker gets the question again."""
     from cotlens.judges.grade import _WORKER
 
     assert grade("15", "15") is Grade.CORRECT
@@ -82,15 +85,15 @@ def test_a_killed_worker_costs_no_answer():
 
 
 def test_an_interrupted_question_is_not_answered_later(monkeypatch):
-    """The reply that nobody read must not be taken for that to the next question."""
-    from cotlens.judges import grade as room
+    """A reply that was not read must not be taken for the reply to the next question."""
+    from cotlens.judges import grade as grade_module
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     assert grade("1", "1") is Grade.CORRECT
     with monkeypatch.context() as patch:
-        patch.setattr(room, "_read_line", interrupt)
+        patch.setattr(grade_module, "_read_line", interrupt)
         with pytest.raises(KeyboardInterrupt):
             grade("16", "15")
     assert grade("15", "15") is Grade.CORRECT

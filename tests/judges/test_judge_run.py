@@ -1,0 +1,203 @@
+"""Judges and runs: parts judged apart, verdicts that stay with their traces, and the command."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from judges.stand_ins import UNSAFE, Counting
+from places import SAMPLES
+
+from cotlens import Run, TraceError, analyze, judge_run
+from cotlens.judges import endpoint
+from cotlens.judges.endpoint import EndpointGuard
+from cotlens.runs import judge as run_module
+from cotlens.runs.judge import add_verdicts
+from cotlens.text.families import Tags
+
+
+def test_thinking_and_answer_are_judged_apart(tmp_path):
+    run = analyze([SAMPLES], tmp_path / "run")
+    made = Counting()
+    info = judge_run(run, made, parts=["thinking", "answer", "full"]).judge_info("counting")
+    assert run.judges == ["counting"]
+    thinking, answer = (
+        run.guard_table("counting", "thinking"),
+        run.guard_table("counting", "answer"),
+    )
+    assert thinking["trace_id"].tolist() == run.trace_table()["trace_id"].tolist()
+    assert set(thinking["judge"]) == {"counting"}
+    assert set(answer["part"]) == {"answer"}
+    assert info["counts"]["full"] == {"safe": 14}
+    again = Counting()
+    judge_run(run, again, parts=["thinking", "answer"])
+    assert again.asked == []
+    assert any("<think>" in item.text for item in made.asked if item.part == "full")
+    with pytest.raises(TraceError, match="no verdicts of other"):
+        run.guard_table("other", "answer")
+
+
+def test_a_server_that_dies_half_way_loses_nothing(server, tmp_path, short_waits, monkeypatch):
+    """Ten verdicts, then the server is gone: they stay, and the next call asks for the others."""
+    url, script, seen = server
+    script += [UNSAFE] * 10 + [(500, "gone", 0)]
+    run = analyze([SAMPLES], tmp_path / "run")
+    monkeypatch.setattr(endpoint, "RETRIES", 1)
+    made = EndpointGuard(url, "m")
+    with pytest.raises(TraceError, match="did not answer"):
+        judge_run(run, made)
+    assert len(seen) == 12
+    script[:] = [UNSAFE]
+    judge_run(run, made)
+    items = 26  # 12 traces think, 14 answer, and what is empty is not asked
+    assert len(seen) - 12 == items - 10
+
+
+def test_verdicts_belong_to_the_traces_and_to_one_judge(tmp_path, monkeypatch):
+    """Re-analyzed traces make verdicts stale, and strays go. Parts add up.
+
+    Another judge of the same name is refused.
+    """
+    rows = [
+        {"id": f"id{i}", "prompt": "p", "completion": f"<think>t{i}</think>a"} for i in range(4)
+    ]
+    path = tmp_path / "t.jsonl"
+    monkeypatch.setattr("cotlens.runs.analyze.SHARD_TRACES", 1)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = analyze([path], tmp_path / "run")
+    judge_run(run, Counting(), parts=["thinking", "thinking"])
+    judge_run(run, Counting(), parts=["answer"])
+    assert run.judged_parts("counting") == ["answer", "thinking"]
+    other = Counting()
+    other.identity = "counting|other"
+    with pytest.raises(TraceError, match="holds the verdicts of another judge"):
+        judge_run(run, other)
+    path.write_text(
+        "".join(json.dumps(row | {"completion": "<think>new</think>b"}) + "\n" for row in rows[:2])
+    )
+    run = analyze([path], tmp_path / "run", force=True)
+    with pytest.raises(TraceError, match="have changed since"):
+        run.guard_table("counting", "thinking")
+    judge_run(run, Counting())
+    assert run.guard_table("counting", "thinking")["trace_id"].tolist() == ["id0", "id1"]
+    for parts in ("thinking", ["step"], []):
+        with pytest.raises(TraceError, match="expected a list of thinking"):
+            judge_run(run, Counting(), parts=parts)
+
+
+def test_the_judge_reads_the_parts_that_the_run_found(tmp_path):
+    """Tags of one's own hold for the judge too."""
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        json.dumps({"id": "a", "completion": "<scratch>secret plan</scratch>Answer"}) + "\n"
+    )
+    run = analyze([path], tmp_path / "run", tags=Tags("<scratch>", "</scratch>"))
+    made = Counting()
+    judge_run(run, made)
+    assert [item.text for item in made.asked] == ["secret plan", "Answer"]
+
+
+def test_verdicts_made_elsewhere(tmp_path):
+    """Two labels given, one trace without; then the ways in which a table is wrong."""
+    run = analyze([SAMPLES], tmp_path / "run", light=True)
+    ids = run.trace_table()["trace_id"].tolist()
+    given = pd.DataFrame(
+        {
+            "trace_id": ids[:3],
+            "label": ["safe", "unsafe", "controversial"],
+            "refusal": [True, False, None],
+        }
+    )
+    info = add_verdicts(run, given, "people", "answer").judge_info("people")
+    assert info["counts"]["answer"] == {"safe": 1, "unsafe": 1, "controversial": 1, "undecided": 11}
+    table = run.with_verdicts(run.trace_table(), "people")
+    assert table["answer_unsafe"].tolist()[:4] == [False, True, True, pd.NA]
+    assert table["refuses"].tolist()[:3] == [True, False, pd.NA]
+    for wrong, fault in (
+        (given.drop(columns="label"), "no column label"),
+        (given.assign(label="bad"), "labels are none of"),
+        (given.assign(trace_id="x"), "twice there"),
+        (given.assign(trace_id=["x", "y", "z"]), "not in the run"),
+        (
+            given.assign(p_unsafe=["high", 0.5, None]),
+            "p_unsafe are no numbers from 0 to 1, the first is 'high'",
+        ),
+        (given.assign(p_unsafe=1.7), "p_unsafe are no numbers from 0 to 1"),
+        (
+            given.assign(refusal=["maybe", "no", None]),
+            "neither true nor false, the first is 'maybe'",
+        ),
+    ):
+        with pytest.raises(TraceError, match=fault):
+            add_verdicts(run, wrong, "someone", "answer")
+        assert not (run.path / "guard" / "someone").exists()
+    add_verdicts(run, given.assign(refusal=["no", "Yes", None]), "people", "answer")
+    assert run.with_verdicts(run.trace_table(), "people")["refuses"].tolist()[:3] == [
+        False,
+        True,
+        pd.NA,
+    ]
+
+
+def test_the_command_says_what_it_would_ask(server, tmp_path):
+    url, script, seen = server
+    script.append(UNSAFE)
+    analyze([SAMPLES], tmp_path / "run")
+
+    def cotlens(*arguments, code=0):
+        command = [
+            sys.executable,
+            "-m",
+            "cotlens.cli",
+            "guard",
+            tmp_path / "run",
+            "--judge",
+            "m",
+            *arguments,
+        ]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        return done
+
+    assert "28 requests of about" in cotlens("--url", url, "--dry-run", "--price", 2).stderr
+    assert seen == []
+    done = cotlens("--url", url, "--part", "answer")
+    assert "answer: " in done.stdout
+    assert "unsafe" in done.stdout
+    assert "expected thinking, answer or full" in cotlens("--part", "mind", code=2).stderr
+    assert "which guard is it" in cotlens("--part", "answer", code=1).stderr
+    table = tmp_path / "v.csv"
+    table.write_text("")
+    assert (
+        "not a csv with a header" in cotlens("--part", "answer", "--verdicts", table, code=1).stderr
+    )
+    table.write_text(f"trace_id,label\n{Run(tmp_path / 'run').trace_table()['trace_id'][0]},safe\n")
+    kept = ("--part", "thinking", "--judge", "people", "--verdicts", table)
+    assert (
+        "1 verdicts of people on the thinking would be kept" in cotlens(*kept, "--dry-run").stderr
+    )
+    assert "people" not in Run(tmp_path / "run").judges
+    assert "replace" not in cotlens(*kept).stderr
+    assert "these replace 1 verdicts of people" in cotlens(*kept).stderr
+
+
+def test_verdicts_whose_replacement_was_cut_off_are_none(tmp_path, monkeypatch):
+    """Old and new ones lie side by side then, and neither is what the judge says."""
+    run = analyze([SAMPLES], tmp_path / "run")
+    given = run.trace_table(["trace_id"]).assign(label="safe")
+    for part in ("thinking", "answer"):
+        add_verdicts(run, given, "people", part)
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(run_module, "write_parquet", full)
+    with pytest.raises(OSError, match="no space"):
+        add_verdicts(run, given.assign(label="unsafe"), "people", "thinking")
+    monkeypatch.undo()
+    assert run.judged_parts("people") == ["answer"]
+    with pytest.raises(TraceError, match="no verdicts of people on thinking"):
+        run.guard_table("people", "thinking")
+    add_verdicts(run, given.assign(label="unsafe"), "people", "thinking")
+    assert run.with_verdicts(run.trace_table(), "people")["thinking_unsafe"].all()
