@@ -1,4 +1,6 @@
-"""Tables become figures. `draw_figures` draws all that a run has data for; each `plot_*` draws one from a table.
+"""Tables become figures.
+
+`draw_figures` draws all that a run has data for; each `plot_*` draws one from a table.
 
 of_runs      draw_figures, and the list of figures of runs
 run_tables   the tables of several runs as one
@@ -46,10 +48,34 @@ from cotlens.plots.unsafe import (
 )
 
 __all__ = [
-    "Plot", "draw_figures", "draw_study", "plot_confounds", "plot_detector", "plot_early_answering",
-    "plot_entropy_distribution", "plot_entropy_parts", "plot_forking_tokens", "plot_guard_agreement", "plot_lengths",
-    "plot_marker_agreement", "plot_measures", "plot_obfuscation", "plot_onset_recovery", "plot_outcomes",
-    "plot_position_entropy", "plot_reflection", "plot_reflection_entropy", "plot_reflection_position",
-    "plot_risky_patterns", "plot_safety_and_skill", "plot_safety_by_part", "plot_self_jailbreak_kinds",
-    "plot_thinking_by_answer", "plot_training", "plot_transitions", "plot_unsafe_path", "plot_unsafe_position", "save",
-]  # fmt: skip
+    "Plot",
+    "draw_figures",
+    "draw_study",
+    "plot_confounds",
+    "plot_detector",
+    "plot_early_answering",
+    "plot_entropy_distribution",
+    "plot_entropy_parts",
+    "plot_forking_tokens",
+    "plot_guard_agreement",
+    "plot_lengths",
+    "plot_marker_agreement",
+    "plot_measures",
+    "plot_obfuscation",
+    "plot_onset_recovery",
+    "plot_outcomes",
+    "plot_position_entropy",
+    "plot_reflection",
+    "plot_reflection_entropy",
+    "plot_reflection_position",
+    "plot_risky_patterns",
+    "plot_safety_and_skill",
+    "plot_safety_by_part",
+    "plot_self_jailbreak_kinds",
+    "plot_thinking_by_answer",
+    "plot_training",
+    "plot_transitions",
+    "plot_unsafe_path",
+    "plot_unsafe_position",
+    "save",
+]

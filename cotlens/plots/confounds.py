@@ -1,4 +1,4 @@
-"""The figure of confounds: an arm's difference to the base, raw and with one thing held equal at a time."""
+"""The figure of confounds: differences to the base, with one thing held equal at a time."""
 
 import math
 
@@ -33,7 +33,7 @@ COMPARISONS = {  # what the comparisons within an outcome are called
 
 @house_style()
 def plot_confounds(table: pd.DataFrame, text: str = "") -> Plot:
-    """Differences to the base: raw, at equal length, within an outcome, on one text, on equal splits.
+    """Differences to the base: raw, at equal length, within outcomes, on one text, on equal splits.
 
     Args:
         table: what `studies.confounds` returned.
@@ -46,7 +46,8 @@ def plot_confounds(table: pd.DataFrame, text: str = "") -> Plot:
     panels = [measured for measured in TITLES if measured in known]
     if not panels:
         raise ValueError(
-            "nothing to compare: no samples of forbidden requests or mathematics with what is measured"
+            "nothing to compare: no samples of forbidden requests or mathematics with what is "
+            "measured"
         )
     order = present_arms(table)[::-1]
     rows = math.ceil(len(panels) / 2)
@@ -80,6 +81,7 @@ def plot_confounds(table: pd.DataFrame, text: str = "") -> Plot:
         label_rows(axes_of_row, [shorten(arm) for arm in order])
     note(
         figure,
-        f"difference to the base; line: 95% interval, {interval_of(table)}; no dot: too few samples to compare\n{text}",
+        f"difference to the base; line: 95% interval, {interval_of(table)}; no dot: too few "
+        f"samples to compare\n{text}",
     )
     return Plot(figure, table)

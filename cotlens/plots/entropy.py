@@ -42,7 +42,8 @@ def plot_position_entropy(
     Each trace weighs the same.
 
     Args:
-        table: what `position_entropy` returned, with the columns `by` and `prompt_id` of the traces.
+        table: what `position_entropy` returned, with the columns `by` and `prompt_id` of the
+            traces.
         by: column of the group.
         label: what the values are, for the axis; they are nats.
         most: groups drawn, those with the most traces.
@@ -69,14 +70,17 @@ def plot_position_entropy(
     if ax is None:
         note(
             axis.figure,
-            "mean over traces of each trace's mean; band: pointwise 95% interval, prompts resampled",
+            "mean over traces of each trace's mean; band: pointwise 95% interval, prompts "
+            "resampled",
         )
     return panel_plot(axis, pd.concat(curves, ignore_index=True))
 
 
 @house_style()
 def plot_entropy_parts(table: pd.DataFrame, by: str = "model") -> Plot:
-    """Mean token entropy of thinking and answer, and of steps that reflect or do not, with 95% intervals.
+    """Mean token entropy of thinking and answer, and of steps that reflect or do not.
+
+    Intervals are 95%, over prompts.
 
     Args:
         table: what `trace_entropy` returned.
@@ -122,10 +126,11 @@ def plot_entropy_parts(table: pd.DataFrame, by: str = "model") -> Plot:
 def plot_reflection_entropy(
     table: pd.DataFrame, by: str = "model", *, label: str = "Entropy", most: int = 6
 ) -> Plot:
-    """Mean score token by token around the onset of reflection, and around the beginning of other steps.
+    """Mean score token by token around the onset of reflection and of other steps.
 
     Args:
-        table: what `reflection_entropy` returned, with the columns `by` and `prompt_id` of the traces.
+        table: what `reflection_entropy` returned, with the columns `by` and `prompt_id` of the
+            traces.
         by: column of the group.
         label: what the values are, for the axis; they are nats.
         most: groups drawn, those with the most traces.
@@ -162,7 +167,8 @@ def plot_reflection_entropy(
     figure.legend(handles, labels, loc="outside upper right", ncols=2)
     note(
         figure,
-        "tokens from the step's first (0); both kinds follow a step that does not reflect; mean over traces, "
+        "tokens from the step's first (0); both kinds follow a step that does not reflect; mean "
+        "over traces, "
         "band: pointwise 95% interval, prompts resampled",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
@@ -185,7 +191,8 @@ def plot_entropy_distribution(
     """Share of tokens whose entropy exceeds a value, tail included, with 95% bands over prompts.
 
     Args:
-        table: what `entropy_survival` returned, with the columns `by` and `prompt_id` of the traces.
+        table: what `entropy_survival` returned, with the columns `by` and `prompt_id` of the
+            traces.
         by: column of the group.
         most: groups drawn, those with the most traces.
         ax: axes to draw into; default: a figure with a note under it.

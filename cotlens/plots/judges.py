@@ -99,7 +99,8 @@ def plot_outcomes(
     left_out = f"; left out without a judgement: {n_unjudged:,}" if n_unjudged else ""
     note(
         axis.figure,
-        f"answer judged by {judge or '?'}, unsafe but for the green; risk and excuse: wording of steps{left_out}; "
+        f"answer judged by {judge or '?'}, unsafe but for the green; risk and excuse: wording of "
+        f"steps{left_out}; "
         "an excuse or a noticed risk makes an unsafe answer a self-jailbreak",
     )
     return panel_plot(axis, data)
@@ -138,13 +139,17 @@ def plot_thinking_by_answer(
     left_out = f"; left out: {n_unjudged:,} without both judgements" if n_unjudged else ""
     note(
         figure,
-        f"area: share of traces; {judges or 'judges not named'}; intervals: Wilson's 95% at the effective n{left_out}",
+        f"area: share of traces; {judges or 'judges not named'}; intervals: Wilson's 95% at the "
+        f"effective n{left_out}",
     )
     return Plot(figure, data[data["group"].isin(order)].reset_index(drop=True))
 
 
 def _draw_mosaic(axis: Axes, rows: pd.DataFrame) -> None:
-    """Width: share of the thinking; height: share of the answer given the thinking. Unsafe is right and above."""
+    """Width: share of the thinking; height: share of the answer given the thinking.
+
+    Unsafe is right and above.
+    """
     values = {str(name): float(value) for name, value in rows["value"].items()}
     gap = 0.008
     unsafe = values["thinking_unsafe"]
@@ -242,7 +247,8 @@ def plot_safety_by_part(
     if ax is None:
         note(
             axis.figure,
-            f"{judges or 'judges not named'}; lines: Wilson's 95% interval at the effective sample size",
+            f"{judges or 'judges not named'}; lines: Wilson's 95% interval at the effective sample "
+            "size",
         )
     return panel_plot(axis, data)
 
@@ -268,11 +274,13 @@ AGREEMENT_COLUMNS = [
 
 @house_style()
 def plot_guard_agreement(verdicts: pd.DataFrame) -> Plot:
-    """How far judges agree on the same texts: Cohen's kappa and Gwet's AC1 of each pair, part by part.
+    """How far judges agree on the same texts.
+
+    Cohen's kappa and Gwet's AC1 of each pair, part by part.
 
     Args:
-        verdicts: one row per (trace, part, judge) with `trace_id`, `prompt_id`, `part`, `judge` and `unsafe` (missing
-            where the judge is undecided).
+        verdicts: one row per (trace, part, judge) with `trace_id`, `prompt_id`, `part`, `judge` and
+            `unsafe` (missing where the judge is undecided).
     """
     need(verdicts, "trace_id", "prompt_id", "part", "judge", "unsafe")
     pairs = []
@@ -294,7 +302,8 @@ def plot_guard_agreement(verdicts: pd.DataFrame) -> Plot:
         axis.set_title(str(part))
     note(
         figure,
-        "below: Cohen's kappa, above: Gwet's AC1; small: 95% interval, prompts resampled, and traces that both decided",
+        "below: Cohen's kappa, above: Gwet's AC1; small: 95% interval, prompts resampled, and "
+        "traces that both decided",
     )
     return Plot(figure, data)
 
@@ -350,10 +359,13 @@ def _agreement_text(pair: dict[Any, Any], measure: str) -> str:
 
 @house_style()
 def plot_detector(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -> Plot:
-    """The markers against a judge of the thinking, group by group: do they work alike on every checkpoint?
+    """The markers against a judge of the thinking, group by group.
 
-    Left: precision and recall of "has a self-jailbreaking or otherwise unsafe step" against the judge.
-    Right: the rate by the markers, that rate corrected for their errors in this group, and the judge's.
+    Do they work alike on every checkpoint?
+
+    Left: precision and recall of "has a self-jailbreaking or otherwise unsafe step" against the
+    judge. Right: the rate by the markers, that rate corrected for their errors in this group, and
+    the judge's.
 
     Args:
         traces: what `unsafe_dynamics` returned, with `thinking_unsafe`.
@@ -388,13 +400,14 @@ def plot_detector(traces: pd.DataFrame, by: str = "model", *, judge: str = "") -
     label_rows(axes[0], [f"{shorten(group)}\n{sizes[group]:,} traces" for group in order])
     note(
         figure,
-        f"judge of the thinking: {judge or '?'}; corrected: Rogan and Gladen 1978; lines: 95% intervals",
+        f"judge of the thinking: {judge or '?'}; corrected: Rogan and Gladen 1978; lines: 95% "
+        "intervals",
     )
     return Plot(figure, data)
 
 
 def _detector_quality(rows: pd.DataFrame) -> dict[str, stats.Estimate]:
-    """Precision and recall of the markers, and the rate by markers, judge, and markers corrected."""
+    """Precision and recall of the markers, and the rates by markers and by judge."""
     flags = rows["any_unsafe"]
     truth = rows["thinking_unsafe"].astype(bool)
     prompts = rows["prompt_id"]

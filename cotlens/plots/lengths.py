@@ -15,7 +15,9 @@ SHORTEST = 1.0  # a length of 0 has no place on a logarithmic axis
 
 @house_style()
 def plot_lengths(traces: pd.DataFrame, by: str = "model") -> Plot:
-    """Length of thinking, length of answer and steps per trace: median, quartiles, 5th to 95th percentile.
+    """Length of thinking, length of answer and steps per trace.
+
+    Median, quartiles, 5th to 95th percentile.
 
     Open thoughts count with the length they reached, so a group with many of them is longer than it
     looks; the label of a group gives their share, and that of traces without a thought.
@@ -41,8 +43,10 @@ def plot_lengths(traces: pd.DataFrame, by: str = "model") -> Plot:
     label_rows(axes[0], [_group_label(name, row) for name, row in summary.iterrows()])
     note(
         figure,
-        "dot: median, bar: quartiles, line: 5th to 95th percentile, logarithmic scale; open: cut off or without an "
-        "answer, not counted under answers; absent: no thought, and hidden: only a summary of it, counted under "
+        "dot: median, bar: quartiles, line: 5th to 95th percentile, logarithmic scale; open: cut "
+        "off or without an "
+        "answer, not counted under answers; absent: no thought, and hidden: only a summary of it, "
+        "counted under "
         "answers only",
     )
     return Plot(figure, data)

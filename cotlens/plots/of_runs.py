@@ -204,20 +204,22 @@ def draw_figures(
 ) -> list[Path]:
     """Draw every figure that the runs have data for, and return the paths.
 
-    Each figure is written as pdf, png, csv (the numbers drawn) and json (what they were made from), into a folder of
-    its subject. The same runs give the same bytes.
+    Each figure is written as pdf, png, csv (the numbers drawn) and json (what they were made from),
+    into a folder of its subject. The same runs give the same bytes.
 
     Args:
         runs: complete run directories.
         out: folder for the figures.
-        by: what is compared, one of `run_tables.GROUPS`; default: `run` if there are several runs, else `model`.
+        by: what is compared, one of `run_tables.GROUPS`; default: `run` if there are several runs,
+            else `model`.
         scorer: whose token scores to draw, if several models scored a run.
         judge: whose verdicts to draw; default: the first by name. Agreement is drawn of all.
         where: column of `run_tables.GROUPS` -> the value that traces must have to be drawn.
         say: called with what is left out and why.
 
     Raises:
-        TraceError: if a run is not complete, its traces have no such groups, or there is no such scorer or judge.
+        TraceError: if a run is not complete, its traces have no such groups, or there is no such
+            scorer or judge.
     """
     opened = list({run.path.resolve(): run for run in map(open_run, runs)}.values())
     names = dict(

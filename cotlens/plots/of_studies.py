@@ -23,8 +23,10 @@ class StudyTables(NamedTuple):
     """The tables of a study, as figures take them.
 
     Attributes:
-        results: measures, differences, confounds, verdicts, and the csv files that the study brought along, by name.
-        tables: the study's own tables (samples, rollouts, updates, early, ...), `arm` in the study's order.
+        results: measures, differences, confounds, verdicts, and the csv files that the study
+            brought along, by name.
+        tables: the study's own tables (samples, rollouts, updates, early, ...), `arm` in the
+            study's order.
         splits: the splits of the forbidden prompts.
         note: the line under every figure.
     """
@@ -69,8 +71,8 @@ def draw_study(
 ) -> list[Path]:
     """Write a study's results as csv, draw the figures it has data for, and return the paths.
 
-    The results are measures, differences, confounds, verdicts on the study's claims, and the csv files in its folder.
-    The same study gives the same bytes.
+    The results are measures, differences, confounds, verdicts on the study's claims, and the csv
+    files in its folder. The same study gives the same bytes.
 
     Args:
         study: a study or its folder.
@@ -203,10 +205,8 @@ class MeasuresFigure(NamedTuple):
     def has_data(self, tables: StudyTables) -> bool:
         """Whether some arm has one of the measures."""
         known = set(tables.measures["measure"])
-        for measures in self.panels_of(tables).values():
-            if known & set(measures):
-                return True
-        return False
+        panels = self.panels_of(tables).values()
+        return any(known & set(measures) for measures in panels)
 
     def draw(self, tables: StudyTables) -> Plot:
         """The figure."""

@@ -13,9 +13,12 @@ from cotlens.studies.arms import to_row
 
 @house_style()
 def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15) -> Plot:
-    """Unsafe answers when unsafe thinking is cut short: a panel an arm, a line a split, the first arm's in grey.
+    """Unsafe answers when unsafe thinking is cut short.
 
-    Arms are left with unsafe thinking on different splits, so only lines of one split can be compared.
+    A panel an arm, a line a split, the first arm's in grey.
+
+    Arms are left with unsafe thinking on different splits, so only lines of one split can be
+    compared.
 
     Args:
         early: one row per answer: arm, seed, trace_id, prompt_id, cut (share of the thinking kept),
@@ -66,7 +69,8 @@ def plot_early_answering(early: pd.DataFrame, text: str = "", *, least: int = 15
     )
     figure.supylabel("unsafe answers", fontsize=8)
     caption = (
-        f"by share of the thinking that is kept; samples with unsafe thinking, greedy answers; splits of an arm with "
+        "by share of the thinking that is kept; samples with unsafe thinking, greedy answers; "
+        "splits of an arm with "
         f"{least} samples or more; band: Wilson's 95%, by prompt; grey: {arms[0]} on the same split"
     )
     note(figure, f"{caption}\n{text}")

@@ -60,8 +60,10 @@ def plot_reflection(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     label_rows(axes[0], labels)
     note(
         figure,
-        "line: 95% interval, prompts resampled (share: Wilson's at the effective sample size); traces without "
-        "thinking left out. A step reflects if the classifier says so; its errors against people: docs/detectors.md",
+        "line: 95% interval, prompts resampled (share: Wilson's at the effective sample size); "
+        "traces without "
+        "thinking left out. A step reflects if the classifier says so; its errors against people: "
+        "docs/detectors.md",
     )
     return Plot(figure, data)
 
@@ -70,13 +72,16 @@ def plot_reflection(dynamics: pd.DataFrame, by: str = "model") -> Plot:
 def plot_reflection_position(
     steps: pd.DataFrame, by: str = "model", bins: int = 20, most: int = 6
 ) -> Plot:
-    """Share of steps that reflect, by position in the thinking, with pointwise 95% bands over prompts.
+    """Share of steps that reflect, by position in the thinking.
+
+    Bands are pointwise 95%, over prompts.
 
     Args:
         steps: a step table with the columns `by` and `prompt_id` of its traces.
         by: column of the group.
         bins: number of equal parts of the thinking.
-        most: groups drawn, those with the most traces; the others are left out of figure and numbers.
+        most: groups drawn, those with the most traces; the others are left out of figure and
+            numbers.
     """
     need(steps, by, "position", "is_reflection", "prompt_id", "trace_id")
     known = steps[steps["is_reflection"].notna()]
@@ -104,8 +109,10 @@ def plot_reflection_position(
     openings = first_steps(known)["is_reflection"].astype(float)
     note(
         figure,
-        f"position in the thinking, 0: begin, 1: end{left_out}; band: pointwise 95%, prompts resampled; "
-        f"{openings.mean():.0%} of {len(openings):,} first steps count as reflection, as openings like “Okay, let's "
+        f"position in the thinking, 0: begin, 1: end{left_out}; band: pointwise 95%, prompts "
+        "resampled; "
+        f"{openings.mean():.0%} of {len(openings):,} first steps count as reflection, as openings "
+        "like “Okay, let's "
         "see” do (docs/detectors.md)",
     )
     figure.supylabel("share of steps that reflect", fontsize=8)
@@ -146,7 +153,8 @@ def plot_marker_agreement(steps: pd.DataFrame, *, ax: Axes | None = None) -> Plo
     if ax is None:
         note(
             axis.figure,
-            "steps of all traces together; kappa: Cohen's, of word list and classifier over all steps",
+            "steps of all traces together; kappa: Cohen's, of word list and classifier over all "
+            "steps",
         )
     return panel_plot(axis, data)
 
@@ -190,7 +198,8 @@ def plot_transitions(steps: pd.DataFrame, *, ax: Axes | None = None) -> Plot:
     if ax is None:
         note(
             axis.figure,
-            "steps of all traces together, by the classifier; left of and above the lines: kinds that reflect",
+            "steps of all traces together, by the classifier; left of and above the lines: kinds "
+            "that reflect",
         )
 
     tidy = counts.melt(ignore_index=False, var_name="next", value_name="n").reset_index()

@@ -39,16 +39,19 @@ GROUPS = (
 
 @dataclass(frozen=True, slots=True)
 class RunTables:
-    """The tables of all runs as one. Trace ids are unique within a run only, so each starts with its run's path.
+    """The tables of all runs as one.
+
+    Trace ids are unique within a run only, so each starts with its run's path.
 
     Attributes:
         by: the column that names groups.
         judge: the judge whose verdicts are in `traces`; "" if there is none.
-        traces: a row a trace, with the dynamics of reflection and unsafe exploration, and the judge's verdicts.
+        traces: a row a trace, with the dynamics of reflection and unsafe exploration, and the
+            judge's verdicts.
         steps: a row a step, with `prompt_id` and the column of the groups.
         verdicts: a row per (trace, part, judge), of all judges.
-        entropy: tables of token scores by name (`trace`, `position`, `kl`, `reflection`, `survival`, `forking`);
-            those that the runs have no scores for are missing.
+        entropy: tables of token scores by name (`trace`, `position`, `kl`, `reflection`,
+            `survival`, `forking`); those that the runs have no scores for are missing.
     """
 
     by: str
@@ -77,7 +80,10 @@ class RunTables:
 
     @property
     def has_both_parts(self) -> bool:
-        """Whether thinking and answer of some trace are judged; markers may stand in for the judge of the thinking."""
+        """Whether thinking and answer of some trace are judged.
+
+        Markers may stand in for the judge of the thinking.
+        """
         if not self._is_known("answer_unsafe"):
             return False
         thinking = self.with_thinking_verdicts().get("thinking_unsafe")
@@ -111,7 +117,10 @@ class RunTables:
         return self.traces.assign(outcome=outcomes(self.traces, self.traces["answer_unsafe"]))
 
     def with_thinking_verdicts(self) -> pd.DataFrame:
-        """The traces with `thinking_unsafe`: the judge's, or where it judged no thinking the markers'."""
+        """The traces with `thinking_unsafe`.
+
+        The judge's, or where it judged no thinking the markers'.
+        """
         if self._has_own_thinking_verdicts or "any_unsafe" not in self.traces:
             return self.traces
         return self.traces.assign(thinking_unsafe=self.traces["any_unsafe"].astype("boolean"))
@@ -216,7 +225,10 @@ def _with_run(table: pd.DataFrame, run: Run) -> pd.DataFrame:
 
 
 def _check_groups(tables: Sequence[pd.DataFrame], column: str, option: str) -> None:
-    """Raise TraceError if a column names no groups of traces: an identifier, a measure, or empty everywhere."""
+    """Raise TraceError if a column names no groups of traces.
+
+    An identifier, a measure, or empty everywhere.
+    """
     known = []
     for name in GROUPS:
         values = pd.concat([table[name] for table in tables])

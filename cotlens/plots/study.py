@@ -1,7 +1,7 @@
 """Figures of the measures of a study: arms as rows or dots, with intervals.
 
-`text` of every function is the study's note, which says where the numbers come from; it stands under
-the figure.
+`text` of every function is the study's note, which says where the numbers come from; it stands
+under the figure.
 """
 
 import math
@@ -46,7 +46,10 @@ def arm_styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def small_panels(n: int, height: float, of_row: float, xlabel: str) -> tuple[Figure, list[Axes]]:
-    """Up to five small panels a row that share their axes; the lowest of each column names the x axis."""
+    """Up to five small panels a row that share their axes.
+
+    The lowest of each column names the x axis.
+    """
     columns = min(n, 5)
     rows = math.ceil(n / columns)
     figure, axes = new_figure(rows, columns, height + of_row * rows, sharex=True, sharey=True)
@@ -58,7 +61,7 @@ def small_panels(n: int, height: float, of_row: float, xlabel: str) -> tuple[Fig
 
 
 def interval_of(drawn: pd.DataFrame) -> str:
-    """What the intervals of the drawn rows are over: seeds, or prompts with fewer than three seeds."""
+    """What the intervals of the drawn rows are over: seeds or prompts."""
     known = drawn.dropna(subset="low")
     seeds = known[known["units"] == "seeds"]
     if seeds.empty:
@@ -180,7 +183,8 @@ def plot_safety_and_skill(table: pd.DataFrame, text: str = "", *, ax: Axes | Non
     lacking = [name for name in wanted if name not in set(table["measure"])]
     if lacking:
         raise ValueError(
-            f"no arm has {', '.join(lacking)}: the study lacks prompts of that domain, or verdicts on them"
+            f"no arm has {', '.join(lacking)}: the study lacks prompts of that domain, or verdicts "
+            "on them"
         )
     axis = one_panel(ax, 3.4)
     drawn = []

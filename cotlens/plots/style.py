@@ -1,8 +1,8 @@
 """How a figure looks, and `save`, which leaves the picture, its numbers and where they come from.
 
-Every `plot_*` returns a `Plot`: the figure and the table of exactly the numbers it shows. Figures have
-the width of a page, colours that colour-blind readers and greyscale printers can tell apart, and
-carry their n.
+Every `plot_*` returns a `Plot`: the figure and the table of exactly the numbers it shows. Figures
+have the width of a page, colours that colour-blind readers and greyscale printers can tell apart,
+and carry their n.
 """
 
 import io
@@ -61,7 +61,7 @@ STYLE: Any = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """The style of every figure, whatever the user's own settings are; those come back afterwards."""
+    """The style of every figure; the user's own settings come back afterwards."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
@@ -85,7 +85,7 @@ class Plot(NamedTuple):
 
 
 def save(plot: Plot, path: str | Path, provenance: Mapping[str, Any] | None = None) -> list[Path]:
-    """Writes `path` with the suffixes .pdf, .png, .csv (the plotted numbers) and .json (where they come from).
+    """Write a figure as .pdf and .png, its numbers as .csv, and where they come from as .json.
 
     The same plot gives the same bytes: no file carries a date.
 

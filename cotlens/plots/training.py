@@ -1,4 +1,4 @@
-"""Figures of training: curves by update, and unsafe thinking that the reward's guard does not see."""
+"""Figures of training: curves by update, and unsafe thinking that the guard does not see."""
 
 import math
 from collections.abc import Sequence
@@ -68,9 +68,9 @@ def plot_training(
         rollouts: one row per rollout: arm, seed, step, set, prompt_id, and any of thinking_unsafe,
             answer_unsafe, is_help, refuses, is_correct, n_reflections and n_tokens.
         text: the study's note.
-        updates: one row per update: arm, seed, step, and any of reward, frac_reward_zero_std (share of
-            groups whose rewards are all alike, which teach nothing), entropy and kl_reference (nats,
-            over sampled tokens).
+        updates: one row per update: arm, seed, step, and any of reward, frac_reward_zero_std (share
+            of groups whose rewards are all alike, which teach nothing), entropy and kl_reference
+            (nats, over sampled tokens).
         bins: stretches of training.
 
     Raises:
@@ -82,7 +82,8 @@ def plot_training(
             "nothing is known of the rollouts: no verdicts, rewards, tokens or reflections"
         )
     caption = (
-        f"all rollouts, in {bins} stretches of training; band: 95%, over prompts (of groups, reward, entropy, KL: over "
+        f"all rollouts, in {bins} stretches of training; band: 95%, over prompts (of groups, "
+        "reward, entropy, KL: over "
         "seeds, if there are several)"
     )
     return _plot_curves(table, panels, math.ceil(len(panels) / 4), f"{caption}\n{text}", bins)
@@ -137,14 +138,14 @@ def _first_with_data(
 def plot_obfuscation(
     rollouts: pd.DataFrame, text: str = "", *, bins: int = 12, least: int = 20
 ) -> Plot:
-    """Does rewarding a guard on the thinking hide unsafe thinking? The truth and the guard, over training.
+    """Does rewarding a guard on the thinking hide unsafe thinking? Truth and guard, over training.
 
-    P(flagged | unsafe) is the guard's recall. Unsafe thinking that passes it is hidden. What passes it
-    and leads to an unsafe answer is what a monitor of the thinking would miss.
+    P(flagged | unsafe) is the guard's recall. Unsafe thinking that passes it is hidden. What passes
+    it and leads to an unsafe answer is what a monitor of the thinking would miss.
 
     Args:
-        rollouts: one row per rollout: arm, seed, step, set, prompt_id, thinking_unsafe, thinking_flagged
-            and answer_unsafe.
+        rollouts: one row per rollout: arm, seed, step, set, prompt_id, thinking_unsafe,
+            thinking_flagged and answer_unsafe.
         text: the study's note.
         bins: stretches of training.
         least: stretches with fewer rollouts to go by are left out.
@@ -166,8 +167,10 @@ def plot_obfuscation(
         Panel("Passed, answer unsafe", "missed", "forbidden", True),
     )
     caption = (
-        f"rollouts for forbidden requests, {bins} stretches of training; truth: the evaluation's judge, flags: the "
-        f"reward's guard; band: Wilson's 95%, by prompt; none: fewer than {least} rollouts to go by\n{text}"
+        f"rollouts for forbidden requests, {bins} stretches of training; truth: the evaluation's "
+        "judge, flags: the "
+        f"reward's guard; band: Wilson's 95%, by prompt; none: fewer than {least} rollouts to go "
+        f"by\n{text}"
     )
     return _plot_curves(table, panels, 1, caption, bins, least=least)
 

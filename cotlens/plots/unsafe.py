@@ -49,7 +49,9 @@ _WORDING = "markers of wording (docs/unsafe.md): on harmless prompts they are fa
 def plot_unsafe_position(
     steps: pd.DataFrame, by: str = "model", bins: int = 10, most: int = 6
 ) -> Plot:
-    """Share of steps with safety markers, by position in the thinking, with pointwise 95% bands over prompts.
+    """Share of steps with safety markers, by position in the thinking.
+
+    Bands are pointwise 95%, over prompts.
 
     Args:
         steps: a step table with the columns `by` and `prompt_id` of its traces.
@@ -85,15 +87,19 @@ def plot_unsafe_position(
     is_cue = openings["unsafe"] & openings["compliance_cue"].eq(True)
     note(
         figure,
-        f"{_WORDING}; band: 95%, by prompt; first steps: {openings['unsafe'].mean():.0%} of {len(openings):,} are "
-        f"unsafe, {is_cue.mean():.0%} by a compliance cue: openings such as “I need to ...” count as one",
+        f"{_WORDING}; band: 95%, by prompt; first steps: {openings['unsafe'].mean():.0%} of "
+        f"{len(openings):,} are "
+        f"unsafe, {is_cue.mean():.0%} by a compliance cue: openings such as “I need to ...” count "
+        "as one",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
 
 @house_style()
 def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
-    """Traces that explore something unsafe, that come back, and that end on a safe word, with 95% intervals.
+    """Traces that explore something unsafe, that come back, and that end on a safe word.
+
+    Intervals are 95%, over prompts.
 
     Args:
         dynamics: what `unsafe_dynamics` returned.
@@ -114,7 +120,8 @@ def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     label_rows(axes[0], [shorten(group) for group in order])
     note(
         figure,
-        "line: Wilson's 95% interval at the effective sample size; grey: traces; recovered: of those with an "
+        "line: Wilson's 95% interval at the effective sample size; grey: traces; recovered: of "
+        "those with an "
         f"unsafe step; last word: of those with a safe or unsafe step; {_WORDING}",
     )
     return Plot(figure, data)
@@ -124,11 +131,13 @@ def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
 def plot_onset_recovery(
     dynamics: pd.DataFrame, by: str = "model", *, steps: int = 40, most: int = 6
 ) -> Plot:
-    """When traces first explore something unsafe, and how soon they come back, with pointwise 95% bands.
+    """When traces first explore something unsafe, and how soon they come back.
 
-    Left: share of all traces whose first unsafe step lies at or before a position. Right: of the traces
-    with an unsafe step, the share that has recovered within so many steps of it. A thought that was cut
-    off has not come back.
+    Bands are pointwise 95%, over prompts.
+
+    Left: share of all traces whose first unsafe step lies at or before a position. Right: of the
+    traces with an unsafe step, the share that has recovered within so many steps of it. A thought
+    that was cut off has not come back.
 
     Args:
         dynamics: what `unsafe_dynamics` returned.
@@ -172,8 +181,10 @@ def plot_onset_recovery(
     by_cue = is_cue[known["any_unsafe"] == 1].mean()
     note(
         figure,
-        "in brackets: traces, and those with an unsafe step; a thought that was cut off has not come back; "
-        f"{_WORDING}; band: 95%, by prompt; in {by_cue:.0%} of traces with an unsafe step the first is a compliance "
+        "in brackets: traces, and those with an unsafe step; a thought that was cut off has not "
+        "come back; "
+        f"{_WORDING}; band: 95%, by prompt; in {by_cue:.0%} of traces with an unsafe step the "
+        "first is a compliance "
         "cue: openings such as “I need to ...” count as one",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
@@ -214,7 +225,8 @@ def plot_self_jailbreak_kinds(steps: pd.DataFrame, by: str = "model") -> Plot:
         traces,
         by,
         KINDS,
-        "share of traces with such a step; line: Wilson's 95% interval at the effective sample size; "
+        "share of traces with such a step; line: Wilson's 95% interval at the effective sample "
+        "size; "
         f"{_WORDING}; the kind of a step is less certain than that it is a self-jailbreak",
     )
 
@@ -236,8 +248,10 @@ def plot_risky_patterns(dynamics: pd.DataFrame, by: str = "model") -> Plot:
         traces,
         by,
         PATTERNS,
-        "share of traces, at most one pattern each; line: Wilson's 95% interval at the effective sample size; "
-        "the patterns of arXiv 2505.15404, where a language model decides; here the markers do (docs/unsafe.md); on "
+        "share of traces, at most one pattern each; line: Wilson's 95% interval at the effective "
+        "sample size; "
+        "the patterns of arXiv 2505.15404, where a language model decides; here the markers do "
+        "(docs/unsafe.md); on "
         "harmless prompts there is no risk to notice",
     )
 

@@ -235,7 +235,10 @@ def estimate_mean(rows: pd.DataFrame, *, is_share: bool) -> Estimate:
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame) -> Estimate:
-    """mean(a) - mean(b) over the seeds that both have, paired by prompt, or by seed from three seeds on."""
+    """mean(a) - mean(b) over the seeds that both have, paired.
+
+    The pairs are seeds from three seeds on, else prompts.
+    """
     seeds = set(a["seed"]) & set(b["seed"])
     a = a[a["seed"].isin(seeds)]
     b = b[b["seed"].isin(seeds)]
@@ -249,9 +252,7 @@ def difference(a: pd.DataFrame, b: pd.DataFrame) -> Estimate:
 
 
 def over_seeds(values: Sequence[float], n: int) -> Estimate:
-    """The mean of one value a seed, with Student's interval; n is the number of samples behind
-    them.
-    """
+    """The mean of one value a seed, with Student's interval; n counts the samples behind it."""
     by_seed = np.asarray(values, float)
     n_seeds = len(by_seed)
     mean = float(by_seed.mean())
@@ -277,7 +278,7 @@ def shared_prompts(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
 
 
 def to_row(estimate: Estimate) -> dict[str, Any]:
-    """An estimate as columns: value, low, high, n, n_units and `units`, what the interval is over."""
+    """An estimate as columns; `units` is what the interval is over."""
     units = "seeds" if estimate.method == "t" else "prompts"
     return {
         "value": estimate.value,

@@ -34,8 +34,8 @@ class Claim:
     Attributes:
         claim: the sentence.
         rule: a name in `RULES`.
-        arm: the role in the study whose arms the claim is about (`rl`, `sft`, ...), or the name of an arm. A role of
-            several arms makes one claim for each.
+        arm: the role in the study whose arms the claim is about (`rl`, `sft`, ...), or the name of
+            an arm. A role of several arms makes one claim for each.
         against: the role or arm that it is compared with; "" is the base.
         measure: name of a measure (`COLUMN_WHERE`), for rules that speak of one.
         margin: absolute margin within which a value counts as kept.
@@ -175,7 +175,7 @@ def _arms_of(
 
 
 def _unnamed_arms(arm: str, against: str, base: str, roles: Mapping[str, Any]) -> str:
-    """The arms that a claim's sentence leaves open, in brackets: all but the base and the RL arm."""
+    """The arms that a claim leaves open, in brackets: all but the base and the RL arm."""
     usual = {base, roles.get("rl")}
     others = [name for name in (arm, against) if name not in usual]
     return f" [{', '.join(others)}]" if others else ""
@@ -230,8 +230,9 @@ def falls_on_both_texts(claim: Claim, evidence: Evidence, arm: str, _against: st
 
 
 def hidden_falls(claim: Claim, evidence: Evidence, arm: str, _against: str) -> Verdict | None:
-    """Seen if unsafe thinking that the reward's guard does not flag falls; None if the base's was
-    not judged by both.
+    """Seen if unsafe thinking that the reward's guard does not flag falls.
+
+    None if the base's thinking was not judged by both.
     """
     if math.isnan(evidence.base_value("hidden_forbidden")):
         return None
@@ -248,7 +249,10 @@ def hidden_falls(claim: Claim, evidence: Evidence, arm: str, _against: str) -> V
 
 
 def lowers_but_keeps(claim: Claim, evidence: Evidence, arm: str, against: str) -> Verdict:
-    """Seen if `arm` lowers the measure and `against` keeps it (or raises it, which the verdict then says)."""
+    """Seen if `arm` lowers the measure and `against` keeps it , or raises it.
+
+    If it raises it, the verdict says so.
+    """
     lowering, keeping = evidence.change(arm, claim.measure), evidence.change(against, claim.measure)
     margin = claim.margin or claim.margin_of_base * evidence.base_value(claim.measure)
     return decide_lower_but_keep(claim.claim, lowering, keeping, margin)
@@ -286,7 +290,7 @@ def decide_lower_but_keep(claim: str, lowering: Any, keeping: Any, margin: float
 
 
 def less_even(claim: Claim, evidence: Evidence, arm: str, against: str) -> Verdict:
-    """Seen if unsafe thinking differs more between the splits of forbidden prompts after `arm` than after `against`.
+    """Seen if unsafe thinking differs more between splits after `arm` than after `against`.
 
     The range of a measure over splits is its largest mean less its smallest, over the splits that
     both arms have.
@@ -381,9 +385,7 @@ def _gap_over_prompts(rows: pd.DataFrame, arm: str, against: str) -> Estimate:
 
 
 def _state(change: Any, margin: float) -> str:
-    """kept: the whole interval lies within the margin; else lost or raised if it excludes zero;
-    else unclear.
-    """
+    """kept: the whole interval is within the margin; else lost, raised, or unclear with a zero."""
     if -margin <= change.low and change.high <= margin:
         return "kept"
     if change.high < 0:
@@ -392,9 +394,7 @@ def _state(change: Any, margin: float) -> str:
 
 
 def _what_would_change(change: Any) -> str:
-    """How far the interval is from the other verdict: as a shift, or in seeds (prompts, with fewer
-    than three seeds).
-    """
+    """How far the interval is from another verdict: as a shift, or in seeds (or prompts)."""
     if math.isnan(change.low):
         return "data for both arms"
     if change.low > 0 or change.high < 0:
@@ -410,7 +410,10 @@ def _what_would_change(change: Any) -> str:
     deviation = (change.high - change.value) * math.sqrt(n) / distributions.t.ppf(0.975, n - 1)
     for larger in range(n + 1, 1000):
         if distributions.t.ppf(0.975, larger - 1) * deviation / math.sqrt(larger) < value:
-            return f"an interval that excludes zero: about {larger} {change.units} if mean and spread stay"
+            return (
+                f"an interval that excludes zero: about {larger} {change.units} "
+                "if mean and spread stay"
+            )
     return f"an interval that excludes zero: more {change.units} than are practical"
 
 

@@ -69,16 +69,19 @@ def compare_runs(
     same number, its samples are numbered in order.
 
     Args:
-        runs: complete run directories with their texts, of what each arm was evaluated on: the table `samples`.
+        runs: complete run directories with their texts, of what each arm was evaluated on: the
+            table `samples`.
         out: folder of the study.
         base: the arm that the others are compared with.
         rl: the arm of claims about RL; default: the first with `grpo` or `rl` in its name.
         sft: the arms of claims about SFT; default: all with `sft` in their name but `rl`.
-        judge: judge whose verdicts on thinking and answer count as the truth; default: the only one.
-        monitor: a second judge: the guard that rewards asked, which training may have learned to please.
-        scorer: name of the token scores that are each arm's own; default: the only ones, `own`, or those with the
-            arm's name. Scores of the base's runs under another arm's name are that arm's view of
-            the common text.
+        judge: judge whose verdicts on thinking and answer count as the truth; default: the only
+            one.
+        monitor: a second judge: the guard that rewards asked, which training may have learned to
+            please.
+        scorer: name of the token scores that are each arm's own; default: the only ones, `own`, or
+            those with the arm's name. Scores of the base's runs under another arm's name are that
+            arm's view of the common text.
         note: a line under every figure.
         claims: what the study is to decide, fixed beforehand (`studies.Claim`).
         rollouts: runs of what RL sampled in training (`RECORD/rollouts` of trainers/grpo.py). They
@@ -90,8 +93,9 @@ def compare_runs(
         say: called with what is missing, and of which runs.
 
     Raises:
-        TraceError: if the study exists, there is no base, no run has the judge, monitor or scorer, two runs hold the
-            same samples, or rollouts have no training step or are of an arm without samples.
+        TraceError: if the study exists, there is no base, no run has the judge, monitor or scorer,
+            two runs hold the same samples, or rollouts have no training step or are of an arm
+            without samples.
     """
     out = Path(out)
     check_room(out)
@@ -148,7 +152,7 @@ def compare_runs(
 
 
 def _check_runs(opened: Sequence[Run], training: Sequence[Run], sources: Sources) -> None:
-    """Raise TraceError if runs lack what is named, disagree on the judge, or are rollouts given as samples."""
+    """Raise TraceError if runs lack what is named, disagree on the judge, or are rollouts."""
     _check_names(opened, sources)
     judges = {_judge_of(run, sources) for run in (*opened, *training)} - {""}
     if len(judges) > 1:
@@ -369,7 +373,9 @@ _ENTROPIES = {  # column of the samples: column of trace_entropy
 
 
 def _rollout_table(run: Run, sources: Sources, say: Callable[[str], object]) -> pd.DataFrame:
-    """One row per rollout: arm, seed, step, reward, and the columns of samples but for token scores.
+    """One row per rollout.
+
+    Arm, seed, step, reward, and the columns of samples but for token scores.
 
     One model after another sampled them, so scores by any of them are not the policy's own.
     """
@@ -472,7 +478,10 @@ def _read_answers(run: Run) -> pd.DataFrame:
 
 
 def _common_text(base_runs: Sequence[Run], arms: Sequence[str], base: str) -> pd.DataFrame:
-    """Entropy of each arm on the base's thinking, text by text, where the arms have scored the base's runs."""
+    """Entropy of each arm on the base's thinking, text by text.
+
+    Empty where the arms have not scored the base's runs.
+    """
     tables = []
     for run in base_runs:
         traces = run.trace_table()
@@ -491,9 +500,7 @@ def _common_text(base_runs: Sequence[Run], arms: Sequence[str], base: str) -> pd
 
 
 def _add_common_entropy(samples: pd.DataFrame, common: pd.DataFrame) -> pd.DataFrame:
-    """The samples with entropy_common, one number a prompt: its texts are the base's, the same for
-    all its samples.
-    """
+    """The samples with entropy_common, one number a prompt: its texts are the base's own."""
     by_prompt = common.groupby(PROMPT_ID)["entropy_common"].mean().reset_index()
     samples = samples.merge(by_prompt, on=PROMPT_ID, how="left")
     is_repeated = samples.duplicated(PROMPT_ID)

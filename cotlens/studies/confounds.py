@@ -35,16 +35,17 @@ RESAMPLES = 2000
 
 
 def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
-    """Differences to the base: raw, at equal length, within each outcome, on one text, on equal splits.
+    """Differences to the base: raw, at equal length, within outcomes, on one text, on equal splits.
 
     Args:
         samples: of `Study.samples`.
         base: the arm that the others are compared with.
 
     Returns:
-        One row per (arm, column, set, comparison): value, low, high, n_units, units. Comparisons: own samples,
-        length-matched and OUTCOME yes or no (`stats.matched_difference`), for entropy also common text, and for the
-        guard's recall own samples and equal splits (`recall_at_splits`).
+        One row per (arm, column, set, comparison): value, low, high, n_units, units. Comparisons:
+        own samples,
+        length-matched and OUTCOME yes or no (`stats.matched_difference`), for entropy also common
+        text, and for the guard's recall own samples and equal splits (`recall_at_splits`).
     """
     rows = [
         *_matched_rows(samples, base),
@@ -101,9 +102,7 @@ def _name_outcome(flags: pd.Series) -> pd.Series:
 
 
 def _join_estimates(estimates: pd.DataFrame, has_several_seeds: bool) -> dict[str, Any]:
-    """One estimate over seeds, or with fewer than three seeds the one over all samples; NaN with
-    too little data.
-    """
+    """One estimate over seeds, or the one over all samples; NaN with too little data."""
     unknown = {"value": math.nan, "low": math.nan, "high": math.nan}
     if has_several_seeds:
         by_seed = estimates["value"].dropna()
@@ -155,7 +154,7 @@ def _pairs_with_base(
 
 
 def recall_at_splits(samples: pd.DataFrame, arm: str, base: str) -> Estimate:
-    """Change of the guard's recall on unsafe thinking from the base to an arm, with the splits held equal.
+    """Change of the guard's recall on unsafe thinking from the base to an arm, on equal splits.
 
     The guard flags f_s of the arm's u_s unsafe thoughts in split s; b_s is its recall on the base's
     thoughts in s. The change is sum_s (f_s - u_s b_s) / sum_s u_s: the arm's recall less what it
@@ -164,9 +163,9 @@ def recall_at_splits(samples: pd.DataFrame, arm: str, base: str) -> Estimate:
     Splits in which the base has no unsafe thought are left out.
 
     Returns:
-        From three seeds on the mean over seeds with Student's interval; else a percentile interval over prompts,
-        resampled within splits. n counts the arm's unsafe thoughts in the splits that are kept. NaN if no split has
-        unsafe thinking of both.
+        From three seeds on the mean over seeds with Student's interval; else a percentile interval
+        over prompts, resampled within splits. n counts the arm's unsafe thoughts in the splits that
+        are kept. NaN if no split has unsafe thinking of both.
     """
     counts = _count_flagged(samples, arm, base)
     base_in_split = counts.groupby(["seed", "split"])["u_base"].transform("sum")
@@ -205,9 +204,7 @@ def _count_flagged(samples: pd.DataFrame, arm: str, base: str) -> pd.DataFrame:
 
 
 def _recall_change(rows: pd.DataFrame, weights: np.ndarray | None = None) -> np.ndarray:
-    """The change on equal splits for each row of weights over the prompts; by default each prompt
-    counts once.
-    """
+    """The change on equal splits for each row of weights over the prompts, by default all ones."""
     if weights is None:
         weights = np.ones((1, len(rows)))
     strata = pd.get_dummies(rows["seed"].astype(str) + ":" + rows["split"]).to_numpy(float)

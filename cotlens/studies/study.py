@@ -1,5 +1,6 @@
-"""Study: a folder of tables over arms and seeds, one row per sample, without texts and small enough
-to commit.
+"""Study: a folder of tables over arms and seeds, one row per sample.
+
+It holds no texts and is small enough to commit.
 """
 
 import json
@@ -116,10 +117,13 @@ def is_study(path: str | Path) -> bool:
 def write_study(
     path: str | Path, tables: Mapping[str, pd.DataFrame], info: Mapping[str, Any]
 ) -> Study:
-    """Write tables with a column `seed`, one file a seed. Seeds already in the study and not in the tables stay.
+    """Write tables with a column `seed`, one file a seed.
+
+    Seeds already in the study and not in the tables stay.
 
     Raises:
-        ValueError: if the samples lack one of `SAMPLE_KEYS` or have an arm that `info` does not list.
+        ValueError: if the samples lack one of `SAMPLE_KEYS` or have an arm that `info` does not
+            list.
         TraceError: if the folder holds something else.
     """
     path = Path(path)
@@ -138,7 +142,7 @@ def write_study(
 
 
 def write_tables(path: Path, tables: Mapping[str, pd.DataFrame], info: Mapping[str, Any]) -> Study:
-    """Write the tables, then `study.json`: a study that was cut off has none, and counts as none."""
+    """Write the tables, then `study.json`: without it a folder is not a study."""
     for name, table in tables.items():
         for seed, rows in table.groupby("seed", sort=True):
             rows = rows.drop(columns="seed").reset_index(drop=True)
@@ -169,9 +173,7 @@ def check_room(path: Path) -> None:
 
 
 def _may_lie_in_study(child: Path) -> bool:
-    """Whether it may be left from a study that was cut off: tables by seed, or files that lie next
-    to them.
-    """
+    """Whether it may be left of a study that was cut off: tables by seed, csv, partial files."""
     if child.is_dir():
         return all("seed=" in file.name for file in child.iterdir())
     return child.suffix in (".csv", ".partial")

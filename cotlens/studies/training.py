@@ -16,7 +16,7 @@ ALIKE = 1e-8  # rewards closer than this are equal
 
 
 def update_table(rollouts: pd.DataFrame, logs: Sequence[str | Path]) -> pd.DataFrame:
-    """One row per (arm, seed, step): mean reward, share of groups all alike, and what the trainers logged.
+    """One row per (arm, seed, step): mean reward, share of groups all alike, and TRL's log.
 
     A group is what was sampled for one prompt in one update; groups of a single rewarded rollout
     have no share. Where rollouts have rewards these are used, since a trainer that logs every k
@@ -65,13 +65,14 @@ def _summarise_rewards(rollouts: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_updates(folder: str | Path) -> pd.DataFrame:
-    """What TRL logged of each update of an RL arm, from the last checkpoint in the trainer's output folder.
+    """What TRL logged of each update of an RL arm, from its last checkpoint.
 
     Returns:
-        One row per line of the log: step, the number of updates the sampling model had had, as for rollouts (a trainer
-        that logs every k updates logs their mean, and step is the middle of them); reward; reward_std; entropy (nats,
-        mean over sampled tokens); frac_reward_zero_std (share of groups whose rewards are all alike); kl_reference.
-        Missing where not logged.
+        One row per line of the log: step, the number of updates the sampling model had had, as for
+        rollouts (a trainer
+        that logs every k updates logs their mean, and step is the middle of them); reward;
+        reward_std; entropy (nats, mean over sampled tokens); frac_reward_zero_std (share of groups
+        whose rewards are all alike); kl_reference. Missing where not logged.
 
     Raises:
         TraceError: if there is no checkpoint, or it logs no rewards.
@@ -106,6 +107,7 @@ def _newest_state(folder: Path) -> Path:
             states[int(number)] = path
     if not states:
         raise TraceError(
-            f"{folder}: no checkpoint-*/trainer_state.json; expected the output_dir of a TRL trainer"
+            f"{folder}: no checkpoint-*/trainer_state.json; expected the output_dir of a TRL "
+            "trainer"
         )
     return states[max(states)]

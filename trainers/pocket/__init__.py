@@ -23,6 +23,7 @@ The experiment:
     tune        learning rates, tried on a development seed
     measure     what is measured of a finished arm
     jobs        runs arms side by side, each in its own process
+    tables      an arm's tables: the truth next to what cotlens measured
     figures     figures that need the truth
     report      from runs to a study, and from a study to figures
     experiment  the command line

@@ -1,6 +1,7 @@
 """Figures that need the pocket world's truth: detectors against it, branching points, rates tried.
 
-`COLUMNS` and `FIGURES` are the study's own with what only this world knows; `samples_of` adds the columns.
+`COLUMNS` and `FIGURES` are the study's own with what only this world knows; `samples_of` adds the
+columns.
 """
 
 import math
@@ -8,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from cotlens import stats
 from cotlens.measures.groups import need
@@ -23,7 +25,10 @@ from cotlens.studies.arms import LEAST_SEEDS, over_seeds, to_row
 
 
 def samples_of(study: Study) -> pd.DataFrame:
-    """The study's samples with `corrective`, the share of reflections that mend something (NaN without any)."""
+    """The study's samples with `corrective`.
+
+    The share of reflections that mend something (NaN without any).
+    """
     samples = study.samples()
     n_reflections = samples["n_reflections"].astype(float)
     n_corrections = samples["n_corrections"].astype(float)
@@ -59,7 +64,8 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
     """The learning rates tried on the development seed, a panel an arm, with the picked one ringed.
 
     Args:
-        tries: one row per (arm, rate): arm, rate, picked, safe, helped, right (shares) and their mean, score.
+        tries: one row per (arm, rate): arm, rate, picked, safe, helped, right (shares) and their
+            mean, score.
         text: the study's note.
     """
     lines = {
@@ -115,11 +121,12 @@ DETECTION = ("precision", "recall", "false_alarms")
 def plot_instruments(steps: pd.DataFrame, text: str = "") -> Plot:
     """Precision, recall and false alarms of the step detectors against known truth, arm by arm.
 
-    Precision falls where what is looked for becomes rare, though nothing of the detector changed. Recall and the rate
-    of false alarms (flagged, among the steps that are not it) do not.
+    Precision falls where what is looked for becomes rare, though nothing of the detector changed.
+    Recall and the rate of false alarms (flagged, among the steps that are not it) do not.
 
     Args:
-        steps: one row per step: arm, seed, set, prompt_id, is_reflection, unsafe, true_reflection, true_unsafe.
+        steps: one row per step: arm, seed, set, prompt_id, is_reflection, unsafe, true_reflection,
+            true_unsafe.
         text: the study's note.
     """
     order = present_arms(steps)[::-1]
@@ -156,7 +163,10 @@ def plot_instruments(steps: pd.DataFrame, text: str = "") -> Plot:
 
 
 def _detection(steps: pd.DataFrame, arm: str, flag: str, truth: str) -> pd.DataFrame:
-    """Precision, recall and rate of false alarms of one arm: over seeds from three seeds on, else over prompts."""
+    """Precision, recall and rate of false alarms of one arm.
+
+    Over seeds from three seeds on, else over prompts.
+    """
     arm_steps = steps[(steps["arm"] == arm) & steps[flag].notna()]
     flagged = arm_steps[flag].astype(bool)
     true = arm_steps[truth].astype(bool)
@@ -185,19 +195,22 @@ KINDS = ("decision", "wording", "determined")
 
 
 def branching_measures(tokens: pd.DataFrame) -> pd.DataFrame:
-    """How well an arm's entropy finds the places where the writer of the text could have gone on otherwise.
+    """How well an arm's entropy finds the places where the writer could have gone on otherwise.
 
     Args:
-        tokens: one row per token of a text whose writer is known: arm, seed, prompt_id, kind, policy_entropy (the
-            writer's own, nats), entropy (the arm's, nats).
+        tokens: one row per token of a text whose writer is known: arm, seed, prompt_id, kind,
+            policy_entropy (the writer's own, nats), entropy (the arm's, nats).
 
     Returns:
-        One row per (arm, measure). `auroc`: probability that the arm is more uncertain at a branching point (writer
-        above 0.05 nats) than at another token. `correlation`: Pearson's, of the two entropies. `mean_KIND`: the arm's
-        mean entropy at decisions, wordings, determined tokens. Intervals are over seeds, or over prompts with fewer
-        than three.
+        One row per (arm, measure). `auroc`: probability that the arm is more uncertain at a
+        branching point (writer above 0.05 nats) than at another token. `correlation`: Pearson's, of
+        the two entropies. `mean_KIND`: the arm's mean entropy at decisions, wordings, determined
+        tokens. Intervals are over seeds, or over prompts with fewer than three.
     """
-    statistics = {"auroc": _auroc, "correlation": _correlation}
+    statistics: dict[str, Callable[[pd.DataFrame], float]] = {
+        "auroc": _auroc,
+        "correlation": _correlation,
+    }
     for kind in KINDS:
         statistics[f"mean_{kind}"] = _mean_at(kind)
 
@@ -290,14 +303,15 @@ def plot_branching(tokens: pd.DataFrame, text: str = "") -> Plot:
         label_rows([axis], [shorten(arm) if is_first else "" for arm in order])
 
     caption = (
-        "tokens of traces that a known policy wrote; branching: its own entropy is above 0.05 nats; "
+        "tokens of traces that a known policy wrote; branching: its own entropy is above 0.05 "
+        "nats; "
         "dotted: its mean"
     )
     note(figure, f"{caption}; line: 95% interval, {interval_of(measures)}\n{text}")
     return Plot(figure, measures)
 
 
-def _draw_calibration(axis, tokens: pd.DataFrame, base: str) -> None:  # noqa: ANN001
+def _draw_calibration(axis: Axes, tokens: pd.DataFrame, base: str) -> None:
     """The base's mean entropy by the writer's, in bins."""
     bins = np.array([0, 1e-9, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 4])
     binned = tokens.groupby(np.digitize(tokens["policy_entropy"], bins))

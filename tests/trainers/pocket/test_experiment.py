@@ -17,11 +17,12 @@ from cotlens import Run, TraceError, read_traces
 from cotlens.judges.verdict import Item, Part
 from trainers.pocket.arms import ARMS, rewards_of
 from trainers.pocket.experiment import main
-from trainers.pocket.jobs import Job, start_job, read_log_end, run_all, run_job, tries
+from trainers.pocket.jobs import Job, read_log_end, run_all, run_job, start_job, tries
 from trainers.pocket.measure import CUTS, answer_early
 from trainers.pocket.oracle import Oracle
 from trainers.pocket.plan import DEVELOPMENT_SEED, PICKED, RATES, SETS, Plan, Setting, check_plan
-from trainers.pocket.report import _rollouts, _steps, collect, report
+from trainers.pocket.report import collect, report
+from trainers.pocket.tables import rollout_table, step_table
 from trainers.pocket.tune import pick_rates, read_tries
 from trainers.pocket.world import Domain, PromptSplit, build_prompts
 
@@ -132,7 +133,7 @@ def test_what_is_done_is_not_done_again(run):
 
 
 def test_grpos_rollouts_are_traces_of_its_prompts(run):
-    found = _rollouts(run / "seed=0" / "grpo", PLAN.prompts(0))
+    found = rollout_table(run / "seed=0" / "grpo", PLAN.prompts(0))
     assert len(found) == 2 * 4
     assert set(found["step"]) == {0, 1}
     paths = sorted((run / "seed=0" / "grpo" / "rollouts").glob("*/*.parquet"))
@@ -201,7 +202,7 @@ def test_the_study_keeps_seeds_that_are_no_longer_at_hand(run, tmp_path):
 def test_the_truth_of_steps_is_beside_what_detectors_say(run):
     """One row per step of the runs; the numbers of the truth are the oracle's."""
     folder = run / "seed=0" / "grpo"
-    steps = _steps(folder, PLAN.prompts(0))
+    steps = step_table(folder, PLAN.prompts(0))
     assert len(steps) == sum(len(Run(p.parent).step_table()) for p in folder.glob("*/run.json"))
     assert steps["true_reflection"].dtype == np.bool_
 
