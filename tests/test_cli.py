@@ -29,25 +29,25 @@ def test_from_file_to_figure(tmp_path):
     cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
     paths = cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures").stdout.split()
     names = [
-        "01_lengths",
-        "02_reflection",
-        "03_reflection_position",
-        "04_marker_agreement",
-        "05_transitions",
+        "lengths/by_part",
+        "reflection/rate",
+        "reflection/position",
+        "reflection/marker_agreement",
+        "reflection/transitions",
     ]
     names += [
-        "12_unsafe_position",
-        "13_unsafe_path",
-        "14_onset_recovery",
-        "15_self_jailbreak_kinds",
-        "34_risky_patterns",
+        "unsafe/position",
+        "unsafe/path",
+        "unsafe/risky_patterns",
+        "unsafe/onset_recovery",
+        "unsafe/self_jailbreak_kinds",
     ]
     assert paths == [
         str(tmp_path / "figures" / f"{name}.{kind}")
         for name in names
         for kind in ("pdf", "png", "csv", "json")
     ]
-    assert str(tmp_path) not in (tmp_path / "figures" / "01_lengths.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "figures" / "lengths/by_part.json").read_text()
 
 
 def test_runs_are_told_apart_by_their_paths(tmp_path):
@@ -59,7 +59,7 @@ def test_runs_are_told_apart_by_their_paths(tmp_path):
     def draw(*paths, folder=tmp_path):
         """Return the number of traces by group, and the remarks."""
         remarks = cotlens("figures", *paths, "-o", tmp_path / "f", folder=folder).stderr
-        table = pd.read_csv(tmp_path / "f" / "01_lengths.csv").drop_duplicates("group")
+        table = pd.read_csv(tmp_path / "f" / "lengths/by_part.csv").drop_duplicates("group")
         return dict(zip(table["group"], table["n_traces"], strict=True)), remarks
 
     # Two folders of the same name.
@@ -68,7 +68,7 @@ def test_runs_are_told_apart_by_their_paths(tmp_path):
 
     # One run, given in three ways.
     draw(runs[0], "seed=0/grpo", tmp_path / "seed=1" / ".." / "seed=0" / "grpo")
-    assert json.loads((tmp_path / "f" / "01_lengths.json").read_text())["n_traces"] == 14
+    assert json.loads((tmp_path / "f" / "lengths/by_part.json").read_text())["n_traces"] == 14
 
     # The current folder has its name.
     groups, _ = draw(".", runs[1], folder=runs[0])
@@ -77,7 +77,7 @@ def test_runs_are_told_apart_by_their_paths(tmp_path):
     for run in runs[2:]:
         shutil.copytree(runs[0], run)
     _, remarks = draw(*runs)
-    assert "are of the 6 largest of 8 groups" in remarks
+    assert "of the 6 largest of 8 groups only: reflection/position" in remarks
 
 
 def test_several_runs_are_compared_and_not_pooled(tmp_path):
@@ -85,7 +85,7 @@ def test_several_runs_are_compared_and_not_pooled(tmp_path):
     for name in ("base", "sft"):
         cotlens("analyze", SAMPLES, "-o", tmp_path / name)
     cotlens("figures", tmp_path / "base", tmp_path / "sft", tmp_path / "sft", "-o", tmp_path / "f")
-    table = pd.read_csv(tmp_path / "f" / "02_reflection.csv")
+    table = pd.read_csv(tmp_path / "f" / "reflection/rate.csv")
     assert set(table["group"]) == {"base", "sft"}
     assert set(table["n"]) == {12}
 
@@ -106,7 +106,7 @@ def test_figures_of_some_traces_only(tmp_path):
         return cotlens("figures", tmp_path / "run", *arguments, code=code).stderr
 
     remarks = draw(f"domain={domain}")
-    n_traces = json.loads((tmp_path / "f" / "01_lengths.json").read_text())["n_traces"]
+    n_traces = json.loads((tmp_path / "f" / "lengths/by_part.json").read_text())["n_traces"]
     assert n_traces == (domains == domain).sum() < len(domains)
     assert "too few for their intervals" in remarks
 

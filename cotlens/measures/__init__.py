@@ -1,11 +1,14 @@
-"""Tables in, tables out: one row a trace, a position, a word or a group. Every column is defined in the docstring.
+"""Tables in, tables out: one row per trace, position, word or group.
 
+The docstring of each function defines its columns.
+
+groups       estimates by group, and the checks that figures share
+lengths      quantiles of lengths
 reflection   how often, where and in what runs a trace reflects
 unsafe       the path of a trace's markers, its outcome, risky patterns
+scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
 bounds       the interval of an entropy of which only the top-k log-probs are known
-lengths      quantiles of lengths
-groups       estimates by group, and the checks that figures share
 """
 
 from cotlens.measures.bounds import Bounds, entropy_bounds
@@ -36,8 +39,25 @@ from cotlens.measures.unsafe import (
 )
 
 __all__ = [
-    "Bounds", "Outcome", "entropy_bounds", "entropy_survival", "entropy_threshold", "forking_tokens",
-    "length_quantiles", "marker_agreement", "outcomes", "position_entropy", "reflection_dynamics",
-    "reflection_entropy", "reflection_estimates", "risky_patterns", "safety_states", "step_entropy",
-    "thinking_answer_estimates", "trace_entropy", "transitions", "unsafe_dynamics", "word_entropy",
-]  # fmt: skip
+    "Bounds",
+    "Outcome",
+    "entropy_bounds",
+    "entropy_survival",
+    "entropy_threshold",
+    "forking_tokens",
+    "length_quantiles",
+    "marker_agreement",
+    "outcomes",
+    "position_entropy",
+    "reflection_dynamics",
+    "reflection_entropy",
+    "reflection_estimates",
+    "risky_patterns",
+    "safety_states",
+    "step_entropy",
+    "thinking_answer_estimates",
+    "trace_entropy",
+    "transitions",
+    "unsafe_dynamics",
+    "word_entropy",
+]

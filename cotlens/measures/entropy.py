@@ -1,30 +1,50 @@
-"""What token scores say about reasoning: entropy per step, at reflections, by position, and at forking tokens.
+"""Token entropy by trace, step, position and word, and around the starts of reflection.
 
-Takes the tables of a run (traces, steps, and the scores of one model) and returns tables; `stats` puts intervals on
-them and `plot` draws them. Every function works a shard at a time, so that a corpus of any size fits.
+Each function takes tables of a run (traces, steps, and the scores of one model) and returns a
+table; `stats` puts intervals on it and `plots` draws it. Every function works a shard at a time, so
+a corpus of any size fits.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from cotlens.measures.groups import need_columns
+from cotlens.measures.scored import (
+    ScoredTrace,
+    begins_inside,
+    has_scores,
+    mean_scored,
+    scored_only,
+    scored_traces,
+    share_above,
+    think_spans,
+)
+from cotlens.stats.bootstrap import Floats
 
 
-# --- from the scores of a run ----------------------------------------------------------------------------------
 def entropy_threshold(scores: pd.DataFrame, share: float = 0.8) -> float:
     """Entropy in nats that `share` of all scored tokens do not exceed (Hyndman and Fan's type 7).
 
-    Taken from the base model's scores, it says which tokens of any checkpoint count as high-entropy: the top fifth
-    at the default, as in Wang et al. 2025 (arXiv 2506.01939).
+    Taken from the base model's scores, it says which tokens of any checkpoint count as
+    high-entropy: the top fifth at the default, as in Wang et al. 2025 (arXiv 2506.01939).
+
+    Args:
+        scores: a score table.
+        share: from 0 to 1.
+
+    Raises:
+        ValueError: if no token is scored.
     """
-    values = np.concatenate(
-        [np.zeros(0), *(cell for cell in scores["entropy"] if cell is not None)]
-    )
-    values = values[~np.isnan(values)]
+    entropies = [np.zeros(0)]
+    for cell in scores["entropy"]:
+        if cell is not None:
+            entropies.append(cell)
+
+    values = scored_only(np.concatenate(entropies))
     if not len(values):
         raise ValueError("no token is scored: there is no threshold to take")
     return float(np.quantile(values, share))
@@ -33,34 +53,64 @@ def entropy_threshold(scores: pd.DataFrame, share: float = 0.8) -> float:
 def step_entropy(
     steps: pd.DataFrame, scores: pd.DataFrame, *, high: float = np.nan
 ) -> pd.DataFrame:
-    """The step table with what the scoring model made of each step's tokens.
+    """The step table with the scores of each step's tokens.
 
-    A token belongs to the step in which it begins. Added columns: `n_scored`, `entropy_mean`, `entropy_max`,
-    `entropy_first` (of the step's first token, where the reasoning may fork), `share_high` (of its tokens above
-    `high`), and `kl_mean` where there is a reference. NaN: the step has no scored token.
+    A token belongs to the step in which it begins. Added columns: `n_scored`, `entropy_mean`,
+    `entropy_max`, `entropy_first` (of the step's first token, where the reasoning may fork),
+    `share_high` (of its tokens above `high`), and `kl_mean` where there is a reference. NaN: the
+    step has no scored token.
 
     Args:
         steps: a step table.
         scores: a score table of the same traces.
         high: threshold of a high-entropy token, nats; see `entropy_threshold`.
     """
-    _need(steps, "trace_id", "start", "stop")
+    need_columns(steps, "trace_id", "start", "stop")
     names = ["n_scored", "entropy_mean", "entropy_max", "entropy_first", "share_high"]
-    names += ["kl_mean"] if _has(scores, "kl") else []
-    found = np.full((len(steps), len(names)), np.nan)
-    rows = steps.reset_index(drop=True).groupby("trace_id", sort=False).indices
-    for one in _scored(scores):
-        own = rows.get(one.trace_id, ())
-        if not len(own):
+    if has_scores(scores, "kl"):
+        names.append("kl_mean")
+
+    # Rows of the step table by trace; they stay NaN where a trace has no scores.
+    step_starts = steps["start"].to_numpy()
+    step_stops = steps["stop"].to_numpy()
+    by_trace = steps.reset_index(drop=True).groupby("trace_id", sort=False)
+    rows_of = by_trace.indices
+    statistics = np.full((len(steps), len(names)), np.nan)
+    for trace in scored_traces(scores):
+        if trace.trace_id not in rows_of:
             continue
-        starts, stops = (
-            np.searchsorted(one.starts, steps[name].to_numpy()[own]) for name in ("start", "stop")
-        )
-        values = [
-            _statistics(one, first, last, high) for first, last in zip(starts, stops, strict=True)
-        ]
-        found[own] = np.array(values)[:, : len(names)]
-    return steps.assign(**dict(zip(names, found.T, strict=True)))
+
+        # The tokens that begin in each step.
+        rows = rows_of[trace.trace_id]
+        first_tokens = np.searchsorted(trace.starts, step_starts[rows])
+        stop_tokens = np.searchsorted(trace.starts, step_stops[rows])
+        ranges = zip(rows, first_tokens, stop_tokens, strict=True)
+        for row, first, stop in ranges:
+            step = _step_statistics(trace, first, stop, high)
+            statistics[row] = step[: len(names)]
+
+    columns = dict(zip(names, statistics.T, strict=True))
+    return steps.assign(**columns)
+
+
+def _step_statistics(trace: ScoredTrace, first: int, stop: int, high: float) -> tuple[float, ...]:
+    """n_scored, mean, max, first, share above `high` and mean KL of a range of tokens."""
+    entropies = trace.columns["entropy"][first:stop]
+    scored = scored_only(entropies)
+    if not len(scored):
+        return (0, np.nan, np.nan, np.nan, np.nan, np.nan)
+
+    kl = np.nan
+    if "kl" in trace.columns:
+        kl = mean_scored(trace.columns["kl"][first:stop])
+    return (
+        len(scored),
+        scored.mean(),
+        scored.max(),
+        entropies[0],
+        share_above(scored, high),
+        kl,
+    )
 
 
 def trace_entropy(
@@ -68,9 +118,10 @@ def trace_entropy(
 ) -> pd.DataFrame:
     """The trace table with mean entropies of its parts, in nats, each over tokens.
 
-    Added columns: `n_scored` tokens; `entropy_think` and `entropy_answer`; `entropy_reflect` and `entropy_other` (steps
-    that reflect, and that do not, of known language); `share_high` of the thinking's tokens above `high`; `kl_think`
-    and `reverse_kl_think` where there is a reference. NaN: the trace has no such token.
+    Added columns: `n_scored` tokens; `entropy_think` and `entropy_answer`; `entropy_reflect` and
+    `entropy_other` (steps that reflect, and that do not, of known language); `share_high` of the
+    thinking's tokens above `high`; `kl_think` and `reverse_kl_think` where there is a reference.
+    NaN: the trace has no such token.
 
     Args:
         traces: a trace table.
@@ -78,29 +129,8 @@ def trace_entropy(
         scores: a score table of the same traces.
         high: threshold of a high-entropy token, nats; see `entropy_threshold`.
     """
-    _need(traces, "trace_id", "think_spans", "answer_start", "answer_stop")
-    kinds = [name for name in ("kl", "reverse_kl") if _has(scores, name)]
-    by_step = step_entropy(steps, scores, high=high)
-    parts = dict(iter(by_step.groupby("trace_id", sort=False)))
-    spans = _by_trace(traces, "think_spans", "answer_start", "answer_stop")
-    rows = {}
-    for one in _scored(scores):
-        if one.trace_id not in spans:
-            continue
-        thinks, answer_start, answer_stop = spans[one.trace_id]
-        think = _inside(one.starts, thinks)
-        answer = (one.starts >= answer_start) & (one.starts < answer_stop)
-        entropy = one.columns["entropy"]
-        row = {
-            "n_scored": int((~np.isnan(entropy)).sum()),
-            "entropy_think": _mean(entropy[think]),
-            "entropy_answer": _mean(entropy[answer]),
-            **_by_reflection(parts.get(one.trace_id)),
-            "share_high": _share_above(entropy[think], high),
-        }
-        rows[one.trace_id] = row | {
-            f"{name}_think": _mean(one.columns[name][think]) for name in kinds
-        }
+    need_columns(traces, "trace_id", "think_spans", "answer_start", "answer_stop")
+    divergences = [name for name in ("kl", "reverse_kl") if has_scores(scores, name)]
     columns = [
         "n_scored",
         "entropy_think",
@@ -109,16 +139,75 @@ def trace_entropy(
         "entropy_other",
         "share_high",
     ]
-    columns += [f"{name}_think" for name in kinds]
+    columns += [f"{name}_think" for name in divergences]
+
+    # Where the parts of each trace lie.
+    spans_of = think_spans(traces)
+    answer_starts = dict(zip(traces["trace_id"], traces["answer_start"], strict=True))
+    answer_stops = dict(zip(traces["trace_id"], traces["answer_stop"], strict=True))
+    scored_steps = step_entropy(steps, scores, high=high)
+    steps_of = dict(iter(scored_steps.groupby("trace_id", sort=False)))
+
+    rows = {}
+    for trace in scored_traces(scores):
+        key = trace.trace_id
+        if key not in spans_of:
+            continue
+
+        entropy = trace.columns["entropy"]
+        is_think = begins_inside(trace.starts, spans_of[key])
+        answer = {"start": answer_starts[key], "stop": answer_stops[key]}
+        is_answer = begins_inside(trace.starts, [answer])
+
+        row = {
+            "n_scored": len(scored_only(entropy)),
+            "entropy_think": mean_scored(entropy[is_think]),
+            "entropy_answer": mean_scored(entropy[is_answer]),
+            **_reflection_means(steps_of.get(key)),
+            "share_high": share_above(entropy[is_think], high),
+        }
+        for name in divergences:
+            row[f"{name}_think"] = mean_scored(trace.columns[name][is_think])
+        rows[key] = row
+
+    # Columns of an earlier call are replaced.
     found = pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype(float)
-    kept = traces.drop(columns=[name for name in columns if name in traces])
-    return kept.merge(found, left_on="trace_id", right_index=True, how="left")
+    stale = [name for name in columns if name in traces]
+    return traces.drop(columns=stale).merge(
+        found,
+        left_on="trace_id",
+        right_index=True,
+        how="left",
+    )
+
+
+def _reflection_means(steps: pd.DataFrame | None) -> dict[str, float]:
+    """Mean entropy per token of one trace's steps that reflect, and of those that do not."""
+    if steps is None:
+        return {"entropy_reflect": np.nan, "entropy_other": np.nan}
+
+    # Steps of unknown language are in neither mean.
+    scored = steps[steps["n_scored"] > 0]
+    reflects = scored["is_reflection"].astype("boolean")
+    return {
+        "entropy_reflect": _token_mean(scored[reflects.fillna(False)]),
+        "entropy_other": _token_mean(scored[(~reflects).fillna(False)]),
+    }
+
+
+def _token_mean(steps: pd.DataFrame) -> float:
+    """Mean entropy over the tokens of steps; NaN for none."""
+    n_tokens = steps["n_scored"].sum()
+    if not n_tokens:
+        return np.nan
+    total = (steps["entropy_mean"] * steps["n_scored"]).sum()
+    return total / n_tokens
 
 
 def position_entropy(
     traces: pd.DataFrame, scores: pd.DataFrame, *, bins: int = 20, column: str = "entropy"
 ) -> pd.DataFrame:
-    """Mean score of each trace's thinking by relative position: one row per trace and bin that has a token.
+    """Mean score of each trace's thinking by relative position.
 
     Every trace then weighs the same in a mean over traces, however long it is.
 
@@ -129,88 +218,140 @@ def position_entropy(
         column: `entropy`, `kl`, `logprob` or another column of numbers per token.
 
     Returns:
-        trace_id, position (middle of the bin, 0 to 1), value, n (tokens).
+        One row per trace and bin that has a scored token: trace_id, position (middle of the bin, 0
+        to 1), value, n (tokens).
     """
-    _need(traces, "trace_id", "think_spans")
-    spans = _by_trace(traces, "think_spans")
+    need_columns(traces, "trace_id", "think_spans")
+    spans_of = think_spans(traces)
     rows = []
-    for one in _scored(scores, column):
-        values = one.columns[column][_inside(one.starts, *spans.get(one.trace_id, ((),)))]
-        bin_of = (np.arange(len(values)) * bins) // max(len(values), 1)
-        kept = ~np.isnan(values)
-        counts = np.bincount(bin_of[kept], minlength=bins)
-        sums = np.bincount(bin_of[kept], values[kept], minlength=bins)
-        rows += [
-            (one.trace_id, (i + 0.5) / bins, sums[i] / counts[i], counts[i])
-            for i in np.flatnonzero(counts)
-        ]
+    for trace in scored_traces(scores, column):
+        spans = spans_of.get(trace.trace_id, ())
+        is_think = begins_inside(trace.starts, spans)
+        values = trace.columns[column][is_think]
+
+        # Unscored tokens take a place, but are in no mean.
+        n_tokens = len(values)
+        bin_of = np.arange(n_tokens) * bins // max(n_tokens, 1)
+        is_scored = ~np.isnan(values)
+        bin_of = bin_of[is_scored]
+        counts = np.bincount(bin_of, minlength=bins)
+        sums = np.bincount(bin_of, values[is_scored], minlength=bins)
+
+        for number in np.flatnonzero(counts):
+            n = counts[number]
+            middle = (number + 0.5) / bins
+            row = (trace.trace_id, middle, sums[number] / n, n)
+            rows.append(row)
+
     return pd.DataFrame(rows, columns=["trace_id", "position", "value", "n"])
 
 
 def reflection_entropy(
     steps: pd.DataFrame, scores: pd.DataFrame, *, reach: int = 20, column: str = "entropy"
 ) -> pd.DataFrame:
-    """Mean score around the starts of steps, token by token: where reflection sets in, and where other steps begin.
+    """Mean score around the starts of steps, token by token, where reflection begins and elsewhere.
 
-    A step counts as an onset if it reflects and the step before it does not; the comparison is with steps that do not
-    reflect and follow one that does not. Offset 0 is the step's first token. The first step has no step before it and
-    is left out, like steps of unknown language; so are tokens outside the steps.
+    A step is an onset if it reflects and the step before it does not. The comparison is with steps
+    that do not reflect and follow one that does not. Offset 0 is the step's first token. Left out
+    are the first step of a trace, which follows none, steps of unknown language, and tokens outside
+    the steps.
+
+    Args:
+        steps: a step table.
+        scores: a score table of the same traces.
+        reach: tokens before and after the first one.
+        column: `entropy`, `kl`, `logprob` or another column of numbers per token.
 
     Returns:
-        One row per trace, kind and offset: trace_id, reflects, offset (tokens), value (mean over the trace's
-        steps of the kind), n (steps).
+        One row per trace, kind and offset: trace_id, reflects, offset (tokens), value (mean over
+        the trace's steps of the kind), n (steps).
     """
-    _need(steps, "trace_id", "start", "stop", "is_reflection")
-    groups = dict(iter(steps.groupby("trace_id", sort=False)))
+    need_columns(steps, "trace_id", "start", "stop", "is_reflection")
+    steps_of = dict(iter(steps.groupby("trace_id", sort=False)))
     offsets = np.arange(-reach, reach + 1)
     rows = []
-    for one in _scored(scores, column):
-        part = groups.get(one.trace_id)
-        if part is None or len(part) < 2:
+    for trace in scored_traces(scores, column):
+        trace_steps = steps_of.get(trace.trace_id)
+        if trace_steps is None or len(trace_steps) < 2:
             continue
-        first, stop = np.searchsorted(one.starts, [part["start"].iloc[0], part["stop"].iloc[-1]])
-        at = np.searchsorted(one.starts, part["start"].to_numpy())[1:]
-        flags = part["is_reflection"].astype("boolean").astype(float).to_numpy(na_value=np.nan)
-        now, before = flags[1:], flags[:-1]
-        own_step = np.searchsorted(part["start"].to_numpy(), one.starts, side="right") - 1
-        in_steps = (own_step >= 0) & (one.starts < part["stop"].to_numpy()[own_step])
-        values = np.where(in_steps, one.columns[column], np.nan)[
-            first:stop
-        ]  # no tag or commentary between thoughts
-        padded = np.concatenate([np.full(reach, np.nan), values, np.full(reach + 1, np.nan)])
+
+        # Windows are cut from scores with margins, so that one at either end has all its offsets.
+        values = _step_values(trace, trace_steps, column)
+        margin = np.full(reach, np.nan)
+        padded = np.concatenate([margin, values, margin])
+
+        # Whether each step but the first, and the step before it, reflects; NaN is unknown.
+        is_reflection = trace_steps["is_reflection"].astype("boolean")
+        flags = is_reflection.to_numpy(float, na_value=np.nan)
+        flags_before = flags[:-1]
+        flags_here = flags[1:]
+
+        # The first token of each of these steps.
+        last_stop = trace_steps["stop"].iloc[-1]
+        thinking_stop = np.searchsorted(trace.starts, last_stop)
+        step_starts = trace_steps["start"].to_numpy()[1:]
+        first_tokens = np.searchsorted(trace.starts, step_starts)
+        can_count = (flags_before == 0) & (first_tokens < thinking_stop)
+
         for reflects in (True, False):
-            events = at[(now == float(reflects)) & (before == 0) & (at < stop)] - first + reach
-            windows = (
-                padded[events[:, None] + offsets] if len(events) else np.zeros((0, len(offsets)))
-            )
-            counts = (~np.isnan(windows)).sum(0)
-            sums = np.nansum(windows, 0)
-            rows += [
-                (one.trace_id, reflects, int(offset), total / n, n)
-                for offset, total, n in zip(offsets, sums, counts, strict=True)
-                if n
-            ]
+            is_kind = flags_here == float(reflects)
+            centres = first_tokens[is_kind & can_count] + reach
+            windows = padded[centres[:, None] + offsets]
+            sums = np.nansum(windows, axis=0)
+            counts = (~np.isnan(windows)).sum(axis=0)
+
+            for offset, total, n in zip(offsets, sums, counts, strict=True):
+                if n:
+                    row = (trace.trace_id, reflects, int(offset), total / n, n)
+                    rows.append(row)
+
     return pd.DataFrame(rows, columns=["trace_id", "reflects", "offset", "value", "n"])
 
 
+def _step_values(trace: ScoredTrace, steps: pd.DataFrame, column: str) -> Floats:
+    """Scores of the tokens of steps; NaN for those outside, such as tags between thoughts."""
+    starts = steps["start"].to_numpy()
+    stops = steps["stop"].to_numpy()
+    step_of = np.searchsorted(starts, trace.starts, side="right") - 1
+
+    # A token before the first step has the number -1.
+    has_step = step_of >= 0
+    is_before_stop = trace.starts < stops[step_of]
+    is_inside = has_step & is_before_stop
+    return np.where(is_inside, trace.columns[column], np.nan)
+
+
 def entropy_survival(scores: pd.DataFrame, thresholds: ArrayLike) -> pd.DataFrame:
-    """Tokens of each trace above each threshold: one row per trace and threshold, with `above` and `n` (tokens)."""
-    rows, thresholds = [], np.asarray(thresholds, float)
-    for one in _scored(scores, need_starts=False):
-        values = np.sort(one.columns["entropy"][~np.isnan(one.columns["entropy"])])
-        above = len(values) - np.searchsorted(values, thresholds, side="right")
-        rows += [
-            (one.trace_id, t, a, len(values))
-            for t, a in zip(thresholds, above, strict=True)
-            if len(values)
-        ]
+    """Tokens of each trace above each threshold: the upper tail of the distribution of entropy.
+
+    Args:
+        scores: a score table.
+        thresholds: entropies, nats.
+
+    Returns:
+        One row per trace and threshold: trace_id, threshold, above (tokens), n (scored tokens).
+    """
+    limits = np.asarray(thresholds, float)
+    rows = []
+    for trace in scored_traces(scores, need_starts=False):
+        values = np.sort(scored_only(trace.columns["entropy"]))
+        n = len(values)
+        if not n:
+            continue
+
+        n_above = n - np.searchsorted(values, limits, side="right")
+        for threshold, above in zip(limits, n_above, strict=True):
+            row = (trace.trace_id, threshold, above, n)
+            rows.append(row)
+
     return pd.DataFrame(rows, columns=["trace_id", "threshold", "above", "n"])
 
 
 def word_entropy(traces: pd.DataFrame, scores: pd.DataFrame, *, context: int = 40) -> pd.DataFrame:
     """Entropy at every distinct token of the thinking: one row per token text.
 
-    Shards are summed by `forking_tokens`. The text of a token is the stretch of the completion that it begins.
+    `forking_tokens` adds up the tables of several shards. The text of a token is the stretch of the
+    completion that it begins.
 
     Args:
         traces: a trace table with its `completion`.
@@ -220,34 +361,66 @@ def word_entropy(traces: pd.DataFrame, scores: pd.DataFrame, *, context: int = 4
     Returns:
         word, n, n_traces, sum (of entropies), highest, before and after (its context).
     """
-    _need(traces, "trace_id", "think_spans", "completion")
-    texts = _by_trace(traces, "completion", "think_spans")
-    words: dict[str, list] = {}
-    for one in _scored(scores):
-        if one.trace_id not in texts:
+    need_columns(traces, "trace_id", "think_spans", "completion")
+    spans_of = think_spans(traces)
+    completions = dict(zip(traces["trace_id"], traces["completion"], strict=True))
+    words: dict[str, _Word] = {}
+    for trace in scored_traces(scores):
+        if trace.trace_id not in spans_of:
             continue
-        text, spans = texts[one.trace_id]
-        entropy, ends = one.columns["entropy"], np.append(one.starts[1:], len(text))
+
+        # Scored tokens of the thinking, and where the next token begins.
+        text = completions[trace.trace_id]
+        entropy = trace.columns["entropy"]
+        stops = np.append(trace.starts[1:], len(text))
+        is_think = begins_inside(trace.starts, spans_of[trace.trace_id])
+        tokens = np.flatnonzero(is_think & ~np.isnan(entropy))
+
         seen = set()
-        for i in np.flatnonzero(_inside(one.starts, spans) & ~np.isnan(entropy)):
-            start, stop, value = int(one.starts[i]), int(ends[i]), float(entropy[i])
-            if start == stop:  # ends inside a character, which the next token completes
+        for token in tokens:
+            start = int(trace.starts[token])
+            stop = int(stops[token])
+            if start == stop:  # it ends inside a character, which the next token completes
                 continue
-            word = text[start:stop]
-            row = words.setdefault(word, [0, 0, 0.0, -1.0, "", ""])
-            row[0] += 1
-            row[1] += word not in seen
-            row[2] += value
-            seen.add(word)
-            if value > row[3]:
-                row[3:] = value, text[max(0, start - context) : start], text[stop : stop + context]
-    columns = ["n", "n_traces", "sum", "highest", "before", "after"]
-    found = pd.DataFrame.from_dict(words, orient="index", columns=columns)
-    return found.rename_axis("word").reset_index()
+
+            token_text = text[start:stop]
+            word = words.get(token_text)
+            if word is None:
+                word = _Word(token_text)
+                words[token_text] = word
+            if token_text not in seen:
+                seen.add(token_text)
+                word.n_traces += 1
+
+            value = float(entropy[token])
+            word.n += 1
+            word.sum += value
+            if value > word.highest:
+                word.highest = value
+                word.before = text[max(0, start - context) : start]
+                word.after = text[stop : stop + context]
+
+    columns = ["word", "n", "n_traces", "sum", "highest", "before", "after"]
+    row_of = attrgetter(*columns)
+    rows = [row_of(word) for word in words.values()]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(slots=True)
+class _Word:
+    """The occurrences of one token text; its context is that of the highest entropy."""
+
+    word: str
+    n: int = 0
+    n_traces: int = 0
+    sum: float = 0.0
+    highest: float = -1.0
+    before: str = ""
+    after: str = ""
 
 
 def forking_tokens(words: pd.DataFrame, *, least: int = 10, most: int = 20) -> pd.DataFrame:
-    """The tokens of the thinking with the highest mean entropy before them: where the model might have gone elsewhere.
+    """The tokens of the thinking with the highest mean entropy: where the model might have forked.
 
     Args:
         words: what `word_entropy` returned, of one shard or of several put together.
@@ -257,111 +430,18 @@ def forking_tokens(words: pd.DataFrame, *, least: int = 10, most: int = 20) -> p
     Returns:
         word, n, n_traces, entropy (mean, nats), highest, before, after; highest mean first.
     """
-    top = words.sort_values("highest", ascending=False).drop_duplicates("word").set_index("word")
-    sums = words.groupby("word")[["n", "n_traces", "sum"]].sum()
-    table = sums.assign(entropy=sums["sum"] / sums["n"]).join(top[["highest", "before", "after"]])
-    table = table[table["n"] >= least].sort_values(["entropy", "n"], ascending=False).head(most)
-    return table.drop(columns="sum").reset_index()[
-        ["word", "n", "n_traces", "entropy", "highest", "before", "after"]
-    ]
+    # The same token of several shards: counts add up.
+    by_word = words.groupby("word")
+    tokens = by_word[["n", "n_traces", "sum"]].sum()
+    tokens["entropy"] = tokens["sum"] / tokens["n"]
 
+    # The context is that of the highest entropy.
+    ordered = words.sort_values("highest", ascending=False)
+    highest = ordered.drop_duplicates("word").set_index("word")
+    tokens = tokens.join(highest[["highest", "before", "after"]])
 
-# --- how it is done --------------------------------------------------------------------------------------------
-class _Scored(NamedTuple):
-    """One trace's token scores, with the place of each token in the completion."""
-
-    trace_id: str
-    starts: NDArray[np.intp]
-    columns: dict[str, Floats]
-
-
-def _scored(
-    scores: pd.DataFrame, column: str = "entropy", need_starts: bool = True
-) -> Iterator[_Scored]:
-    """The traces that have scores and whose tokens have a place in the text."""
-    names = [
-        name
-        for name in dict.fromkeys(("entropy", "kl", "reverse_kl", column))
-        if _has(scores, name)
-    ]
-    _need(scores, "trace_id", "token_starts", "error", column)
-    if column not in names:
-        raise ValueError(
-            f"the scores have no {column}: it needs a reference or top-k words when they are made"
-        )
-    for row in scores[["trace_id", "token_starts", "error", *names]].itertuples(index=False):
-        if row.error or (row.token_starts is None and need_starts):
-            continue
-        columns = {
-            name: np.asarray(getattr(row, name), float)
-            for name in names
-            if getattr(row, name) is not None
-        }
-        starts = np.zeros(0) if row.token_starts is None else row.token_starts
-        yield _Scored(str(row.trace_id), np.asarray(starts, np.intp), columns)
-
-
-def _by_trace(traces: pd.DataFrame, *columns: str) -> dict[str, tuple[Any, ...]]:
-    """Trace id -> its values. A summary of hidden thinking, in traces that say what theirs is, is no thinking here."""
-    if "think_spans" in columns and "reasoning" in traces:
-        spans = zip(traces["think_spans"], traces["reasoning"] == "verbatim", strict=True)
-        own = pd.Series(
-            [of_trace if is_own else () for of_trace, is_own in spans],
-            index=traces.index,
-            dtype=object,
-        )
-        traces = traces.assign(think_spans=own)
-    rows = zip(*(traces[name] for name in columns), strict=True)
-    return dict(zip(traces["trace_id"], rows, strict=True))
-
-
-def _has(scores: pd.DataFrame, column: str) -> bool:
-    return column in scores and bool(scores[column].notna().any())
-
-
-def _inside(starts: NDArray[np.intp], spans: Iterable[Any]) -> NDArray[np.bool_]:
-    inside = np.zeros(len(starts), bool)
-    for span in spans:
-        inside |= (starts >= span["start"]) & (starts < span["stop"])
-    return inside
-
-
-def _statistics(one: _Scored, first: int, stop: int, high: float) -> tuple[float, ...]:
-    """n_scored, mean, max, first, share above `high`, mean KL of the tokens in a range."""
-    values = one.columns["entropy"][first:stop]
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return (0, *[np.nan] * 5)
-    kl = _mean(one.columns["kl"][first:stop]) if "kl" in one.columns else np.nan
-    return len(known), known.mean(), known.max(), values[0], _share_above(known, high), kl
-
-
-def _by_reflection(steps: pd.DataFrame | None) -> dict[str, float]:
-    if steps is None:
-        return {"entropy_reflect": np.nan, "entropy_other": np.nan}
-    known = steps[steps["n_scored"] > 0]
-    flags = known["is_reflection"].astype("boolean")
-    found = {}
-    for name, chosen in (("entropy_reflect", flags), ("entropy_other", ~flags)):
-        part = known[chosen.fillna(False).to_numpy(bool)]
-        n = part["n_scored"].sum()
-        found[name] = (part["entropy_mean"] * part["n_scored"]).sum() / n if n else np.nan
-    return found
-
-
-def _mean(values: Floats) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else np.nan
-
-
-def _share_above(values: Floats, high: float) -> float:
-    known = values[~np.isnan(values)]
-    return float((known > high).mean()) if len(known) and not np.isnan(high) else np.nan
-
-
-def _need(table: pd.DataFrame, *columns: str) -> None:
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise ValueError(
-            f"the table has no column {', '.join(missing)}; its columns are {', '.join(map(str, table))}"
-        )
+    is_frequent = tokens["n"] >= least
+    frequent = tokens[is_frequent]
+    ranked = frequent.sort_values(["entropy", "n"], ascending=False)
+    columns = ["word", "n", "n_traces", "entropy", "highest", "before", "after"]
+    return ranked.head(most).reset_index()[columns]

@@ -1,8 +1,8 @@
-"""How often, where and in what runs traces reflect, from the kinds of their steps."""
+"""How often, where and in what runs do traces reflect? From the kinds of their steps."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,112 +10,169 @@ import pandas as pd
 from cotlens import stats
 from cotlens.detect.reflect import KINDS
 from cotlens.detect.words import WORD_LISTS
-from cotlens.measures.groups import estimates_by, need, need_known
+from cotlens.measures.groups import estimates_by, need, need_known, need_steps_of_traces
 from cotlens.text.steps import group_runs
 from cotlens.trace import Span
 
+# Columns that `reflection_dynamics` adds to the trace table.
+_DYNAMICS = [
+    "n_known",
+    "n_known_chars",
+    "n_reflect",
+    "any_reflect",
+    "share_reflect",
+    "longest_run",
+    "n_episodes",
+    "revisits",
+    "mean_gap",
+    "first_reflect",
+    "n_judged",
+    "n_changed",
+    "reflect_per_1000_chars",
+    "reflect_per_1000_tokens",
+]
 
-# --- dynamics --------------------------------------------------------------------------------------------------
+
 def reflection_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """One row per trace: how much it reflects, how deeply, and where.
 
     Args:
         steps: a step table.
-        traces: the trace table it belongs to; its columns come back in front.
+        traces: the trace table it belongs to; its columns come first in the result.
 
     Returns:
         The trace table with, for each trace,
 
-        - `n_reflect`: reflecting steps, of `n_known` steps whose language the classifier knows (`n_known_chars` long);
+        - `n_reflect`: reflecting steps, of `n_known` steps whose language the classifier knows
+          (`n_known_chars` long);
         - `any_reflect`: whether there is any; `share_reflect`: n_reflect / n_known;
-        - `reflect_per_1000_chars`, `reflect_per_1000_tokens`: of thinking; tokens are NaN where the source has none;
-        - `longest_run`: most reflecting steps in a row; `n_episodes`: maximal runs; `revisits`: returns to reflecting
-          after having gone on, max(n_episodes - 1, 0); `mean_gap`: mean number of steps between episodes;
+        - `reflect_per_1000_chars`, `reflect_per_1000_tokens`: of thinking; tokens are NaN where the
+          source has none;
+        - `longest_run`: most reflecting steps in a row; `n_episodes`: maximal runs; `revisits`:
+          returns to reflecting after having gone on, max(n_episodes - 1, 0); `mean_gap`: mean
+          number of steps between episodes;
         - `first_reflect`: position of the first reflecting step;
-        - `n_judged`, `n_changed`: pairs of answers stated before and after reflecting, and those that differ.
+        - `n_judged`, `n_changed`: pairs of answers stated before and after reflecting, and those
+          that differ.
 
-        Everything is NaN for a trace without thinking, or none in a known language; so are the last two in a light run,
-        which holds no answers. Rates count the characters and tokens of steps of known language only.
+        Everything is NaN for a trace without thinking, or with none in a known language; so are the
+        last two in a light run, which holds no answers. Rates count the characters and tokens of
+        steps of known language only.
+
+    Raises:
+        ValueError: if the step table lacks a column, or a trace id occurs twice.
     """
-    missing = {"trace_id", "start", "stop", "position", "is_reflection"} - set(steps)
-    if missing:
-        raise ValueError(
-            f"the step table has no {', '.join(sorted(missing))}; analyze the traces again"
-        )
-    if traces["trace_id"].duplicated().any():
-        raise ValueError(
-            "a trace id occurs twice: ids are unique within a run, so join the tables run by run"
-        )
-    traces = traces.drop(columns=[name for name in (*_DYNAMICS, *_RATES) if name in traces])
-    ordered = steps.sort_values(["trace_id", "step"]) if "step" in steps else steps
-    rows = {key: _trace_dynamics(part) for key, part in ordered.groupby("trace_id", sort=False)}
-    found = pd.DataFrame.from_dict(rows, orient="index", columns=[*_DYNAMICS, *_RATES]).astype(
-        float
+    needed = ["trace_id", "start", "stop", "position", "is_reflection"]
+    need_steps_of_traces(steps, traces, needed)
+    if "step" in steps:
+        steps = steps.sort_values(["trace_id", "step"])
+
+    rows = {}
+    for trace_id, trace_steps in steps.groupby("trace_id", sort=False):
+        rows[trace_id] = _trace_dynamics(trace_steps)
+    dynamics = pd.DataFrame.from_dict(rows, orient="index", columns=_DYNAMICS).astype(float)
+
+    # Columns of an earlier call are replaced.
+    stale = [name for name in _DYNAMICS if name in traces]
+    return traces.drop(columns=stale).merge(
+        dynamics,
+        left_on="trace_id",
+        right_index=True,
+        how="left",
     )
-    return traces.merge(found, left_on="trace_id", right_index=True, how="left")
 
 
-_RATES = ("reflect_per_1000_chars", "reflect_per_1000_tokens")
-_DYNAMICS = (
-    "n_known", "n_known_chars", "n_reflect", "any_reflect", "share_reflect", "longest_run", "n_episodes", "revisits",
-    "mean_gap", "first_reflect", "n_judged", "n_changed",
-)  # fmt: skip
+def _trace_dynamics(steps: pd.DataFrame) -> dict[str, float]:
+    """The columns of `reflection_dynamics` for the steps of one trace."""
+    is_known = steps["is_reflection"].notna().to_numpy()
+    if not is_known.any():
+        return dict.fromkeys(_DYNAMICS, np.nan)
+
+    # A step of unknown language breaks a run.
+    reflects = steps["is_reflection"].eq(True).to_numpy()
+    runs = group_runs(reflects.tolist())
+    lengths = [run.length for run in runs]
+    gaps = [after.start - before.stop for before, after in pairwise(runs)]
+
+    # What every trace has.
+    n_known = is_known.sum()
+    n_reflect = reflects.sum()
+    n_chars = _total_length(steps["start"], steps["stop"], is_known)
+    dynamics = {
+        "n_known": n_known,
+        "n_known_chars": n_chars,
+        "n_reflect": n_reflect,
+        "any_reflect": n_reflect > 0,
+        "share_reflect": n_reflect / n_known,
+        "longest_run": max(lengths, default=0),
+        "n_episodes": len(runs),
+        "revisits": max(len(runs) - 1, 0),
+        "reflect_per_1000_chars": 1000 * n_reflect / n_chars,
+    }
+    if gaps:
+        dynamics["mean_gap"] = np.mean(gaps)
+    if n_reflect:
+        positions = steps["position"].to_numpy()
+        dynamics["first_reflect"] = positions[reflects.argmax()]
+
+    # Not every source gives tokens, and a light run holds no answers.
+    if "token_start" in steps:
+        n_tokens = _total_length(steps["token_start"], steps["token_stop"], is_known)
+        if n_tokens:
+            dynamics["reflect_per_1000_tokens"] = 1000 * n_reflect / n_tokens
+    if "answer" in steps:
+        answers = steps["answer"].fillna("").tolist()
+        n_judged, n_changed = _count_changes(answers, runs)
+        dynamics["n_judged"] = n_judged
+        dynamics["n_changed"] = n_changed
+    return dynamics
 
 
-def _trace_dynamics(part: pd.DataFrame) -> list[Any]:
-    known = part["is_reflection"].notna().to_numpy()
-    if not known.any():
-        return [np.nan] * (len(_DYNAMICS) + len(_RATES))
-    flags = part["is_reflection"].eq(True).to_numpy()  # a step of unknown language breaks a run
-    runs = group_runs(flags.tolist())
-    gaps = [b.start - a.stop for a, b in pairwise(runs)]
-    judged, changed = (
-        _changes(part["answer"].fillna("").tolist(), runs) if "answer" in part else (np.nan, np.nan)
-    )
-    chars = (part["stop"] - part["start"]).to_numpy(float)[known].sum()
-    tokens = np.nan
-    if "token_start" in part:
-        tokens = (part["token_stop"] - part["token_start"]).to_numpy(float)[known].sum()
-    return [
-        known.sum(),
-        chars,
-        flags.sum(),
-        float(flags.any()),
-        flags.sum() / known.sum(),
-        max((run.length for run in runs), default=0),
-        len(runs),
-        max(len(runs) - 1, 0),
-        float(np.mean(gaps)) if gaps else np.nan,
-        part["position"].to_numpy()[flags.argmax()] if flags.any() else np.nan,
-        judged,
-        changed,
-        1000 * flags.sum() / chars,
-        1000 * flags.sum() / tokens if tokens else np.nan,
-    ]
+def _total_length(starts: pd.Series, stops: pd.Series, is_known: np.ndarray) -> float:
+    """Characters or tokens of the known steps together."""
+    lengths = (stops - starts).to_numpy(float)
+    return lengths[is_known].sum()
 
 
-def _changes(answers: Sequence[str], runs: Sequence[Span]) -> tuple[int, int]:
-    """Pairs of answers, one stated before an episode and the next from its start on, and how many of them differ.
+def _count_changes(answers: Sequence[str], runs: Sequence[Span]) -> tuple[int, int]:
+    """Pairs of answers around episodes, and how many of them differ.
 
-    Several episodes between the same two statements are one pair.
+    A pair is the last answer stated before an episode and the first from its start on. Several
+    episodes between the same two statements are one pair.
     """
-    places = [i for i, answer in enumerate(answers) if answer]
+    places = [place for place, answer in enumerate(answers) if answer]
     pairs = set()
     for run in runs:
-        before, after = [i for i in places if i < run.start], [i for i in places if i >= run.start]
-        if before and after:
-            pairs.add((before[-1], after[0]))
-    return len(pairs), sum(answers[i] != answers[j] for i, j in pairs)
+        # The first statement from the episode's start on, if there is one on either side.
+        after = bisect_left(places, run.start)
+        if 0 < after < len(places):
+            pair = (places[after - 1], places[after])
+            pairs.add(pair)
+
+    n_changed = 0
+    for before, after in pairs:
+        n_changed += answers[before] != answers[after]
+    return len(pairs), n_changed
 
 
 def transitions(steps: pd.DataFrame) -> pd.DataFrame:
-    """How often a step of one kind (row) is followed by one of another (column) in a trace; unknown kinds break it."""
+    """How often a step of one kind (row) is followed by one of another (column) in a trace.
+
+    Steps of unknown kind take part in no transition.
+
+    Args:
+        steps: a step table, in order.
+    """
+    kinds = steps["kind"]
     following = steps.groupby("trace_id", sort=False)["kind"].shift(-1)
-    pairs = pd.DataFrame({"kind": steps["kind"], "next": following})
-    pairs = pairs[(pairs["kind"] != "") & (pairs["next"].fillna("") != "")]
+    is_pair = (kinds != "") & (following.fillna("") != "")
+    counts = pd.crosstab(kinds[is_pair], following[is_pair].rename("next"))
+
     names = [kind.value for kind in KINDS]
-    return pd.crosstab(pairs["kind"], pairs["next"]).reindex(
-        index=names, columns=names, fill_value=0
+    return counts.reindex(
+        index=names,
+        columns=names,
+        fill_value=0,
     )
 
 
@@ -127,20 +184,22 @@ def reflection_estimates(dynamics: pd.DataFrame, by: str = "model") -> pd.DataFr
         by: column of the group.
 
     Returns:
-        One row per (group, measure): `steps_per_trace` is the mean number of reflecting steps, `per_1000_chars` is
-        1000 x all reflecting steps / all characters of steps of known language (long traces weigh more), `share_any`
-        the share of traces with at least one; value, low, high, n (traces), n_prompts.
+        One row per (group, measure): `steps_per_trace` is the mean number of reflecting steps,
+        `per_1000_chars` is 1000 x all reflecting steps / all characters of steps of known language
+        (long traces weigh more), `share_any` the share of traces with at least one; value, low,
+        high, n (traces), n_prompts.
     """
     need(dynamics, by, "n_reflect", "n_known_chars", "any_reflect", "prompt_id")
     known = dynamics[dynamics["n_reflect"].notna()]
     need_known(known)
 
-    def estimates(part: pd.DataFrame) -> dict[str, stats.Estimate]:
-        prompts = part["prompt_id"]
+    def estimates(traces: pd.DataFrame) -> dict[str, stats.Estimate]:
+        prompts = traces["prompt_id"]
+        n_reflect = traces["n_reflect"]
         return {
-            "steps_per_trace": stats.mean(part["n_reflect"], prompts),
-            "per_1000_chars": stats.ratio(1000 * part["n_reflect"], part["n_known_chars"], prompts),
-            "share_any": stats.proportion(part["any_reflect"], prompts),
+            "steps_per_trace": stats.mean(n_reflect, prompts),
+            "per_1000_chars": stats.ratio(1000 * n_reflect, traces["n_known_chars"], prompts),
+            "share_any": stats.proportion(traces["any_reflect"], prompts),
         }
 
     return estimates_by(known, by, estimates)
@@ -149,32 +208,40 @@ def reflection_estimates(dynamics: pd.DataFrame, by: str = "model") -> pd.DataFr
 def marker_agreement(steps: pd.DataFrame) -> pd.DataFrame:
     """How word lists and the classifier agree on which steps reflect.
 
+    Args:
+        steps: a step table.
+
     Returns:
-        One row per word list: n (steps of known language), both, classifier_only, list_only (steps), kappa (Cohen's).
+        One row per word list: list, n (steps of known language), both, classifier_only, list_only
+        (steps), kappa (Cohen's).
     """
-    need(steps, "is_reflection", *(f"n_{name}" for name in WORD_LISTS))
+    columns = [f"n_{name}" for name in WORD_LISTS]
+    need(steps, "is_reflection", *columns)
     known = steps[steps["is_reflection"].notna()]
     need_known(known)
-    decided, rows = known["is_reflection"].to_numpy(bool), []
+
+    # Both detectors decide on every step: one table of 2 x 2 per word list.
+    reflects = known["is_reflection"].to_numpy(bool)
+    rows = []
     for name in WORD_LISTS:
-        listed = known[f"n_{name}"].to_numpy() > 0
-        n = len(known)
-        both, alone, only_list = (
-            (decided & listed).sum(),
-            (decided & ~listed).sum(),
-            (listed & ~decided).sum(),
-        )
-        chance = decided.mean() * listed.mean() + (1 - decided.mean()) * (1 - listed.mean())
-        agreed = (decided == listed).mean()
-        kappa = (agreed - chance) / (1 - chance) if chance < 1 else np.nan
+        is_listed = known[f"n_{name}"].to_numpy() > 0
+        both = (reflects & is_listed).sum()
+        classifier_only = (reflects & ~is_listed).sum()
+        list_only = (is_listed & ~reflects).sum()
+        neither = (~reflects & ~is_listed).sum()
+
+        counts = [
+            [both, classifier_only],
+            [list_only, neither],
+        ]
         rows.append(
             {
                 "list": name,
-                "n": n,
+                "n": len(known),
                 "both": both,
-                "classifier_only": alone,
-                "list_only": only_list,
-                "kappa": kappa,
+                "classifier_only": classifier_only,
+                "list_only": list_only,
+                "kappa": float(stats.cohens_kappa(counts)),
             }
         )
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Two judges on the same items, a detector against a judge, and a rate corrected for the detector's misses."""
+"""How far do two judges agree, how good is a detector, and what is a rate without its errors?"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,17 +8,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from cotlens.stats.bootstrap import RESAMPLES, Estimate, Floats, Rows, effective_n, sums_estimate
-from cotlens.stats.estimates import proportion
+from cotlens.stats.bootstrap import RESAMPLES, ClusteredRows, Estimate, Floats, bootstrap_sums
+from cotlens.stats.estimates import effective_sample_size, proportion
 
 
-# --- judges and detectors --------------------------------------------------------------------------------------
 class Agreement(NamedTuple):
     """How far two judges agree on the same items.
 
     Attributes:
-        kappa: Cohen's kappa: agreement beyond what the judges' own rates of each label would give.
-        ac1: Gwet's AC1: the same with chance taken from the mean rates; it does not collapse when one label is rare.
+        kappa: Cohen's kappa, agreement beyond what the judges' own rates of each label give by
+            chance.
+        ac1: Gwet's AC1, the same with chance from the mean rates; it does not collapse when one
+            label is rare.
         table: items by label of the first judge (rows) and of the second (columns).
     """
 
@@ -30,69 +31,153 @@ class Agreement(NamedTuple):
 def agreement(
     a: Sequence[Any], b: Sequence[Any], clusters: ArrayLike | None = None, **options: Any
 ) -> Agreement:
-    """Agreement of two judges, with intervals over clusters.
+    """Cohen's kappa and Gwet's AC1 of two judges, with cluster bootstrap intervals.
 
-    kappa = (o - e) / (1 - e) with o the share of equal labels and e = sum p_a(k) p_b(k) (Cohen 1960);
-    AC1 the same with e = sum m_k (1 - m_k) / (K - 1), m_k the mean of the two rates (Gwet 2008).
-    Items that either judge left out (None, NaN) are left out and counted; a label such as "undecided" is a label like
-    any other unless it is made missing first. Where every resample gives the same value there is no interval (NaN).
+    Items without a label from both judges (None, NaN) are left out and counted. A label such as
+    "undecided" is a label like any other unless it is made missing first. There is no interval
+    (NaN) where every resample gives the same value.
 
     Args:
         a: one label per item.
         b: likewise, by the other judge.
-        clusters: one key per item.
+        clusters: one key per item; without it every item is a cluster.
         **options: as in `mean`.
 
     Raises:
-        ValueError: if the judges judged different numbers of items, or used fewer than two labels between them.
+        ValueError: if the judges judged different numbers of items, or used fewer than two labels
+            between them.
     """
-    first, second = pd.Series(list(a), dtype=object), pd.Series(list(b), dtype=object)
-    if len(first) != len(second):
+    labels_a = pd.Series(list(a), dtype=object)
+    labels_b = pd.Series(list(b), dtype=object)
+    if len(labels_a) != len(labels_b):
         raise ValueError(
-            f"{len(first)} labels and {len(second)}: both judges must judge the same items"
+            f"got {len(labels_a)} and {len(labels_b)} labels: both judges must judge the same items"
         )
-    known = (first.notna() & second.notna()).to_numpy()
-    labels = sorted({*first[known], *second[known]}, key=str)
-    k = len(labels)
-    if k < 2:
+
+    # Items that both judged.
+    is_judged = (labels_a.notna() & labels_b.notna()).to_numpy()
+    judged_a = labels_a[is_judged]
+    judged_b = labels_b[is_judged]
+    labels = sorted({*judged_a, *judged_b}, key=str)
+    n_labels = len(labels)
+    if n_labels < 2:
         raise ValueError(f"agreement needs two labels or more, got {labels}")
-    place = {label: i for i, label in enumerate(labels)}
-    cell = np.array(
-        [place[x] * k + place[y] for x, y in zip(first[known], second[known], strict=True)]
+
+    # Each item falls into one cell of the table of labels.
+    number_of = {label: number for number, label in enumerate(labels)}
+    row = np.array([number_of[label] for label in judged_a])
+    column = np.array([number_of[label] for label in judged_b])
+    cell = row * n_labels + column
+    counts = np.bincount(cell, minlength=n_labels**2)
+    table = counts.reshape(n_labels, n_labels)
+
+    # The coefficients depend only on how many items each cell holds.
+    in_cell = []
+    for number in range(n_labels**2):
+        is_here = cell == number
+        in_cell.append(is_here.astype(float))
+
+    ones = np.where(is_judged, 1.0, np.nan)
+    rows = ClusteredRows.from_arrays(ones, clusters)
+    return Agreement(
+        kappa=_coefficient_estimate(cohens_kappa, rows, in_cell, options),
+        ac1=_coefficient_estimate(gwets_ac1, rows, in_cell, options),
+        table=pd.DataFrame(table, index=labels, columns=labels),
     )
-    values = np.where(known, 1.0, np.nan)
-    rows = Rows.of(values, clusters)
-    columns = [(cell == number).astype(float) for number in range(k * k)]
 
-    def estimate(chance: Callable[[Floats, Floats], Floats]) -> Estimate:
-        def beyond(sums: Floats) -> Floats:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                shares = (sums / sums.sum(-1, keepdims=True)).reshape(*sums.shape[:-1], k, k)
-                observed = np.trace(shares, axis1=-2, axis2=-1)
-                expected = chance(shares.sum(-1), shares.sum(-2))
-                return (observed - expected) / (1 - expected)
 
-        found = sums_estimate(beyond, rows, columns, **options)
-        return found._replace(low=math.nan, high=math.nan) if found.low == found.high else found
+def _coefficient_estimate(
+    coefficient: Callable[[Floats], Floats],
+    rows: ClusteredRows,
+    in_cell: Sequence[Floats],
+    options: dict[str, Any],
+) -> Estimate:
+    """Estimate of a coefficient of a square table, given for each cell which rows fall into it."""
+    n_labels = math.isqrt(len(in_cell))
 
-    def gwet(p: Floats, q: Floats) -> Floats:
-        return ((p + q) / 2 * (1 - (p + q) / 2)).sum(-1) / (k - 1)
+    def of_sums(sums: Floats) -> Floats:
+        n_draws = len(sums)
+        tables = sums.reshape(n_draws, n_labels, n_labels)
+        return coefficient(tables)
 
-    counts = np.array([column.sum() for column in columns]).reshape(k, k).astype(int)
-    table = pd.DataFrame(counts, index=labels, columns=labels)
-    return Agreement(estimate(lambda p, q: (p * q).sum(-1)), estimate(gwet), table)
+    estimate = bootstrap_sums(of_sums, rows, in_cell, **options)
+
+    # Draws that are all alike, as with full agreement, do not make the coefficient certain.
+    if estimate.low == estimate.high:
+        return estimate._replace(low=math.nan, high=math.nan)
+    return estimate
+
+
+def cohens_kappa(counts: ArrayLike) -> Floats:
+    """Cohen's kappa of tables of counts: agreement beyond chance.
+
+    kappa = (o - e) / (1 - e), with o the share of items with equal labels. e = sum_k p_a(k) p_b(k)
+    is the share that two judges with these rates of each label reach by chance (Cohen 1960).
+
+    Args:
+        counts: (..., labels, labels) items by label of the first judge and of the second, labels in
+            the same order.
+
+    Returns:
+        (...) at most 1; 0 is chance. NaN for no items, or if both judges use one and the same label
+        only.
+
+    >>> float(cohens_kappa([[45, 5], [5, 45]]))  # o = 0.9, e = 0.5
+    0.8
+    """
+    shares = _shares(counts)
+    rates_a = shares.sum(-1)
+    rates_b = shares.sum(-2)
+    chance = (rates_a * rates_b).sum(-1)
+    return _beyond_chance(shares, chance)
+
+
+def gwets_ac1(counts: ArrayLike) -> Floats:
+    """Gwet's AC1 of tables of counts: agreement beyond chance, stable when one label is rare.
+
+    As `cohens_kappa`, with e = sum_k m_k (1 - m_k) / (K - 1), m_k the mean of the judges' rates of
+    label k (Gwet 2008).
+
+    Args:
+        counts: (..., labels, labels) as in `cohens_kappa`.
+    """
+    shares = _shares(counts)
+    n_labels = shares.shape[-1]
+    rates_a = shares.sum(-1)
+    rates_b = shares.sum(-2)
+    mean_rates = (rates_a + rates_b) / 2
+    spread = mean_rates * (1 - mean_rates)
+    chance = spread.sum(-1) / (n_labels - 1)
+    return _beyond_chance(shares, chance)
+
+
+def _shares(counts: ArrayLike) -> Floats:
+    """Each cell's share of its table; NaN for a table without items."""
+    items = np.asarray(counts, float)
+    totals = items.sum((-2, -1), keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return items / totals
+
+
+def _beyond_chance(shares: Floats, chance: Floats) -> Floats:
+    """(observed - chance) / (1 - chance); NaN where chance alone gives full agreement."""
+    observed = np.trace(shares, axis1=-2, axis2=-1)
+    gained = observed - chance
+    possible = 1 - chance
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return gained / possible
 
 
 class Detection(NamedTuple):
     """How well a detector finds what a judge or a person says is there.
 
     Attributes:
-        precision: of what the detector found, the share that is there.
-        recall: of what is there, the share that it found (sensitivity).
-        true_positives: of the `positives` that are there, those it found.
-        positives: items that are there.
-        true_negatives: of the `negatives`, those it left alone.
-        negatives: items that are not there.
+        precision: of the flagged items, the share that is true.
+        recall: of the true items, the share that is flagged (sensitivity).
+        true_positives: of the `positives`, those that are flagged.
+        positives: items that are true.
+        true_negatives: of the `negatives`, those that are not flagged.
+        negatives: items that are false.
     """
 
     precision: Estimate
@@ -104,33 +189,50 @@ class Detection(NamedTuple):
 
     @property
     def counts(self) -> dict[str, int]:
-        """The four counts, as `corrected_rate` takes them."""
-        return {name: getattr(self, name) for name in self._fields[2:]}
+        """The four counts, as keyword arguments of `corrected_rate`."""
+        return {
+            "true_positives": self.true_positives,
+            "positives": self.positives,
+            "true_negatives": self.true_negatives,
+            "negatives": self.negatives,
+        }
 
 
 def detection(flags: ArrayLike, truth: ArrayLike, clusters: ArrayLike | None = None) -> Detection:
-    """Precision and recall of a detector, with intervals over clusters.
+    """Precision and recall of a detector, with intervals over clusters as in `proportion`.
 
     Args:
-        flags: what the detector said, one per item; missing is left out.
-        truth: what is there; missing is left out.
-        clusters: one key per item.
+        flags: the detector's decision on each item; missing is left out.
+        truth: whether it is right to flag the item; missing is left out.
+        clusters: one key per item; without it every item is a cluster.
+
+    Raises:
+        ValueError: if there is not one flag and one truth per item.
     """
-    said, there = (pd.Series(pd.array(list(x), dtype="boolean")) for x in (flags, truth))  # type: ignore[arg-type]
-    if len(said) != len(there):
+    all_flags = pd.Series(np.asarray(flags, dtype=object), dtype="boolean")
+    all_truths = pd.Series(np.asarray(truth, dtype=object), dtype="boolean")
+    if len(all_flags) != len(all_truths):
         raise ValueError(
-            f"{len(said)} flags and {len(there)} truths: expected one of each per item"
+            f"{len(all_flags)} flags and {len(all_truths)} truths: expected one of each per item"
         )
-    known = (said.notna() & there.notna()).to_numpy(bool)
-    keys = np.arange(len(said)) if clusters is None else np.asarray(clusters, dtype=object)
-    found, real, keys = said[known].to_numpy(bool), there[known].to_numpy(bool), keys[known]
+    if clusters is None:
+        clusters = np.arange(len(all_flags))
+
+    # Items of which both are known.
+    is_known = (all_flags.notna() & all_truths.notna()).to_numpy(bool)
+    flagged = all_flags[is_known].to_numpy(bool)
+    true = all_truths[is_known].to_numpy(bool)
+    keys = np.asarray(clusters, dtype=object)[is_known]
+
+    is_hit = flagged & true
+    is_correct_negative = ~flagged & ~true
     return Detection(
-        proportion(real[found], keys[found]),
-        proportion(found[real], keys[real]),
-        int((found & real).sum()),
-        int(real.sum()),
-        int((~found & ~real).sum()),
-        int((~real).sum()),
+        precision=proportion(true[flagged], keys[flagged]),
+        recall=proportion(flagged[true], keys[true]),
+        true_positives=int(is_hit.sum()),
+        positives=int(true.sum()),
+        true_negatives=int(is_correct_negative.sum()),
+        negatives=int((~true).sum()),
     )
 
 
@@ -146,56 +248,80 @@ def corrected_rate(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """The rate that a detector would have found had it made no errors (Rogan and Gladen 1978), within [0, 1].
+    """The rate that a detector without errors would find, in [0, 1] (Rogan and Gladen 1978).
 
-    rate = (p + specificity - 1) / (sensitivity + specificity - 1). The interval draws p (at the effective sample
-    size of `proportion`), sensitivity and specificity from their posteriors under Jeffreys' prior: errors that were
-    measured on few items cost width.
-    It holds if the detector errs on these items as it did where it was measured; a checkpoint's own text may differ.
+    rate = (p + specificity - 1) / (sensitivity + specificity - 1). The interval draws p (at the
+    effective sample size of `proportion`), sensitivity and specificity from their posteriors under
+    Jeffreys' prior, so errors measured on few items widen it. It holds if the detector errs on
+    these items as it did where it was measured; a checkpoint's own text may differ.
 
     Args:
-        flags: what the detector said, one per item; NaN is left out.
-        clusters: one key per item.
-        true_positives: of the `positives` that the detector was tried on, those it found.
-        positives: see above.
-        true_negatives: of the `negatives` that it was tried on, those it left alone.
-        negatives: see above.
-        level: of the interval.
-        resamples: draws.
+        flags: the detector's decision on each item; NaN is left out.
+        clusters: one key per item; without it every item is a cluster.
+        true_positives: of the `positives`, those that the detector flagged.
+        positives: true items that the detector was measured on.
+        true_negatives: of the `negatives`, those that it did not flag.
+        negatives: false items that it was measured on.
+        level: coverage of the interval.
+        resamples: number of draws.
         seed: of the draws.
 
     Returns:
-        The estimate; NaN where the detector is no better than chance.
+        The estimate; NaN where the detector is no better than chance, or where `proportion` has no
+        interval.
+
+    Raises:
+        ValueError: if the counts contradict each other, or if nothing was measured.
     """
-    if not (
-        0 <= true_positives <= positives
-        and 0 <= true_negatives <= negatives
-        and positives
-        and negatives
-    ):
+    is_measured = positives > 0 and negatives > 0
+    is_possible = 0 <= true_positives <= positives and 0 <= true_negatives <= negatives
+    if not is_measured or not is_possible:
         raise ValueError(
-            "expected counts with 0 <= true positives <= positives, and likewise for negatives"
+            "expected counts with 0 <= true <= all and all above 0, "
+            f"got {true_positives} of {positives} positives found "
+            f"and {true_negatives} of {negatives} negatives left alone"
         )
-    rows = Rows.of(flags, clusters)
+
     method = "posterior draws, corrected for errors"
-    found = proportion(flags, clusters, level=level)
-    informed = true_positives / positives + true_negatives / negatives - 1
-    if not rows.n or informed <= 0 or math.isnan(found.low):
-        return rows.undefined(method)
+    rows = ClusteredRows.from_arrays(flags, clusters)
+    raw = proportion(flags, clusters, level=level)
+    sensitivity = true_positives / positives
+    specificity = true_negatives / negatives
+    is_informative = sensitivity + specificity - 1 > 0
+    if not is_informative or math.isnan(raw.low):
+        return rows.estimate(method)
 
-    def correct(p: Any, sensitivity: Any, specificity: Any) -> Any:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.clip((p + specificity - 1) / (sensitivity + specificity - 1), 0, 1)
-
-    value = correct(rows.values.mean(), true_positives / positives, true_negatives / negatives)
+    # Posteriors of the three rates; Jeffreys' prior adds one half to each count.
     rng = np.random.default_rng(seed)
-    p, n_eff = found.value, effective_n(rows, level)
-    drawn = rng.beta(p * n_eff + 0.5, (1 - p) * n_eff + 0.5, resamples)
-    sensitivity = rng.beta(true_positives + 0.5, positives - true_positives + 0.5, resamples)
-    specificity = rng.beta(true_negatives + 0.5, negatives - true_negatives + 0.5, resamples)
-    usable = sensitivity + specificity > 1
-    draws = correct(drawn, sensitivity, specificity)[usable]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(
-        float(value), float(low), float(high), rows.n, rows.n_clusters, method, rows.n_undefined
+    n_eff = effective_sample_size(rows, level)
+    n_flagged = raw.value * n_eff
+    n_unflagged = (1 - raw.value) * n_eff
+    false_negatives = positives - true_positives
+    false_positives = negatives - true_negatives
+    p_draws = rng.beta(n_flagged + 0.5, n_unflagged + 0.5, resamples)
+    sensitivity_draws = rng.beta(true_positives + 0.5, false_negatives + 0.5, resamples)
+    specificity_draws = rng.beta(true_negatives + 0.5, false_positives + 0.5, resamples)
+
+    # Draws of a detector no better than chance say nothing of the rate.
+    is_usable = sensitivity_draws + specificity_draws > 1
+    draws = _without_errors(
+        p_draws[is_usable],
+        sensitivity_draws[is_usable],
+        specificity_draws[is_usable],
     )
+    tail = (1 - level) / 2
+    low, high = np.quantile(draws, [tail, (1 + level) / 2])
+    value = _without_errors(raw.value, sensitivity, specificity)
+    return rows.estimate(
+        method,
+        value=float(value),
+        low=float(low),
+        high=float(high),
+    )
+
+
+def _without_errors(p: Any, sensitivity: Any, specificity: Any) -> Any:
+    """The true rate of which a detector with these errors flags p, clipped to [0, 1]."""
+    youden = sensitivity + specificity - 1
+    rate = (p + specificity - 1) / youden
+    return np.clip(rate, 0, 1)

@@ -1,4 +1,22 @@
-"""Estimate, and the cluster bootstrap that every interval comes from."""
+"""Estimate, and the cluster bootstrap that gives most of its intervals.
+
+Traces of one prompt resemble each other, and so do the steps and tokens of one trace. The intervals
+therefore resample whole clusters (prompts), never rows. This file works on plain arrays: values,
+and for each value its cluster.
+
+The interval: clusters are drawn with replacement, the statistic is computed for each draw, and its
+quantiles are the limits. For few clusters the plain quantiles are too narrow, so they are taken
+further out, by the factor that makes the interval of a mean of normal data equal Student's
+(expanded percentile interval, Hesterberg 2015, The American Statistician 69(4), section 5.3).
+Samples within a drawn prompt are kept as they are. Drawing them again as well counts their noise
+twice and widens the interval by up to a third when prompts differ little (docs/statistics.md
+measures it).
+
+Undefined is NaN: rows whose value is NaN are left out and counted in `n_undefined`. A statistic of
+nothing is NaN, and so is an interval from fewer than two clusters. With two to ten clusters
+intervals exist and are too narrow (docs/statistics.md says by how much); every estimate carries
+`n_clusters`, so that this can be seen.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,15 +25,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.stats import norm, t
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 RESAMPLES = 2000
-_CHUNK = 4_000_000  # entries of the matrix of draws that are held at once
+_METHOD = "cluster bootstrap"
+_CHUNK = 4_000_000  # largest number of entries in the matrix of draws held at once
 
 
 class Estimate(NamedTuple):
-    """What every statistic returns.
+    """A number with its interval: what every statistic returns.
 
     Attributes:
         value: the point estimate; NaN if it is undefined.
@@ -36,205 +57,323 @@ class Estimate(NamedTuple):
     n_undefined: int = 0
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}] (n = {self.n:,}, {self.n_clusters:,} clusters)"
+        interval = f"[{self.low:.4g}, {self.high:.4g}]"
+        counts = f"n = {self.n:,}, {self.n_clusters:,} clusters"
+        return f"{self.value:.4g} {interval} ({counts})"
 
     def _repr_html_(self) -> str:
-        undefined = f", {self.n_undefined:,} undefined" if self.n_undefined else ""
-        return (
-            f"<b>{self.value:.4g}</b> [{self.low:.4g}, {self.high:.4g}] "
-            f"<small>n = {self.n:,} in {self.n_clusters:,} clusters{undefined}; {self.method}</small>"
-        )
+        interval = f"[{self.low:.4g}, {self.high:.4g}]"
+        counts = f"n = {self.n:,} in {self.n_clusters:,} clusters"
+        if self.n_undefined:
+            counts += f", {self.n_undefined:,} undefined"
+        return f"<b>{self.value:.4g}</b> {interval} <small>{counts}; {self.method}</small>"
 
 
-def effective_n(rows: "Rows", level: float) -> float:
-    """The number of independent rows that flags in clusters are worth: see `proportion`."""
-    if rows.n_clusters == rows.n:
-        return float(rows.n)
-    p, sums, sizes = float(rows.values.mean()), rows.sum(rows.values), rows.sum(np.ones(rows.n))
-    residual = sums - p * sizes
-    variance = (residual @ residual) * rows.n_clusters / (rows.n_clusters - 1) / rows.n**2
-    least = rows.n**2 / (sizes @ sizes)
-    n_eff = least if p in (0, 1) else min(max(p * (1 - p) / max(variance, 1e-300), least), rows.n)
-    freedom = max(
-        least - 1, 0.5
-    )  # clusters of equal size have n_clusters - 1; a dominant one leaves next to none
-    quantiles = stats.norm.ppf((1 + level) / 2), stats.t.ppf((1 + level) / 2, freedom)
-    return float(n_eff * (quantiles[0] / quantiles[1]) ** 2)
+class ClusteredRows(NamedTuple):
+    """The rows that have a value, and the cluster of each.
 
-
-def portions(total: int, width: int) -> list[int]:
-    """Numbers of draws of `width` entries that are made at once, so that memory stays small."""
-    step = max(1, _CHUNK // max(width, 1))
-    return [min(step, total - first) for first in range(0, total, step)]
-
-
-# --- how it is done --------------------------------------------------------------------------------------------
-class Rows(NamedTuple):
-    """The rows that have a value, and their clusters as numbers from 0."""
+    Attributes:
+        values: one number per row, none of them NaN.
+        cluster_of: number of each row's cluster, from 0.
+        cluster_names: the cluster's key by its number; a RangeIndex where every row is its own
+            cluster.
+        has_value: for each row as it was given, whether it is among `values`.
+        n_undefined: rows that were left out because their value is NaN.
+    """
 
     values: Floats
-    keys: NDArray[np.intp]
-    names: pd.Index
-    kept: NDArray[np.bool_]
+    cluster_of: Indices
+    cluster_names: pd.Index
+    has_value: Flags
     n_undefined: int
 
     @classmethod
-    def of(cls, values: ArrayLike, clusters: ArrayLike | None) -> "Rows":
-        numbers = np.array(
-            [np.nan if value is None or value is pd.NA else value for value in np.ravel(values)],
-            float,
-        )
+    def from_arrays(cls, values: ArrayLike, clusters: ArrayLike | None) -> "ClusteredRows":
+        """The rows of `values` that are not missing (None, NaN, pd.NA).
+
+        Args:
+            values: one number or flag per row.
+            clusters: one key per row; None makes every row its own cluster.
+
+        Raises:
+            ValueError: for an infinite value, for clusters of another length, or for a value
+                without a cluster.
+        """
+        flat = np.ravel(values)
+        numbers = np.where(pd.isna(flat), np.nan, flat).astype(float)
         if np.isinf(numbers).any():
             raise ValueError(
                 "an infinite value has no mean; leave it out, or mark it as missing (NaN)"
             )
-        kept = ~np.isnan(numbers)
+
+        has_value = ~np.isnan(numbers)
+        n = int(has_value.sum())
         if clusters is None:
-            names = pd.RangeIndex(int(kept.sum()))
-            return cls(numbers[kept], np.arange(kept.sum()), names, kept, int((~kept).sum()))
-        given = np.asarray(clusters)
-        if len(given) != len(numbers):
+            cluster_of = np.arange(n)
+            names = pd.RangeIndex(n)
+        else:
+            cluster_of, names = cls._number_clusters(clusters, has_value)
+
+        return cls(
+            values=numbers[has_value],
+            cluster_of=cluster_of,
+            cluster_names=names,
+            has_value=has_value,
+            n_undefined=len(numbers) - n,
+        )
+
+    @staticmethod
+    def _number_clusters(clusters: ArrayLike, has_value: Flags) -> tuple[Indices, pd.Index]:
+        """The number of the cluster of each row that has a value, and the clusters' keys."""
+        keys = np.asarray(clusters)
+        if len(keys) != len(has_value):
             raise ValueError(
-                f"{len(numbers)} values but {len(given)} clusters: they must be parallel"
+                f"{len(has_value)} values but {len(keys)} clusters: expected one cluster per value"
             )
-        keys, names = pd.factorize(given[kept])
-        if (keys < 0).any():
-            raise ValueError(f"{(keys < 0).sum()} rows have a value but no cluster")
-        return cls(numbers[kept], keys, pd.Index(names), kept, int((~kept).sum()))
+
+        # pandas gives a missing key the number -1.
+        cluster_of, names = pd.factorize(keys[has_value])
+        n_without = (cluster_of < 0).sum()
+        if n_without:
+            raise ValueError(
+                f"{n_without} rows have a value but no cluster; drop them or name their cluster"
+            )
+        return cluster_of, pd.Index(names)
 
     @property
     def n(self) -> int:
+        """The number of rows."""
         return len(self.values)
 
     @property
     def n_clusters(self) -> int:
-        return len(self.names)
+        """The number of clusters."""
+        return len(self.cluster_names)
 
     def sum(self, column: Floats) -> Floats:
         """Sum of a column by cluster."""
-        return np.bincount(self.keys, column, minlength=self.n_clusters).astype(float)
+        sums = np.bincount(self.cluster_of, column, minlength=self.n_clusters)
+        return sums.astype(float)
 
-    def means(self) -> pd.Series:
-        """Mean of the values by cluster, under the clusters' names."""
-        return pd.Series(self.sum(self.values) / self.sum(np.ones(self.n)), index=self.names)
-
-    def undefined(self, method: str) -> Estimate:
+    def estimate(
+        self, method: str, value: float = math.nan, low: float = math.nan, high: float = math.nan
+    ) -> Estimate:
+        """The estimate with the counts of these rows; what is not given is undefined."""
         return Estimate(
-            math.nan, math.nan, math.nan, self.n, self.n_clusters, method, self.n_undefined
+            value=value,
+            low=low,
+            high=high,
+            n=self.n,
+            n_clusters=self.n_clusters,
+            method=method,
+            n_undefined=self.n_undefined,
         )
 
 
-def join_groups(
-    a: ArrayLike, b: ArrayLike, clusters_a: ArrayLike | None, clusters_b: ArrayLike | None
-) -> tuple[Rows, Rows]:
-    if (clusters_a is None) != (clusters_b is None):
-        raise ValueError("give the clusters of both groups, or of neither")
-    return Rows.of(a, clusters_a), Rows.of(b, clusters_b)
-
-
-def _join(a: Rows, b: Rows) -> tuple[Rows, list[NDArray[np.intp]]]:
-    """Both groups' rows over the union of their clusters, and the strata that are drawn apart.
-
-    Groups that share clusters are one stratum: one cluster that only one group has must not cost the interval.
-    """
-    if isinstance(a.names, pd.RangeIndex) and isinstance(b.names, pd.RangeIndex):
-        b = b._replace(names=pd.RangeIndex(a.n_clusters, a.n_clusters + b.n_clusters))
-    names = a.names.union(b.names, sort=False)
-    keys = np.concatenate([names.get_indexer(a.names)[a.keys], names.get_indexer(b.names)[b.keys]])
-    in_a, in_b = names.isin(a.names), names.isin(b.names)
-    parts = (np.ones(len(names), bool),) if (in_a & in_b).any() else (in_a, in_b)
-    strata = [np.flatnonzero(part) for part in parts]
-    values = np.concatenate([a.values, b.values])
-    undefined = a.n_undefined + b.n_undefined
-    return Rows(values, keys, names, np.ones(len(values), bool), undefined), strata
-
-
-def ratio_of_sums(sums: Floats) -> Floats:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return sums[..., 0] / sums[..., 1]
-
-
-def difference_estimate(
-    a: Rows, b: Rows, weights: Floats | float = 1.0, **options: Any
+def bootstrap_difference(
+    a: ClusteredRows, b: ClusteredRows, weights: Floats | float = 1.0, **options: Any
 ) -> Estimate:
-    """Difference of the weighted means of two groups; `weights` are those of a's rows, then of b's."""
+    """Difference of the weighted means of two groups, paired through the clusters they share.
+
+    Args:
+        a: rows of the first group.
+        b: rows of the second group, which is subtracted.
+        weights: one per row, those of `a` before those of `b`.
+        **options: as in `bootstrap_estimate`.
+    """
     joined, strata = _join(a, b)
     in_b = np.repeat([0.0, 1.0], [a.n, b.n])
-    weight_a, weight_b = weights * (1 - in_b), weights * in_b
-    columns = [joined.values * weight_a, weight_a, joined.values * weight_b, weight_b]
-    return sums_estimate(_difference_of_ratios, joined, columns, strata=strata, **options)
+    weight_a = weights * (1 - in_b)
+    weight_b = weights * in_b
+
+    columns = [
+        joined.values * weight_a,
+        weight_a,
+        joined.values * weight_b,
+        weight_b,
+    ]
+    return bootstrap_sums(
+        _difference_of_ratios,
+        joined,
+        columns,
+        strata=strata,
+        **options,
+    )
+
+
+def _join(a: ClusteredRows, b: ClusteredRows) -> tuple[ClusteredRows, list[Indices]]:
+    """The rows of both groups over the union of their clusters, and the strata to draw separately.
+
+    Groups that share any cluster form one stratum, so a cluster that only one group has does not
+    cost the interval.
+    """
+    names_a = a.cluster_names
+    names_b = b.cluster_names
+
+    # Rows without clusters have numbers for names; b's continue a's, so that none is shared.
+    if isinstance(names_a, pd.RangeIndex) and isinstance(names_b, pd.RangeIndex):
+        n_both = a.n_clusters + b.n_clusters
+        names_b = pd.RangeIndex(a.n_clusters, n_both)
+
+    # Renumber the clusters of both groups.
+    names = names_a.union(names_b, sort=False)
+    cluster_of_a = names.get_indexer(names_a)[a.cluster_of]
+    cluster_of_b = names.get_indexer(names_b)[b.cluster_of]
+
+    joined = ClusteredRows(
+        values=np.concatenate([a.values, b.values]),
+        cluster_of=np.concatenate([cluster_of_a, cluster_of_b]),
+        cluster_names=names,
+        has_value=np.ones(a.n + b.n, bool),
+        n_undefined=a.n_undefined + b.n_undefined,
+    )
+
+    # One stratum if they share a cluster, else one per group.
+    in_a = names.isin(names_a)
+    in_b = names.isin(names_b)
+    if (in_a & in_b).any():
+        strata = [np.arange(len(names))]
+    else:
+        strata = [np.flatnonzero(in_a), np.flatnonzero(in_b)]
+    return joined, strata
 
 
 def _difference_of_ratios(sums: Floats) -> Floats:
-    return ratio_of_sums(sums[..., :2]) - ratio_of_sums(sums[..., 2:])
+    """Ratio of the first two sums less ratio of the last two, along the last axis."""
+    ratio_a = ratio_of_sums(sums[..., :2])
+    ratio_b = ratio_of_sums(sums[..., 2:])
+    return ratio_a - ratio_b
 
 
-def sums_estimate(
-    of_sums: Callable[[Floats], Floats], rows: Rows, columns: Sequence[Floats], **options: Any
+def ratio_of_sums(sums: Floats) -> Floats:
+    """First sum over second, along the last axis; NaN for 0 / 0."""
+    numerator = sums[..., 0]
+    denominator = sums[..., 1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return numerator / denominator
+
+
+def bootstrap_sums(
+    statistic: Callable[[Floats], Floats],
+    rows: ClusteredRows,
+    columns: Sequence[Floats],
+    **options: Any,
 ) -> Estimate:
-    """Estimate of a statistic that depends on sums only: the draws then cost one matrix product."""
-    table = (
-        np.stack([rows.sum(column) for column in columns], axis=1)
-        if rows.n
-        else np.zeros((0, len(columns)))
-    )
-    return interval_estimate(
-        lambda counts: of_sums(counts @ table), rows, width=max(rows.n_clusters, 1), **options
+    """Estimate of a statistic of sums of columns; the draws then cost one matrix product.
+
+    Args:
+        statistic: takes sums, (draws, columns), and returns one value per draw.
+        rows: the rows that the columns belong to.
+        columns: numbers per row.
+        **options: as in `bootstrap_estimate`.
+    """
+    cluster_sums = np.zeros((rows.n_clusters, len(columns)))
+    for number, column in enumerate(columns):
+        cluster_sums[:, number] = rows.sum(column)
+
+    def of_counts(counts: Floats) -> Floats:
+        return statistic(counts @ cluster_sums)
+
+    return bootstrap_estimate(
+        of_counts,
+        rows,
+        width=max(rows.n_clusters, 1),
+        **options,
     )
 
 
-def interval_estimate(
-    of_counts: Callable[[Floats], Floats],
-    rows: Rows,
+def bootstrap_estimate(
+    statistic: Callable[[Floats], Floats],
+    rows: ClusteredRows,
     *,
     width: int,
-    strata: Sequence[NDArray[np.intp]] | None = None,
+    strata: Sequence[Indices] | None = None,
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Expanded percentile interval of `of_counts`, a function of how often each cluster was drawn."""
-    method = "cluster bootstrap"
+    """Estimate of a statistic with its expanded percentile interval.
+
+    Args:
+        statistic: takes how often each cluster was drawn, (draws, clusters), and returns one value
+            per draw.
+        rows: the rows that the statistic is of.
+        width: numbers that the statistic holds in memory per draw; it limits how many draws are
+            made at once.
+        strata: numbers of the clusters of each group that is drawn separately; default: all
+            clusters are one group.
+        level: coverage of the interval.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Returns:
+        The estimate. Its interval is NaN if a stratum has fewer than two clusters, or if the value
+        is NaN.
+    """
     if not rows.n:
-        return rows.undefined(method)
-    strata = [part for part in strata or [np.arange(rows.n_clusters)] if len(part)]
-    value = float(of_counts(np.ones((1, rows.n_clusters)))[0])
-    smallest = min(len(part) for part in strata)
-    if smallest < 2 or math.isnan(value):
-        return rows.undefined(method)._replace(value=value)
+        return rows.estimate(_METHOD)
+    if strata is None:
+        strata = [np.arange(rows.n_clusters)]
+    strata = [clusters for clusters in strata if len(clusters)]
+    sizes = [len(clusters) for clusters in strata]
+
+    # Every cluster drawn once is the sample itself.
+    drawn_once = np.ones((1, rows.n_clusters))
+    value = float(statistic(drawn_once)[0])
+    can_vary = min(sizes) >= 2
+    if not can_vary or math.isnan(value):
+        return rows.estimate(_METHOD, value)
+
+    # In chunks, so that memory stays small.
     rng = np.random.default_rng(seed)
-    drawn = []
-    step = max(1, _CHUNK // width)
-    for first in range(0, resamples, step):
-        counts = np.zeros((min(step, resamples - first), rows.n_clusters))
-        for part in strata:
-            counts[:, part] = rng.multinomial(
-                len(part), np.full(len(part), 1 / len(part)), size=len(counts)
-            )
-        drawn.append(of_counts(counts))
-    draws = np.concatenate(drawn)
+    chunk = max(1, _CHUNK // width)
+    draws = np.zeros(resamples)
+    for first in range(0, resamples, chunk):
+        stop = min(first + chunk, resamples)
+        counts = _draw_counts(rng, strata, stop - first)
+        draws[first:stop] = statistic(counts)
+
+    # A statistic may be undefined for some draws.
     draws = draws[np.isfinite(draws)]
     if not len(draws):
-        return rows.undefined(method)._replace(value=value)
-    tail = _expanded_tail(level, [len(part) for part in strata])
+        return rows.estimate(_METHOD, value)
+
+    tail = _expanded_tail(level, sizes)
     low, high = np.quantile(draws, [tail, 1 - tail])
-    return Estimate(
-        value, float(low), float(high), rows.n, rows.n_clusters, method, rows.n_undefined
+    return rows.estimate(
+        _METHOD,
+        value=value,
+        low=float(low),
+        high=float(high),
     )
 
 
+def _draw_counts(rng: np.random.Generator, strata: Sequence[Indices], n_draws: int) -> Floats:
+    """How often each cluster is drawn, (draws, clusters); each stratum is drawn to its own size."""
+    n_clusters = sum(len(clusters) for clusters in strata)
+    counts = np.zeros((n_draws, n_clusters))
+    for clusters in strata:
+        size = len(clusters)
+        evenly = np.full(size, 1 / size)
+        counts[:, clusters] = rng.multinomial(size, evenly, size=n_draws)
+    return counts
+
+
 def _expanded_tail(level: float, sizes: Sequence[int]) -> float:
-    """Tail probability at which the bootstrap's quantiles are read, so that few clusters are not overrated.
+    """Widened tail probability of the percentile interval, corrected for few clusters.
 
-    Several strata have Satterthwaite's degrees of freedom, for clusters of equal variance.
+    After Hesterberg (2015). Several strata have Satterthwaite's degrees of freedom, for clusters of
+    equal variance.
     """
-    freedom = sum(1 / n for n in sizes) ** 2 / sum(1 / (n**2 * (n - 1)) for n in sizes)
-    far = stats.t.ppf((1 + level) / 2, freedom) * math.sqrt((freedom + 1) / freedom)
-    return float(stats.norm.sf(far))
+    variance = 0.0
+    spread = 0.0
+    for n in sizes:
+        variance += 1 / n
+        spread += 1 / (n**2 * (n - 1))
+    freedom = variance**2 / spread
 
-
-def wilson(p: float, n: float, level: float) -> tuple[float, float]:
-    z = float(stats.norm.ppf((1 + level) / 2))
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return (0.0 if p == 0 else float(centre - half)), (1.0 if p == 1 else float(centre + half))
+    # The bootstrap's variance is too small by a factor n / (n - 1).
+    student = t.ppf((1 + level) / 2, freedom)
+    correction = (freedom + 1) / freedom
+    expanded = student * math.sqrt(correction)
+    return float(norm.sf(expanded))

@@ -1,62 +1,69 @@
-"""Estimates with intervals that know which traces belong together.
+"""Numbers of one group of rows: mean, ratio, proportion, quantile, mean by position."""
 
-Traces of one prompt resemble each other, and so do the steps and tokens of one trace. Every interval here therefore
-resamples whole *clusters* (prompts), never rows. This module imports nothing of cotlens and works on plain arrays:
-values, and for each value the cluster it belongs to.
-
-The interval. Clusters are drawn with replacement, the statistic is computed for each draw, and its quantiles are the
-limits. For few clusters the plain quantiles are too narrow, so they are taken further out, by the factor that makes
-the interval of a mean of normal data equal Student's (expanded percentile interval, Hesterberg 2015, The American
-Statistician 69(4), section 5.3). Samples within a drawn prompt are kept as they are: drawing them again as well counts
-their noise twice and widens the interval by up to a third when prompts differ little (docs/statistics.md measures it).
-
-Undefined is NaN: rows whose value is NaN are left out and counted in `n_undefined`; a statistic of nothing is NaN, and
-an interval from fewer than two clusters is NaN. With two to ten clusters intervals exist and are too narrow
-(docs/statistics.md says how much); `n_clusters` stands beside every estimate so that this can be seen.
-"""
-
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import norm, t
 
 from cotlens.stats.bootstrap import (
+    ClusteredRows,
     Estimate,
     Floats,
-    Rows,
-    effective_n,
-    interval_estimate,
+    bootstrap_estimate,
+    bootstrap_sums,
     ratio_of_sums,
-    sums_estimate,
-    wilson,
 )
 
 
-# --- one group -------------------------------------------------------------------------------------------------
 def mean(values: ArrayLike, clusters: ArrayLike | None = None, **options: Any) -> Estimate:
     """Mean over rows, sum(values) / n, with a cluster bootstrap interval.
 
     Args:
-        values: one number a row; NaN is left out.
-        clusters: one key a row; without it every row is a cluster.
+        values: one number per row; NaN is left out.
+        clusters: one key per row; without it every row is a cluster.
         **options: `level` (0.95), `resamples` (2000), `seed` (0).
     """
-    rows = Rows.of(values, clusters)
-    return sums_estimate(ratio_of_sums, rows, [rows.values, np.ones(rows.n)], **options)
+    rows = ClusteredRows.from_arrays(values, clusters)
+    columns = [rows.values, np.ones(rows.n)]
+    return bootstrap_sums(
+        ratio_of_sums,
+        rows,
+        columns,
+        **options,
+    )
 
 
 def ratio(
     numerator: ArrayLike, denominator: ArrayLike, clusters: ArrayLike | None = None, **options: Any
 ) -> Estimate:
-    """Ratio of sums, sum(numerator) / sum(denominator): reflections per token, say, with long traces weighing more.
+    """Ratio of sums, sum(numerator) / sum(denominator), with a cluster bootstrap interval.
 
-    Rows where either is NaN are left out. Options as in `mean`.
+    An example is reflections per token, where long traces weigh more. Rows where either is NaN are
+    left out.
+
+    Args:
+        numerator: one number per row.
+        denominator: one number per row.
+        clusters: one key per row; without it every row is a cluster.
+        **options: as in `mean`.
     """
-    numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
-    rows = Rows.of(numerator + denominator, clusters)
-    return sums_estimate(
-        ratio_of_sums, rows, [numerator[rows.kept], denominator[rows.kept]], **options
+    numerators = np.asarray(numerator, float)
+    denominators = np.asarray(denominator, float)
+
+    # The sum is missing where either is.
+    rows = ClusteredRows.from_arrays(numerators + denominators, clusters)
+    columns = [
+        numerators[rows.has_value],
+        denominators[rows.has_value],
+    ]
+    return bootstrap_sums(
+        ratio_of_sums,
+        rows,
+        columns,
+        **options,
     )
 
 
@@ -65,40 +72,130 @@ def proportion(
 ) -> Estimate:
     """Share of rows that are true, with Wilson's interval at the effective sample size.
 
-    Unlike a bootstrap it stays honest when nothing, or everything, is true. Clustered rows count as
-    n_eff = p (1 - p) / Var(p) rows, with the between-cluster variance of the ratio estimator, times (z / t)^2 for the
-    few clusters that this variance rests on (Korn and Graubard 1998, Survey Methodology 24(2)). n_eff is at most the
-    number of rows n, and at least n^2 / sum(n_i^2), the value if the n_i rows of each cluster were alike; that is taken
-    where p is 0 or 1, and less one it gives t its degrees of freedom. With one row a cluster it is Wilson's interval.
+    Unlike a bootstrap interval it stays honest when nothing, or everything, is true. Clustered rows
+    count as n_eff = p (1 - p) / Var(p) rows, with the between-cluster variance of the ratio
+    estimator, times (z / t)^2 for the few clusters that this variance rests on (Korn and Graubard
+    1998, Survey Methodology 24(2)). Before that factor n_eff is at most the number of rows n, and
+    at least n^2 / sum(n_i^2), its value if the n_i rows of each cluster were alike. That least
+    value is taken where p is 0 or 1, and less one it gives t its degrees of freedom. With one row
+    per cluster this is Wilson's interval.
+
+    Args:
+        flags: one flag per row; missing is left out.
+        clusters: one key per row; without it every row is a cluster.
+        level: coverage of the interval.
+
+    Raises:
+        ValueError: if a flag is neither 0, 1 nor missing.
     """
-    rows = Rows.of(flags, clusters)
-    if len(wrong := rows.values[~np.isin(rows.values, (0, 1))]):
+    rows = ClusteredRows.from_arrays(flags, clusters)
+    wrong = rows.values[~np.isin(rows.values, (0, 1))]
+    if len(wrong):
         raise ValueError(f"flags must be true, false or missing, got {wrong[0]:g}")
     if not rows.n:
-        return rows.undefined("wilson")
+        return rows.estimate("wilson")
+
+    # Several rows of one cluster: nothing says how much clusters differ.
     p = float(rows.values.mean())
-    if rows.n_clusters < min(rows.n, 2):
-        return rows.undefined("wilson")._replace(value=p)
-    low, high = wilson(p, effective_n(rows, level), level)
-    return Estimate(p, low, high, rows.n, rows.n_clusters, "wilson", rows.n_undefined)
+    if rows.n > 1 and rows.n_clusters < 2:
+        return rows.estimate("wilson", p)
+
+    n_eff = effective_sample_size(rows, level)
+    low, high = _wilson_interval(p, n_eff, level)
+    return rows.estimate("wilson", p, low, high)
+
+
+def effective_sample_size(rows: ClusteredRows, level: float) -> float:
+    """The number of independent rows that clustered flags are worth (see `proportion`)."""
+    n = rows.n
+    n_clusters = rows.n_clusters
+    if n_clusters == n:
+        return float(n)
+
+    # Between-cluster variance of the share.
+    p = float(rows.values.mean())
+    trues = rows.sum(rows.values)
+    sizes = rows.sum(np.ones(n))
+    residuals = trues - p * sizes
+    variance = (residuals @ residuals) * n_clusters / (n_clusters - 1) / n**2
+
+    # The fewest rows they can be worth: what they are if all rows of a cluster are alike.
+    fewest = n**2 / (sizes @ sizes)
+    if p in (0, 1):
+        n_eff = fewest
+    else:
+        n_eff = p * (1 - p) / max(variance, 1e-300)
+        n_eff = max(n_eff, fewest)
+        n_eff = min(n_eff, n)
+
+    # Clusters of equal size leave n_clusters - 1 degrees of freedom; a dominant one hardly any.
+    freedom = max(fewest - 1, 0.5)
+    tail = (1 + level) / 2
+    z = norm.ppf(tail)
+    student = t.ppf(tail, freedom)
+    return float(n_eff * (z / student) ** 2)
+
+
+def _wilson_interval(p: float, n: float, level: float) -> tuple[float, float]:
+    """Wilson's score interval of a share p of n rows; n need not be whole."""
+    tail = (1 + level) / 2
+    z = float(norm.ppf(tail))
+    scale = 1 + z**2 / n
+
+    centre = (p + z**2 / (2 * n)) / scale
+    variance = p * (1 - p) / n + z**2 / (4 * n**2)
+    half_width = z / scale * math.sqrt(variance)
+    low = centre - half_width
+    high = centre + half_width
+
+    # At the ends a limit is exact; arithmetic would miss it by a rounding error.
+    if p == 0:
+        low = 0.0
+    if p == 1:
+        high = 1.0
+    return low, high
 
 
 def quantile(
     values: ArrayLike, q: float, clusters: ArrayLike | None = None, **options: Any
 ) -> Estimate:
-    """The q-quantile over rows: the inverse of the distribution function (Hyndman and Fan's type 1). As `mean`."""
+    """The q-quantile over rows, with a cluster bootstrap interval.
+
+    It is the inverse of the distribution function (Hyndman and Fan's type 1).
+
+    Args:
+        values: one number per row; NaN is left out.
+        q: above 0, at most 1.
+        clusters: one key per row; without it every row is a cluster.
+        **options: as in `mean`.
+
+    Raises:
+        ValueError: if q lies outside (0, 1].
+    """
     if not 0 < q <= 1:
         raise ValueError(f"q must lie in (0, 1], got {q}")
-    rows = Rows.of(values, clusters)
+
+    rows = ClusteredRows.from_arrays(values, clusters)
     order = np.argsort(rows.values, kind="stable")
-    ranked, keys = rows.values[order], rows.keys[order]
+    ranked = rows.values[order]
+    cluster_of_ranked = rows.cluster_of[order]
 
+    # The least value that at least a share q of the drawn rows does not exceed.
     def of_counts(counts: Floats) -> Floats:
-        cumulative = np.cumsum(counts[:, keys], axis=1)
-        reached = cumulative >= q * cumulative[:, -1:] - 1e-9
-        return ranked[np.argmax(reached, axis=1)]
+        n_drawn = counts[:, cluster_of_ranked]
+        n_up_to = np.cumsum(n_drawn, axis=1)
+        n_wanted = q * n_up_to[:, -1:]
 
-    return interval_estimate(of_counts, rows, width=max(rows.n, 1), **options)
+        is_reached = n_up_to >= n_wanted - 1e-9
+        first = np.argmax(is_reached, axis=1)
+        return ranked[first]
+
+    return bootstrap_estimate(
+        of_counts,
+        rows,
+        width=max(rows.n, 1),
+        **options,
+    )
 
 
 def curve(
@@ -113,31 +210,46 @@ def curve(
     """Mean of the values by relative position, with pointwise intervals.
 
     Args:
-        position: one number a row in [0, 1]; 1 falls into the last bin.
-        values: one number a row; NaN is left out.
-        clusters: one key a row.
+        position: one number per row in [0, 1]; 1 falls into the last bin.
+        values: one number per row; NaN is left out.
+        clusters: one key per row; without it every row is a cluster.
         bins: number of bins of equal width.
-        share: the values are flags, with intervals as in `proportion`: a bootstrap's have no width where all are alike.
+        share: the values are flags, with intervals as in `proportion` (a bootstrap interval has no
+            width where all flags are alike).
         **options: as in `mean`; none with `share`.
 
     Returns:
-        One row per bin: position (middle of the bin), value, low, high, n, n_clusters. An empty bin is NaN.
+        One row per bin: position (middle of the bin), value, low, high, n, n_clusters. An empty bin
+        is NaN.
+
+    Raises:
+        ValueError: if a position is missing or outside [0, 1], or if there is no bin.
     """
-    at = np.asarray(position, float)
-    if bins < 1 or np.isnan(at).any():
+    positions = np.asarray(position, float)
+    n_missing = np.isnan(positions).sum()
+    if bins < 1 or n_missing:
         raise ValueError(
-            f"expected at least one bin and no missing position, got {bins} and {np.isnan(at).sum()}"
+            "expected at least one bin and no missing position, "
+            f"got {bins} bins and {n_missing} missing positions"
         )
-    if not ((at >= 0) & (at <= 1)).all():
-        raise ValueError(f"position must lie in [0, 1], got {at.min()} to {at.max()}")
-    rows = Rows.of(values, clusters)
-    bin_of = np.minimum((at[rows.kept] * bins).astype(int), bins - 1)
+    if not ((positions >= 0) & (positions <= 1)).all():
+        raise ValueError(f"position must lie in [0, 1], got {positions.min()} to {positions.max()}")
+
+    rows = ClusteredRows.from_arrays(values, clusters)
+    bin_of = (positions[rows.has_value] * bins).astype(int)
+    bin_of = np.minimum(bin_of, bins - 1)
     results = []
     for number in range(bins):
-        part = Rows.of(rows.values[bin_of == number], rows.keys[bin_of == number])
+        in_bin = bin_of == number
+        bin_values = rows.values[in_bin]
+        bin_clusters = rows.cluster_of[in_bin]
+
         if share:
-            estimate = proportion(part.values, part.keys)
+            estimate = proportion(bin_values, bin_clusters)
         else:
-            estimate = sums_estimate(ratio_of_sums, part, [part.values, np.ones(part.n)], **options)
-        results.append({"position": (number + 0.5) / bins, **estimate._asdict()})
+            estimate = mean(bin_values, bin_clusters, **options)
+
+        middle = (number + 0.5) / bins
+        results.append({"position": middle, **estimate._asdict()})
+
     return pd.DataFrame(results).drop(columns=["method", "n_undefined"])

@@ -1,18 +1,16 @@
-"""The difference of two groups among rows of equal length."""
+"""How much do two groups differ at equal length, at equal outcome, and without detection errors?"""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from cotlens.stats.agreement import Detection, corrected_rate, detection
-from cotlens.stats.bootstrap import Estimate, Floats, Rows, difference_estimate
+from cotlens.stats.agreement import corrected_rate, detection
+from cotlens.stats.bootstrap import ClusteredRows, Estimate, Flags, Floats, bootstrap_difference
 
 
-# --- confounds -------------------------------------------------------------------------------------------------
 def matched_difference(
     table: pd.DataFrame,
     value: str,
@@ -26,130 +24,179 @@ def matched_difference(
     truth: str = "",
     **options: Any,
 ) -> pd.DataFrame:
-    """Difference of the mean of a column between two groups, raw, at equal length, and within each outcome.
+    """Difference of the means of two groups: raw, at equal length, and within each outcome.
 
-    Refusals are short and arms write at different lengths, so a raw difference may be one of length or of how often the
-    arm refuses. *Length-matched*: rows fall into bins a factor of 2^(1/2) of `length` wide; within a bin both groups
-    get the weight of the smaller one, and bins with one group only are dropped (coarsened exact matching, Iacus, King
-    and Porro 2012). *Within an outcome*: only rows with that outcome.
+    Refusals are short and arms write at different lengths, so a raw difference may be one of
+    length, or of how often the arm refuses.
+
+    *Length-matched*: rows fall into bins of `length` whose limits grow by a factor of 2^(1/2).
+    Within a bin both groups get the weight of the smaller one; bins with one group only are dropped
+    (coarsened exact matching, Iacus, King and Porro 2012). The interval holds the weights fixed.
+
+    *Within an outcome*: only rows with that outcome.
+
+    *Corrected*: training may merely drop the words that a detector looks for. Where `value` holds
+    only 0 and 1, this row compares the rates corrected for the detector's errors, measured against
+    `truth` in each group separately (`corrected_rate`; the interval joins those of the two rates,
+    Zou and Donner 2008). Without a truth it is NaN: the raw difference is then one of what the
+    detector recognises.
 
     Args:
-        table: one row a trace.
+        table: one row per trace.
         value: the column compared; NaN is left out.
         a: name of the first group in column `by`; the difference is a - b.
         b: name of the second group.
         by: column of the group.
         length: column of the length to match.
-        outcome: column whose values are compared apart.
+        outcome: column whose values are compared separately.
         cluster: column of the cluster.
-        truth: where `value` is what a detector said (0 or 1), a column with what a judge or a person said; it may be
-            missing in most rows.
+        truth: where `value` is a detector's decision (0 or 1), a column with that of a judge or a
+            person; it may be missing in most rows.
         **options: as in `mean`.
 
-    The interval of the matched difference holds the weights fixed.
-
-    *Corrected*: training may merely drop the words that a detector keys on. Where `value` holds only 0 and 1 this row
-    compares the rates corrected for the detector's errors, measured against `truth` in each group on its own
-    (`corrected_rate`; the interval joins those of the two rates, Zou and Donner 2008). Without a truth it is NaN: the
-    raw difference is then one of what the detector recognises.
-
     Returns:
-        One row per comparison ("raw", "length-matched", "outcome = x", "corrected"): value, low, high, n_a, n_b,
-        n_shared (clusters that both groups have: 0 means that nothing was paired); with a truth also `precision_a`,
-        `recall_a`, `precision_b` and `recall_b` of the detector.
+        One row per comparison ("raw", "length-matched", "outcome = x", "corrected"): value, low,
+        high, n_a, n_b, n_shared (clusters that both groups have; 0 means that nothing was paired).
+        With a truth also `precision_a`, `recall_a`, `precision_b` and `recall_b` of the detector.
+
+    Raises:
+        ValueError: if the table lacks a column or a group.
     """
-    missing = [
-        name
-        for name in (value, by, length, outcome, cluster, *([truth] * bool(truth)))
-        if name not in table
-    ]
+    needed = [value, by, length, outcome, cluster]
+    if truth:
+        needed.append(truth)
+    missing = [name for name in needed if name not in table]
     if missing:
-        raise ValueError(
-            f"no column {', '.join(missing)}; the table has {', '.join(map(str, table))}"
-        )
+        columns = ", ".join(map(str, table))
+        raise ValueError(f"no column {', '.join(missing)}; the table has {columns}")
+
     rows = table[table[value].notna() & table[by].isin([a, b])]
     if set(rows[by]) != {a, b}:
-        raise ValueError(f"expected rows of {a!r} and {b!r} in {by}, got {sorted(set(table[by]))}")
-    parts = [("raw", rows, None), ("length-matched", *_matched(rows, by, length, a, b))]
-    parts += [(f"{outcome} = {key}", part, None) for key, part in rows.groupby(outcome, sort=True)]
+        groups = sorted(set(table[by]))
+        raise ValueError(f"expected rows of {a!r} and {b!r} in {by}, got {groups}")
+
+    # Which rows are compared: all, those of equal length, those of each outcome.
+    matched_rows, matched_weights = _match_lengths(rows, by, length, a)
+    comparisons = [
+        ("raw", rows, np.ones(len(rows))),
+        ("length-matched", matched_rows, matched_weights),
+    ]
+    for key, outcome_rows in rows.groupby(outcome, sort=True):
+        equal_weights = np.ones(len(outcome_rows))
+        comparisons.append((f"{outcome} = {key}", outcome_rows, equal_weights))
+
     results = []
-    for name, part, weights in parts:
-        first, second = part[by] == a, part[by] == b
-        clusters_a, clusters_b = part.loc[first, cluster], part.loc[second, cluster]
-        estimate = _weighted_difference(part, value, first.to_numpy(), cluster, weights, options)
-        shared = len(set(clusters_a) & set(clusters_b))
-        results.append(
-            {
-                "comparison": name,
-                "value": estimate.value,
-                "low": estimate.low,
-                "high": estimate.high,
-                "n_a": int(first.sum()),
-                "n_b": int(second.sum()),
-                "n_shared": shared,
-            }
+    for name, compared, weights in comparisons:
+        comparison = _weighted_difference(
+            values=compared[value].to_numpy(float),
+            clusters=compared[cluster].to_numpy(),
+            is_a=(compared[by] == a).to_numpy(),
+            weights=weights,
+            options=options,
         )
-    if not rows[value].isin([0, 1]).all():
+        results.append({"comparison": name, **comparison})
+
+    # Only flags have detection errors to correct.
+    is_flag = rows[value].isin([0, 1]).all()
+    if not is_flag:
         return pd.DataFrame(results)
-    of_both = [rows[rows[by] == group] for group in (a, b)]
-    counts = {name: results[0][name] for name in ("n_a", "n_b", "n_shared")}
-    qualities = (
-        [detection(part[value], part[truth], part[cluster]) for part in of_both] if truth else []
-    )
-    flags = [(part[value], part[cluster]) for part in of_both]
-    found = pd.DataFrame(
-        [*results, {"comparison": "corrected", **_corrected(flags, qualities), **counts}]
-    )
-    for name, quality in zip("ab", qualities, strict=False):
-        found[[f"precision_{name}", f"recall_{name}"]] = (
-            quality.precision.value,
-            quality.recall.value,
-        )
-    return found
 
-
-def _corrected(
-    flags: Sequence[tuple[ArrayLike, ArrayLike]], qualities: "Sequence[Detection]"
-) -> dict[str, float]:
-    """The difference of two rates, each corrected for the errors that the detector makes in its own group."""
-    if not qualities or not all(quality.positives and quality.negatives for quality in qualities):
-        return {"value": math.nan, "low": math.nan, "high": math.nan}
-    x, y = (
-        corrected_rate(*own, **quality.counts)
-        for own, quality in zip(flags, qualities, strict=True)
-    )
-    difference = x.value - y.value
-    return {
-        "value": difference,
-        "low": difference - math.hypot(x.value - x.low, y.high - y.value),
-        "high": difference + math.hypot(x.high - x.value, y.value - y.low),
+    # The corrected difference rests on the rows of the raw one, and is unknown without a truth.
+    corrected = {
+        **results[0],
+        "comparison": "corrected",
+        "value": math.nan,
+        "low": math.nan,
+        "high": math.nan,
     }
+    if not truth:
+        return pd.DataFrame([*results, corrected])
+
+    # How well the detector does in each group.
+    rows_a = rows[rows[by] == a]
+    detector_a = detection(
+        flags=rows_a[value],
+        truth=rows_a[truth],
+        clusters=rows_a[cluster],
+    )
+    rows_b = rows[rows[by] == b]
+    detector_b = detection(
+        flags=rows_b[value],
+        truth=rows_b[truth],
+        clusters=rows_b[cluster],
+    )
+
+    is_measured_a = detector_a.positives > 0 and detector_a.negatives > 0
+    is_measured_b = detector_b.positives > 0 and detector_b.negatives > 0
+    if is_measured_a and is_measured_b:
+        rate_a = corrected_rate(rows_a[value], rows_a[cluster], **detector_a.counts)
+        rate_b = corrected_rate(rows_b[value], rows_b[cluster], **detector_b.counts)
+        corrected.update(_join_intervals(rate_a, rate_b))
+
+    comparisons_table = pd.DataFrame([*results, corrected])
+    return comparisons_table.assign(
+        precision_a=detector_a.precision.value,
+        recall_a=detector_a.recall.value,
+        precision_b=detector_b.precision.value,
+        recall_b=detector_b.recall.value,
+    )
 
 
-def _matched(
-    rows: pd.DataFrame, by: str, length: str, a: str, b: str
-) -> tuple[pd.DataFrame, Floats]:
-    """Rows in length bins that both groups have, and weights that give both groups the same lengths."""
+def _match_lengths(rows: pd.DataFrame, by: str, length: str, a: str) -> tuple[pd.DataFrame, Floats]:
+    """The rows in length bins that both groups have, and weights that make their lengths equal."""
     rows = rows[rows[length].notna()]
-    bins = np.floor(2 * np.log2(rows[length].to_numpy(float) + 1)).astype(int)
-    counts = pd.crosstab(bins, rows[by].to_numpy()).reindex(columns=[a, b], fill_value=0)
-    smaller = counts.min(axis=1)
-    weight_of = {group: (smaller / counts[group]).fillna(0).to_dict() for group in (a, b)}
-    weights = np.array([weight_of[group][bin_] for group, bin_ in zip(rows[by], bins, strict=True)])
-    return rows[weights > 0], weights[weights > 0]
+    lengths = rows[length].to_numpy(float)
+    half_octaves = np.floor(2 * np.log2(lengths + 1))
+    bins, bin_of = np.unique(half_octaves, return_inverse=True)
+    n_bins = len(bins)
+
+    # Within a bin each group weighs as many rows as the smaller one has.
+    is_a = (rows[by] == a).to_numpy()
+    n_a = np.bincount(bin_of[is_a], minlength=n_bins)
+    n_b = np.bincount(bin_of[~is_a], minlength=n_bins)
+    smaller = np.minimum(n_a, n_b)
+
+    weight_a = smaller / np.maximum(n_a, 1)
+    weight_b = smaller / np.maximum(n_b, 1)
+    weights = np.where(is_a, weight_a[bin_of], weight_b[bin_of])
+
+    is_matched = weights > 0
+    return rows[is_matched], weights[is_matched]
 
 
 def _weighted_difference(
-    part: pd.DataFrame,
-    value: str,
-    first: NDArray[np.bool_],
-    cluster: str,
-    weights: Floats | None,
+    values: Floats,
+    clusters: NDArray[Any],
+    is_a: Flags,
+    weights: Floats,
     options: dict[str, Any],
-) -> Estimate:
-    values, names = part[value].to_numpy(float), part[cluster].to_numpy()
-    w = np.ones(len(values)) if weights is None else weights
-    rows_a, rows_b = Rows.of(values[first], names[first]), Rows.of(values[~first], names[~first])
-    if not rows_a.n or not rows_b.n:
-        return rows_a.undefined("cluster bootstrap")
-    return difference_estimate(rows_a, rows_b, np.concatenate([w[first], w[~first]]), **options)
+) -> dict[str, float]:
+    """Difference of the groups' weighted means, with its numbers of rows and shared clusters."""
+    clusters_a = clusters[is_a]
+    clusters_b = clusters[~is_a]
+    shared = set(clusters_a) & set(clusters_b)
+
+    rows_a = ClusteredRows.from_arrays(values[is_a], clusters_a)
+    rows_b = ClusteredRows.from_arrays(values[~is_a], clusters_b)
+    ordered = np.concatenate([weights[is_a], weights[~is_a]])
+    estimate = bootstrap_difference(rows_a, rows_b, ordered, **options)
+    return {
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "n_a": rows_a.n,
+        "n_b": rows_b.n,
+        "n_shared": len(shared),
+    }
+
+
+def _join_intervals(a: Estimate, b: Estimate) -> dict[str, float]:
+    """Value and interval of the difference of two independent estimates (Zou and Donner 2008)."""
+    below = math.hypot(a.value - a.low, b.high - b.value)
+    above = math.hypot(a.high - a.value, b.value - b.low)
+    difference = a.value - b.value
+    return {
+        "value": difference,
+        "low": difference - below,
+        "high": difference + above,
+    }

@@ -14,7 +14,6 @@ from cotlens.measures.unsafe import (
     outcomes,
     risky_patterns,
     safety_states,
-    thinking_by_answer,
     unsafe_dynamics,
 )
 from cotlens.plots.unsafe import plot_risky_patterns
@@ -320,29 +319,6 @@ def test_exploration_is_everything_but_awareness_refusal_and_weak_wavering():
         Marker.REFUSAL_INTENT,
         Marker.WEAK_VACILLATION,
     }
-
-
-def test_thinking_by_answer():
-    found = thinking_by_answer(
-        pd.Series([True, True, False, None, False]), pd.Series([False, True, False, True, None])
-    )
-    assert found.values.tolist() == [[1, 0], [1, 1]]
-    assert (
-        thinking_by_answer(pd.Series([], dtype=object), pd.Series([], dtype=object)).values.sum()
-        == 0
-    )
-    with pytest.raises(ValueError, match="another index"):
-        thinking_by_answer(pd.Series([True]), pd.Series([True, False]))
-
-
-def test_judgements_are_flags_of_the_same_rows():
-    """Labels and probabilities would all count as true; another index would pair the wrong rows."""
-    good = pd.Series([True, False])
-    for bad in (pd.Series(["safe", "unsafe"]), pd.Series([0.3, 1.0])):
-        with pytest.raises(ValueError, match="true, false or missing"):
-            thinking_by_answer(good, bad)
-    with pytest.raises(ValueError, match="another index"):
-        thinking_by_answer(good, pd.Series([True, False], index=[1, 0]))
 
 
 def test_a_failure_without_known_thinking_is_unknown():

@@ -1,17 +1,11 @@
-"""What scores say: bounds from top-k, and tables of steps, traces, positions and words, derived by hand."""
-
-import math
+"""What token scores say of traces, steps, positions and words, derived by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from places import read_rows
 
 from cotlens import Trace, step_table, trace_table
-from cotlens.measures.bounds import entropy_bounds
-from cotlens.measures.entropy import (
+from cotlens.measures import (
     entropy_survival,
     entropy_threshold,
     forking_tokens,
@@ -22,193 +16,187 @@ from cotlens.measures.entropy import (
     word_entropy,
 )
 
-# --- bounds ----------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(2, 40), st.integers(1, 40), st.floats(0.1, 8), st.integers(0, 10_000))
-def test_the_entropy_lies_within_its_bounds(n_words, k, spread, seed):
-    """For every distribution: the k likeliest words bound its entropy, and all of them give it exactly."""
-    logits = np.random.default_rng(seed).normal(0, spread, n_words)
-    logp = np.sort(logits - np.log(np.exp(logits).sum()))[::-1]
-    entropy = -(np.exp(logp) * logp).sum()
-    low, high = entropy_bounds(logp[:k], n_words)
-    assert low - 1e-9 <= entropy <= high + 1e-9
-    if k >= n_words:
-        assert high - low < 1e-6
-
-
-def test_bounds_by_hand():
-    """p = 1/2 and a rest of 1/2 over 4 words: at least one word holds it, at most all four share it.
-
-    lower = 1/2 ln 2 + 1/2 ln 2 = ln 2; upper = 1/2 ln 2 + 1/2 ln 8 = 2 ln 2.
-    """
-    low, high = entropy_bounds([math.log(0.5)], n_words=5)
-    assert low == pytest.approx(math.log(2))
-    assert high == pytest.approx(2 * math.log(2))
-
-
-def test_shorter_lists_are_padded():
-    full = entropy_bounds([[math.log(0.6), math.log(0.3)], [math.log(0.9), -math.inf]], 100)
-    alone = entropy_bounds([math.log(0.9)], 100)
-    assert full.lower[1] == pytest.approx(alone.lower)
-    assert full.upper[1] == pytest.approx(alone.upper)
-
-
-def test_real_top_32_lists_hold_the_full_entropy(data):
-    """R1-Distill-Llama-8B, 46 tokens: entropies (in bits) and probabilities are numbers stored in bfloat16."""
-    tokens = [
-        t
-        for row in read_rows(data / "entropy" / "full_vs_top32_sanity.jsonl.gz")
-        for t in row["tokens"]
-    ]
-    nats = np.array([token["target_entropy"] for token in tokens]) * math.log(2)
-    low, high = entropy_bounds(
-        np.log([token["top_probs"] for token in tokens]), 128256, rounding=2**-8
-    )
-    assert len(tokens) == 46
-    assert (low <= nats * (1 + 2**-8)).all()
-    assert (nats * (1 - 2**-8) <= high).all()
-    assert np.median(high - low) < 0.1
-    bits = np.array([token["target_entropy"] for token in tokens])
-    assert (bits > high).mean() > 0.5  # without the conversion most lie outside
-
-
-@pytest.mark.parametrize(
-    ("logprobs", "message"),
-    [
-        ([0.5], "no distribution"),
-        ([-0.1, -0.2], "no distribution"),
-        ([-2.0, -1.0], "likeliest first"),
-    ],
-)
-def test_lists_that_are_no_top_k(logprobs, message):
-    with pytest.raises(ValueError, match=message):
-        entropy_bounds(logprobs, 100)
-
-
-# --- tables ----------------------------------------------------------------------------------------------------
-
 TEXT = "<think>The sum is 5.\nWait, that is wrong.\nIt is 6.\n</think>Six."
-STARTS = [i for i, letter in enumerate(TEXT) if i == 0 or TEXT[i - 1] in " \n>"]  # one token a word
+
+# One token per word: <think> 0 | The sum is 5. = 1..4 | Wait, that is wrong. = 5..8
+# | It is 6. = 9..11 | </think> and Six. after them.
+STARTS = [i for i, letter in enumerate(TEXT) if i == 0 or TEXT[i - 1] in " \n>"]
+N_TOKENS = len(STARTS)
+
+
+def scores_of(starts, entropy, **columns):
+    """A score table of one trace, `a`."""
+    return pd.DataFrame(
+        {
+            "trace_id": ["a"],
+            "token_starts": [np.array(starts)],
+            "error": [""],
+            "entropy": [np.array(entropy)],
+            **columns,
+        }
+    )
+
+
+def columns_of(table, names):
+    return {name: table[name].tolist() for name in names}
 
 
 @pytest.fixture
-def tables():
-    """One trace of 15 tokens whose entropies are 0, 1, 2, ...; the second step reflects."""
+def traces():
     trace = Trace(id="a", prompt="p", completion=TEXT)
-    traces, steps = trace_table([trace]), step_table([trace], text=True)
-    assert steps["is_reflection"].tolist() == [False, True, False]
-    n = len(STARTS)
-    scores = pd.DataFrame(
-        {
-            "trace_id": ["a"], "token_starts": [np.array(STARTS)], "error": [""], "kl": [np.full(n, 0.5)],
-            "entropy": [np.arange(n, dtype=np.float32)],
-        }
-    )  # fmt: skip
-    return traces, steps, scores
+    return trace_table([trace])
 
 
-def words_of(steps):
-    return [len(text.split()) for text in steps["text"]]
+@pytest.fixture
+def steps():
+    """Three steps, of which the second reflects."""
+    trace = Trace(id="a", prompt="p", completion=TEXT)
+    table = step_table([trace], text=True)
+    assert table["is_reflection"].tolist() == [False, True, False]
+    assert [len(text.split()) for text in table["text"]] == [4, 4, 3]
+    return table
 
 
-def test_step_entropy_by_hand(tables):
-    """Tokens: <think> 0 | The sum is 5. = 1..4 | Wait, that is wrong. = 5..8 | It is 6. = 9..11 | </think> Six."""
-    _, steps, scores = tables
+@pytest.fixture
+def scores():
+    """The entropy of each token is its number."""
+    entropy = np.arange(N_TOKENS, dtype=np.float32)
+    return scores_of(STARTS, entropy, kl=[np.full(N_TOKENS, 0.5)])
+
+
+def test_step_entropy_by_hand(steps, scores):
+    """Tokens 1 to 4, 5 to 8 and 9 to 11."""
     found = step_entropy(steps, scores, high=6.5)
-    assert words_of(steps) == [4, 4, 3]
-    assert found["n_scored"].tolist() == [4, 4, 3]
-    assert found["entropy_mean"].tolist() == [2.5, 6.5, 10]
-    assert found["entropy_max"].tolist() == [4, 8, 11]
-    assert found["entropy_first"].tolist() == [1, 5, 9]
-    assert found["share_high"].tolist() == [0, 0.5, 1]
-    assert found["kl_mean"].tolist() == [0.5] * 3
+    expected = {
+        "n_scored": [4, 4, 3],
+        "entropy_mean": [2.5, 6.5, 10],
+        "entropy_max": [4, 8, 11],
+        "entropy_first": [1, 5, 9],
+        "share_high": [0, 0.5, 1],
+        "kl_mean": [0.5, 0.5, 0.5],
+    }
+    assert columns_of(found, expected) == expected
 
 
-def test_trace_entropy_by_hand(tables):
-    """Thinking 1..11, answer the token `Six.` alone, reflection 5..8, the other steps 1..4 and 9..11."""
-    traces, steps, scores = tables
-    row = trace_entropy(traces, steps, scores, high=8.5).iloc[0]
-    assert row["n_scored"] == len(STARTS)
-    assert row["entropy_think"] == 6
-    assert row["entropy_answer"] == len(STARTS) - 1
-    assert row["entropy_reflect"] == 6.5
-    assert row["entropy_other"] == pytest.approx((1 + 2 + 3 + 4 + 9 + 10 + 11) / 7)
-    assert row["share_high"] == pytest.approx(3 / 11)
-    assert row["kl_think"] == 0.5
+def test_trace_entropy_by_hand(traces, steps, scores):
+    """Thinking 1 to 11, answer `Six.` alone, reflection 5 to 8, others 1 to 4 and 9 to 11."""
+    found = trace_entropy(traces, steps, scores, high=8.5)
+    expected = {
+        "n_scored": [N_TOKENS],
+        "entropy_think": [6],
+        "entropy_answer": [N_TOKENS - 1],
+        "entropy_reflect": [6.5],
+        "entropy_other": [pytest.approx(40 / 7)],
+        "share_high": [pytest.approx(3 / 11)],
+        "kl_think": [0.5],
+    }
+    assert columns_of(found, expected) == expected
 
 
-def test_position_entropy_by_hand(tables):
-    """Eleven tokens in two bins: tokens 0 to 5 (0, 1, ... 5 of 11 are below one half) and 6 to 10."""
-    traces, _, scores = tables
+def test_position_entropy_by_hand(traces, scores):
+    """Eleven tokens in two bins: 0 to 5 (0, 1, ... 5 of 11 are below one half) and 6 to 10."""
     found = position_entropy(traces, scores, bins=2)
-    assert found["position"].tolist() == [0.25, 0.75]
-    assert found["n"].tolist() == [6, 5]
-    assert found["value"].tolist() == [np.mean(range(1, 7)), np.mean(range(7, 12))]
-    assert position_entropy(traces, scores, column="kl")["value"].tolist() == [0.5] * 11
+    expected = {
+        "position": [0.25, 0.75],
+        "n": [6, 5],
+        "value": [3.5, 9],
+    }
+    assert columns_of(found, expected) == expected
+
+    # Any column of scores will do.
+    divergence = position_entropy(traces, scores, column="kl")
+    assert divergence["value"].tolist() == [0.5] * 11
 
 
-def test_a_summary_is_no_thinking(tables):
-    """Its tokens have entropies, which say nothing of the thinking that is hidden; those of the answer count."""
-    traces, steps, scores = tables
+def test_a_summary_is_no_thinking(traces, steps, scores):
+    """Its tokens say nothing of the thinking that is hidden; those of the answer count."""
     hidden = traces.assign(reasoning="summary")
     assert position_entropy(hidden, scores).empty
     assert word_entropy(hidden, scores).empty
-    found, known = (trace_entropy(table, steps, scores).iloc[0] for table in (hidden, traces))
+
+    found = trace_entropy(hidden, steps, scores).iloc[0]
+    verbatim = trace_entropy(traces, steps, scores).iloc[0]
     assert np.isnan(found["entropy_think"])
-    assert found["entropy_answer"] == known["entropy_answer"]
+    assert found["entropy_answer"] == verbatim["entropy_answer"]
 
 
-def test_reflection_entropy_by_hand(tables):
-    """The only onset is token 5; the third step follows a reflecting one, so nothing is there to compare with."""
-    _, steps, scores = tables
+def test_reflection_entropy_by_hand(steps, scores):
+    """The only onset is token 5; the third step follows a reflecting one: no comparison."""
     found = reflection_entropy(steps, scores, reach=2)
-    assert found["reflects"].tolist() == [True] * 5
-    assert found["offset"].tolist() == [-2, -1, 0, 1, 2]
-    assert found["value"].tolist() == [3, 4, 5, 6, 7]
-    wide = reflection_entropy(
-        steps, scores, reach=30
-    )  # the neighbourhood ends where the thinking does
-    assert (wide["offset"].min(), wide["offset"].max()) == (-4, 6)
+    expected = {
+        "reflects": [True] * 5,
+        "offset": [-2, -1, 0, 1, 2],
+        "value": [3, 4, 5, 6, 7],
+    }
+    assert columns_of(found, expected) == expected
+
+    # The neighbourhood ends where the thinking does.
+    wide = reflection_entropy(steps, scores, reach=30)
+    assert wide["offset"].min() == -4
+    assert wide["offset"].max() == 6
 
 
-def test_words_and_forking_tokens_by_hand(tables):
-    """`is ` comes at tokens 3, 7 and 10: mean 20/3. Shards that are put together give what one would."""
-    traces, _, scores = tables
+def test_words_and_forking_tokens_by_hand(traces, scores):
+    """`is ` comes at tokens 3, 7 and 10: mean 20/3. Shards put together give what one would."""
     words = word_entropy(traces, scores, context=4)
-    row = words.set_index("word").loc["is "]
-    assert (row["n"], row["n_traces"], row["sum"], row["highest"]) == (3, 1, 20, 10)
-    assert (row["before"], row["after"]) == ("\nIt ", "6.\n<")
-    twice = forking_tokens(pd.concat([words, words]), least=6)
-    assert twice["word"].tolist() == ["is "]
-    assert twice["n"].tolist() == [6]
-    assert twice["entropy"].tolist() == [pytest.approx(20 / 3)]
+    expected = {
+        "n": [3],
+        "n_traces": [1],
+        "sum": [20],
+        "highest": [10],
+        "before": ["\nIt "],
+        "after": ["6.\n<"],
+    }
+    assert columns_of(words[words["word"] == "is "], expected) == expected
+
+    # Two shards with the same words.
+    both = pd.concat([words, words])
+    tokens = forking_tokens(both, least=6)
+    expected = {
+        "word": ["is "],
+        "n": [6],
+        "entropy": [pytest.approx(20 / 3)],
+    }
+    assert columns_of(tokens, expected) == expected
 
 
-def test_survival_and_threshold(tables):
-    scores = tables[2]
-    n = len(STARTS)
+def test_survival_and_threshold(scores):
     found = entropy_survival(scores, [0, 3.5])
-    assert found["above"].tolist() == [n - 1, n - 4]
-    assert found["n"].tolist() == [n, n]
-    assert entropy_threshold(scores, 0.5) == (n - 1) / 2
+    expected = {
+        "threshold": [0, 3.5],
+        "above": [N_TOKENS - 1, N_TOKENS - 4],
+        "n": [N_TOKENS, N_TOKENS],
+    }
+    assert columns_of(found, expected) == expected
+
+    # The median of 0, 1, ... is in the middle.
+    median = entropy_threshold(scores, 0.5)
+    assert median == (N_TOKENS - 1) / 2
 
 
-def test_unscored_traces_and_tokens_are_left_out(tables):
-    """NaN is not zero: an unscored first token, a trace with an error, one whose tokens have no place."""
-    traces, steps, scores = tables
-    first = scores["entropy"][0].copy()
-    first[1] = np.nan
-    assert step_entropy(steps, scores.assign(entropy=[first]))["entropy_mean"].tolist() == [
-        3,
-        6.5,
-        10,
-    ]
-    for broken in (scores.assign(error="no"), scores.assign(token_starts=[None])):
-        assert step_entropy(steps, broken)["entropy_mean"].isna().all()
-        assert trace_entropy(traces, steps, broken)["entropy_think"].isna().all()
-        assert position_entropy(traces, broken).empty
+def test_an_unscored_token_is_left_out(steps, scores):
+    """NaN is not zero: the first step has tokens 2, 3 and 4 left."""
+    entropy = scores["entropy"][0].copy()
+    entropy[1] = np.nan
+    found = step_entropy(steps, scores.assign(entropy=[entropy]))
+    assert found["entropy_mean"].tolist() == [3, 6.5, 10]
+
+
+BROKEN = [{"error": "no"}, {"token_starts": [None]}]
+
+
+@pytest.mark.parametrize("columns", BROKEN)
+def test_an_unscored_trace_is_left_out(traces, steps, scores, columns):
+    """A trace with an error, and one whose tokens have no place."""
+    broken = scores.assign(**columns)
+    by_step = step_entropy(steps, broken)
+    by_trace = trace_entropy(traces, steps, broken)
+    assert by_step["entropy_mean"].isna().all()
+    assert by_trace["entropy_think"].isna().all()
+    assert position_entropy(traces, broken).empty
+
+
+def test_missing_scores_are_named(traces, scores):
     with pytest.raises(ValueError, match="needs a reference or top-k"):
         position_entropy(traces, scores.assign(kl=[None]), column="kl")
     with pytest.raises(ValueError, match="no token is scored"):
@@ -216,19 +204,14 @@ def test_unscored_traces_and_tokens_are_left_out(tables):
 
 
 def test_tags_and_commentary_between_thoughts_are_in_no_neighbourhood():
-    """Two thoughts: the onset that opens the second has only its own thought behind it, and nothing before it."""
-    text = "<think>The sum is 5. It is odd.</think>Well.<think>Wait, that is wrong. It is 6.</think>Six."
-    trace = Trace(id="a", completion=text)
-    steps = step_table([trace])
+    """The onset that opens the second thought has only its own thought after it, nothing before."""
+    first = "<think>The sum is 5. It is odd.</think>Well."
+    second = "<think>Wait, that is wrong. It is 6.</think>Six."
+    text = first + second
+    steps = step_table([Trace(id="a", completion=text)])
     starts = np.arange(len(text))
-    scores = pd.DataFrame(
-        {
-            "trace_id": ["a"],
-            "token_starts": [starts],
-            "error": [""],
-            "entropy": [starts.astype(float)],
-        }
-    )
+    scores = scores_of(starts, starts.astype(float))
+
     found = reflection_entropy(steps, scores, reach=3)
     onset = found[found["reflects"]]
     assert onset["offset"].tolist() == [0, 1, 2, 3]
@@ -238,12 +221,6 @@ def test_tags_and_commentary_between_thoughts_are_in_no_neighbourhood():
 def test_tokens_inside_a_character_are_no_word():
     """Three tokens spell one character: two hold no text of their own."""
     traces = trace_table([Trace(id="a", completion="<think>日 b</think>c")])
-    scores = pd.DataFrame(
-        {
-            "trace_id": ["a"],
-            "token_starts": [np.array([7, 7, 7, 8])],
-            "error": [""],
-            "entropy": [np.ones(4)],
-        }
-    )
-    assert set(word_entropy(traces, scores)["word"]) == {"日", " b</think>c"}
+    scores = scores_of([7, 7, 7, 8], np.ones(4))
+    words = word_entropy(traces, scores)
+    assert set(words["word"]) == {"日", " b</think>c"}

@@ -209,12 +209,12 @@ def test_from_file_to_entropy_figures(samples, tmp_path):
     assert "tokens/s" in done.stderr
     assert "sft" in cotlens("info", tmp_path / "run").stdout
     cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures")
-    names = {path.stem for path in (tmp_path / "figures").glob("*.csv")}
+    names = {f"entropy/{path.stem}" for path in (tmp_path / "figures" / "entropy").glob("*.csv")}
     assert {
-        "06_entropy_parts", "07_entropy_position", "08_entropy_reflection",
-        "09_entropy_distribution", "10_forking_tokens", "11_kl_position",
+        "entropy/parts", "entropy/position", "entropy/around_reflection",
+        "entropy/distribution", "entropy/forking_tokens", "entropy/kl_position",
     } <= names  # fmt: skip
-    parts = pd.read_csv(tmp_path / "figures" / "06_entropy_parts.csv")
+    parts = pd.read_csv(tmp_path / "figures" / "entropy/parts.csv")
     assert set(parts["measure"]) == {
         "entropy_think",
         "entropy_answer",

@@ -153,12 +153,12 @@ def test_tables_verdicts_and_figures(run, tmp_path, capsys):
     pictures = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert len(pictures) >= 12
     expected = {
-        "21_unsafe_by_split",
-        "24_training",
-        "27_instruments",
-        "29_obfuscation",
-        "31_confounds",
-        "32_branching",
+        "safety/unsafe_by_split",
+        "training/curves",
+        "pocket/instruments",
+        "training/obfuscation",
+        "confounds/differences",
+        "pocket/branching",
     }
     assert {f"{name}.png" for name in expected} <= set(pictures)
     found = pd.read_csv(tmp_path / "measures.csv")
@@ -182,7 +182,7 @@ def test_tables_verdicts_and_figures(run, tmp_path, capsys):
     }
     assert claims["would_change"].str.len().min() > 0
     assert "no evidence on real models" in capsys.readouterr().out
-    assert json.loads((tmp_path / "21_unsafe_by_split.json").read_text())["plan"]["tiny"]
+    assert json.loads((tmp_path / "safety/unsafe_by_split.json").read_text())["plan"]["tiny"]
 
 
 def test_the_study_keeps_seeds_that_are_no_longer_at_hand(run, tmp_path):
