@@ -176,7 +176,7 @@ def test_the_table_says_what_mark_says():
 
 def test_the_labels_hold_no_operational_word():
     """The written traces describe no act in any detail; these words would be the first sign that one does."""
-    text = (ROOT / "trainers" / "labels" / "unsafe_written.tsv").read_text(encoding="utf-8").lower()
+    text = (ROOT / "trainers/fit/labels/unsafe_written.tsv").read_text(encoding="utf-8").lower()
     for word in (
         "ammonium",
         "nitrate",

@@ -113,8 +113,14 @@ def f1_interval(
         numerators.append(2 * true_positives.sum())
         denominators.append(truth.sum() + decided.sum())
 
-    counts = pd.DataFrame({"numerator": numerators, "denominator": denominators})
-    by_question = counts.groupby(questions, sort=False).sum()
+    counts = pd.DataFrame(
+        {
+            "question": questions,
+            "numerator": numerators,
+            "denominator": denominators,
+        }
+    )
+    by_question = counts.groupby("question", sort=False, dropna=False).sum()
     n_questions = len(by_question)
 
     # Each resample draws as many questions as there are.

@@ -115,7 +115,8 @@ def main() -> None:
         bias=bias.astype(np.float32),
         kinds=np.array(KINDS),
     )
-    print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+    kilobytes = path.stat().st_size / 1000
+    print(f"{path.name}: {kilobytes:.0f} kB")
 
 
 def training_steps() -> Steps:
@@ -142,16 +143,18 @@ def fit(steps: Steps) -> tuple[NDArray, NDArray]:
         ValueError: No step is of some kind.
     """
     # A class that does not occur would have no column.
+    labels = set(steps.labels)
     for number, kind in enumerate(KINDS):
-        if number not in steps.labels:
+        if number not in labels:
             raise ValueError(f"no labelled step is of the kind {kind}: label at least one")
 
     model = logistic_regression(PENALTY)
     model.fit(steps.features, steps.labels)
 
-    weights = np.asarray(model.coef_)
+    # sklearn has a row a class.
+    weights = np.asarray(model.coef_).T
     bias = np.asarray(model.intercept_)
-    return weights.T, bias
+    return weights, bias
 
 
 def cross_validate(steps: Steps) -> None:
@@ -188,9 +191,12 @@ def print_agreement() -> None:
     first = pairs["kind_first"]
     second = pairs["kind_second"]
 
+    first_reflects = first.isin(REFLECTIVE)
+    second_reflects = second.isin(REFLECTIVE)
+
     kappas = {
         "kinds": cohen_kappa_score(first, second),
-        "reflection": cohen_kappa_score(first.isin(REFLECTIVE), second.isin(REFLECTIVE)),
+        "reflection": cohen_kappa_score(first_reflects, second_reflects),
     }
     for what, kappa in kappas.items():
         agreement = f"Cohen's kappa {kappa:.3f} (n = {len(pairs)})"
@@ -239,20 +245,25 @@ def _measured_rows() -> Iterator[list[str]]:
                 decisions.append(unit_scores >= threshold)
 
             truth = np.concatenate(truths)
-            cells = [name, f"{len(truth):,}", f"{truth.mean():.0%}", detector]
+            n_units = f"{len(truth):,}"
+            share = f"{truth.mean():.0%}"
+            cells = [name, n_units, share, detector]
             cells += decision_cells(questions, truths, decisions)
 
             # Counts of words are not probabilities.
             if is_classifier:
                 p = np.concatenate(scores)
-                cells.append(f"{average_precision_score(truth, p):.2f}")
-                cells.append(f"{roc_auc_score(truth, p):.2f}")
-                cells.append(f"{calibration_error(truth, p):.2f}")
+                average_precision = average_precision_score(truth, p)
+                auroc = roc_auc_score(truth, p)
+                error = calibration_error(truth, p)
+                cells += [f"{average_precision:.2f}", f"{auroc:.2f}", f"{error:.2f}"]
             yield cells
 
 
 def _word_counts(word_list: str, texts: list[str]) -> NDArray:
-    counts = [count_words(text, word_list) for text in texts]
+    counts = []
+    for text in texts:
+        counts.append(count_words(text, word_list))
     return np.array(counts, float)
 
 
@@ -293,7 +304,7 @@ def _gold_reasoningflow() -> list[Gold]:
             if label in ("plan:verify", "plan:backtrack"):
                 targets.add(target)
 
-        # Part "r" is the response; the others are the question and its context.
+        # Spans of part "r" are in the response, those of part "q" in the question.
         units = []
         for node, start, stop, label, part in row["spans"]:
             if part == "r":

@@ -191,7 +191,8 @@ def _cross_validated_rows(steps: Steps) -> Iterator[list[str]]:
 
     for name, truth in zip(LEARNED, steps.labels.T, strict=True):
         # The second column is that of True.
-        p = predict_unseen(steps, truth, PENALTY)[:, 1]
+        p_of_classes = predict_unseen(steps, truth, PENALTY)
+        p = p_of_classes[:, 1]
         auroc = roc_auc_score(truth, p)
         threshold, f1 = best_threshold(truth, p, thresholds)
         yield [
@@ -249,15 +250,18 @@ def _measured_rows() -> Iterator[list[str]]:
 
         truth = np.concatenate(truths)
         for detector, decided in decisions.items():
-            cells = [part, detector, f"{len(truth):,}", f"{truth.mean():.1%}"]
+            n_sentences = f"{len(truth):,}"
+            share = f"{truth.mean():.1%}"
+            cells = [part, detector, n_sentences, share]
             cells += decision_cells(questions, truths, decided)
 
             # The lexicon has no probabilities.
             if detector == "cotlens":
                 p = np.concatenate(scores)
-                cells.append(f"{roc_auc_score(truth, p):.2f}")
-                cells.append(f"{average_precision_score(truth, p):.2f}")
-                cells.append(f"{calibration_error(truth, p):.2f}")
+                auroc = roc_auc_score(truth, p)
+                average_precision = average_precision_score(truth, p)
+                error = calibration_error(truth, p)
+                cells += [f"{auroc:.2f}", f"{average_precision:.2f}", f"{error:.2f}"]
             yield cells
 
 
