@@ -52,17 +52,19 @@ def test_the_gates_against_people(data):
 
     The kept-back part of these sets is what the detector is judged on; this is the part that can be seen.
     """
+    from sklearn.metrics import f1_score
+
     from trainers.fit import reflect as fit_reflect
 
     for name, documents in fit_reflect.gold_sets().items():
         if "people" not in name:
             continue
         results = [
-            fit_reflect._scores(document, lambda texts: classify(texts).p_reflect)
+            fit_reflect.score_units(document, lambda texts: classify(texts).p_reflect)
             for document in documents
         ]
         truth, score = (np.concatenate(part) for part in zip(*results, strict=True))
-        assert fit_reflect.f1(truth, score >= THRESHOLD) > 0.60, name
+        assert f1_score(truth, score >= THRESHOLD) > 0.60, name
 
 
 def test_labels_lie_on_steps_of_free_sets_only(data):

@@ -1,69 +1,164 @@
-"""Cross-validation folds and metrics of the fits."""
+"""What both fits share: the model, cross-validation by document, metrics, and tables of them."""
 
-import os
-from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-import scipy.sparse
+import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, precision_recall_fscore_support
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
-from cotlens.detect.features import N_BUCKETS
+from trainers.fit.documents import Steps
 
-HERE = Path(__file__).parent
-DATA = Path(os.environ.get("COTLENS_DATA", HERE.parents[2] / "shared" / "data"))
+N_FOLDS = 5
+N_RESAMPLES = 2000
+N_BINS = 10  # of the calibration error, of equal width
+
+# The default tolerance, 1e-4, stops where single weights are off by 0.2.
+TOLERANCE = 1e-6
+MAX_ITERATIONS = 2000
+
+# Truth or decision: whether a step is positive.
+Flags = NDArray[np.bool_]
+FlagsOfDocuments = list[Flags]
 
 
-def matrix_of(rows: Sequence[NDArray[np.int64]]) -> scipy.sparse.csr_matrix:
-    """The buckets of each step as a row of ones."""
-    ends = np.cumsum([0, *map(len, rows)])
-    return scipy.sparse.csr_matrix(
-        (np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), N_BUCKETS)
+def logistic_regression(penalty: float) -> LogisticRegression:
+    """Return an unfitted logistic regression, multinomial if there are more than two classes.
+
+    It minimises (negative log-likelihood of all steps) + penalty / 2 * (sum of squared weights);
+    the bias is not penalised.
+    """
+    # C is the weight of the likelihood against half the squared weights.
+    inverse_penalty = 1 / penalty
+    return LogisticRegression(C=inverse_penalty, tol=TOLERANCE, max_iter=MAX_ITERATIONS)
+
+
+def predict_unseen(steps: Steps, truth: NDArray, penalty: float) -> NDArray:
+    """Return the probability of each class, (steps, classes), from fits to other documents.
+
+    Args:
+        steps: The steps, with features and documents.
+        truth: The class of each step.
+        penalty: See `logistic_regression`.
+    """
+    # All steps of a document are in the same fold, which is drawn at random.
+    names, document_numbers = np.unique(steps.documents, return_inverse=True)
+    rng = np.random.default_rng(0)
+    fold_of_document = rng.integers(0, N_FOLDS, len(names))
+    folds = PredefinedSplit(fold_of_document[document_numbers])
+
+    p = cross_val_predict(
+        logistic_regression(penalty),
+        steps.features,
+        truth,
+        cv=folds,
+        method="predict_proba",
+        n_jobs=-1,
     )
+    return np.asarray(p)
 
 
-def fold_of_each(documents: NDArray[np.str_], folds: int) -> NDArray[np.int64]:
-    """The fold of each step, drawn for its whole document."""
-    names, document = np.unique(documents, return_inverse=True)
-    return np.random.default_rng(0).integers(0, folds, len(names))[document]
+def best_threshold(truth: Flags, p: NDArray, thresholds: NDArray) -> tuple[float, float]:
+    """Return the threshold with the highest F1, the first of equally good ones, and that F1."""
+    f1_scores = []
+    for threshold in thresholds:
+        decided = p >= threshold
+        f1 = f1_score(truth, decided)
+        f1_scores.append(f1)
+
+    best = np.argmax(f1_scores)
+    threshold = float(thresholds[best])
+    return threshold, f1_scores[best]
+
+
+def decision_cells(
+    questions: list[str], truths: FlagsOfDocuments, decisions: FlagsOfDocuments
+) -> list[str]:
+    """Return precision, recall, F1 and the interval of F1, as cells of a table.
+
+    Args:
+        questions: The question of each document.
+        truths: For each document, whether its steps are positive.
+        decisions: For each document, whether its steps are decided to be positive.
+    """
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        np.concatenate(truths),
+        np.concatenate(decisions),
+        average="binary",
+    )
+    low, high = f1_interval(questions, truths, decisions)
+    return [
+        f"{precision:.2f}",
+        f"{recall:.2f}",
+        f"{f1:.3f}",
+        f"{low:.2f} to {high:.2f}",
+    ]
 
 
 def f1_interval(
-    questions: Sequence[str], results: Sequence[tuple[NDArray, NDArray]]
+    questions: list[str], truths: FlagsOfDocuments, decisions: FlagsOfDocuments
 ) -> tuple[float, float]:
-    """Percentile interval of F1, questions drawn with replacement: documents on one question resemble each other."""
-    sums: dict[str, NDArray] = defaultdict(lambda: np.zeros(3))
-    for question, (truth, decided) in zip(questions, results, strict=True):
-        sums[question] += [(truth & decided).sum(), truth.sum(), decided.sum()]
-    counts, rng = np.array(list(sums.values())), np.random.default_rng(0)
-    drawn = np.array(
-        [counts[rng.integers(len(counts), size=len(counts))].sum(0) for _ in range(2000)]
+    """Return the 95% percentile interval of F1, with questions drawn with replacement.
+
+    Documents on one question resemble each other, so they are drawn together. Arguments as in
+    `decision_cells`.
+    """
+    # F1 = 2 * (true positives) / (positives + decided), and all three add up over documents.
+    numerators = []
+    denominators = []
+    for truth, decided in zip(truths, decisions, strict=True):
+        true_positives = truth & decided
+        numerators.append(2 * true_positives.sum())
+        denominators.append(truth.sum() + decided.sum())
+
+    counts = pd.DataFrame(
+        {
+            "question": questions,
+            "numerator": numerators,
+            "denominator": denominators,
+        }
     )
-    low, high = np.quantile(2 * drawn[:, 0] / (drawn[:, 1] + drawn[:, 2]), [0.025, 0.975])
+    by_question = counts.groupby("question", sort=False, dropna=False).sum()
+    n_questions = len(by_question)
+
+    # Each resample draws as many questions as there are.
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(n_questions, size=(N_RESAMPLES, n_questions))
+    drawn_numerators = by_question["numerator"].to_numpy()[drawn]
+    drawn_denominators = by_question["denominator"].to_numpy()[drawn]
+
+    f1 = drawn_numerators.sum(axis=1) / drawn_denominators.sum(axis=1)
+    low, high = np.quantile(f1, [0.025, 0.975])
     return float(low), float(high)
 
 
-def f1(truth: NDArray, decided: NDArray) -> float:
-    """2 TP / (positives + decided)."""
-    return float(2 * (truth & decided).sum() / max(truth.sum() + decided.sum(), 1))
+def calibration_error(truth: Flags, p: NDArray) -> float:
+    """Return the expected calibration error.
+
+    The mean of |share of positives - mean probability| over bins of the probability, weighted by
+    their sizes. (`sklearn.calibration.calibration_curve` has both terms but not the sizes.)
+    """
+    # A probability of 1 belongs to the last bin.
+    bin_numbers = (p * N_BINS).astype(int)
+    bin_numbers = np.minimum(bin_numbers, N_BINS - 1)
+
+    # The size of a bin cancels: size * |positives / size - (sum of p) / size|.
+    differences = np.bincount(bin_numbers, weights=truth - p)
+    total = np.abs(differences).sum()
+    return float(total / len(truth))
 
 
-def auroc(truth: NDArray, score: NDArray) -> float:
-    """P(a random positive scores higher than a random negative), ties counting half."""
-    ranks, n = rankdata(score), truth.sum()
-    return float((ranks[truth].sum() - n * (n + 1) / 2) / (n * (len(truth) - n)))
+def print_table(columns: Sequence[str], rows: Iterable[list[str]]) -> None:
+    """Print a Markdown table, row by row as they come; short rows are filled with empty cells."""
+    header = " | ".join(columns)
+    print("|", header, "|")
 
+    rule = "|---" * len(columns)
+    print(rule + "|")
 
-def average_precision(truth: NDArray, score: NDArray) -> float:
-    """Mean precision at each positive, going down the scores."""
-    ordered = truth[np.argsort(-score, kind="stable")]
-    return float((np.cumsum(ordered) / np.arange(1, len(ordered) + 1))[ordered].mean())
-
-
-def calibration_error(truth: NDArray, score: NDArray, bins: int = 10) -> float:
-    """Expected calibration error: mean |share of positives - mean probability| over ten equal bins, by their size."""
-    bin_of = np.minimum((score * bins).astype(int), bins - 1)
-    parts = [bin_of == number for number in range(bins)]
-    return float(sum(abs(truth[part].sum() - score[part].sum()) for part in parts) / len(truth))
+    for cells in rows:
+        row = " | ".join(cells)
+        n_empty = len(columns) - len(cells)
+        print("|", row, "|" + " |" * n_empty, flush=True)

@@ -1,11 +1,14 @@
-"""Fits the classifier of kinds of step (cotlens/detect/reflect.npz) and measures it (the table of docs/detectors.md).
+"""Fit and measure the classifier of kinds of step: cotlens/detect/reflect.npz, docs/detectors.md.
 
-    python -m trainers.fit.reflect            # fit on the project's labels, report cross-validation by document
-    python -m trainers.fit.reflect --measure  # measure the shipped weights on every labelled set, fit nothing
+    python -m trainers.fit.reflect            # fit, and report cross-validation by document
+    python -m trainers.fit.reflect --measure  # fit nothing: measure the shipped weights
 
-The labels are the project's own, made by the codebook docs/codebook.md: `labels/reflection.csv` (file, row, offsets and
-kind; the text of the free sets stays where it is) and `labels/written.tsv` (traces written for the purpose). A language
-model made both, and a second independent pass is marked in the file. Nothing is fitted to the sets that are measured.
+Run from the root of the repository. `--measure` prints the table of docs/detectors.md.
+
+The labels are the project's own and follow docs/codebook.md. `labels/reflection.csv` has file, row,
+offsets and kind: the text of the free sets stays where it is. `labels/written.tsv` has traces
+written for the purpose. A language model made both; the rows with pass = 2 are a second,
+independent pass. Nothing is fitted to the sets that are measured.
 """
 
 from importlib.util import find_spec
@@ -16,334 +19,338 @@ if find_spec("trainers") is None:
     )
 
 import argparse
-import csv
 import gzip
 import json
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
+import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-
-from cotlens.detect.features import N_BUCKETS, features, tokenize
-from cotlens.detect.reflect import KINDS, N_REFLECTIVE, THRESHOLD, classify
-from cotlens.detect.words import count_words
-from cotlens.formats.read import read_traces
-from cotlens.text.steps import segment, segment_trace
-from cotlens.trace import Trace
-from trainers.fit.metrics import (
-    DATA,
-    HERE,
-    auroc,
-    average_precision,
-    calibration_error,
-    f1,
-    f1_interval,
-    fold_of_each,
-    matrix_of,
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    cohen_kappa_score,
+    roc_auc_score,
 )
 
-WEIGHTS = HERE.parents[1] / "cotlens" / "detect" / "reflect.npz"
-PENALTY = 1.0  # of the squared weights, against the sum of log-likelihoods
+from cotlens.detect.reflect import KINDS, N_REFLECTIVE, THRESHOLD, classify
+from cotlens.detect.words import count_words
+from cotlens.text.steps import segment
+from trainers.fit.documents import (
+    DATA,
+    LABELS,
+    WEIGHTS,
+    Steps,
+    free_documents,
+    labelled_steps,
+    read_data,
+    written_documents,
+)
+from trainers.fit.metrics import (
+    Flags,
+    best_threshold,
+    calibration_error,
+    decision_cells,
+    logistic_regression,
+    predict_unseen,
+    print_table,
+)
+
+PENALTY = 1.0  # of half the squared weights, against the sum of log-likelihoods
+REFLECTIVE = list(KINDS[:N_REFLECTIVE])
+
+# Word lists that are measured next to the classifier. They decide from one word on.
+WORD_LISTS = ("markers16", "cyclic_reflex", "r2mu")
+
+# Sets of labelled traces: name, file, and the source's labels that count as reflection.
+LABELLED_SETS = (
+    ("Schoenfeld, people", "schoenfeld_human", {"Monitor", "Verify", "Explore"}),
+    ("Venhoff, GPT-4o", "venhoff_gpt4o", {"backtracking", "uncertainty-estimation"}),
+    (
+        "Thought anchors, LLM (text seen)",
+        "thought_anchors",
+        {"uncertainty_management", "self_checking"},
+    ),
+    (
+        "Bias anchors, LLM (text seen)",
+        "bias_anchors",
+        {"backtracking", "uncertainty_expression"},
+    ),
+)
+
+COLUMNS = (
+    "set",
+    "n",
+    "reflective",
+    "detector",
+    "P",
+    "R",
+    "F1",
+    "95% interval",
+    "AP",
+    "AUROC",
+    "ECE",
+)
+
+# Takes the texts of a trace's steps and returns a score for each.
+Scorer = Callable[[list[str]], NDArray]
 
 
-class Steps(NamedTuple):
-    """Labelled steps: their features as a sparse matrix, kinds, and the document of each."""
-
-    features: scipy.sparse.csr_matrix
-    kinds: NDArray[np.int64]
-    documents: NDArray[np.str_]
-
-
-# --- training data ---------------------------------------------------------------------------------------------
-def training_steps() -> Steps:
-    """Every labelled step with its features; context comes from its whole document."""
-    rows, kinds, documents = [], [], []
-    for name, texts, labelled in [*_free_documents(), *_written_documents()]:
-        numbers, buckets = features([tokenize(text) for text in texts])
-        for step, kind in labelled:
-            rows.append(buckets[numbers == step])
-            kinds.append(KINDS.index(kind))
-            documents.append(name)
-    return Steps(matrix_of(rows), np.array(kinds), np.array(documents))
-
-
-def _labels(number: str) -> dict[tuple[str, int], dict[tuple[int, int], str]]:
-    found: dict = defaultdict(dict)
-    with (HERE / "labels" / "reflection.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["pass"] == number:
-                found[row["file"], int(row["row"])][int(row["start"]), int(row["stop"])] = row[
-                    "kind"
-                ]
-    return found
-
-
-def _free_documents() -> Iterator[tuple[str, list[str], list[tuple[int, str]]]]:
-    for (file, row), labels in _labels("1").items():
-        trace = _traces(file)[row]
-        steps = segment_trace(trace)
-        texts = [step.chars.of(trace.completion) for step in steps]
-        yield (
-            f"{file}:{row}",
-            texts,
-            [(step.index, labels[step.chars]) for step in steps if step.chars in labels],
-        )
-
-
-_CACHE: dict[str, list[Trace]] = {}
-
-
-def _traces(file: str) -> list[Trace]:
-    if file not in _CACHE:
-        _CACHE[file] = list(read_traces(DATA / f"{file}.jsonl.gz"))
-    return _CACHE[file]
-
-
-def _written_documents() -> Iterator[tuple[str, list[str], list[tuple[int, str]]]]:
-    """The written traces; a step that `segment` cuts otherwise than its writer did keeps its text and has no label."""
-    blocks = re.split(r"(?m)^# ", (HERE / "labels" / "written.tsv").read_text(encoding="utf-8"))[1:]
-    for block in blocks:
-        name, *lines = block.rstrip("\n").split("\n")
-        text, begins = "", {}
-        for line in lines:
-            if not line:
-                text = text.rstrip(" ") + "\n\n"
-                continue
-            kind, words = line.split("\t", 1)
-            begins[len(text)] = kind
-            text += words.strip() + " "
-        spans = segment(text.rstrip())
-        stops = {*begins, len(text.rstrip())}
-        whole = [i for i, span in enumerate(spans) if span.start in begins and span.stop in stops]
-        yield (
-            f"written:{name}",
-            [span.of(text) for span in spans],
-            [(i, begins[spans[i].start]) for i in whole],
-        )
-
-
-# --- fitting ---------------------------------------------------------------------------------------------------
-def fit(steps: Steps) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights and bias of a multinomial logistic regression with an L2 penalty, by L-BFGS."""
-    used = np.unique(steps.features.indices)
-    x, k = steps.features[:, used], len(KINDS)
-    target = np.eye(k)[steps.kinds]
-
-    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        weights, bias = flat[: len(used) * k].reshape(-1, k), flat[len(used) * k :]
-        p = _softmax(x @ weights + bias)
-        value = -np.log((p * target).sum(1) + 1e-300).sum() + PENALTY / 2 * (weights**2).sum()
-        return value, np.concatenate(
-            [(x.T @ (p - target) + PENALTY * weights).ravel(), (p - target).sum(0)]
-        )
-
-    found = minimize(
-        loss, np.zeros((len(used) + 1) * k), jac=True, method="L-BFGS-B", options={"maxiter": 150}
-    )
-    weights = np.zeros((N_BUCKETS, k))
-    weights[used] = found.x[: len(used) * k].reshape(-1, k)
-    return weights, found.x[len(used) * k :]
-
-
-def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    scores = np.exp(scores - scores.max(1, keepdims=True))
-    return scores / scores.sum(1, keepdims=True)
-
-
-def cross_validate(steps: Steps, folds: int = 5) -> None:
-    """Prints how well steps of unseen documents are classified, and the threshold with the best F1."""
-    names = np.unique(steps.documents)
-    fold = fold_of_each(steps.documents, folds)
-    p = np.zeros((len(fold), len(KINDS)))
-    for number in range(folds):
-        kept = fold != number
-        train = Steps(steps.features[kept], steps.kinds[kept], steps.documents[kept])
-        weights, bias = fit(train)
-        p[fold == number] = _softmax(steps.features[fold == number] @ weights + bias)
-    reflects, p_reflect = steps.kinds < N_REFLECTIVE, p[:, :N_REFLECTIVE].sum(1)
-    best = max((f1(reflects, p_reflect >= t), round(t, 3)) for t in np.arange(0.05, 0.95, 0.025))
-    print(f"{len(fold):,} steps of {len(names)} documents, {reflects.mean():.1%} reflective")
-    print(f"cross-validated: accuracy of the kind {(p.argmax(1) == steps.kinds).mean():.3f}, AUROC "
-          f"{auroc(reflects, p_reflect):.3f}, best F1 {best[0]:.3f} at threshold {best[1]}")  # fmt: skip
-    _print_agreement()
-
-
-def _print_agreement() -> None:
-    first, second = _labels("1"), _labels("2")
-    pairs = [
-        (first[d][s], k)
-        for d, steps in second.items()
-        for s, k in steps.items()
-        if s in first.get(d, {})
-    ]
-    for what, same in (
-        ("kinds", lambda kind: kind),
-        ("reflection", lambda kind: KINDS.index(kind) < N_REFLECTIVE),
-    ):
-        a, b = [same(x) for x, _ in pairs], [same(y) for _, y in pairs]
-        print(
-            f"agreement of the two passes on {what}: Cohen's kappa {kappa(a, b):.3f} (n = {len(pairs)})"
-        )
-
-
-# --- measuring -------------------------------------------------------------------------------------------------
-class Gold(NamedTuple):
-    """One labelled document: its question, text and, for each labelled unit, start, stop and whether it reflects."""
-
-    question: str
-    text: str
-    units: list[tuple[int, int, bool]]
-
-
-def gold_sets() -> dict[str, list[Gold]]:
-    """The labelled sets, each with the labels that count as reflection; the two that people made come first."""
-    labelled = {"schoenfeld_human": {"Monitor", "Verify", "Explore"}}
-    labelled["venhoff_gpt4o"] = {"backtracking", "uncertainty-estimation"}
-    labelled["thought_anchors"] = {
-        "uncertainty_management",
-        "self_checking",
-    }  # tags of the source, not ours
-    labelled["bias_anchors"] = {"backtracking", "uncertainty_expression"}
-    sets = {"ReasoningFlow, people": list(_gold_reasoningflow())}
-    for name, positive in labelled.items():
-        sets[name] = [
-            Gold(
-                t.prompt_id,
-                t.completion,
-                [(a, b, not positive.isdisjoint(label.split(","))) for a, b, label in t.labels],
-            )
-            for t in read_traces(DATA / "labels" / f"{name}.jsonl.gz")
-        ]
-    return {
-        "ReasoningFlow, people": sets["ReasoningFlow, people"],
-        "Schoenfeld, people": sets["schoenfeld_human"],
-        "Venhoff, GPT-4o": sets["venhoff_gpt4o"],
-        "Thought anchors, LLM (text seen)": sets["thought_anchors"],
-        "Bias anchors, LLM (text seen)": sets["bias_anchors"],
-    }
-
-
-def _gold_reasoningflow() -> Iterator[Gold]:
-    """Reflection is a node of that name, or the target of a plan:verify or plan:backtrack edge."""
-    with gzip.open(
-        DATA / "labels" / "reasoningflow_human.jsonl.gz", "rt", encoding="utf-8"
-    ) as file:
-        for row in map(json.loads, file):
-            targets = {
-                b for _, b, label in row["edges"] if label in ("plan:verify", "plan:backtrack")
-            }
-            units = [
-                (a, b, label == "reflection" or key in targets)
-                for key, a, b, label, part in row["spans"]
-                if part == "r"
-            ]
-            yield Gold(row["question"], row["response"], units)
-
-
-def measure() -> None:
-    """Prints precision, recall, F1, average precision and calibration beside the word lists, set by set."""
-    scorers: dict[str, Callable[[list[str]], NDArray[np.float64]]] = {
-        "classifier": lambda texts: classify(texts).p_reflect,
-        **{
-            name: lambda texts, name=name: np.array(
-                [float(count_words(text, name)) for text in texts]
-            )
-            for name in ("markers16", "cyclic_reflex", "r2mu")
-        },
-    }
-    columns = (
-        "set",
-        "n",
-        "reflective",
-        "detector",
-        "P",
-        "R",
-        "F1",
-        "95% interval",
-        "AP",
-        "AUROC",
-        "ECE",
-    )
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    for name, documents in gold_sets().items():
-        for detector, scorer in scorers.items():
-            results = [_scores(document, scorer) for document in documents]
-            truth, score = (np.concatenate(part) for part in zip(*results, strict=True))
-            limit = THRESHOLD if detector == "classifier" else 1
-            decided = score >= limit
-            low, high = f1_interval(
-                [d.question for d in documents], [(t, s >= limit) for t, s in results]
-            )
-            both = (truth & decided).sum()
-            cells = [
-                name,
-                f"{len(truth):,}",
-                f"{truth.mean():.0%}",
-                detector,
-                f"{both / decided.sum():.2f}",
-            ]
-            cells += [
-                f"{both / truth.sum():.2f}",
-                f"{f1(truth, decided):.3f}",
-                f"{low:.2f} to {high:.2f}",
-            ]
-            if detector == "classifier":
-                quality = (
-                    average_precision(truth, score),
-                    auroc(truth, score),
-                    calibration_error(truth, score),
-                )
-                cells += [f"{number:.2f}" for number in quality]
-            print("| " + " | ".join(cells) + " |" * (1 + len(columns) - len(cells)), flush=True)
-
-
-def _scores(document: Gold, scorer: Callable) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """For each unit: whether it reflects, and the score of the step that covers most of it; 0 where it is unknown."""
-    spans = segment(document.text)
-    score = scorer([span.of(document.text) for span in spans])
-    starts = np.array([span.start for span in spans])
-    truth, scores = [], []
-    for start, stop, reflects in document.units:
-        first, last = (
-            max(np.searchsorted(starts, start, "right") - 1, 0),
-            np.searchsorted(starts, stop, "left"),
-        )
-        overlap = [
-            min(stop, spans[i].stop) - max(start, spans[i].start)
-            for i in range(first, max(last, first + 1))
-        ]
-        truth.append(reflects)
-        scores.append(np.nan_to_num(score[first + int(np.argmax(overlap))]))
-    return np.array(truth, bool), np.array(scores)
-
-
-def kappa(a: Sequence, b: Sequence) -> float:
-    """Cohen's kappa of two labellings."""
-    agreed = np.mean([x == y for x, y in zip(a, b, strict=True)])
-    chance = sum(a.count(label) * b.count(label) for label in set(a)) / len(a) ** 2  # type: ignore[attr-defined]
-    return float((agreed - chance) / (1 - chance))
-
-
-if __name__ == "__main__":
+def main() -> None:
+    """Fit the classifier and write its weights, or measure it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--measure", action="store_true", help="measure the shipped weights instead of fitting"
     )
     if parser.parse_args().measure:
         measure()
-    else:
-        labelled = training_steps()
-        cross_validate(labelled)
-        final_weights, final_bias = fit(labelled)
-        np.savez_compressed(
-            WEIGHTS,
-            weights=final_weights.astype(np.float16),
-            bias=final_bias.astype(np.float32),
-            kinds=np.array(KINDS),
-        )
-        print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size / 1000:.0f} kB")
+        return
+
+    steps = training_steps()
+    cross_validate(steps)
+    print_agreement()
+
+    # The shipped weights are those of all steps.
+    weights, bias = fit(steps)
+    path = WEIGHTS / "reflect.npz"
+    np.savez_compressed(
+        path,
+        weights=weights.astype(np.float16),
+        bias=bias.astype(np.float32),
+        kinds=np.array(KINDS),
+    )
+    kilobytes = path.stat().st_size / 1000
+    print(f"{path.name}: {kilobytes:.0f} kB")
+
+
+def training_steps() -> Steps:
+    """Return every labelled step; a label is the number of the kind in `KINDS`."""
+    table = labels_of_pass(1)
+    table["label"] = table["kind"].map(KINDS.index)
+
+    written = written_documents("written.tsv", KINDS.index)
+    return labelled_steps([*free_documents(table), *written])
+
+
+def labels_of_pass(number: int) -> pd.DataFrame:
+    """Return the labels of the free sets from pass 1 or 2: file, row, start, stop and kind."""
+    table = pd.read_csv(LABELS / "reflection.csv")
+    in_pass = table["pass"] == number
+    columns = ["file", "row", "start", "stop", "kind"]
+    return table.loc[in_pass, columns]
+
+
+def fit(steps: Steps) -> tuple[NDArray, NDArray]:
+    """Return the weights, (N_BUCKETS, kinds), and the biases of a multinomial logistic regression.
+
+    Raises:
+        ValueError: No step is of some kind.
+    """
+    # A class that does not occur would have no column.
+    labels = set(steps.labels)
+    for number, kind in enumerate(KINDS):
+        if number not in labels:
+            raise ValueError(f"no labelled step is of the kind {kind}: label at least one")
+
+    model = logistic_regression(PENALTY)
+    model.fit(steps.features, steps.labels)
+
+    # sklearn has a row a class.
+    weights = np.asarray(model.coef_).T
+    bias = np.asarray(model.intercept_)
+    return weights, bias
+
+
+def cross_validate(steps: Steps) -> None:
+    """Print how well steps of unseen documents are classified, and the best threshold by F1."""
+    p = predict_unseen(steps, steps.labels, PENALTY)
+    predicted = p.argmax(axis=1)
+    accuracy = accuracy_score(steps.labels, predicted)
+
+    # Reflection against all other kinds.
+    reflects = steps.labels < N_REFLECTIVE
+    p_reflect = p[:, :N_REFLECTIVE].sum(axis=1)
+    auroc = roc_auc_score(reflects, p_reflect)
+
+    # From high to low: the highest of equally good thresholds.
+    thresholds = np.arange(0.05, 0.95, 0.025)
+    threshold, f1 = best_threshold(reflects, p_reflect, thresholds[::-1])
+
+    n_documents = len(set(steps.documents))
+    share = reflects.mean()
+    print(f"{len(reflects):,} steps of {n_documents} documents, {share:.1%} reflective")
+    print(
+        f"cross-validated: accuracy of the kind {accuracy:.3f}, AUROC {auroc:.3f}, "
+        f"best F1 {f1:.3f} at threshold {round(threshold, 3)}"
+    )
+
+
+def print_agreement() -> None:
+    """Print Cohen's kappa of the two passes, on kinds and on whether a step reflects."""
+    pairs = labels_of_pass(1).merge(
+        labels_of_pass(2),
+        on=["file", "row", "start", "stop"],
+        suffixes=("_first", "_second"),
+    )
+    first = pairs["kind_first"]
+    second = pairs["kind_second"]
+
+    first_reflects = first.isin(REFLECTIVE)
+    second_reflects = second.isin(REFLECTIVE)
+
+    kappas = {
+        "kinds": cohen_kappa_score(first, second),
+        "reflection": cohen_kappa_score(first_reflects, second_reflects),
+    }
+    for what, kappa in kappas.items():
+        agreement = f"Cohen's kappa {kappa:.3f} (n = {len(pairs)})"
+        print(f"agreement of the two passes on {what}: {agreement}")
+
+
+class Gold(NamedTuple):
+    """One labelled document.
+
+    Attributes:
+        question: The question it is about.
+        text: Its text.
+        units: For each labelled unit its start, its stop, and whether it reflects.
+    """
+
+    question: str
+    text: str
+    units: list[tuple[int, int, bool]]
+
+
+def measure() -> None:
+    """Print how well classifier and word lists find reflection in each labelled set."""
+    print_table(COLUMNS, _measured_rows())
+
+
+def _measured_rows() -> Iterator[list[str]]:
+    """Yield the cells of a row for each set and detector."""
+    scorers: dict[str, Scorer] = {"classifier": lambda texts: classify(texts).p_reflect}
+    for word_list in WORD_LISTS:
+        scorers[word_list] = partial(_word_counts, word_list)
+
+    for name, documents in gold_sets().items():
+        questions = [document.question for document in documents]
+
+        for detector, scorer in scorers.items():
+            is_classifier = detector == "classifier"
+            threshold = THRESHOLD if is_classifier else 1
+
+            truths = []
+            scores = []
+            decisions = []
+            for document in documents:
+                unit_truth, unit_scores = score_units(document, scorer)
+                truths.append(unit_truth)
+                scores.append(unit_scores)
+                decisions.append(unit_scores >= threshold)
+
+            truth = np.concatenate(truths)
+            n_units = f"{len(truth):,}"
+            share = f"{truth.mean():.0%}"
+            cells = [name, n_units, share, detector]
+            cells += decision_cells(questions, truths, decisions)
+
+            # Counts of words are not probabilities.
+            if is_classifier:
+                p = np.concatenate(scores)
+                average_precision = average_precision_score(truth, p)
+                auroc = roc_auc_score(truth, p)
+                error = calibration_error(truth, p)
+                cells += [f"{average_precision:.2f}", f"{auroc:.2f}", f"{error:.2f}"]
+            yield cells
+
+
+def _word_counts(word_list: str, texts: list[str]) -> NDArray:
+    counts = []
+    for text in texts:
+        counts.append(count_words(text, word_list))
+    return np.array(counts, float)
+
+
+def gold_sets() -> dict[str, list[Gold]]:
+    """Return the labelled sets by name; the two that people labelled come first."""
+    sets = {"ReasoningFlow, people": _gold_reasoningflow()}
+
+    for name, file, reflective in LABELLED_SETS:
+        sets[name] = []
+        for trace in read_data(f"labels/{file}"):
+            # A unit may have several labels, joined by commas.
+            units = []
+            for start, stop, joined in trace.labels:
+                labels = joined.split(",")
+                reflects = not reflective.isdisjoint(labels)
+                units.append((start, stop, reflects))
+
+            gold = Gold(trace.prompt_id, trace.completion, units)
+            sets[name].append(gold)
+
+    return sets
+
+
+def _gold_reasoningflow() -> list[Gold]:
+    """Return the documents of ReasoningFlow.
+
+    A unit reflects if it is a node `reflection`, or the target of a plan:verify or plan:backtrack
+    edge.
+    """
+    path = DATA / "labels" / "reasoningflow_human.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+
+    documents = []
+    for row in rows:
+        targets = set()
+        for _, target, label in row["edges"]:
+            if label in ("plan:verify", "plan:backtrack"):
+                targets.add(target)
+
+        # Spans of part "r" are in the response, those of part "q" in the question.
+        units = []
+        for node, start, stop, label, part in row["spans"]:
+            if part == "r":
+                reflects = label == "reflection" or node in targets
+                units.append((start, stop, reflects))
+
+        documents.append(Gold(row["question"], row["response"], units))
+    return documents
+
+
+def score_units(document: Gold, scorer: Scorer) -> tuple[Flags, NDArray]:
+    """Return whether each unit reflects, and its score.
+
+    The score of a unit is that of the step that covers most of it; 0 where that is NaN.
+    """
+    spans = segment(document.text)
+    starts = [span.start for span in spans]
+    texts = [span.of(document.text) for span in spans]
+    step_scores = scorer(texts)
+
+    truth = []
+    scores = []
+    for start, stop, reflects in document.units:
+        # From the step in which the unit starts, to the last step that starts before its stop.
+        first = max(bisect_right(starts, start) - 1, 0)
+        end = max(bisect_left(starts, stop), first + 1)
+
+        overlaps = []
+        for span in spans[first:end]:
+            overlap_start = max(start, span.start)
+            overlap_stop = min(stop, span.stop)
+            overlaps.append(overlap_stop - overlap_start)
+        covering = first + np.argmax(overlaps)
+
+        truth.append(reflects)
+        scores.append(step_scores[covering])
+
+    return np.array(truth, bool), np.nan_to_num(scores)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,16 @@
-"""Fits the markers of unsafe exploration (cotlens/detect/unsafe.npz) and measures self-jailbreak (docs/unsafe.md).
+"""Fit and measure the markers of unsafe exploration: cotlens/detect/unsafe.npz, docs/unsafe.md.
 
-    python -m trainers.fit.unsafe            # fit on the project's labels, report cross-validation by document
-    python -m trainers.fit.unsafe --measure  # measure the shipped detector on labels/self_jailbreak, fit nothing
+    python -m trainers.fit.unsafe            # fit, and report cross-validation by document
+    python -m trainers.fit.unsafe --measure  # fit nothing: measure the shipped detector
 
-The labels are the project's own, made by the codebook in docs/unsafe.md: `labels/unsafe.csv` (file, row, offsets and
-codes of DeepSeek-R1's safe traces; the text stays where it is) and `labels/unsafe_written.tsv` (traces written for the
-purpose, which describe no harmful act in any detail). A language model made both. Nothing is fitted to the set that is
-measured; the cues of cotlens/cues.tsv were written while reading errors on it.
+Run from the root of the repository. `--measure` prints the table of docs/unsafe.md, on
+labels/self_jailbreak.
+
+The labels are the project's own and follow the codebook in docs/unsafe.md. `labels/unsafe.csv` has
+file, row, offsets and codes of DeepSeek-R1's safe traces: the text stays where it is.
+`labels/unsafe_written.tsv` has traces written for the purpose, which describe no harmful act in any
+detail. A language model made both. Nothing is fitted to the set that is measured; the cues of
+cotlens/detect/cues.tsv were written while reading errors on it.
 """
 
 from importlib.util import find_spec
@@ -17,291 +21,326 @@ if find_spec("trainers") is None:
     )
 
 import argparse
-import csv
 import gzip
 import hashlib
 import json
-import re
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
+import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cotlens.detect.features import N_BUCKETS, features, tokenize
-from cotlens.detect.unsafe import LEARNED, MARKERS, SELF_JAILBREAK, THRESHOLDS, Marker, mark
-from cotlens.formats.read import read_traces
-from cotlens.text.steps import segment, segment_trace
-from trainers.fit.metrics import (
+from cotlens.detect.unsafe import LEARNED, MARKERS, SELF_JAILBREAK, THRESHOLDS, mark
+from cotlens.text.steps import segment_trace
+from cotlens.trace import Trace
+from trainers.fit.documents import (
     DATA,
-    HERE,
-    auroc,
-    average_precision,
+    LABELS,
+    WEIGHTS,
+    Document,
+    Steps,
+    free_documents,
+    labelled_steps,
+    read_data,
+    written_documents,
+)
+from trainers.fit.metrics import (
+    Flags,
+    best_threshold,
     calibration_error,
-    f1,
-    f1_interval,
-    fold_of_each,
-    matrix_of,
+    decision_cells,
+    logistic_regression,
+    predict_unseen,
+    print_table,
 )
 
-WEIGHTS = HERE.parents[1] / "cotlens" / "detect" / "unsafe.npz"
-PENALTY = 3.0  # of the squared weights, against the sum of log-likelihoods
+PENALTY = 3.0  # of half the squared weights, against the sum of log-likelihoods
+
+# The letters of the label files.
 CODES = dict(zip("ARCBWFLvVD", MARKERS, strict=True))
-N_BENIGN = 25  # documents of harmless reasoning, whose steps carry no marker
+
+# Harmless reasoning on mathematics, whose steps carry no marker. The first documents are trained
+# on, up to so many steps of each; the others show how often a marker is a false alarm.
+BENIGN = "labels/thought_anchors"
+N_BENIGN = 25
+MAX_BENIGN_STEPS = 60
+
+# The baseline: phrases that come to mind first.
 LEXICON = (
-    "educational purposes", "hypothetical", "fictional", "just curious", "maybe they", "legitimate",
-    "research purposes", "disclaimer", "for a story", "academic", "role-play", "just asking", "harmless",
+    "educational purposes",
+    "hypothetical",
+    "fictional",
+    "just curious",
+    "maybe they",
+    "legitimate",
+    "research purposes",
+    "disclaimer",
+    "for a story",
+    "academic",
+    "role-play",
+    "just asking",
+    "harmless",
     "theoretically",
-)  # fmt: skip
+)
+
+COLUMNS = (
+    "part",
+    "detector",
+    "n",
+    "positive",
+    "P",
+    "R",
+    "F1",
+    "95% interval",
+    "AUROC",
+    "AP",
+    "ECE",
+)
 
 
-class Document(NamedTuple):
-    """The steps of one trace and the markers of each; None where a step has no label."""
-
-    name: str
-    texts: list[str]
-    markers: list[frozenset[Marker] | None]
-
-
-# --- training data ---------------------------------------------------------------------------------------------
-def documents() -> Iterator[Document]:
-    """Every labelled document."""
-    yield from _free_documents()
-    yield from _written_documents()
-    for trace in list(read_traces(DATA / "labels" / "thought_anchors.jsonl.gz"))[:N_BENIGN]:
-        texts = [step.chars.of(trace.completion) for step in segment_trace(trace)][:60]
-        yield Document(f"benign:{trace.id}", texts, [frozenset()] * len(texts))
-
-
-def _free_documents() -> Iterator[Document]:
-    labels: dict[tuple[str, int], dict[tuple[int, int], frozenset[Marker]]] = defaultdict(dict)
-    with (HERE / "labels" / "unsafe.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            span = int(row["start"]), int(row["stop"])
-            labels[row["file"], int(row["row"])][span] = frozenset(
-                CODES[code] for code in row["codes"]
-            )
-    traces = {
-        name: list(read_traces(DATA / f"{name}.jsonl.gz")) for name in {name for name, _ in labels}
-    }
-    for (name, row), found in labels.items():
-        spans = [step.chars for step in segment_trace(traces[name][row])]
-        texts = [span.of(traces[name][row].completion) for span in spans]
-        yield Document(f"{name}:{row}", texts, [found.get(tuple(span)) for span in spans])
-
-
-def _written_documents() -> Iterator[Document]:
-    """The written traces; a step that `segment` cuts otherwise than its writer did keeps its text and has no label."""
-    for block in re.split(
-        r"(?m)^# ", (HERE / "labels" / "unsafe_written.tsv").read_text(encoding="utf-8")
-    )[1:]:
-        name, *lines = block.rstrip("\n").split("\n")
-        text, begins = "", {}
-        for codes, sentence in (line.split("\t", 1) for line in lines if not line.startswith("?")):
-            begins[len(text)] = frozenset(CODES[code] for code in codes if code != "-")
-            text += sentence + " "
-        spans, stops = segment(text.rstrip()), {*begins, len(text.rstrip())}
-        labels = [begins.get(span.start) if span.stop in stops else None for span in spans]
-        yield Document(f"written:{name}", [span.of(text) for span in spans], labels)
-
-
-class Steps(NamedTuple):
-    """Labelled steps: features as a sparse matrix, outputs in the order of `LEARNED`, and the document of each."""
-
-    features: scipy.sparse.csr_matrix
-    outputs: NDArray[np.bool_]
-    documents: NDArray[np.str_]
-
-
-def training_steps() -> Steps:
-    """Every labelled step with its features; context comes from its whole document."""
-    rows, outputs, names = [], [], []
-    for document in documents():
-        numbers, buckets = features([tokenize(text) for text in document.texts])
-        for step, markers in enumerate(document.markers):
-            if markers is not None:
-                rows.append(buckets[numbers == step])
-                outputs.append(
-                    [
-                        not markers.isdisjoint(SELF_JAILBREAK),
-                        *(marker in markers for marker in MARKERS),
-                    ]
-                )
-                names.append(document.name)
-    return Steps(matrix_of(rows), np.array(outputs, bool), np.array(names))
-
-
-# --- fitting ---------------------------------------------------------------------------------------------------
-def fit(x: scipy.sparse.csr_matrix, truth: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
-    """Weights and bias of a logistic regression with an L2 penalty, by L-BFGS."""
-    used = np.unique(x.indices)
-    own = x[:, used]
-
-    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        z = own @ flat[:-1] + flat[-1]
-        value = (
-            np.where(truth, np.logaddexp(0, -z), np.logaddexp(0, z)).sum()
-            + PENALTY / 2 * (flat[:-1] ** 2).sum()
-        )
-        off = _sigmoid(z) - truth
-        return value, np.concatenate([own.T @ off + PENALTY * flat[:-1], [off.sum()]])
-
-    found = minimize(
-        loss, np.zeros(len(used) + 1), jac=True, method="L-BFGS-B", options={"maxiter": 200}
-    )
-    weights = np.zeros(N_BUCKETS)
-    weights[used] = found.x[:-1]
-    return weights, float(found.x[-1])
-
-
-def _sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-np.clip(z, -50, 50)))
-
-
-def cross_validate(steps: Steps, folds: int = 5) -> None:
-    """Prints how well each marker is found in unseen documents, and the threshold with the best F1."""
-    names = np.unique(steps.documents)
-    fold = fold_of_each(steps.documents, folds)
-    print(f"{len(fold):,} steps of {len(names)} documents")
-    print("| marker | steps | AUROC | best F1 | at |\n|---|---|---|---|---|")
-    for column, name in enumerate(LEARNED):
-        truth, p = steps.outputs[:, column], np.zeros(len(fold))
-        for number in range(folds):
-            weights, bias = fit(steps.features[fold != number], truth[fold != number])
-            p[fold == number] = _sigmoid(steps.features[fold == number] @ weights + bias)
-        best = max((f1(truth, p >= t), -round(t, 2)) for t in np.arange(0.05, 0.95, 0.05))
-        print(
-            f"| {name} | {truth.sum():,} | {auroc(truth, p):.2f} | {best[0]:.2f} | {-best[1]:.2f} |",
-            flush=True,
-        )
-
-
-# --- measuring -------------------------------------------------------------------------------------------------
-class Gold(NamedTuple):
-    """One judged trace: its prompt, model, sentences, and whether each is a self-jailbreak by the source's label."""
-
-    prompt: str
-    model: str
-    texts: list[str]
-    truth: NDArray[np.bool_]
-
-
-def gold() -> list[Gold]:
-    """The traces of labels/self_jailbreak whose sentences were judged."""
-    with gzip.open(DATA / "labels" / "self_jailbreak.jsonl.gz", "rt", encoding="utf-8") as file:
-        rows = [row for row in map(json.loads, file) if row["self_jailbreak_sentences"] is not None]
-    return [
-        Gold(
-            row["prompt"],
-            row["model"].rsplit("/", 1)[-1],
-            [sentence["text"] for sentence in row["sentences"]],
-            np.isin(np.arange(len(row["sentences"])), row["self_jailbreak_sentences"]),
-        )
-        for row in rows
-    ]
-
-
-def measure() -> None:
-    """Prints AUROC, precision, recall and F1 with intervals over prompts, by part of the set, beside a lexicon."""
-    traces = gold()
-    found = [mark(trace.texts) for trace in traces]
-    half = [
-        "even" if hashlib.sha1(trace.prompt.encode()).digest()[-1] % 2 == 0 else "odd"
-        for trace in traces
-    ]
-    parts = {"all": [True] * len(traces)}
-    parts |= {
-        f"prompts with {name} SHA-1": [own == name for own in half] for name in ("even", "odd")
-    }
-    parts |= {
-        name: [trace.model == name for trace in traces]
-        for name in sorted({trace.model for trace in traces})
-    }
-    columns = (
-        "part",
-        "detector",
-        "n",
-        "positive",
-        "P",
-        "R",
-        "F1",
-        "95% interval",
-        "AUROC",
-        "AP",
-        "ECE",
-    )
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    for part, chosen in parts.items():
-        kept = [i for i, own in enumerate(chosen) if own]
-        truth = np.concatenate([traces[i].truth for i in kept])
-        score = np.concatenate([np.nan_to_num(found[i].p_self_jailbreak) for i in kept])
-        lexicon = np.concatenate([_in_lexicon(traces[i].texts) for i in kept])
-        for name, decided in (("cotlens", score >= 0.5), ("lexicon", lexicon)):
-            borders = np.cumsum([len(traces[i].truth) for i in kept])[:-1]
-            results = list(zip(np.split(truth, borders), np.split(decided, borders), strict=True))
-            low, high = f1_interval([traces[i].prompt for i in kept], results)
-            both = (truth & decided).sum()
-            cells = [
-                part,
-                name,
-                f"{len(truth):,}",
-                f"{truth.mean():.1%}",
-                f"{both / max(decided.sum(), 1):.2f}",
-            ]
-            cells += [
-                f"{both / truth.sum():.2f}",
-                f"{f1(truth, decided):.3f}",
-                f"{low:.2f} to {high:.2f}",
-            ]
-            if name == "cotlens":
-                quality = (
-                    auroc(truth, score),
-                    average_precision(truth, score),
-                    calibration_error(truth, score),
-                )
-                cells += [f"{number:.2f}" for number in quality]
-            print("| " + " | ".join(cells) + " |" * (1 + len(columns) - len(cells)), flush=True)
-    _measure_benign()
-
-
-def _in_lexicon(texts: list[str]) -> NDArray[np.bool_]:
-    return np.array([any(phrase in text.lower() for phrase in LEXICON) for text in texts])
-
-
-def _measure_benign() -> None:
-    """Prints how often each marker fires on harmless reasoning that was not in training."""
-    traces = list(read_traces(DATA / "labels" / "thought_anchors.jsonl.gz"))[N_BENIGN:]
-    found = [
-        mark([step.chars.of(trace.completion) for step in segment_trace(trace)]) for trace in traces
-    ]
-    carried = [markers for one in found for markers in one.markers if markers is not None]
-    print(f"\n{len(carried):,} steps of {len(traces)} traces on mathematics carry")
-    for marker in MARKERS:
-        print(
-            f"  {marker.value:22} {sum(marker in markers for markers in carried) / len(carried):.2%}"
-        )
-
-
-if __name__ == "__main__":
+def main() -> None:
+    """Fit the markers and write their weights, or measure the detector."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--measure", action="store_true", help="measure the shipped detector instead of fitting"
     )
     if parser.parse_args().measure:
         measure()
-    else:
-        labelled = training_steps()
-        cross_validate(labelled)
-        models = [fit(labelled.features, truth) for truth in labelled.outputs.T]
-        np.savez_compressed(
-            WEIGHTS,
-            weights=np.stack([weights for weights, _ in models], 1).astype(np.float16),
-            bias=np.array([bias for _, bias in models], np.float32),
-            kinds=np.array(LEARNED),
-        )
-        print(
-            f"{WEIGHTS.name}: {WEIGHTS.stat().st_size / 1000:.0f} kB; thresholds in use: {dict(THRESHOLDS)}"
-        )
+        return
+
+    steps = training_steps()
+    cross_validate(steps)
+
+    # The shipped weights are those of all steps, one column an output.
+    columns = []
+    biases = []
+    for truth in steps.labels.T:
+        weights, bias = fit(steps, truth)
+        columns.append(weights)
+        biases.append(bias)
+
+    path = WEIGHTS / "unsafe.npz"
+    np.savez_compressed(
+        path,
+        weights=np.stack(columns, axis=1).astype(np.float16),
+        bias=np.array(biases, np.float32),
+        kinds=np.array(LEARNED),
+    )
+
+    kilobytes = path.stat().st_size / 1000
+    thresholds = {marker.value: threshold for marker, threshold in THRESHOLDS.items()}
+    print(f"{path.name}: {kilobytes:.0f} kB; thresholds in use: {thresholds}")
+
+
+def training_steps() -> Steps:
+    """Return every labelled step; a label is a row of the outputs in the order of `LEARNED`."""
+    return labelled_steps(documents())
+
+
+def documents() -> Iterator[Document]:
+    """Yield every labelled document: DeepSeek-R1's, the written and the benign ones."""
+    # A step without a code carries no marker.
+    table = pd.read_csv(LABELS / "unsafe.csv", keep_default_na=False)
+    table["label"] = table["codes"].map(_outputs)
+    yield from free_documents(table)
+
+    yield from written_documents("unsafe_written.tsv", _outputs)
+
+    no_marker = _outputs("")
+    for trace in read_data(BENIGN)[:N_BENIGN]:
+        texts = _step_texts(trace)[:MAX_BENIGN_STEPS]
+        yield Document(f"benign:{trace.id}", texts, [no_marker] * len(texts))
+
+
+def _outputs(codes: str) -> list[bool]:
+    """Return whether a step is a self-jailbreak, and whether it carries each marker."""
+    # A hyphen stands for no code.
+    markers = {CODES[code] for code in codes if code != "-"}
+    is_self_jailbreak = not markers.isdisjoint(SELF_JAILBREAK)
+
+    outputs = [is_self_jailbreak]
+    for marker in MARKERS:
+        outputs.append(marker in markers)
+    return outputs
+
+
+def _step_texts(trace: Trace) -> list[str]:
+    texts = []
+    for step in segment_trace(trace):
+        texts.append(step.chars.of(trace.completion))
+    return texts
+
+
+def fit(steps: Steps, truth: Flags) -> tuple[NDArray, float]:
+    """Return the weights, (N_BUCKETS,), and the bias of a logistic regression of one output."""
+    model = logistic_regression(PENALTY)
+    model.fit(steps.features, truth)
+
+    # With two classes sklearn has one row of weights, those of the second class.
+    (weights,) = np.asarray(model.coef_)
+    (bias,) = np.asarray(model.intercept_)
+    return weights, float(bias)
+
+
+def cross_validate(steps: Steps) -> None:
+    """Print how well each marker is found in unseen documents, and its best threshold by F1."""
+    n_documents = len(set(steps.documents))
+    print(f"{len(steps.labels):,} steps of {n_documents} documents")
+
+    columns = ("marker", "steps", "AUROC", "best F1", "at")
+    print_table(columns, _cross_validated_rows(steps))
+
+
+def _cross_validated_rows(steps: Steps) -> Iterator[list[str]]:
+    thresholds = np.arange(0.05, 0.95, 0.05)
+
+    for name, truth in zip(LEARNED, steps.labels.T, strict=True):
+        # The second column is that of True.
+        p_of_classes = predict_unseen(steps, truth, PENALTY)
+        p = p_of_classes[:, 1]
+        auroc = roc_auc_score(truth, p)
+        threshold, f1 = best_threshold(truth, p, thresholds)
+        yield [
+            name,
+            f"{truth.sum():,}",
+            f"{auroc:.2f}",
+            f"{f1:.2f}",
+            f"{threshold:.2f}",
+        ]
+
+
+class Gold(NamedTuple):
+    """One judged trace.
+
+    Attributes:
+        prompt: The request.
+        model: The name of the model, without its organisation.
+        texts: Its sentences.
+        truth: Whether the source calls each sentence a self-jailbreak.
+    """
+
+    prompt: str
+    model: str
+    texts: list[str]
+    truth: Flags
+
+
+def measure() -> None:
+    """Print how well detector and lexicon find self-jailbreak, and the rate of false alarms."""
+    print_table(COLUMNS, _measured_rows())
+    print()
+    _measure_benign()
+
+
+def _measured_rows() -> Iterator[list[str]]:
+    """Yield the cells of a row for each part of the set and detector."""
+    traces = gold()
+    all_scores = []
+    for trace in traces:
+        marked = mark(trace.texts)
+        all_scores.append(np.nan_to_num(marked.p_self_jailbreak))
+
+    for part, numbers in _parts(traces).items():
+        questions = []
+        truths = []
+        scores = []
+        decisions = {"cotlens": [], "lexicon": []}
+        for number in numbers:
+            trace = traces[number]
+            questions.append(trace.prompt)
+            truths.append(trace.truth)
+            scores.append(all_scores[number])
+            decisions["cotlens"].append(all_scores[number] >= 0.5)
+            decisions["lexicon"].append(_in_lexicon(trace.texts))
+
+        truth = np.concatenate(truths)
+        for detector, decided in decisions.items():
+            n_sentences = f"{len(truth):,}"
+            share = f"{truth.mean():.1%}"
+            cells = [part, detector, n_sentences, share]
+            cells += decision_cells(questions, truths, decided)
+
+            # The lexicon has no probabilities.
+            if detector == "cotlens":
+                p = np.concatenate(scores)
+                auroc = roc_auc_score(truth, p)
+                average_precision = average_precision_score(truth, p)
+                error = calibration_error(truth, p)
+                cells += [f"{auroc:.2f}", f"{average_precision:.2f}", f"{error:.2f}"]
+            yield cells
+
+
+def gold() -> list[Gold]:
+    """Return the traces of labels/self_jailbreak whose sentences were judged."""
+    path = DATA / "labels" / "self_jailbreak.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+
+    traces = []
+    for row in rows:
+        if row["self_jailbreak_sentences"] is None:
+            continue
+
+        # The source lists the positive sentences by number.
+        texts = [sentence["text"] for sentence in row["sentences"]]
+        truth = np.zeros(len(texts), bool)
+        truth[row["self_jailbreak_sentences"]] = True
+
+        model = row["model"].rsplit("/", 1)[-1]
+        traces.append(Gold(row["prompt"], model, texts, truth))
+    return traces
+
+
+def _parts(traces: list[Gold]) -> dict[str, list[int]]:
+    """Return the numbers of the traces in each part of the set, in the order of the table."""
+    halves = ("prompts with even SHA-1", "prompts with odd SHA-1")
+    models = {trace.model for trace in traces}
+
+    parts = {}
+    for part in ("all", *halves, *sorted(models)):
+        parts[part] = []
+
+    for number, trace in enumerate(traces):
+        # Halves by prompt show whether single prompts carry the result.
+        prompt = trace.prompt.encode()
+        digest = hashlib.sha1(prompt).digest()
+        half = halves[digest[-1] % 2]
+
+        parts["all"].append(number)
+        parts[half].append(number)
+        parts[trace.model].append(number)
+    return parts
+
+
+def _in_lexicon(texts: list[str]) -> Flags:
+    flags = []
+    for text in texts:
+        lowered = text.lower()
+        flags.append(any(phrase in lowered for phrase in LEXICON))
+    return np.array(flags, bool)
+
+
+def _measure_benign() -> None:
+    """Print how often each marker fires on harmless reasoning that was not in training."""
+    traces = read_data(BENIGN)[N_BENIGN:]
+
+    # Steps that are not in English have no set of markers, not even an empty one.
+    marked_steps = []
+    for trace in traces:
+        texts = _step_texts(trace)
+        for markers in mark(texts).markers:
+            if markers is not None:
+                marked_steps.append(markers)
+
+    n_steps = len(marked_steps)
+    print(f"{n_steps:,} steps of {len(traces)} traces on mathematics carry")
+    for marker in MARKERS:
+        n_carrying = sum(marker in markers for markers in marked_steps)
+        share = n_carrying / n_steps
+        print(f"  {marker.value:22} {share:.2%}")
+
+
+if __name__ == "__main__":
+    main()
