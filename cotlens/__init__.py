@@ -1,7 +1,10 @@
 """cotlens: the dynamics of chain-of-thought. A trace goes in, one row per step comes out.
 
-`import cotlens as ct` gives the names below, each loaded on first use: importing loads no torch, pandas or matplotlib.
-The packages in the order of the flow, where a file imports only from its own and earlier ones:
+`import cotlens as ct` gives the names below, each loaded on first use: importing loads no torch,
+pandas or matplotlib. Everything else is imported from where it lives, as in
+`from cotlens.detect.words import count_words`.
+
+The packages in the order of the flow; a file imports only from its own and earlier ones:
 
 trace, files   the lossless record of one turn; files written whole or not at all
 stats          numbers with intervals

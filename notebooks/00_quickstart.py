@@ -21,10 +21,9 @@ TRACES = "../figures/data/sample_traces.jsonl"  # any file or folder that `cotle
 TRACE_ID = "tank-cut-off"  # in a file that does not have it: the first
 
 # %%
-from cotlens import read_traces, segment_trace, split_trace, step_table, trace_table
-from cotlens.plots.lengths import plot_lengths
+import cotlens as ct
 
-traces = {trace.id: trace for trace in read_traces(TRACES)}
+traces = {trace.id: trace for trace in ct.read_traces(TRACES)}
 len(traces)
 
 # %% [markdown]
@@ -35,14 +34,14 @@ len(traces)
 
 # %%
 trace = traces[TRACE_ID] if TRACE_ID in traces else next(iter(traces.values()))
-split = split_trace(trace)
+split = ct.split_trace(trace)
 split
 
 # %% [markdown]
 # Its steps. White space belongs to the step before it, a formula stays whole, and an abbreviation ends nothing.
 
 # %%
-for step in segment_trace(trace, split):
+for step in ct.segment_trace(trace, split):
     print(
         f"{step.index:2}  {step.chars.start:4}:{step.chars.stop:<4}  {step.chars.of(trace.completion)!r}"
     )
@@ -54,11 +53,11 @@ for step in segment_trace(trace, split):
 # share of the thinking.
 
 # %%
-table = trace_table(traces.values())
+table = ct.trace_table(traces.values())
 table[["trace_id", "model", "status", "opened_by", "n_think_chars", "n_answer_chars", "n_steps"]]
 
 # %%
-steps = step_table(traces.values())
+steps = ct.step_table(traces.values())
 steps[
     ["trace_id", "step", "start", "stop", "kind", "p_reflect", "is_reflection", "is_self_jailbreak"]
 ].head()
@@ -71,7 +70,7 @@ steps[
 # exercise the tool. Replace `TRACES` by a file of yours.
 
 # %%
-plot = plot_lengths(table)
+plot = ct.plots.plot_lengths(table)
 plot
 
 # %%

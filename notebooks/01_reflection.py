@@ -27,19 +27,11 @@ PAIR = (
 )  # two groups of BY; if not there: the largest
 
 # %%
-from cotlens import Run
-from cotlens.measures.reflection import reflection_dynamics
-from cotlens.plots.reflection import (
-    plot_marker_agreement,
-    plot_reflection,
-    plot_reflection_position,
-    plot_transitions,
-)
-from cotlens.stats.matched import matched_difference
+import cotlens as ct
 
-run = Run(RUN)
+run = ct.open_run(RUN)
 steps = run.step_table()
-dynamics = reflection_dynamics(steps, run.trace_table())
+dynamics = ct.measures.reflection_dynamics(steps, run.trace_table())
 dynamics[
     ["n_reflect", "share_reflect", "longest_run", "n_episodes", "mean_gap", "first_reflect"]
 ].describe().round(2)
@@ -51,7 +43,7 @@ dynamics[
 # prompts. For that, give every model the same prompts and use `compare`.
 
 # %%
-plot_reflection(dynamics, BY)
+ct.plots.plot_reflection(dynamics, BY)
 
 # %% [markdown]
 # ## Where
@@ -60,7 +52,7 @@ plot_reflection(dynamics, BY)
 # A trace that was cut off ends early, so its 1.0 is not the end of a thought.
 
 # %%
-plot_reflection_position(run.step_table(with_traces=["prompt_id", BY]), BY)
+ct.plots.plot_reflection_position(run.step_table(with_traces=["prompt_id", BY]), BY)
 
 # %% [markdown]
 # ## What next
@@ -68,7 +60,7 @@ plot_reflection_position(run.step_table(with_traces=["prompt_id", BY]), BY)
 # **Shows**, for each kind of step, what the next one is. The kinds left of and above the lines are reflection.
 
 # %%
-plot_transitions(steps)
+ct.plots.plot_transitions(steps)
 
 # %% [markdown]
 # ## Words against classifier
@@ -77,7 +69,7 @@ plot_transitions(steps)
 # the lists (docs/detectors.md), and with neither always.
 
 # %%
-plot_marker_agreement(steps)
+ct.plots.plot_marker_agreement(steps)
 
 # %% [markdown]
 # ## A comparison that means something
@@ -88,6 +80,6 @@ plot_marker_agreement(steps)
 # %%
 known = dynamics.loc[dynamics["share_reflect"].notna(), BY].value_counts()
 pair = PAIR if set(PAIR) <= set(known.index) else known.index[:2]
-matched_difference(dynamics, "share_reflect", *pair, by=BY).round(3) if len(
+ct.stats.matched_difference(dynamics, "share_reflect", *pair, by=BY).round(3) if len(
     pair
 ) == 2 else "one group: nothing to compare"

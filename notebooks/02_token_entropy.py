@@ -31,24 +31,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from cotlens import Run
-from cotlens.measures.entropy import (
-    entropy_threshold,
-    forking_tokens,
-    position_entropy,
-    reflection_entropy,
-    trace_entropy,
-    word_entropy,
-)
-from cotlens.plots.entropy import (
-    plot_entropy_parts,
-    plot_forking_tokens,
-    plot_position_entropy,
-    plot_reflection_entropy,
-)
-from cotlens.stats.matched import matched_difference
+import cotlens as ct
 
-runs = {Path(path).name: Run(path) for path in RUNS}
+runs = {Path(path).name: ct.open_run(path) for path in RUNS}
 assert len(runs) == len(RUNS), "two runs have the same name"
 scores = {
     arm: run.score_table(SCORER if SCORER in run.scorers else "") for arm, run in runs.items()
@@ -68,9 +53,11 @@ runs[base]
 # the same text: each wrote its own.
 
 # %%
-traces = pd.concat([trace_entropy(*three) for three in tables.values()], ignore_index=True)
+traces = pd.concat(
+    [ct.measures.trace_entropy(*three) for three in tables.values()], ignore_index=True
+)
 traces["trace_id"] = traces["arm"] + ":" + traces["trace_id"]
-plot_entropy_parts(traces, "arm")
+ct.plots.plot_entropy_parts(traces, "arm")
 
 # %% [markdown]
 # ## Where
@@ -80,11 +67,13 @@ plot_entropy_parts(traces, "arm")
 # %%
 position = pd.concat(
     [
-        position_entropy(t, own).merge(t[["trace_id", "prompt_id", "arm"]], on="trace_id")
+        ct.measures.position_entropy(t, own).merge(
+            t[["trace_id", "prompt_id", "arm"]], on="trace_id"
+        )
         for t, _, own in tables.values()
     ]
 )
-plot_position_entropy(position, "arm")
+ct.plots.plot_position_entropy(position, "arm")
 
 # %% [markdown]
 # ## Around reflections
@@ -95,11 +84,13 @@ plot_position_entropy(position, "arm")
 # %%
 around = pd.concat(
     [
-        reflection_entropy(steps, own).merge(t[["trace_id", "prompt_id", "arm"]], on="trace_id")
+        ct.measures.reflection_entropy(steps, own).merge(
+            t[["trace_id", "prompt_id", "arm"]], on="trace_id"
+        )
         for t, steps, own in tables.values()
     ]
 )
-plot_reflection_entropy(around, "arm")
+ct.plots.plot_reflection_entropy(around, "arm")
 
 # %% [markdown]
 # ## Forking tokens
@@ -109,12 +100,15 @@ plot_reflection_entropy(around, "arm")
 
 # %%
 texts = runs[base].trace_table(["trace_id", "think_spans", "completion"])
-plot_forking_tokens(forking_tokens(word_entropy(texts, scores[base])))
+ct.plots.plot_forking_tokens(
+    ct.measures.forking_tokens(ct.measures.word_entropy(texts, scores[base]))
+)
 
 # %%
-high = entropy_threshold(scores[base])
+high = ct.measures.entropy_threshold(scores[base])
 shares = {
-    arm: trace_entropy(*three, high=high)["share_high"].mean() for arm, three in tables.items()
+    arm: ct.measures.trace_entropy(*three, high=high)["share_high"].mean()
+    for arm, three in tables.items()
 }
 pd.Series(shares, name=f"share of thinking tokens above {high:.3f} nats").round(3)
 
@@ -125,6 +119,6 @@ pd.Series(shares, name=f"share of thinking tokens above {high:.3f} nats").round(
 # same prompts, so pairs. On one common text, see notebook 04.
 
 # %%
-matched_difference(traces, "entropy_think", last, base, by="arm").round(
+ct.stats.matched_difference(traces, "entropy_think", last, base, by="arm").round(
     3
 ) if last != base else "one run: nothing to compare"

@@ -34,24 +34,11 @@ TRUTH = "oracle"  # the one of them that the markers are held against
 # %%
 import pandas as pd
 
-from cotlens import Run
-from cotlens.measures.unsafe import outcomes, unsafe_dynamics
-from cotlens.plots.judges import (
-    plot_detector,
-    plot_guard_agreement,
-    plot_outcomes,
-    plot_thinking_by_answer,
-)
-from cotlens.plots.unsafe import (
-    plot_onset_recovery,
-    plot_risky_patterns,
-    plot_self_jailbreak_kinds,
-    plot_unsafe_position,
-)
+import cotlens as ct
 
-run = Run(RUN)
+run = ct.open_run(RUN)
 steps, traces = run.step_table(), run.trace_table()
-paths = unsafe_dynamics(steps, traces)
+paths = ct.measures.unsafe_dynamics(steps, traces)
 paths.groupby(BY)[
     ["any_unsafe", "share_unsafe", "onset", "recovered", "n_vacillations"]
 ].mean().round(2)
@@ -63,7 +50,7 @@ paths.groupby(BY)[
 
 # %%
 grouped_steps = run.step_table(with_traces=["prompt_id", BY])
-plot_unsafe_position(grouped_steps, BY)
+ct.plots.plot_unsafe_position(grouped_steps, BY)
 
 # %% [markdown]
 # ## When it sets in, and who comes back
@@ -72,7 +59,7 @@ plot_unsafe_position(grouped_steps, BY)
 # **Does not show** intent: many thoughts open with "Okay, so I need to ...", which counts as a compliance cue; the note says how many.
 
 # %%
-plot_onset_recovery(paths, BY)
+ct.plots.plot_onset_recovery(paths, BY)
 
 # %% [markdown]
 # ## By which excuse
@@ -80,7 +67,7 @@ plot_onset_recovery(paths, BY)
 # **Shows** the share of traces with an excuse of each kind. **Does not show** the kind reliably: F1 of a kind is below that of an excuse at all.
 
 # %%
-plot_self_jailbreak_kinds(grouped_steps, BY)
+ct.plots.plot_self_jailbreak_kinds(grouped_steps, BY)
 
 # %% [markdown]
 # ## Risky patterns
@@ -88,7 +75,7 @@ plot_self_jailbreak_kinds(grouped_steps, BY)
 # The three patterns of the SFT study (arXiv 2505.15404). There a language model decides, here the markers: **shows** wording.
 
 # %%
-plot_risky_patterns(paths, BY)
+ct.plots.plot_risky_patterns(paths, BY)
 
 # %% [markdown]
 # ## How traces end
@@ -104,8 +91,8 @@ unjudged = (
     if "answer_unsafe" in judged
     else "nobody has judged the answers: cotlens guard RUN --judge NAME"
 )
-unjudged or plot_outcomes(
-    judged.assign(outcome=outcomes(judged, judged["answer_unsafe"])), BY, judge=judge
+unjudged or ct.plots.plot_outcomes(
+    judged.assign(outcome=ct.measures.outcomes(judged, judged["answer_unsafe"])), BY, judge=judge
 )
 
 # %% [markdown]
@@ -117,7 +104,7 @@ unjudged or plot_outcomes(
 # %%
 marked = judged.assign(thinking_unsafe=judged["any_unsafe"].astype("boolean"))
 judges = f"thinking: has an unsafe step by the markers; answer judged by {judge}"
-unjudged or plot_thinking_by_answer(marked, BY, judges=judges)
+unjudged or ct.plots.plot_thinking_by_answer(marked, BY, judges=judges)
 
 # %% [markdown]
 # ## Do judges agree, and do the markers agree with a judge?
@@ -127,14 +114,14 @@ unjudged or plot_thinking_by_answer(marked, BY, judges=judges)
 # guard and the same markers agree less with the truth about it.
 
 # %%
-runs = [Run(path) for path in JUDGED]
-plot_guard_agreement(runs[-1].verdicts())
+runs = [ct.open_run(path) for path in JUDGED]
+ct.plots.plot_guard_agreement(runs[-1].verdicts())
 
 # %%
 both = [
-    one.with_verdicts(unsafe_dynamics(one.step_table(), one.trace_table()), TRUTH).assign(
-        run=one.path.name
-    )
+    one.with_verdicts(
+        ct.measures.unsafe_dynamics(one.step_table(), one.trace_table()), TRUTH
+    ).assign(run=one.path.name)
     for one in runs
 ]
-plot_detector(pd.concat(both, ignore_index=True), "run", judge=TRUTH)
+ct.plots.plot_detector(pd.concat(both, ignore_index=True), "run", judge=TRUTH)

@@ -25,14 +25,9 @@ STUDY = "../figures/data/pocket"
 ARMS = []  # of the table; none named: all of the study
 
 # %%
-from cotlens import Study, measures
-from cotlens.plots.confounds import plot_confounds
-from cotlens.plots.study import plot_measures, plot_safety_and_skill
-from cotlens.studies.arms import differences
-from cotlens.studies.claims import verdicts
-from cotlens.studies.confounds import confounds
+import cotlens as ct
 
-study = Study(STUDY)
+study = ct.Study(STUDY)
 study
 
 # %% [markdown]
@@ -42,7 +37,7 @@ study
 
 # %%
 samples, info = study.samples(), study.info
-found = measures(samples)
+found = ct.studies.measures(samples)
 rows = ["thinking_unsafe_forbidden", "answer_unsafe_forbidden", "refuses_harmless", "is_help_harmless",
         "is_correct_maths", "reflection_rate_maths", "entropy_think_forbidden", "entropy_common_forbidden"]  # fmt: skip
 labels = found.drop_duplicates("measure").set_index("measure")["label"].reindex(rows).dropna()
@@ -57,7 +52,7 @@ table.reindex(index=ARMS or list(info["arms"]), columns=labels).round(3)
 # %%
 has = set(found["measure"])
 missing = ", ".join(sorted({"is_correct_maths", "thinking_unsafe_forbidden"} - has))
-f"the study has no {missing}" if missing else plot_safety_and_skill(found, info["note"])
+f"the study has no {missing}" if missing else ct.plots.plot_safety_and_skill(found, info["note"])
 
 # %% [markdown]
 # ## Where safety holds
@@ -73,7 +68,7 @@ panels = {
 }
 judged = has & {name for names in panels.values() for name in names}
 caption = "share of samples that are unsafe"
-plot_measures(
+ct.plots.plot_measures(
     found, panels, caption, info["note"]
 ) if judged else "no judged samples of forbidden requests"
 
@@ -85,9 +80,10 @@ plot_measures(
 # %%
 import pandas as pd
 
-changes = differences(samples, info["base"])
+changes = ct.studies.differences(samples, info["base"])
 pd.options.display.max_colwidth = 300
-pd.DataFrame(verdicts(samples, found, changes, info))
+evidence = ct.studies.Evidence(samples, found, changes, info["base"])
+pd.DataFrame(ct.studies.verdicts(info.get("claims", ()), evidence, info))
 
 # %% [markdown]
 # ## What is left of a difference
@@ -97,5 +93,7 @@ pd.DataFrame(verdicts(samples, found, changes, info))
 # on equal splits: training changes *where* unsafe thinking is left, and the guard may have found little there all along.
 
 # %%
-left = confounds(samples, info["base"])
-plot_confounds(left, info["note"]) if len(left) else "the study has nothing that this compares"
+left = ct.studies.confounds(samples, info["base"])
+ct.plots.plot_confounds(left, info["note"]) if len(
+    left
+) else "the study has nothing that this compares"

@@ -27,11 +27,9 @@ ARMS = []  # none named: all that the study has rollouts of
 BINS = 12  # stretches of training
 
 # %%
-from cotlens import Study, measures
-from cotlens.plots.study import plot_measures
-from cotlens.plots.training import plot_obfuscation, plot_training
+import cotlens as ct
 
-study = Study(STUDY)
+study = ct.Study(STUDY)
 rollouts = study.table("rollouts")
 rollouts = rollouts[rollouts["arm"].isin(ARMS or rollouts["arm"].unique())]
 rollouts.groupby("arm")[["step", "reward", "n_tokens"]].agg(["min", "mean", "max"]).round(2)
@@ -45,7 +43,7 @@ rollouts.groupby("arm")[["step", "reward", "n_tokens"]].agg(["min", "mean", "max
 
 # %%
 updates = study.table("updates")
-plot_training(rollouts, study.info["note"], updates=updates, bins=BINS)
+ct.plots.plot_training(rollouts, study.info["note"], updates=updates, bins=BINS)
 
 # %% [markdown]
 # ## Hidden or removed?
@@ -54,7 +52,7 @@ plot_training(rollouts, study.info["note"], updates=updates, bins=BINS)
 # unsafe although the thinking passed. If training hides, the second panel rises or stays while the first falls; if it removes, both fall.
 
 # %%
-plot_obfuscation(
+ct.plots.plot_obfuscation(
     rollouts, study.info["note"], bins=BINS
 ) if "thinking_flagged" in rollouts else "no monitor judged the rollouts"
 
@@ -62,11 +60,11 @@ plot_obfuscation(
 # ## The same at the end, on evaluation prompts
 
 # %%
-found = measures(study.samples())
+found = ct.studies.measures(study.samples())
 names = {"Recall": ["guard_recall_forbidden"], "Unsafe and passed": ["hidden_forbidden"],
          "P(unsafe answer | passed)": ["answer_unsafe_if_passed_forbidden"]}  # fmt: skip
 caption = "thinking of forbidden requests, by the reward's guard and the truth"
-plot_measures(found, names, caption, study.info["note"]) if "hidden_forbidden" in set(
+ct.plots.plot_measures(found, names, caption, study.info["note"]) if "hidden_forbidden" in set(
     found["measure"]
 ) else "no monitor judged the samples"
 

@@ -24,11 +24,8 @@ RUN = "../runs/your_traces"  # the run directory that is made of it
 # %%
 import pandas as pd
 
-from cotlens import analyze, split_trace
+import cotlens as ct
 from cotlens.formats.read import detect_format, read_records
-from cotlens.measures.reflection import reflection_dynamics
-from cotlens.plots.lengths import plot_lengths
-from cotlens.plots.reflection import plot_reflection
 
 detect_format(FILE).name, detect_format(FILE).lacks
 
@@ -58,7 +55,7 @@ traces = {name: next(iter(read_records([row]))) for name, row in rows.items()}
 # %%
 table = []
 for name, trace in traces.items():
-    split = split_trace(trace)
+    split = ct.split_trace(trace)
     thinking = "".join(span.of(trace.completion) for span in split.think).strip()
     table.append({"shape": name, "status": split.status.value, "opened_by": split.opened_by, "thinking": thinking, "answer": split.answer.of(trace.completion).strip()})  # fmt: skip
 pd.DataFrame(table)
@@ -78,12 +75,12 @@ traces["TRL's log"]
 # `on_error="skip"`. On the command line: `cotlens info FILE`, `cotlens analyze FILE -o RUN`, `cotlens figures RUN -o FOLDER`.
 
 # %%
-run = analyze([FILE], RUN, force=True)
+run = ct.analyze([FILE], RUN, force=True)
 run
 
 # %%
-dynamics = reflection_dynamics(run.step_table(), run.trace_table())
-plot_lengths(dynamics)
+dynamics = ct.measures.reflection_dynamics(run.step_table(), run.trace_table())
+ct.plots.plot_lengths(dynamics)
 
 # %%
-plot_reflection(dynamics, "model")
+ct.plots.plot_reflection(dynamics, "model")
