@@ -1,4 +1,6 @@
-"""Foreign rows become traces. To add a format: one parser in one of these files, and one line in known.py.
+"""Foreign rows become traces.
+
+To add a format: one parser in one of these files, and one line in known.py.
 
 read         read_traces: the entry; files in, traces out, rows that cannot be read reported
 known        the list of formats, and how a row is recognised
