@@ -222,7 +222,7 @@ def _gold_of(doc: Row) -> str:
 
 # --- Inspect and Inspect Scout ---------------------------------------------------------------
 def parse_inspect(row: Row, name: str) -> list[Trace]:
-    """A sample of an Inspect log, as Inspect's own reader gives it: one trace per turn of the model.
+    """A sample of an Inspect log, as Inspect's own reader gives it: one trace per model turn.
 
     Shape: inspect-ai 0.3.285, `log/_log.py` (`EvalSample`), `model/_model_output.py` and
     `_util/content.py`. The turns are the assistant messages that were not part of the input.
