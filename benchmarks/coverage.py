@@ -1,7 +1,7 @@
 """How often the 95% intervals of cotlens.stats hold the truth, in 2,000 seeded simulations a row.
 
-`python benchmarks/coverage.py` prints the tables of docs/statistics.md. Simulated are prompts with m samples each; ICC
-is the share of the variance that lies between prompts.
+`python benchmarks/coverage.py` prints the tables of docs/statistics.md. Each simulation draws
+prompts with m samples each; ICC is the share of the variance that lies between prompts.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,10 @@ def of_paired_difference(n: int, m: int, icc: float, skewed: bool) -> float:
 
 
 def of_proportion(n: int, m: int, p: float, icc: float) -> float:
-    """Coverage of the proportion's interval; each prompt has its own probability (beta) where icc > 0."""
+    """Coverage of the proportion's interval.
+
+    Each prompt has its own probability (beta) where icc > 0.
+    """
 
     def interval(rng: np.random.Generator, _: int) -> tuple[float, float]:
         spread = (1 - icc) / icc if icc else 0.0
@@ -68,7 +71,10 @@ def of_proportion(n: int, m: int, p: float, icc: float) -> float:
 
 
 def of_two_stages(n: int, m: int, icc: float) -> float:
-    """Coverage if the samples within a drawn prompt were drawn again too (plain percentile interval of the mean)."""
+    """Coverage if the samples within a drawn prompt were drawn again too.
+
+    The interval is the plain percentile interval of the mean.
+    """
 
     def interval(rng: np.random.Generator, _: int) -> tuple[float, float]:
         values = draw(rng, rng.normal(size=n), m, icc, False)

@@ -1,12 +1,15 @@
 """Speed, memory and error of token scoring, as ratios in one run: `make bench`.
 
-1. The head: entropy, log-prob, varentropy, rank and the top 20 in one pass, beside its own bare matrix product (the
-   time spent in `mm` within the same call), beside the naive ways, and beside TRL's functions.
-2. The whole pass of a random model of Qwen3-0.6B's shape beside the pass that stops at the hidden states.
+1. The head: entropy, log-prob, varentropy, rank and the top 20 in one pass, compared with its own
+   bare matrix product (the time spent in `mm` within the same call), with the naive ways, and with
+   TRL's functions.
+2. The whole pass of a random model of Qwen3-0.6B's shape, compared with the pass that stops at the
+   hidden states.
 3. Padding: tokens wasted on the length distribution of real traces.
 
-Inputs are random: three rows in four lie near the word they predict, as in a model that knows its language, the others
-are drawn at random. On a GPU the sizes grow to those of a 7B model and 32,768 tokens.
+Inputs are random: three rows in four lie near the word they predict, as in a model that knows its
+language, the others are drawn at random. On a GPU the sizes grow to those of a 7B model and 32,768
+tokens.
 
     python benchmarks/entropy.py [--fast] [--only head|pass|padding]
 """
@@ -68,7 +71,7 @@ def main() -> None:
         measure_padding()
 
 
-# --- the head --------------------------------------------------------------------------------------------------
+# --- the head --------------------------------------------------------------------------------
 
 
 def measure_head(t: int, d: int) -> None:
@@ -137,7 +140,7 @@ def naive(logits: torch.Tensor, targets: torch.Tensor, all_five: bool) -> object
 
 
 def trl_full(logits: torch.Tensor, targets: torch.Tensor) -> object:
-    """TRL's two functions on logits that are there."""
+    """TRL's two functions on logits that are already there."""
     with torch.inference_mode():
         return entropy_from_logits(logits), selective_log_softmax(logits, targets)
 
@@ -166,13 +169,13 @@ def measure(way: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
 
 
 class _Peak:
-    """Memory of this process, looked at every two milliseconds; on a GPU what the allocator says."""
+    """Memory of this process, read every two milliseconds; on a GPU the allocator's own number."""
 
     def __enter__(self) -> "_Peak":
         self.running = True
         ctypes.CDLL(None).malloc_trim(
             0
-        )  # what an earlier call has freed goes back, or this one would reuse it unseen
+        )  # return what an earlier call has freed, or this call would reuse it unseen
         if GPU:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
@@ -201,7 +204,10 @@ def _resident() -> int:
 
 
 def own_product(hidden: torch.Tensor, targets: torch.Tensor, head: Head, k: int) -> float:
-    """Time of a call over the time it spends in `mm`: what the numbers cost beyond the product, least of three."""
+    """Time of a call over the time it spends in `mm`: the cost of the numbers beyond the product.
+
+    The least of three calls counts.
+    """
     spent, real, ratios = [0.0], torch.mm, []
 
     def timed(*args, **options):
@@ -232,7 +238,7 @@ def error(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> float:
     )
 
 
-# --- the whole pass --------------------------------------------------------------------------------------------
+# --- the whole pass --------------------------------------------------------------------------
 
 
 def measure_pass(lengths: list[int]) -> None:
@@ -240,10 +246,17 @@ def measure_pass(lengths: list[int]) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
-        vocab_size=V, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
-        num_key_value_heads=8, head_dim=128, tie_word_embeddings=True, max_position_embeddings=40_960,
+        vocab_size=V,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=True,
+        max_position_embeddings=40_960,
         dtype=torch.bfloat16 if GPU else torch.float32,
-    )  # fmt: skip
+    )
     with torch.device(DEVICE):
         network = Qwen3ForCausalLM(config).eval().to(config.dtype)
     head = Head(network.lm_head.weight)
@@ -285,11 +298,14 @@ def measure_pass(lengths: list[int]) -> None:
     print()
 
 
-# --- padding ---------------------------------------------------------------------------------------------------
+# --- padding ---------------------------------------------------------------------------------
 
 
 def measure_padding() -> None:
-    """Tokens wasted on the lengths of real traces, in groups of like length and in the order they come."""
+    """Tokens wasted on the lengths of real traces.
+
+    Batches are groups of similar length, or traces in the order they come.
+    """
     lengths = []
     for path in sorted((DATA / "traces").glob("*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -303,7 +319,8 @@ def measure_padding() -> None:
         print(f"padding: no real traces at {DATA}")
         return
     print(
-        f"padding, {len(lengths):,} real traces (4 characters a token): share of computed tokens that is padding"
+        f"padding, {len(lengths):,} real traces (4 characters a token): share of computed tokens "
+        "that is padding"
     )
     for budget in (*TOKENS_PER_BATCH.values(),):
         groups = batches(lengths, budget)

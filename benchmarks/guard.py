@@ -1,8 +1,9 @@
-"""A guard over every prefix of a thought: with the prefix kept, against each prefix from its beginning, in one run.
+"""A guard over every prefix of a thought, with the prefix cached or read again, in one run.
 
     python benchmarks/guard.py
 
-A random Llama of 512 dimensions stands in for the guard: the ratio depends on lengths, not on weights.
+A random Llama of 512 dimensions stands in for the guard: the ratio depends on lengths, not on
+weights.
 """
 
 import sys
@@ -52,7 +53,8 @@ def main() -> None:
     ratio = scratch_seconds / max(first, second)
     apart = max(abs(a - b) for a, b in zip(kept, scratch, strict=True))
     print(
-        f"{len(STEPS)} steps: prefix kept {first:.2f} and {second:.2f} s, from scratch {scratch_seconds:.2f} s"
+        f"{len(STEPS)} steps: prefix kept {first:.2f} and {second:.2f} s, from scratch "
+        f"{scratch_seconds:.2f} s"
     )
     print(f"{ratio:.1f} times as fast (aim: 5); largest difference of P(unsafe): {apart:.1e}")
 

@@ -1,12 +1,15 @@
 """Speed and memory of the text side, as ratios in one run: `make bench`.
 
-1. `segment` against the sentence splitters a user would pick, on the same real text, one core, process time.
-2. Where their units begin against where people's begin (ReasoningFlow), to the first character that is no space.
+1. `segment` against the sentence splitters a user would pick, on the same real text, one core,
+   process time.
+2. Where their units begin against where people's begin (ReasoningFlow), to the first character that
+   is no space.
 3. Counting the words of a list against one regular expression a word, as scripts do it.
-4. The whole path read -> split -> segment -> reflect -> tables on 1,000, 10,000 and 100,000 traces: MB/s and peak
-   memory, each in a process of its own.
+4. The whole path (read, split, segment, reflect, tables) on 1,000, 10,000 and 100,000 traces: MB/s
+   and peak memory, each in a separate process.
 
-The text is traces/reasoning of the shared data (set COTLENS_DATA); without it, the project's own samples repeated.
+The text is traces/reasoning of the shared data (set COTLENS_DATA); without it, the project's own
+samples repeated.
 """
 
 import gzip
@@ -85,7 +88,8 @@ def measure_splitters(texts: list[str]) -> None:
         seconds = min(_seconds(splitter, chosen) for _ in range(1 if "pysbd" in name else 3))
         speeds[name] = total / 1e6 / seconds
     print(
-        f"\n| splitter ({total / 1e6:.2f} MB of real traces, 1 core) | MB/s | cotlens is faster by |\n|---|---|---|"
+        f"\n| splitter ({total / 1e6:.2f} MB of real traces, 1 core) | MB/s | cotlens is faster by "
+        "|\n|---|---|---|"
     )
     for name, speed in speeds.items():
         print(f"| {name} | {speed:.2f} | {speeds['cotlens segment'] / speed:.1f} x |")
@@ -99,7 +103,10 @@ def _seconds(splitter: Callable[[str], object], texts: list[str]) -> float:
 
 
 def measure_boundaries() -> None:
-    """Prints precision, recall and F1 of the beginnings of units, of each splitter that gives offsets."""
+    """Prints precision, recall and F1 of where units begin.
+
+    Every splitter that gives offsets is measured.
+    """
     path = DATA / "labels" / "reasoningflow_human.jsonl.gz"
     if not path.exists():
         print(f"no labels at {path}: boundaries are not compared")
@@ -107,7 +114,8 @@ def measure_boundaries() -> None:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     print(
-        f"\n| splitter ({len(rows)} documents, labelled by people) | precision | recall | F1 |\n|---|---|---|---|"
+        f"\n| splitter ({len(rows)} documents, labelled by people) | precision | recall | F1 "
+        "|\n|---|---|---|---|"
     )
     for name, splitter in splitters().items():
         both = found = gold = 0
@@ -125,7 +133,7 @@ def measure_boundaries() -> None:
 
 
 def _starts(units: object) -> list[int]:
-    """First characters of the units, in whichever way the splitter tells them."""
+    """First characters of the units, in whichever way the splitter gives them."""
     if isinstance(units, tuple):  # blingfire: (text, offsets)
         return [start for start, _ in units[1]]
     return [unit[0] if isinstance(unit, tuple) else unit.start for unit in units]  # type: ignore[attr-defined]
@@ -152,7 +160,8 @@ def measure_counting(texts: list[str]) -> None:
         name: size / min(_seconds(way, texts) for _ in range(3)) for name, way in ways.items()
     }
     print(
-        f"\n| counting {len(patterns)} words in {size:.1f} MB, 1 core | MB/s | cotlens is faster by |\n|---|---|---|"
+        f"\n| counting {len(patterns)} words in {size:.1f} MB, 1 core | MB/s | cotlens is faster "
+        "by |\n|---|---|---|"
     )
     for name, speed in speeds.items():
         print(f"| {name} | {speed:.1f} | {speeds['cotlens count_words'] / speed:.1f} x |")

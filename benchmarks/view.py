@@ -1,10 +1,12 @@
 """How fast the viewer opens and scrolls, and how large its pages are: part of `make bench`.
 
-1. A trace of 32,000 tokens with entropies: from navigation to the page being ready and to the first painted frame,
-   elements in the page, the time between frames while it scrolls, and the longest wait from a key (next step, next
-   reflection, other shading, blur) to the second frame after it; beside a naive page with one span per token, in the
-   same browser. The machine's load is in the numbers of both, so the ratios are what counts.
-2. The page of 200 traces of 2,000 tokens: bytes, with entropy, log-prob and rank, and with KL and the likeliest words.
+1. A trace of 32,000 tokens with entropies: from navigation to the page being ready and to the first
+   painted frame, elements in the page, the time between frames while it scrolls, and the longest
+   wait from a key (next step, next reflection, other shading, blur) to the second frame after it;
+   next to a naive page with one span per token, in the same browser. The machine's load is in the
+   numbers of both, so the ratios are what counts.
+2. The page of 200 traces of 2,000 tokens: bytes, with entropy, log-prob and rank, and with KL and
+   the likeliest words.
 
 Texts and scores are random. Needs Chromium and the [dev] extra.
 """
@@ -101,8 +103,10 @@ def measure(browser: Browser, path: Path, name: str, scroller: str) -> str:
     tab = browser.new_page(viewport={"width": 1440, "height": 900})
     client = tab.context.new_cdp_session(tab)
     client.send("Performance.enable")
-    tab.add_init_script("new PerformanceObserver((l) => { window.painted = l.getEntries()[0].startTime })"
-                        ".observe({ type: 'paint', buffered: true })")  # fmt: skip
+    tab.add_init_script(
+        "new PerformanceObserver((l) => { window.painted = l.getEntries()[0].startTime })"
+        ".observe({ type: 'paint', buffered: true })"
+    )
     tab.goto(path.as_uri())
     tab.wait_for_function(
         "() => window.painted && (document.documentElement.dataset.ready || window.naive)"
@@ -155,11 +159,12 @@ def random_trace(n: int, *, seed: int, k: int = 0) -> tuple[Trace, ScoredTrace]:
 
 
 def naive(trace: Trace, scores: ScoredTrace) -> Page:
-    """What one writes first: a span for every token, its colour in a style, its numbers in a title."""
+    """A first attempt: a span for every token, its colour in a style, its numbers in a title."""
     assert scores.token_starts
     starts = [*scores.token_starts, len(trace.completion)]
     spans = (
-        f'<span style="background:rgba(230,150,40,{min(e / 3, 1):.3f})" title="entropy {e:.3f}, log-prob {p:.3f}">'
+        f'<span style="background:rgba(230,150,40,{min(e / 3, 1):.3f})" '
+        f'title="entropy {e:.3f}, log-prob {p:.3f}">'
         f"{html.escape(trace.completion[a:b])}</span>"
         for a, b, e, p in zip(
             starts, starts[1:], scores.values["entropy"], scores.values["logprob"], strict=False

@@ -1,11 +1,12 @@
-"""What a step does: kinds of step, named word lists, and the dynamics of reflection over a trace.
+"""What a step does: the kinds of step, and the classifier that finds them.
 
-Fourth room of the flow: `steps <- reflect <- table`. A step *reflects* when it looks at the reasoning rather than at
-the problem: it doubts, backtracks, turns to an alternative, verifies or assesses. docs/codebook.md defines the kinds;
-docs/detectors.md reports how well the classifier finds them on labels that people made.
+A step *reflects* when it looks at the reasoning rather than at the problem: it doubts, backtracks,
+turns to an alternative, verifies or assesses. docs/codebook.md defines the kinds; docs/detectors.md
+reports how well the classifier finds them on labels that people made.
 
-The classifier is a multinomial logistic regression over hashed words, word pairs, and the words of the neighbouring
-steps. Its weights (`reflect.npz`) hold no text; `trainers/fit/reflect.py` makes them from the project's own labels.
+The classifier is a multinomial logistic regression over hashed words, word pairs, and the words of
+the neighbouring steps. Its weights (`reflect.npz`) hold no text; `trainers/fit/reflect.py` makes
+them from the project's own labels.
 """
 
 from collections.abc import Sequence
@@ -39,19 +40,19 @@ class Kind(StrEnum):
 
 KINDS = tuple(Kind)
 N_REFLECTIVE = 5
-# A step is called reflection from this probability on: the best F1 in cross-validation on the training labels, rounded.
-# It was fixed there, not on the labelled sets that the classifier is measured on.
+# A step counts as reflection from this probability on: the best F1 in cross-validation on the
+# training labels, rounded. It was fixed there, not on the labelled sets that test the classifier.
 THRESHOLD = 0.3
 
 
 class StepKinds(NamedTuple):
-    """Kinds of the steps of one trace, one entry a step.
+    """Kinds of the steps of one trace, one entry per step.
 
     Attributes:
-        kind: the most probable kind among the reflective ones if the step reflects, else among the others; "" where the
-            language is not English.
-        p_reflect: probability that the step reflects, the sum over the five reflective kinds; NaN where the language
-            is not English, for which the classifier has no ground.
+        kind: the most probable kind among the reflective ones if the step reflects, else among the
+            others; "" where the language is not English.
+        p_reflect: probability that the step reflects, the sum over the five reflective kinds; NaN
+            where the language is not English, which the classifier was not trained on.
         is_reflection: p_reflect >= THRESHOLD; None where p_reflect is NaN.
     """
 
@@ -63,8 +64,8 @@ class StepKinds(NamedTuple):
 def classify(texts: Sequence[str]) -> StepKinds:
     """Kinds of the steps of one trace, given as texts in order (neighbours are context).
 
-    >>> found = classify(["2 + 2 = 5. ", "Wait, that can't be right. ", "Let me check. ", "2 + 2 = 4."])
-    >>> found.is_reflection
+    >>> texts = ["2 + 2 = 5. ", "Wait, that can't be right. ", "Let me check. ", "2 + 2 = 4."]
+    >>> classify(texts).is_reflection
     [False, True, True, False]
     """
     if isinstance(texts, str):
@@ -77,7 +78,7 @@ def classify(texts: Sequence[str]) -> StepKinds:
 
 
 def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepKinds:
-    """Kinds from the sums of their weights, one row a step, where the language is English."""
+    """Kinds from the sums of their weights, one row per step, where the language is English."""
     p = np.exp(sums - sums.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     p_reflect = p[:, :N_REFLECTIVE].sum(axis=1)

@@ -22,7 +22,7 @@ def trace_of_message(
 ) -> Trace:
     content, tools = message.get("content"), tool_calls(message)
     parts = _parts(content)
-    if tools:  # the turn went on with a call: its thought is not cut off
+    if tools:  # the turn continued with a call: its thought is not cut off
         meta, fields = (
             meta | {"tool_calls": tools},
             fields | {"finish_reason": fields["finish_reason"] or "tool_calls"},
@@ -53,15 +53,16 @@ def trace_of_message(
         )
     if not isinstance(content, str | None):
         raise TraceError(
-            f"the content of a message must be text or a list of parts, got {type(content).__name__}"
+            "the content of a message must be text or a list of parts, got "
+            f"{type(content).__name__}"
         )
     text = content or ""
     if text and thinking and thinking.strip() in text and has_delimiters(text):
         meta, thinking = (
             meta | {"thinking": thinking},
-            "",
-        )  # the server left the thought in the content as well
-    # A source that has a place for the thought, and nothing in it, says that there is none.
+            "",  # the server left the thought in the content as well
+        )
+    # A source with an empty field for the thought reports that there is none.
     told = "refusal" in used or any(isinstance(message.get(key), str) for key in THINK)
     if not thinking and reasoning is Reasoning.VERBATIM and (has_delimiters(text) or not told):
         return Trace(completion=text, prompt=prompt, **fields, meta=meta)
@@ -81,13 +82,13 @@ def tool_calls(message: Row) -> list[Row]:
 
 
 def _with_calls(placed: dict[str, Any], message: Row) -> dict[str, Any]:
-    """What was found among the blocks, with the calls that stand in the field."""
+    """The parts found among the blocks, with the calls that the message's field holds."""
     called = [*placed.get("tool_calls", ()), *dicts(message.get("tool_calls"))]
     return placed | ({"tool_calls": called} if called else {})
 
 
 def _thinking_beside(message: Row) -> tuple[str, Reasoning, set[str]]:
-    """Thinking in a field of its own, what it is, and the fields that say no more than that.
+    """Thinking in a separate field, what kind it is, and the fields that add nothing to it.
 
     The first field that is not empty wins; the same text under two names (vLLM) is one thought.
     """
@@ -114,7 +115,11 @@ def _thinking_beside(message: Row) -> tuple[str, Reasoning, set[str]]:
 
 
 def _typed(part: Any) -> Any:
-    """A part with a `type`: Bedrock says by a key what others say by it, and some say of a text nothing at all."""
+    """The part with a `type`.
+
+    Bedrock names the kind by a key where others have a `type`, and some sources give a text no
+    type.
+    """
     if not isinstance(part, dict) or part.get("type"):
         return part
     if isinstance(inner := part.get("reasoningContent"), dict):
@@ -132,7 +137,10 @@ def _typed(part: Any) -> Any:
 
 
 def _one_text(parts: Sequence[Any]) -> tuple[str, dict[str, Any]]:
-    """One text of parts that do not say what is thought; and what of them is no text, with its place."""
+    """One text of parts that do not mark what is thinking, and the parts that are not text.
+
+    The latter come with their place in the text.
+    """
     text, placed = "", dict[str, list[Any]]()
     for part in parts:
         if isinstance(part, str):
@@ -149,7 +157,7 @@ def _one_text(parts: Sequence[Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _beside_text(part: Row) -> Row:
-    """What a block of text says beside its text: citations, log-probs, a cache mark."""
+    """What a block of text holds besides its text: citations, log-probs, a cache mark."""
     rest = {
         key: value
         for key, value in part.items()
@@ -163,7 +171,10 @@ _TEXT_BLOCKS = ("text", "output_text", "refusal")
 
 
 def _is_call(block: Row) -> bool:
-    """Whether a block calls a tool: `tool_use`, `server_tool_use`, `function_call`, `web_search_call`, ..."""
+    """Whether a block calls a tool.
+
+    Its type is `tool_use`, `server_tool_use`, `function_call`, `web_search_call` or similar.
+    """
     return str(block.get("type", "")).endswith(("tool_use", "_call", "-call"))
 
 
@@ -174,7 +185,10 @@ def _is_tool(block: Row) -> bool:
 
 
 def _has_blocks(content: list[Any]) -> bool:
-    """Whether the parts of a message say themselves what is thought, said and called; else they are one text."""
+    """Whether the parts of a message mark thinking, answer and tool calls themselves.
+
+    If not, the parts are one text.
+    """
     parts = dicts(content)
     if any(part.get("type") in _THOUGHT_BLOCKS for part in parts):
         return True
@@ -182,11 +196,12 @@ def _has_blocks(content: list[Any]) -> bool:
 
 
 def blocks_of(content: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Completion and spans of a message made of typed blocks, and what of them is no text, for the metadata.
+    """Completion and spans of a message of typed blocks, and metadata for what is not text.
 
-    Blocks keep their order. Calls and results of tools are in no text: `tool_calls` and `other_parts` hold them with
-    `at`, the code point of the completion at which each stands. The answer is the last text: what stands before a
-    thought, or before a tool that more text follows, is commentary.
+    Blocks keep their order. Calls and results of tools are in no text: `tool_calls` and
+    `other_parts` hold them with `at`, the code point of the completion at which each occurs. The
+    answer is the last text: text before a thought, or before a tool that more text follows, is
+    commentary.
     """
     text, think, after, used, kinds = "", [], 0, 0, [Reasoning.VERBATIM]
     placed: dict[str, list[Any]] = {"tool_calls": [], "other_parts": []}
@@ -223,10 +238,11 @@ def blocks_of(content: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
-    """Text of a thinking block, what the text is, and what else the block says.
+    """Text of a thinking block, what kind of text it is, and what else the block holds.
 
-    An encrypted thought is no text, whatever the field it stands in (Inspect puts it in `reasoning`); where a summary
-    stands beside it, the summary is the text. A signed block without text was left out by the provider.
+    An encrypted thought is not text, whatever field holds it (Inspect puts it in `reasoning`);
+    where there is a summary as well, the summary is the text. A signed block without text was left
+    out by the provider.
     """
     rest = {
         key: value for key, value in block.items() if key != "type" and value not in (None, "", [])

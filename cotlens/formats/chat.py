@@ -1,7 +1,4 @@
-"""Plain rows and chat messages: what the readers of every tool's format are made of.
-
-`rows <- formats_chat <- formats_servers, formats_training, formats_evaluation, formats_labelled <- formats`.
-"""
+"""Plain rows and chat messages; the parsers of the tools' formats build on them."""
 
 import re
 from dataclasses import replace
@@ -30,9 +27,10 @@ from cotlens.trace import Label, Origin, Reasoning, Span, Trace, TraceError, dum
 def parse_plain(row: Row, name: str) -> list[Trace]:
     """`{prompt, completion}` or `{prompt, thinking, answer}` under the names that people use.
 
-    `answer` is the model's answer beside `thinking`, and the gold answer beside a completion. Beside `thinking`, a
-    completion is the answer, unless it holds the thinking itself or begins with a thought of its own: then it is the
-    whole text. A prompt or completion that is a list is a conversation, typed blocks, or several samples.
+    `answer` is the model's answer next to `thinking`, and the gold answer next to a completion.
+    Next to `thinking`, a completion is the answer, unless it holds the thinking itself or begins
+    with a thought: then it is the whole text. A prompt or completion that is a list is a
+    conversation, typed blocks, or several samples.
     """
     taker = Taker(row)
     prompt = _take_prompt(taker)
@@ -79,9 +77,10 @@ def parse_plain(row: Row, name: str) -> list[Trace]:
 
 
 def _is_whole(text: str, thinking: str) -> bool:
-    """Whether a text beside thinking holds the thought as well: it begins with one, or has the same between tags.
+    """Whether a text given next to thinking contains the thought as well.
 
-    An answer may speak of tags without being a completion.
+    It does if it begins with a thought, or has the same thought between tags. An answer may mention
+    tags without being a completion.
     """
     if not has_delimiters(text):
         return False
@@ -94,7 +93,10 @@ _SURELY_QUOTED = 40  # characters: a shorter thought may begin the answer by cha
 
 
 def _place_of_thinking(thinking: str, text: str) -> Span | None:
-    """Where the thinking stands in the text, if the text begins with it and so is the whole completion."""
+    """Where the thinking is in the text, if the text begins with it.
+
+    Such a text is the whole completion.
+    """
     content = thinking.strip()
     at = len(text) - len(text.lstrip())
     return (
@@ -113,7 +115,10 @@ def _take_prompt(taker: Taker) -> Any:
 
 
 def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str) -> list[Trace]:
-    """Rows whose prompt or completion is a list: of messages (TRL's conversational rows), typed blocks, or samples."""
+    """The traces of a row whose prompt or completion is a list.
+
+    The list holds messages (TRL's conversational rows), typed blocks, or samples.
+    """
     before: list[Any] = (
         prompt
         if isinstance(prompt, list)
@@ -159,7 +164,7 @@ def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str)
     return traces_of_turns(before, after, common, taker.rest)
 
 
-# --- chat messages ---------------------------------------------------------------------------------------------
+# --- chat messages ---------------------------------------------------------------------------
 def parse_messages(row: Row, name: str) -> list[Trace]:
     """`{"messages": [...]}`: one trace per assistant turn, the turns before it are its prompt."""
     taker = Taker(row)
@@ -185,14 +190,17 @@ def parse_messages(row: Row, name: str) -> list[Trace]:
 
 
 def restored(trace: Trace, exact: Row) -> Trace:
-    """The trace with what the tool's own shape could not say, as `write` put it beside: fields of `Trace`, and `of`.
+    """The trace with the fields that the tool's own shape cannot hold.
+
+    `write` stores them next to the text: fields of `Trace`, and `of`.
 
     Raises:
-        TraceError: if the text is another than the one that was written.
+        TraceError: if the text differs from the text that was written.
     """
     if exact.get("of") != hash_text(trace.completion):
         raise TraceError(
-            "the text is not the one that cotlens wrote here; where it was changed on purpose, take `cotlens` away"
+            "the text is not the one that cotlens wrote here; where it was changed on purpose, "
+            "take `cotlens` away"
         )
     fields = {key: value for key, value in exact.items() if key not in ("of", "meta", "kept")}
     for key in ("prompt_token_ids", "token_ids", "token_starts"):
@@ -232,11 +240,13 @@ def traces_of_turns(
     traces = []
     for number, i in enumerate(turns):
         earlier = [without_nulls(message) for message in before] + messages[:i]
-        # What the row says of tokens, reward and end is said of its last turn; the others ended, or called a tool.
+        # Tokens, reward and finish reason of the row belong to its last turn; the other turns
+        # ended, or called a tool.
         ended = {"finish_reason": "tool_calls" if tool_calls(messages[i]) else "stop"}
         fields = common if number == len(turns) - 1 else common | _OF_LAST | ended
         fields = fields | ({"id": f"{common['id']}/turn-{number}"} if len(turns) > 1 else {})
-        # Once for the whole conversation: every turn's own copy of what came before would grow with its square.
+        # Stored once for the whole conversation: a copy of the earlier messages for every turn
+        # would grow with the square of its length.
         kept = dict(meta) | (
             {"prompt_messages": earlier} if earlier and number == len(turns) - 1 else {}
         )

@@ -7,7 +7,7 @@ from typing import Any
 from cotlens.formats.rows import Row
 from cotlens.trace import Origin, Span, TraceError, dump_json
 
-# --- plain rows ------------------------------------------------------------------------------------------------
+# --- plain rows ------------------------------------------------------------------------------
 PROMPT = ("prompt", "question", "problem", "instruction", "input", "query")
 TEXT = (
     "completion",
@@ -24,7 +24,7 @@ _GOLD = ("gold", "gold_answer", "ground_truth", "correct_answer", "reference_ans
 
 
 class Taker:
-    """Takes fields from a row by any of their names; what nobody took is metadata."""
+    """Takes fields from a row by any of their names; fields that nobody took are metadata."""
 
     def __init__(self, row: Row) -> None:
         self.rest = dict(row)
@@ -78,14 +78,17 @@ def common_fields(taker: Taker, name: str) -> dict[str, Any]:
 
 
 def _whole(value: Any, unknown: int) -> Any:
-    """A whole number that a table with gaps turned into a float, as a whole number; a gap as `unknown`."""
+    """The value as a whole number, which a table with gaps may have turned into a float.
+
+    A gap gives `unknown`.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return unknown
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def fields_of(thinking: str, answer: str) -> dict[str, Any]:
-    """Completion and spans of a source that has thinking and answer apart."""
+    """Completion and spans of a source that has thinking and answer in separate fields."""
     cut, end = len(thinking), len(thinking) + len(answer)
     return {
         "completion": thinking + answer,
@@ -103,7 +106,10 @@ def dicts(content: Any) -> list[Row]:
 
 
 def prompt_text(messages: Sequence[Row]) -> str:
-    """The prompt as one text: a single message verbatim, more with their roles. The messages stay in the metadata."""
+    """The prompt as one text: a single message verbatim, more with their roles.
+
+    The messages stay in the metadata.
+    """
     texts = [content_text(message.get("content")) for message in messages]
     if len(messages) <= 1:
         return "".join(texts)
@@ -117,13 +123,14 @@ def content_text(content: Any) -> str:
         return "".join(part if isinstance(part, str) else part_text(part) for part in content)
     if not isinstance(content, str | None):
         raise TraceError(
-            f"the content of a message must be text or a list of parts, got {type(content).__name__}"
+            "the content of a message must be text or a list of parts, got "
+            f"{type(content).__name__}"
         )
     return content or ""
 
 
 def part_text(part: Row) -> str:
-    if part.get("redacted"):  # ciphertext stands where the text of others does
+    if part.get("redacted"):  # ciphertext is where other parts have their text
         return content_text(part.get("summary"))
     return next(
         (part[key] for key in (*BLOCK_TEXT, "refusal") if isinstance(part.get(key), str)), ""
@@ -144,7 +151,7 @@ def without_nulls(message: Row) -> dict[str, Any]:
 
 
 def left_over(part: Row, name: str, *used: str) -> dict[str, Any]:
-    """What a part of the row said beside what was used of it, for the metadata."""
+    """The unused fields of a part of the row, for the metadata."""
     rest = {key: value for key, value in part.items() if key not in used and value is not None}
     return {name: rest} if rest else {}
 

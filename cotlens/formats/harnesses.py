@@ -1,6 +1,7 @@
 """What evaluation harnesses write of their samples: lm-eval, LightEval, Inspect and Inspect Scout.
 
-Where each shape was read stands in its function; `docs/traces.md` lists what each lacks and its traps.
+Each function names the source of its shape; `docs/traces.md` lists what each format lacks and its
+traps.
 """
 
 import json
@@ -24,12 +25,15 @@ from cotlens.formats.servers import with_openai_logprobs
 from cotlens.text.split import has_delimiters, opens_thought
 from cotlens.trace import Origin, Reasoning, Span, Trace, TraceError
 
-# --- lm-eval ---------------------------------------------------------------------------------------------------
+# --- lm-eval ---------------------------------------------------------------------------------
 _SAMPLES = re.compile(r"samples_.*_(\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl(?:\.gz)?")
 
 
 def beside_lm_eval(path: Path) -> Row:
-    """What `results_<date>.json` beside a samples file says of its model and of thinking that was cut away."""
+    """Model and cut-away thinking that belong to a samples file.
+
+    They come from the `results_<date>.json` in the same folder.
+    """
     named = _SAMPLES.fullmatch(path.name)
     results = path.with_name(f"results_{named.group(1)}.json") if named else None
     if results is None or not results.exists():
@@ -55,11 +59,12 @@ def beside_lm_eval(path: Path) -> Row:
 def parse_lm_eval(row: Row, name: str) -> list[Trace]:
     """A row of `samples_<task>_<date>.jsonl`: one trace per response to one request.
 
-    Shape: lm-eval 0.4.13, `loggers/evaluation_tracker.py` (`save_results_samples`) and `evaluator.py`; before 0.4.3
-    the arguments were a list. A task with several filters writes every response once a filter. With `think_end_token`
-    the harness keeps only what follows it, and all of a text in which it never came. So a text without any delimiter,
-    where the token was given or, with no results file to say so, behind a prompt that opened a thought, is an answer
-    whose thinking is gone, or a thought that was cut off: it is taken for the former and flagged.
+    Shape: lm-eval 0.4.13, `loggers/evaluation_tracker.py` (`save_results_samples`) and
+    `evaluator.py`; before 0.4.3 the arguments were a list. A task with several filters writes every
+    response once per filter. With `think_end_token` the harness keeps only the text after it, and
+    the whole text if the token never came. So where the token was set (or, without a results file
+    to tell, where the prompt opened a thought), a text without any delimiter is either an answer
+    whose thinking is gone or a thought that was cut off. It is read as the former and flagged.
     """
     taker = Taker(row)
     prompt, settings = _generation(taker.rest.pop("arguments"))
@@ -67,7 +72,8 @@ def parse_lm_eval(row: Row, name: str) -> list[Trace]:
     taker.rest.pop("filtered_resps")
     if not isinstance(responses, list) or len(responses) != 1 or not isinstance(responses[0], list):
         raise TraceError(
-            "the row answers several requests (a multiple-choice task): log-likelihoods, no completion"
+            "the row answers several requests (a multiple-choice task): log-likelihoods, no "
+            "completion"
         )
     scores = {
         key: taker.rest.pop(key) for key in taker.rest.get("metrics") or () if key in taker.rest
@@ -113,7 +119,7 @@ def _generation(arguments: Any) -> tuple[Any, Row]:
         raise TraceError("the row is of a task that compares log-likelihoods: it has no completion")
     prompt, settings = requests[0][:2]
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
-        prompt = json.loads(prompt[0])  # a chat API is sent messages as JSON text
+        prompt = json.loads(prompt[0])  # for a chat API, lm-eval stores the messages as JSON text
     if not isinstance(prompt, str) and (
         not isinstance(prompt, list) or len(dicts(prompt)) != len(prompt)
     ):
@@ -121,7 +127,7 @@ def _generation(arguments: Any) -> tuple[Any, Row]:
     return prompt, settings
 
 
-# --- LightEval -------------------------------------------------------------------------------------------------
+# --- LightEval -------------------------------------------------------------------------------
 def _of_lighteval(row: Row, name: str) -> Any:
     return row[name] if name in row else row.get(f"__{name}__")
 
@@ -135,9 +141,10 @@ def is_lighteval(row: Row) -> bool:
 def parse_lighteval(row: Row, name: str) -> list[Trace]:
     """A row of `details_<task>_<date>.parquet`: one trace per sample of a document.
 
-    Shape: lighteval 0.13.0, `logging/info_loggers.py` (`Detail`), `models/model_output.py` and `tasks/requests.py`; up
-    to 0.12 the columns were called `__doc__`, `__model_response__` and `__metric__`. `text` is what the model wrote;
-    `text_post_processed`, where tags were cut out, goes to the metadata. `logprobs` are of the first sample's tokens.
+    Shape: lighteval 0.13.0, `logging/info_loggers.py` (`Detail`), `models/model_output.py` and
+    `tasks/requests.py`; up to 0.12 the columns were called `__doc__`, `__model_response__` and
+    `__metric__`. `text` is the model's own text; `text_post_processed`, where tags were cut out,
+    goes to the metadata. `logprobs` are those of the first sample's tokens.
     """
     doc, response = _of_lighteval(row, "doc"), _of_lighteval(row, "model_response")
     texts, post = response.get("text") or [], response.get("text_post_processed") or []
@@ -203,7 +210,7 @@ def parse_lighteval(row: Row, name: str) -> list[Trace]:
 
 
 def _gold_of(doc: Row) -> str:
-    """The choice that is right; several as a JSON list."""
+    """The correct choice; several as a JSON list."""
     choices, index = doc.get("choices") or [], doc.get("gold_index")
     right = [
         choices[i]
@@ -213,14 +220,15 @@ def _gold_of(doc: Row) -> str:
     return text_or_empty(right[0] if len(right) == 1 else right or None)
 
 
-# --- Inspect and Inspect Scout ---------------------------------------------------------------------------------
+# --- Inspect and Inspect Scout ---------------------------------------------------------------
 def parse_inspect(row: Row, name: str) -> list[Trace]:
-    """A sample of an Inspect log, as `rows` gets it from Inspect's own reader: one trace per turn of the model.
+    """A sample of an Inspect log, as Inspect's own reader gives it: one trace per model turn.
 
-    Shape: inspect-ai 0.3.285, `log/_log.py` (`EvalSample`), `model/_model_output.py` and `_util/content.py`. The turns
-    are the assistant messages that no input brought along. Inspect takes a thought out of the text only where both of
-    its tags are there; a text that still has one is split like any other. `reasoning` of a redacted block is
-    ciphertext. The output's other choices are further samples of the last turn.
+    Shape: inspect-ai 0.3.285, `log/_log.py` (`EvalSample`), `model/_model_output.py` and
+    `_util/content.py`. The turns are the assistant messages that were not part of the input.
+    Inspect takes a thought out of the text only where both of its tags are there; a text that still
+    has one is split like any other. `reasoning` of a redacted block is ciphertext. The output's
+    other choices are further samples of the last turn.
     """
     sample, header = row["sample"], row["eval"]
     output = sample.get("output") or {}
@@ -229,7 +237,8 @@ def parse_inspect(row: Row, name: str) -> list[Trace]:
         if not choices:
             error = sample.get("error") or {}
             raise TraceError(
-                f"sample {sample.get('id')!r} has no turn of a model: {error.get('message', 'no error')}"
+                f"sample {sample.get('id')!r} has no turn of a model: "
+                f"{error.get('message', 'no error')}"
             )
         asked = sample.get("input")
         messages = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
@@ -273,7 +282,10 @@ def _context_of(trace: Trace) -> Row:
 
 
 def _is_same(trace: Trace, choice: Row) -> bool:
-    """Whether the conversation's last turn is the output's: solvers may put turns of their own behind it."""
+    """Whether the conversation's last turn is the output's.
+
+    Solvers may add turns after it.
+    """
     fields: dict[str, Any] = {"id": trace.id, "finish_reason": ""}
     return (
         trace_of_message(_inspect_message(choice["message"]), "", fields, {}).completion
@@ -286,7 +298,7 @@ def _is_turn(message: Row) -> bool:
 
 
 def _inspect_message(message: Row) -> Row:
-    """A message without Inspect's bookkeeping, which is another in every copy."""
+    """A message without Inspect's bookkeeping, which differs in every copy."""
     kept = without_nulls(
         {key: message[key] for key in message if key not in ("id", "source", "model")}
     )
@@ -308,7 +320,8 @@ def _inspect_turns(messages: Sequence[Row], common: Row, meta: dict[str, Any]) -
             "model": text_or_empty(messages[i].get("model")) or common["model"],
         }
         fields["id"] = common["id"] if len(turns) == 1 else f"{common['id']}/turn-{number}"
-        # Once for the whole conversation: every turn's own copy of what came before would grow with its square.
+        # Stored once for the whole conversation: a copy of the earlier messages for every turn
+        # would grow with the square of its length.
         own = dict(meta) | {"prompt_messages": clean[:i]} if last else {}
         if last and messages[i + 1 :]:
             own["later_messages"] = clean[i + 1 :]
@@ -319,8 +332,9 @@ def _inspect_turns(messages: Sequence[Row], common: Row, meta: dict[str, Any]) -
 def parse_scout(row: Row, _: str) -> list[Trace]:
     """A row of Inspect Scout's transcript parquet: one trace per turn of the model.
 
-    Shape: inspect-scout 0.6.2, `_transcript/database/schema.py`; messages are Inspect's, as JSON text. A row that
-    cotlens wrote is one trace, and its column `cotlens` says what the others cannot.
+    Shape: inspect-scout 0.6.2, `_transcript/database/schema.py`; messages are Inspect's, as JSON
+    text. A row that cotlens wrote is one trace, and its column `cotlens` holds what the other
+    columns cannot.
     """
     taker = Taker(row)
     messages, exact = taker.rest.pop("messages"), taker.rest.pop("cotlens", None)

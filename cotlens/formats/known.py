@@ -1,7 +1,7 @@
-"""The shape of one tool's rows, and the traces they hold: one short function per format.
+"""The formats that are known, in the order of detection, and how a row is recognised.
 
-Every function keeps the text byte for byte and keeps token ids, log-probs and finish reason where the source has them;
-what a format cannot tell is listed in `Format.lacks`. `FORMATS`, at the end, is in the order of detection.
+Every parser keeps the text byte for byte and keeps token ids, log-probs and finish reason where the
+source has them; `Format.lacks` lists what a format cannot tell. `FORMATS`, at the end, is the list.
 """
 
 import json
@@ -50,11 +50,11 @@ class Format(NamedTuple):
     """The shape of the rows of one tool.
 
     Attributes:
-        name: what `--format` takes.
+        name: value of `--format`.
         matches: whether a row has this shape.
-        parse: the traces of one row; `name` is the id to fall back on.
+        parse: the traces of one row; `name` is the fallback id.
         lacks: what a file of this format cannot tell.
-        beside: what other files in the same folder say of a file, as fields for each of its rows.
+        beside: what other files in the same folder add to a file, as fields for each of its rows.
         repeats: whether a file holds the same completion in several rows; the first is kept.
     """
 
@@ -66,7 +66,7 @@ class Format(NamedTuple):
     repeats: bool = False
 
 
-# --- cotlens' own ----------------------------------------------------------------------------------------------
+# --- cotlens' own ----------------------------------------------------------------------------
 def _parse_cotlens(row: Row, _: str) -> list[Trace]:
     """A row of `RUN/traces`."""
     if "completion" not in row:
@@ -104,13 +104,13 @@ def _parse_cotlens(row: Row, _: str) -> list[Trace]:
     ]
 
 
-# --- the formats, most specific first --------------------------------------------------------------------------
+# --- the formats, most specific first --------------------------------------------------------
 def _has(*names: str) -> Callable[[Row], bool]:
     return lambda row: all(name in row for name in names)
 
 
 def _has_list(name: str, *alternatives: str, of: tuple[str, ...] = ()) -> Callable[[Row], bool]:
-    """A list of objects under one of the names, in a row that has no completion of its own beside it.
+    """A test for a list of objects under one of the names, in a row without a completion field.
 
     Args:
         name: of the list.
@@ -142,37 +142,110 @@ _LABELLED = (*_NO_TOKENS, "finish reason")
 _STRIPPED = "special tokens (decoded without them)"
 FORMATS = (
     Format("cotlens", _has("trace_id", "think_spans", "opened_by"), _parse_cotlens, ()),
-    Format("reasoningflow", _has("doc_id", "response", "spans", "edges"), parse_reasoningflow, _LABELLED),
-    Format("self-jailbreak", _has("thinking", "sentences", "self_jailbreak_sentences"), parse_self_jailbreak,
-           (*_LABELLED, "answer (removed at the source)", "thinking beyond 500 tokens (cut at the source)")),
+    Format(
+        "reasoningflow",
+        _has("doc_id", "response", "spans", "edges"),
+        parse_reasoningflow,
+        _LABELLED,
+    ),
+    Format(
+        "self-jailbreak",
+        _has("thinking", "sentences", "self_jailbreak_sentences"),
+        parse_self_jailbreak,
+        (
+            *_LABELLED,
+            "answer (removed at the source)",
+            "thinking beyond 500 tokens (cut at the source)",
+        ),
+    ),
     Format("schoenfeld", _has("response", "sentences", "question_id"), parse_schoenfeld, _LABELLED),
     Format("venhoff", _has("raw", "thinking", "segments"), parse_venhoff, (*_LABELLED, "prompt")),
     Format("thought-anchors", _has("solution", "chunks"), parse_anchors, _LABELLED),
-    Format("trl", _has("step", "completion", "advantage"), parse_trl,
-           (*_NO_TOKENS, "finish reason", "model", "prompt id", _STRIPPED)),
-    Format("verl", lambda row: _has("input", "output", "score", "step")(row) and "instruction" not in row, parse_verl,
-           (*_NO_TOKENS, "finish reason", "model", "prompt id", _STRIPPED, "which text is a tool's (one string)")),
-    Format("open-instruct", _has("prompt_tokens", "response_tokens", "finish_reason"), parse_open_instruct,
-           ("text (give --tokenizer)", "where tools wrote (one list of tokens)")),
-    Format("verifiers", is_verifiers, parse_verifiers,
-           ("offsets of tokens (the text is parsed from them)", "digits of log-probs beyond the fourth")),
-    Format("verifiers-results", _has("example_id", "prompt", "completion", "reward"), parse_verifiers_results,
-           (*_NO_TOKENS, "finish reason")),
-    Format("lm-eval", _has("doc_id", "arguments", "resps", "filtered_resps"), parse_lm_eval,
-           (*_NO_TOKENS, "finish reason", "scores of filters behind the first",
-            "thinking, where the harness was told its end token"),
-           beside=beside_lm_eval, repeats=True),
+    Format(
+        "trl",
+        _has("step", "completion", "advantage"),
+        parse_trl,
+        (*_NO_TOKENS, "finish reason", "model", "prompt id", _STRIPPED),
+    ),
+    Format(
+        "verl",
+        lambda row: _has("input", "output", "score", "step")(row) and "instruction" not in row,
+        parse_verl,
+        (
+            *_NO_TOKENS,
+            "finish reason",
+            "model",
+            "prompt id",
+            _STRIPPED,
+            "which text is a tool's (one string)",
+        ),
+    ),
+    Format(
+        "open-instruct",
+        _has("prompt_tokens", "response_tokens", "finish_reason"),
+        parse_open_instruct,
+        ("text (give --tokenizer)", "where tools wrote (one list of tokens)"),
+    ),
+    Format(
+        "verifiers",
+        is_verifiers,
+        parse_verifiers,
+        (
+            "offsets of tokens (the text is parsed from them)",
+            "digits of log-probs beyond the fourth",
+        ),
+    ),
+    Format(
+        "verifiers-results",
+        _has("example_id", "prompt", "completion", "reward"),
+        parse_verifiers_results,
+        (*_NO_TOKENS, "finish reason"),
+    ),
+    Format(
+        "lm-eval",
+        _has("doc_id", "arguments", "resps", "filtered_resps"),
+        parse_lm_eval,
+        (
+            *_NO_TOKENS,
+            "finish reason",
+            "scores of filters behind the first",
+            "thinking, where the harness was told its end token",
+        ),
+        beside=beside_lm_eval,
+        repeats=True,
+    ),
     Format("lighteval", is_lighteval, parse_lighteval, ("finish reason", "model")),
-    Format("inspect", lambda row: all(isinstance(row.get(key), dict) for key in ("sample", "eval")), parse_inspect,
-           ("token ids", "log-probs and finish reasons of all turns but the last")),
+    Format(
+        "inspect",
+        lambda row: all(isinstance(row.get(key), dict) for key in ("sample", "eval")),
+        parse_inspect,
+        ("token ids", "log-probs and finish reasons of all turns but the last"),
+    ),
     Format("scout", _has("transcript_id", "messages"), parse_scout, (*_NO_TOKENS, "finish reason")),
-    Format("batch", is_batch, parse_batch, ("prompt (it stands in the file of requests)", "token ids")),
-    Format("responses", is_response, parse_responses, (*_NO_TOKENS, "thinking (summaries at most, of hosted models)")),
+    Format(
+        "batch", is_batch, parse_batch, ("prompt (it stands in the file of requests)", "token ids")
+    ),
+    Format(
+        "responses",
+        is_response,
+        parse_responses,
+        (*_NO_TOKENS, "thinking (summaries at most, of hosted models)"),
+    ),
     Format("vllm", _has_list("outputs", of=_OUTPUT), parse_vllm, ("model",)),
-    Format("openai", _has_list("choices", of=_CHOICE), parse_openai, ("token ids (unless the server returns them)",)),
-    Format("messages", _has_list("messages", "conversation", "conversations"), parse_messages, _NO_TOKENS),
+    Format(
+        "openai",
+        _has_list("choices", of=_CHOICE),
+        parse_openai,
+        ("token ids (unless the server returns them)",),
+    ),
+    Format(
+        "messages",
+        _has_list("messages", "conversation", "conversations"),
+        parse_messages,
+        _NO_TOKENS,
+    ),
     Format("plain", _is_plain, parse_plain, ()),
-)  # fmt: skip
+)
 
 
 def find_format(name: str) -> Format:
@@ -190,7 +263,8 @@ def detect_row(row: Row) -> Format:
         if shape.matches(row):
             return shape
     raise TraceError(
-        f"no known format has the fields {_fields(row)}; expected at least 'completion' (or 'response', 'raw', "
+        f"no known format has the fields {_fields(row)}; expected at least 'completion' (or "
+        "'response', 'raw', "
         "'output', 'text'), or 'thinking' and 'answer', or 'messages'"
     )
 
@@ -198,7 +272,10 @@ def detect_row(row: Row) -> Format:
 def describe_mismatch(row: Row, shape: Format) -> str:
     other = next((f.name for f in FORMATS if f.matches(row)), None)
     looks = f"looks like {other}" if other else "has no known shape"
-    return f"the file is read as {shape.name}, but this row {looks}: its fields are {_fields(row)}; a file has one shape"
+    return (
+        f"the file is read as {shape.name}, but this row {looks}: its fields are "
+        f"{_fields(row)}; a file has one shape"
+    )
 
 
 def _fields(row: Row) -> str:

@@ -13,7 +13,10 @@ def _label(span: Sequence[int], label: str) -> Label:
 
 
 def parse_reasoningflow(row: Row, name: str) -> list[Trace]:
-    """ReasoningFlow: one document per annotator, labelled from end to end, so all of it is read as thinking."""
+    """A ReasoningFlow document, one per annotator.
+
+    It is labelled from end to end, so all of it is read as thinking.
+    """
     taker = Taker(row)
     doc, group, spans = taker.take("doc_id"), taker.take("group"), taker.take("spans")
     labels = tuple(
@@ -28,7 +31,10 @@ def parse_reasoningflow(row: Row, name: str) -> list[Trace]:
 
 
 def parse_schoenfeld(row: Row, name: str) -> list[Trace]:
-    """DeepSeek-R1 on SAT maths with Schoenfeld episodes, labelled from end to end: all of it is read as thinking."""
+    """A DeepSeek-R1 trace on SAT maths with Schoenfeld episodes.
+
+    It is labelled from end to end, so all of it is read as thinking.
+    """
     taker = Taker(row)
     sentences = taker.take("sentences")
     labels = tuple(_label(item["span"], item["sentence_label"] or "") for item in sentences)
@@ -41,7 +47,8 @@ def parse_schoenfeld(row: Row, name: str) -> list[Trace]:
 def parse_venhoff(row: Row, name: str) -> list[Trace]:
     """Thinking of R1 distills in labelled segments; the raw output stays in the metadata.
 
-    Segments that the source could not find again in the text have no span, and so no label here.
+    Segments that the source could not find again in the text have no span, so they have no label
+    here.
     """
     taker = Taker(row)
     segments = taker.take("segments")
@@ -51,7 +58,10 @@ def parse_venhoff(row: Row, name: str) -> list[Trace]:
 
 
 def parse_anchors(row: Row, name: str) -> list[Trace]:
-    """Thought-anchors chunks (also of the bias study): `solution` ends its thinking with a tag, which is split."""
+    """A thought-anchors trace in labelled chunks (also of the bias study).
+
+    `solution` ends its thinking with a tag, so it is split there.
+    """
     taker = Taker(row)
     chunks = taker.take("chunks")
     labels = tuple(_label(chunk["span"], ",".join(chunk["function_tags"])) for chunk in chunks)
@@ -61,7 +71,10 @@ def parse_anchors(row: Row, name: str) -> list[Trace]:
 
 
 def parse_self_jailbreak(row: Row, name: str) -> list[Trace]:
-    """Thinking on harmful requests with self-jailbreaking sentences; the source removed the answers."""
+    """Thinking on harmful requests with self-jailbreaking sentences.
+
+    The source removed the answers.
+    """
     taker = Taker(row)
     sentences, indices = taker.take("sentences"), taker.take("self_jailbreak_sentences")
     found = set(indices or ())

@@ -1,7 +1,4 @@
-"""Files of prompts: what a model under study is asked, with what its traces carry along.
-
-`trace <- rows <- read <- prompts <- generation`.
-"""
+"""Files of prompts: what a model under study is asked, and the fields its traces inherit."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,13 +28,15 @@ class Prompt(NamedTuple):
 
 
 def read_prompts(paths: str | Path | Sequence[str | Path]) -> Iterator[Prompt]:
-    """The prompts of files of rows with `prompt`, text or a list of messages, read as they are asked for.
+    """The prompts of files whose rows have `prompt`, a text or a list of messages; read lazily.
 
-    A row may have `id`, `prompt_id` (several rows may share it), `system`, `domain`, `split` and `gold` (or `answer`).
-    Without an id the hash of its messages is one: the same for every model.
+    A row may have `id`, `prompt_id` (several rows may share it), `system`, `domain`, `split` and
+    `gold` (or `answer`). Without an id, the id is the hash of its messages: the same for every
+    model.
 
     Raises:
-        TraceError: names the file, the line or row, and the fault. An id that occurs twice is a fault.
+        TraceError: names the file, the line or row, and the fault. An id that occurs twice is a
+            fault.
     """
     seen: set[int] = set()  # hashes, so that a million prompts cost tens of megabytes
     for path in input_files(paths):
@@ -73,7 +72,7 @@ def _parse(row: Row | BadRow, place: str) -> Prompt:
         )
     messages = _messages(rest.pop("prompt"), take("system"))
     own, shared = take("id"), take("prompt_id")
-    # Of the request and not of what a template makes of it, so that checkpoints are paired by it.
+    # The hash of the request, not of the rendered prompt, so that it pairs checkpoints.
     own = own or shared or hash_text(dump_json(messages))
     fields = {"domain": take("domain"), "split": take("split"), "gold": take("gold", "answer")}
     return Prompt(own, messages, {"prompt_id": shared or own, **fields}, rest, place)
@@ -97,7 +96,8 @@ def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
         raise TraceError("the prompt is empty")
     if messages[-1]["role"] == "assistant":
         raise TraceError(
-            "the last message is the assistant's; end with the user's, and give its beginning as --prefill"
+            "the last message is the assistant's; end with the user's, and give its beginning as "
+            "--prefill"
         )
     if system and messages[0]["role"] == "system":
         raise TraceError("the row has a system text, and its messages begin with another")

@@ -1,7 +1,7 @@
 """Foreign files to traces.
 
-Second room of the flow: `trace <- rows <- formats <- read`. A file is a container of rows (`rows`), and the rows have
-a shape (`formats`) that is detected from the content.
+A file is a container of rows (`rows`), and the rows have a shape (`known`) that is detected from
+their content.
 """
 
 import json
@@ -20,7 +20,7 @@ MAX_LINE_BYTES = 32 * 2**20  # a 32,000-token trace with 20 log-probs a token ta
 
 
 class Reject(NamedTuple):
-    """A row that could not be read: where it stands, why, and its text as far as it could be kept."""
+    """A row that could not be read: its place, the reason, and its text as far as it was kept."""
 
     file: str
     number: int  # line of a text file, row of a table, from 1
@@ -36,11 +36,12 @@ def read_traces(
     max_line_bytes: int = MAX_LINE_BYTES,
     tokenizer: Any = None,
 ) -> Iterator[Trace]:
-    """The traces of one or more files or folders, in order, read as they are asked for.
+    """The traces of one or more files or folders, in order; read lazily.
 
     Args:
-        paths: JSON lines or array (also gzipped), parquet, Hugging Face dataset, cotlens run, or a folder of files.
-        format: name of a `Format`; default: for each file the first whose shape its first row has.
+        paths: JSON lines or array (also gzipped), parquet, Hugging Face dataset, cotlens run, or a
+            folder of files.
+        format: name of a `Format`; default: for each file, the first that matches its first row.
         on_reject: called with every row that cannot be read; without it the first one raises.
         max_line_bytes: a longer line is an error, so that a damaged file cannot fill the memory.
         tokenizer: of transformers, for rows that hold token ids and no text (open-instruct).
@@ -60,7 +61,7 @@ def read_traces(
 def read_records(
     records: Iterable[Row], *, format: str | None = None, tokenizer: Any = None
 ) -> Iterator[Trace]:
-    """The traces of rows that are in memory already: dictionaries, or a Hugging Face dataset.
+    """The traces of rows that are already in memory: dictionaries, or a Hugging Face dataset.
 
     Raises:
         TraceError: names the number of the row, from 1.
@@ -75,7 +76,10 @@ def read_records(
 
 
 def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files and folders that `paths` stand for; a plain folder of parquet or JSONL files stands for those."""
+    """The files and folders that `paths` stand for.
+
+    A plain folder of parquet or JSONL files stands for those files.
+    """
     files = []
     for path in [Path(paths)] if isinstance(paths, str | Path) else map(Path, paths):
         if (path / "study.json").is_file():
@@ -85,14 +89,15 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
         known = ("traces", "state.json", "dataset_dict.json")
         inside = _inside(path, _SUFFIXES) or _inside(
             path, (".json", ".json.gz")
-        )  # beside others, .json tells about them
+        )  # next to other files, .json describes them
         if (
             inside
             and (made := path / "generate.json").exists()
             and b'"complete": false' in made.read_bytes()
         ):
             raise TraceError(
-                f"{path}: not all of its traces are made yet; call `cotlens generate` again with the same arguments to "
+                f"{path}: not all of its traces are made yet; call `cotlens generate` again with "
+                "the same arguments to "
                 "finish them, or name the files inside to read what is there"
             )
         files += inside if inside and not any((path / name).exists() for name in known) else [path]
@@ -112,7 +117,10 @@ _SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".eval"
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """A name for each file to build ids from: its stem, with as many folders before it as make it the only one."""
+    """A name for each file, from which ids are built.
+
+    It is the file's stem, with as many folders before it as make it unique.
+    """
     names = [_stem(file) for file in files]
     for depth in range(1, max((len(file.parts) for file in files), default=1)):
         if len(set(names)) == len(names):
@@ -155,7 +163,7 @@ def _read_file(
 def _parse_row(
     row: Row, shape: Format, name: str, seen: dict[int, int], tokenizer: Any, is_given: bool
 ) -> list[Trace]:
-    """The traces of one row; whatever is wrong with it becomes a TraceError."""
+    """The traces of one row; any fault in it becomes a TraceError."""
     if not shape.matches(row) or (not is_given and detect_row(row) is not shape):
         raise TraceError(describe_mismatch(row, shape))
     try:
@@ -180,7 +188,7 @@ def _parse_row(
         raise TraceError(
             "the row holds no completion (an empty list of choices, outputs or samples)"
         )
-    exact = row.get("cotlens")  # which says itself what the thinking is
+    exact = row.get("cotlens")  # it records itself what the thinking is
     if not (
         shape.name == "cotlens"
         or (isinstance(exact, dict) and "of" in exact)
@@ -194,7 +202,8 @@ def _parse_row(
         key = hash(trace.id)
         if key in seen:
             raise TraceError(
-                f"the id {trace.id!r} occurs twice; ids must be unique within a run (give samples of one question "
+                f"the id {trace.id!r} occurs twice; ids must be unique within a run (give samples "
+                "of one question "
                 "ids of their own, and the question's as prompt_id)"
             )
         seen[key] = contents[key] if shape.repeats else 0
@@ -218,9 +227,10 @@ def detect_format(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> 
 
 
 def flag_summary(trace: Trace) -> Trace:
-    """Thinking in a field of its own, of a model whose provider gives summaries only, is a summary of the thinking.
+    """The trace, with its thinking marked as a summary where the provider gives summaries only.
 
-    Labelled documents are taken as the labellers saw them. `dataclasses.replace(trace, reasoning=...)` overrules.
+    This concerns thinking in a separate field. Labelled documents are taken as the labellers saw
+    them. `dataclasses.replace(trace, reasoning=...)` overrules.
     """
     own = trace.origin is Origin.FIELDS and trace.think and not trace.labels
     if own and trace.reasoning is Reasoning.VERBATIM and gives_summaries(trace.model):
@@ -229,13 +239,17 @@ def flag_summary(trace: Trace) -> Trace:
 
 
 def _with_json_meta(trace: Trace) -> Trace:
-    """The trace with metadata that survives being written as JSON: dates and decimals of a table become text."""
+    """The trace with metadata that can be written as JSON.
+
+    Dates and decimals of a table become text.
+    """
     text = dump_json(trace.meta)
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise TraceError(
-            f"trace {trace.id!r}: a lone surrogate in its metadata: {text[error.start - 20 :][:20]!r}"
+            f"trace {trace.id!r}: a lone surrogate in its metadata: "
+            f"{text[error.start - 20 :][:20]!r}"
         ) from None
     meta = json.loads(text)
     try:
@@ -246,7 +260,7 @@ def _with_json_meta(trace: Trace) -> Trace:
 
 
 def _stem(path: Path) -> str:
-    """A file's name without what says its format."""
+    """A file's name without the suffix that gives its format."""
     name = path.name.removesuffix(".gz")
     return next((name.removesuffix(suffix) for suffix in _ENDINGS if name.endswith(suffix)), name)
 

@@ -1,7 +1,8 @@
-"""Rows of any container: JSON lines or array (gzip is seen through), parquet, Hugging Face dataset, Inspect log.
+"""Rows of any container.
 
-What the rows mean is for `formats` to say. A line that is no row comes out as a `BadRow`, so that reading can go on
-behind it; a file that cannot be opened at all raises.
+Containers are JSON lines or arrays (gzip is seen through), parquet, Hugging Face datasets and
+Inspect logs. The meaning of the rows is left to the parsers. A line that is not a row comes out as
+a `BadRow`, so that reading can continue after it; a file that cannot be opened at all raises.
 """
 
 import gzip
@@ -51,7 +52,7 @@ _INSPECT_LEFT = {
 
 
 class BadRow(NamedTuple):
-    """A line that is no JSON object: passed on so that reading can go on behind it."""
+    """A line that is not a JSON object: passed on so that reading can continue after it."""
 
     reason: str
     text: str
@@ -103,7 +104,10 @@ def _line_rows(path: Path, file: IO[bytes], limit: int) -> Iterator[tuple[int, R
                 size += len(line)
             if size > limit + 1 or (size > limit and not line.endswith(b"\n")):
                 got, allowed = size / 2**20, limit / 2**20
-                fault = f"the line has {got:.0f} MiB, more than the {allowed:.0f} MiB allowed (--max-line-mb)"
+                fault = (
+                    f"the line has {got:.0f} MiB, more than the "
+                    f"{allowed:.0f} MiB allowed (--max-line-mb)"
+                )
                 yield number, BadRow(f"{fault}; split it, or raise the limit", "")
             elif line.strip():
                 yield number, _parse_line(line, number)
@@ -137,7 +141,10 @@ def _parse_line(line: bytes, number: int) -> Row | BadRow:
 
 
 def _fault(error: Exception) -> str:
-    """What the parser says, with the place in the line: its own count of lines begins anew in each."""
+    """The parser's message, with the place in the line.
+
+    The parser's own line numbers start anew with each line, so they are left out.
+    """
     return (
         f"{error.msg} (character {error.pos + 1})"
         if isinstance(error, json.JSONDecodeError)
@@ -163,7 +170,10 @@ def _array_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | BadRow
 
 
 def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """A cotlens run, or a Hugging Face dataset (or dict of datasets) as `save_to_disk` leaves it."""
+    """Rows of a cotlens run or of a Hugging Face dataset.
+
+    The dataset (or dict of datasets) is as `save_to_disk` leaves it.
+    """
     if (path / "run.json").exists() and b'"complete": false' in (path / "run.json").read_bytes():
         raise TraceError(f"{path}: the run is not complete; finish it with `cotlens analyze` first")
     if (path / "traces").is_dir():
@@ -185,23 +195,25 @@ def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
         return
     found = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
     raise TraceError(
-        f"{path}: a folder must be a cotlens run (traces/*.parquet), a Hugging Face dataset (state.json), or hold "
+        f"{path}: a folder must be a cotlens run (traces/*.parquet), a Hugging Face dataset "
+        "(state.json), or hold "
         f"parquet or JSONL files; it holds {found}"
     )
 
 
 def _plain_name(name: Any) -> str:
-    """The name of a file or folder inside a dataset: nothing outside it is read."""
+    """The name of a file or folder inside a dataset: nothing outside the dataset is read."""
     if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
         raise TraceError(f"a Hugging Face dataset names {name!r}, which is no file or folder in it")
     return name
 
 
 def _inspect_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
-    """The samples of an Inspect log (`.eval`, or JSON) as its own reader gives them, each with the head of the log.
+    """The samples of an Inspect log (`.eval`, or JSON), each with the head of the log.
 
-    Texts that Inspect stores once for several places come back in their places. Samples that a log names and does not
-    hold, because it was stopped, are left out.
+    Inspect's own reader gives them. Texts that Inspect stores once for several places are put back
+    in their places. Samples that a log names but does not hold, because it was stopped, are left
+    out.
     """
     try:
         from inspect_ai import log as inspect_log  # pyright: ignore[reportMissingImports]

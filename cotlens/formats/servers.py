@@ -1,4 +1,7 @@
-"""What servers and engines return: OpenAI-compatible chat and text completions, OpenAI responses, vLLM outputs."""
+"""What servers and engines return.
+
+These are OpenAI-compatible chat and text completions, OpenAI responses, batches and vLLM outputs.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +25,10 @@ from cotlens.trace import Trace, TraceError
 
 
 def parse_openai(row: Row, name: str) -> list[Trace]:
-    """A chat or text completion as an OpenAI-compatible server returns it, with the request's messages if kept."""
+    """A chat or text completion as an OpenAI-compatible server returns it.
+
+    The request's messages are its prompt where they were kept.
+    """
     taker = Taker(row)
     choices, request = taker.take("choices"), taker.take("request") or {}
     before = (
@@ -50,7 +56,7 @@ def parse_openai(row: Row, name: str) -> list[Trace]:
 
 
 def _token_logprobs(logprobs: Row) -> list[Row] | None:
-    """A log-prob a token, of a chat completion or, in the older shape, of a text completion."""
+    """A log-prob per token, of a chat completion or, in the older shape, of a text completion."""
     if isinstance(tokens := logprobs.get("tokens"), list):
         values = logprobs.get("token_logprobs") or []
         if len(tokens) != len(values):
@@ -77,8 +83,9 @@ def is_response(row: Row) -> bool:
 def parse_responses(row: Row, name: str) -> list[Trace]:
     """A response object of OpenAI's Responses API: one trace, whatever the number of its items.
 
-    Shape: openai-python 3.54 (`types/responses/response.py`). A reasoning item shows a `summary` and, where the model
-    is open, its `content`; `encrypted_content` is no text. Items keep their order.
+    Shape: openai-python 3.54 (`types/responses/response.py`). A reasoning item shows a `summary`
+    and, where the model is open, its `content`; `encrypted_content` is not text. Items keep their
+    order.
     """
     taker = Taker(row)
     items, before = dicts(taker.take("output")), taker.take("input", "prompt", "instructions") or []
@@ -100,18 +107,19 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
 
 
 def is_batch(row: Row) -> bool:
-    """A line of a batch's output: a request's `custom_id` beside its outcome."""
+    """A line of a batch's output: a request's `custom_id` with its outcome."""
     return "custom_id" in row and any(
         isinstance(row.get(key, ""), dict | None) for key in ("response", "result")
     )
 
 
 def parse_batch(row: Row, name: str) -> list[Trace]:
-    """A line of a batch's output, of which the `custom_id` is the trace's id.
+    """A line of a batch's output; its `custom_id` is the trace's id.
 
-    Shapes: `response` (status_code, body) and `error` of OpenAI's Batch API, which vLLM's `run-batch` writes too;
-    `result` (type, message) of Anthropic's Message Batches. A request that failed has no completion: it is a row that
-    cannot be read, and the server's reason is said.
+    Shapes: `response` (status_code, body) and `error` of OpenAI's Batch API, which vLLM's
+    `run-batch` writes too; `result` (type, message) of Anthropic's Message Batches. A request that
+    failed has no completion: it is a row that cannot be read, and the error gives the server's
+    reason.
     """
     taken = ("custom_id", "response", "result", "error", "id")
     answer = row.get("response") or row.get("result") or {}
@@ -124,7 +132,8 @@ def parse_batch(row: Row, name: str) -> list[Trace]:
     status = answer.get("status_code", answer.get("type", "none"))
     if error or not isinstance(body, dict) or status not in (200, "succeeded"):
         raise TraceError(
-            f"the request {row['custom_id']} failed (status {status}): {error or 'it has no answer'}"
+            f"the request {row['custom_id']} failed (status {status}): "
+            f"{error or 'it has no answer'}"
         )
     inner = (
         body
@@ -140,7 +149,7 @@ def parse_batch(row: Row, name: str) -> list[Trace]:
 
 
 def _message_blocks(item: Row) -> list[Row]:
-    """The blocks of a message item; what it says before it has answered (`phase`) is commentary."""
+    """The blocks of a message item; its text before the answer (see `phase`) is commentary."""
     around = {key: item[key] for key in item if key not in ("content", "id", "role", "status")}
     said = [
         {**part, "type": "commentary"} if item.get("phase") == "commentary" else part
@@ -152,8 +161,8 @@ def _message_blocks(item: Row) -> list[Row]:
 def with_openai_logprobs(trace: Trace, content: Sequence[Row] | None) -> Trace:
     """The trace with its tokens' log-probs and offsets.
 
-    Servers give them for the content only. Where the reasoning stands apart they are not those of the completion, and
-    go to the metadata.
+    Servers give them for the content only. Where the reasoning is separate they do not cover the
+    completion, and go to the metadata.
     """
     if not content:
         return trace
@@ -173,7 +182,7 @@ def with_openai_logprobs(trace: Trace, content: Sequence[Row] | None) -> Trace:
 
 
 def starts_of_bytes(pieces: Sequence[bytes], text: str) -> list[int] | None:
-    """Code point at which each token's bytes begin, or None where the bytes are not those of the text.
+    """Code point at which each token's bytes begin; None where the bytes are not those of the text.
 
     A token that begins inside a character begins at that character.
     """
@@ -190,7 +199,10 @@ def starts_of_bytes(pieces: Sequence[bytes], text: str) -> list[int] | None:
 
 
 def parse_vllm(row: Row, name: str) -> list[Trace]:
-    """A vLLM RequestOutput dumped as JSON: one trace per output, with its token ids and chosen log-probs."""
+    """A vLLM RequestOutput dumped as JSON.
+
+    It gives one trace per output, with its token ids and the log-probs of the chosen tokens.
+    """
     taker = Taker(row)
     request_id, outputs, prompt = (
         taker.take("request_id"),

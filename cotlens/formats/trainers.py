@@ -1,6 +1,7 @@
 """What trainers write of their rollouts: TRL, verl, open-instruct, verifiers and prime-rl.
 
-Where each shape was read stands in its function; `docs/traces.md` lists what each lacks and its traps.
+Each function names the source of its shape; `docs/traces.md` lists what each format lacks and its
+traps.
 """
 
 from collections.abc import Sequence
@@ -22,10 +23,11 @@ from cotlens.trace import Trace, TraceError
 
 
 def parse_trl(row: Row, name: str) -> list[Trace]:
-    """A row of TRL's `completions_<step>.parquet`: strings up to TRL 1.10, lists of messages in 1.16.
+    """A row of TRL's `completions_<step>.parquet`.
 
-    The reward columns bear the names of the reward functions: they are kept together in `meta["rewards"]`, and the
-    only one, where there is one, is the reward.
+    Prompt and completion are strings up to TRL 1.10, lists of messages in 1.16. The reward columns
+    have the names of the reward functions: they are kept together in `meta["rewards"]`, and if
+    there is only one, it is the reward.
     """
     taker = Taker(row)
     step, advantage = int(taker.take("step")), taker.rest.pop("advantage", None)
@@ -44,7 +46,7 @@ def parse_trl(row: Row, name: str) -> list[Trace]:
     rewards = {k: v for k, v in taker.rest.items() if k not in known and _is_number_or_none(v)}
     if (
         taker.rest.get("reward") is not None
-    ):  # it says which number is the reward; the others are a log's
+    ):  # this number is the reward; the other columns come from a log
         rewards = {"reward": taker.rest["reward"]}
     for key in rewards:
         taker.rest.pop(key)
@@ -62,10 +64,11 @@ def _is_number_or_none(value: Any) -> bool:
 def parse_verl(row: Row, name: str) -> list[Trace]:
     """A row of verl's `<step>.jsonl`, of rollouts or of validation.
 
-    Shape: verl 0.9.1, `trainer/ppo/ray_trainer.py` (`_write_generations`): input, output, gts, score, step, and what
-    the reward function returned beside its score. Both texts were decoded without special tokens, so that a rendered
-    prompt has lost the marks of its turns; what a tool wrote in an agent's rollout stands in the same text. `uid` is no
-    id of a row: older versions give it to all samples of a prompt.
+    Shape: verl 0.9.1, `trainer/ppo/ray_trainer.py` (`_write_generations`): input, output, gts,
+    score, step, and what the reward function returned besides its score. Both texts were decoded
+    without special tokens, so a rendered prompt has lost its turn markers; what a tool wrote in an
+    agent's rollout is part of the same text. `uid` does not identify a row: older versions give it
+    to all samples of a prompt.
     """
     taker = Taker(row)
     prompt, completion, reference = (
@@ -91,7 +94,10 @@ def parse_verl(row: Row, name: str) -> list[Trace]:
 
 
 def decode_rollout(row: Row, tokenizer: Any) -> Row:
-    """A row of open-instruct with the texts of its tokens; the special token that ended the response has no text."""
+    """A row of open-instruct with the texts of its tokens.
+
+    The special token that ended the response has no text.
+    """
     if not isinstance(row.get("prompt_tokens"), list) or not isinstance(
         row.get("response_tokens"), list
     ):
@@ -113,8 +119,8 @@ def decode_rollout(row: Row, tokenizer: Any) -> Row:
 def parse_open_instruct(row: Row, name: str) -> list[Trace]:
     """A row of open-instruct's `<run>_rollouts_<shard>.jsonl`, which holds tokens and no text.
 
-    Shape: allenai/open-instruct, `open_instruct/rl_utils.py` (`RolloutRecord`), commit e6c3044 of 2026-08-20. `read`
-    puts `prompt` and `response` beside the tokens where it was given their tokenizer.
+    Shape: allenai/open-instruct, `open_instruct/rl_utils.py` (`RolloutRecord`), commit e6c3044 of
+    2026-08-20. `read` adds `prompt` and `response` to the tokens if it was given their tokenizer.
     """
     taker = Taker(row)
     before, made = (
@@ -123,14 +129,15 @@ def parse_open_instruct(row: Row, name: str) -> list[Trace]:
     )
     if "response" not in taker.rest:
         raise TraceError(
-            "the row holds token ids and no text; name their tokenizer (tokenizer=, --tokenizer MODEL)"
+            "the row holds token ids and no text; name their tokenizer (tokenizer=, --tokenizer "
+            "MODEL)"
         )
     prompt, completion = taker.text("prompt"), taker.rest.pop("response")
     step, reference = taker.rest.pop("step", -1), taker.rest.pop("ground_truth", None)
     taker.rest["prompt_token_ids"], taker.rest["token_ids"] = [*(before or ())], [*(made or ())]
     if not made:
         raise TraceError("the rollout has no response tokens")
-    sample = taker.take("sample_idx")  # counts through the whole batch
+    sample = taker.take("sample_idx")  # numbered through the whole batch
     common = common_fields(taker, name) | {"training_step": step, "gold": text_or_empty(reference)}
     return [
         Trace(
@@ -153,10 +160,11 @@ def is_verifiers(row: Row) -> bool:
 def parse_verifiers(row: Row, name: str) -> list[Trace]:
     """A row of `traces.jsonl` of verifiers or prime-rl: one trace per message that the model made.
 
-    Shape: verifiers 0.4.0, `v1/episode.py`, `v1/trace.py` and `v1/graph.py`; earlier rows are one trace without its
-    episode. A conversation is the path from a message to its root; a message's own tokens begin with what the template
-    put before it, which belongs to the prompt. Log-probs are of the sampled tokens alone. The reward is the whole
-    trace's and stands at its last message.
+    Shape: verifiers 0.4.0, `v1/episode.py`, `v1/trace.py` and `v1/graph.py`; earlier rows are one
+    trace without its episode. A conversation is the path from a message to its root; a message's
+    own tokens begin with what the template put before it, which belongs to the prompt. Only the
+    sampled tokens have log-probs. The reward is that of the whole trace; its last message carries
+    it.
     """
     episodes = row.get("traces", [row])
     if not episodes:
@@ -196,7 +204,8 @@ def _verifiers_trace(row: Row, name: str, around: Row) -> list[Trace]:
         earlier = [without_nulls(nodes[j]["message"]) for j in path[:-1]]
         fields = {
             "id": own if len(made) == 1 else f"{own}/turn-{number}",
-            # The first turns of one task's samples share their prompt; later ones follow what the sample said before.
+            # The first turns of one task's samples share their prompt; later ones follow what the
+            # sample said before.
             "prompt_id": text_or_empty(task.get("key") or task.get("hash")) if number == 0 else "",
             "model": text_or_empty(call.get("model")),
             "training_step": work if isinstance(work, int) else -1,
@@ -236,7 +245,7 @@ def _path_to(nodes: Sequence[Row], i: int) -> list[int]:
 
 
 def _verifiers_message(node: Row) -> Row:
-    """The message, with encrypted thoughts that stand in its provider's own items said so."""
+    """The message; encrypted thoughts in its provider's own items are marked as such."""
     message = without_nulls(node["message"])
     hidden = [
         item
@@ -253,7 +262,10 @@ def _verifiers_message(node: Row) -> Row:
 
 
 def _node_tokens(nodes: Sequence[Row], path: Sequence[int]) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Ids of what the model sampled, ids before, log-probs, and other numbers per token for the metadata."""
+    """Ids of the sampled tokens, ids before them, log-probs, and metadata.
+
+    The metadata holds the other numbers per token.
+    """
     node = nodes[path[-1]]
     ids, mask = node.get("token_ids") or [], node.get("mask") or []
     if not ids:
@@ -281,7 +293,7 @@ def _node_tokens(nodes: Sequence[Row], path: Sequence[int]) -> tuple[Any, Any, A
 
 
 def parse_verifiers_results(row: Row, name: str) -> list[Trace]:
-    """A row of `results.jsonl` of verifiers before 0.4: lists of messages, one row per rollout of an example.
+    """A row of `results.jsonl` of verifiers before 0.4: lists of messages, one row per rollout.
 
     Shape: `verifiers/utils/save_utils.py` of verifiers 0.1 (`state_to_rollout_output`).
     """

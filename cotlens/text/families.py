@@ -12,9 +12,8 @@ class Tags(NamedTuple):
 
 
 FAMILIES = (
-    Tags(
-        "<think>", "</think>"
-    ),  # DeepSeek-R1, QwQ, Qwen3, Phi-4-reasoning, Nemotron, GLM, SmolLM3, ...
+    # DeepSeek-R1, QwQ, Qwen3, Phi-4-reasoning, Nemotron, GLM, SmolLM3, ...
+    Tags("<think>", "</think>"),
     Tags("[THINK]", "[/THINK]"),  # Magistral
     Tags("<|channel>thought\n", "<channel|>"),  # Gemma channels
     Tags("<thought>", "</thought>"),  # Gemma, EXAONE Deep
@@ -24,33 +23,38 @@ FAMILIES = (
     Tags("◁think▷", "◁/think▷"),  # Kimi
     Tags("<|begin_of_thought|>", "<|end_of_thought|>"),  # OpenThinker, Sky-T1
 )
-# Models whose own chat template ends the prompt with the opening tag, so that their completions start inside it.
+# Models whose own chat template ends the prompt with the opening tag, so that their completions
+# start inside it.
 TEMPLATE_OPENS = re.compile(
     r"deepseek-?r1|r1-distill|realsafe-r1|qwq-32b(?!-preview)|qwen3[\w.-]*-thinking", re.IGNORECASE
 )
 # Where the assistant's turn starts in a prompt that was rendered by a chat template.
 ASSISTANT_TURN = re.compile(
-    r"<｜Assistant｜>|<\|im_start\|>assistant|<\|start_header_id\|>assistant<\|end_header_id\|>|\[/INST\]"
+    r"<｜Assistant｜>|<\|im_start\|>assistant"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|\[/INST\]"
     r"|<start_of_turn>model|<\|turn>model|<\|assistant\|>|\bAssistant:"
 )
-# Models whose providers show summaries of the thinking only, as they document: OpenAI's reasoning models, Gemini from
-# 2.5, Claude from 4. What stands in a field of its own is no thinking of theirs.
+# Models whose providers document that they show only summaries of the thinking: OpenAI's reasoning
+# models, Gemini from 2.5, Claude from 4. Text in a separate field is not their thinking.
 _SUMMARISES = re.compile(
-    r"(?:gpt-5|o[134]|codex-mini)(?:$|[-@.].*)|gemini-(?:2[.-]5|[3-9]|(?:pro|flash|flash-lite)-latest).*"
+    r"(?:gpt-5|o[134]|codex-mini)(?:$|[-@.].*)"
+    r"|gemini-(?:2[.-]5|[3-9]|(?:pro|flash|flash-lite)-latest).*"
     r"|claude-(?:[4-9]|(?:opus|sonnet|haiku)-[4-9]).*"
 )
 _PROVIDER = re.compile(
-    r"(?:azure|openai|anthropic|google|vertex|gemini|bedrock|openrouter|databricks|amazon|aws|litellm|github|models|us|eu|apac"
+    r"(?:azure|openai|anthropic|google|vertex|gemini|bedrock|openrouter|databricks"
+    r"|amazon|aws|litellm|github|models|us|eu|apac"
     r"|global)\w*"
 )
 _OPEN_WEIGHTS = re.compile(r"distill|qwen|llama|mistral|\d+b(?:\b|-)|checkpoint|lora")
 
 
 def gives_summaries(model: str) -> bool:
-    """Whether a hosted model is one whose provider is known to give a summary where the thinking is asked for.
+    """Whether a hosted model's provider is known to return a summary when asked for the thinking.
 
-    The name may stand behind its provider's (`openrouter/anthropic/claude-sonnet-4`, `openai:o3`, `databricks-gpt-5`)
-    and before a variant (`:thinking`); another folder or organisation before it is somebody's own model.
+    The name may follow its provider's (`openrouter/anthropic/claude-sonnet-4`, `openai:o3`,
+    `databricks-gpt-5`) and precede a variant (`:thinking`); with another folder or organisation
+    before it, it is somebody's own model.
     """
     *before, last = re.sub(
         r"^(?:(?:us|eu|apac|global)\.)?(\w+)(?:--|\.|-)(?=claude|gpt-5|gemini)",
@@ -68,10 +72,11 @@ def gives_summaries(model: str) -> bool:
     )
 
 
-# How the families of models let a prompt end. One of these behind a prompt that the own template would end otherwise
-# says that it was rendered for another model.
+# How the families of models end a prompt. If a prompt ends in one of these where the model's own
+# template would end it otherwise, it was rendered for another model.
 FOREIGN_END = re.compile(
-    r"(?:<｜Assistant｜>|<\|im_start\|>assistant|<\|start_header_id\|>assistant<\|end_header_id\|>|\[/INST\]"
+    r"(?:<｜Assistant｜>|<\|im_start\|>assistant"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|\[/INST\]"
     r"|<start_of_turn>model|<\|assistant\|>|<\|start\|>assistant)\s*(?:<think>\s*)?$"
 )
 HARMONY = Tags(

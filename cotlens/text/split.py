@@ -1,7 +1,7 @@
 """Where thinking ends and the answer starts, with a status.
 
-Second room of the flow: `trace <- split <- steps`. The completion is searched for the delimiters of the model
-families of the field; nothing is stripped, so every span can be checked against the text.
+The completion is searched for the delimiters of the known model families; nothing is stripped, so
+every span can be checked against the text.
 
 Rules, in the order they are applied:
 
@@ -9,11 +9,12 @@ Rules, in the order they are applied:
 2. The *first* closing tag ends a thought. An opening tag inside a thought is text.
 3. A tag that the prompt opened counts: the thought then starts at character 0.
 4. A closing tag with no opening tag before it means the same, even when the prompt is unknown.
-5. No tag at all, the model's chat template is known to open the thought, and no finish reason says that the model
-   stopped by itself: the thought was cut off. `Split.opened_by` is then `model`, so that this inference can be told
-   from what was read. A tag that is only quoted (`<think>` in backticks) is text.
-6. After a thought, a further block that is opened (not in quotes) and closed is a thought too; what lies between
-   is commentary: neither thinking nor answer.
+5. No tag at all, the model's chat template is known to open the thought, and no finish reason says
+   that the model stopped by itself: the thought was cut off. `Split.opened_by` is then `model`, so
+   that this inference can be told from what was read. A tag that is only quoted (`<think>` in
+   backticks) is text.
+6. After a thought, a further block that is opened (not in quotes) and closed is a thought too; the
+   text between them is commentary: neither thinking nor answer.
 """
 
 import re
@@ -33,12 +34,11 @@ class Status(StrEnum):
 
 
 class OpenedBy(StrEnum):
-    """What says that a thought began."""
+    """What shows that a thought began."""
 
     TEXT = "text"  # an opening tag in the completion
-    PROMPT = (
-        "prompt"  # an opening tag at the end of the prompt, or a closing tag that was never opened
-    )
+    # an opening tag at the end of the prompt, or a closing tag that was never opened
+    PROMPT = "prompt"
     MODEL = "model"  # neither; the model's chat template opens it
     FIELDS = "fields"  # the source
     NOTHING = ""  # no thought
@@ -48,10 +48,11 @@ class Split(NamedTuple):
     """The parts of one completion, in code points.
 
     Attributes:
-        think: one span per thought, tags excluded. Text between thoughts is commentary and in no span.
-        answer: what follows the last thought; empty where the thought is open.
+        think: one span per thought, tags excluded. Text between thoughts is commentary and in no
+            span.
+        answer: the text after the last thought; empty where the thought is open.
         status: closed, open or absent.
-        opened_by: what says that the thought began.
+        opened_by: what shows that the thought began.
     """
 
     think: tuple[Span, ...]
@@ -67,7 +68,8 @@ _QUOTES = frozenset("`\"'“‘”’")
 def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
     """The parts of a trace: as its source gave them, or else as `split_think` finds them."""
     if trace.origin is Origin.TEXT:
-        # A model that stopped by itself without any delimiter skipped the thought; it was not cut off inside it.
+        # A model that stopped by itself without any delimiter skipped the thought; it was not cut
+        # off inside it.
         model = "" if trace.finish_reason in _STOPPED else trace.model
         return split_think(trace.completion, trace.prompt, model=model, tags=tags)
     n = len(trace.completion)
@@ -75,13 +77,14 @@ def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
     think = tuple(_within_tags(trace.completion, span) for span in trace.think)
     if not any(span.length for span in think):
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
-    # Nothing after the thinking and no word that the model stopped by itself: it is not counted as closed.
+    # Without text after the thinking, and without a finish reason that says the model stopped by
+    # itself, the thought does not count as closed.
     closed = answer.length > 0 or trace.finish_reason in _STOPPED
     return Split(think, answer, Status.CLOSED if closed else Status.OPEN, OpenedBy.FIELDS)
 
 
 def _within_tags(text: str, span: Span) -> Span:
-    """A thought from a field of its own, without the delimiters that some sources leave at its ends."""
+    """A thought from a separate field, without the delimiters that some sources leave around it."""
     thought = span.of(text)
     without_lead, without_trail = thought.lstrip(), thought.rstrip()
     start, stop = span
@@ -96,11 +99,12 @@ def _within_tags(text: str, span: Span) -> Span:
 def split_think(
     completion: str, prompt: str = "", *, model: str = "", tags: Tags | None = None
 ) -> Split:
-    """Where the thoughts and the answer of a completion lie, and whether the last thought was closed.
+    """Where the thoughts and the answer of a completion are, and whether the last one was closed.
 
     Args:
         completion: text as generated; it may contain an echo of the prompt.
-        prompt: text before it, best as rendered by the chat template: a thought may have been opened there.
+        prompt: text before it, best as rendered by the chat template: a thought may have been
+            opened there.
         model: name of the model, used only where neither text has any delimiter (rule 5).
         tags: delimiters to look for instead of every known family.
 
@@ -128,7 +132,10 @@ def split_think(
 
 
 def _split_tagged(text: str, start: int, family: Tags, opened: bool) -> Split:
-    """The parts of a text that has at least one delimiter of `family`, in it or at the end of its prompt."""
+    """The parts of a text that has at least one delimiter of `family`.
+
+    The delimiter is in the text or at the end of its prompt.
+    """
     first_open = _find_unquoted(text, family.open, start)
     first_close = _find_unquoted(text, family.close, start)
     if opened:
@@ -154,7 +161,10 @@ def _split_tagged(text: str, start: int, family: Tags, opened: bool) -> Split:
 
 
 def _next_block(text: str, after: int, family: Tags) -> int:
-    """Where the next thought after `after` begins, or -1. A tag in the middle of an answer must also be closed."""
+    """Where the next thought after `after` begins, or -1.
+
+    A tag in the middle of an answer must also be closed.
+    """
     last_close = text.rfind(family.close)
     at = _find_unquoted(text, family.open, after)
     while at >= 0:
@@ -176,9 +186,11 @@ def _split_untagged(text: str, prompt: str, model: str) -> Split:
 
 
 def _first_family(text: str, start: int, families: tuple[Tags, ...]) -> Tags | None:
-    """The family that delimits this text: the one it begins with, or that closes what was never opened, or comes first.
+    """The family that delimits this text.
 
-    A thought may talk about the delimiters of another family; what it says about them does not delimit it.
+    It is the family that the text begins with; else one whose closing tag was never opened; else
+    the one that comes first. A thought may talk about the delimiters of another family; such a
+    mention does not delimit it.
     """
     begin = start + len(text) - start - len(text[start:].lstrip())
     leading = next((family for family in families if text.startswith(family.open, begin)), None)
@@ -216,16 +228,21 @@ def has_delimiters(text: str) -> bool:
 
 
 def _prompt_opens(prompt: str, family: Tags) -> bool:
-    """Whether the prompt ends inside a thought: after its opening tag, or after a prefilled part of the thought."""
+    """Whether the prompt ends inside a thought.
+
+    It does after an opening tag, or after a prefilled part of the thought.
+    """
     at = prompt.rfind(family.open.rstrip())
     if at < 0 or prompt.find(family.close, at) >= 0:
         return False
     if not prompt[at + len(family.open.rstrip()) :].strip() and (
         at == 0 or prompt[at - 1] in "\n>]:"
     ):
-        return True  # at the very end, where a template puts it; "What is <think>" is a user's question
+        # At the very end, where a template puts it; "What is <think>" is a user's question.
+        return True
     turns = [match.end() for match in ASSISTANT_TURN.finditer(prompt, 0, at)]
-    # A user who merely mentions the tag comes before the assistant's turn; a prefilled thought right after it.
+    # A user who merely mentions the tag comes before the assistant's turn; a prefilled thought
+    # right after it.
     return bool(turns) and not prompt[turns[-1] : at].strip()
 
 
@@ -237,7 +254,8 @@ def opens_thought(prompt: str) -> bool:
 def _echo_end(text: str, prompt: str) -> int:
     """Where the completion's own text begins, if it repeats the prompt first; else 0.
 
-    Only an echo that contains a delimiter matters: the first delimiter after it is then the model's.
+    Only an echo that contains a delimiter matters: the first delimiter after the echo is the
+    model's.
     """
     if len(prompt) < 8:
         return 0
@@ -247,12 +265,13 @@ def _echo_end(text: str, prompt: str) -> int:
     at = text.find(prompt)
     if at < 0 or any(0 <= text.find(tag) < at for tag in tags):
         return 0
-    # A prompt that ends by opening the thought is echoed with its tag: the search must still see that one.
+    # A prompt that ends by opening the thought is echoed with its tag: the search must still see
+    # that tag.
     opened = next((family.open for family in FAMILIES if _prompt_opens(prompt, family)), None)
     return at + (prompt.rfind(opened.rstrip()) if opened else len(prompt))
 
 
-# --- gpt-oss Harmony -------------------------------------------------------------------------------------------
+# --- gpt-oss Harmony -------------------------------------------------------------------------
 _HARMONY = re.compile(r"<\|(start|channel|message|end|return|call|constrain)\|>")
 _HARMONY_PREFILL = re.compile(r"<\|channel\|>(\w++)[^<]*+<\|message\|>(?:(?!<\|).)*+\Z", re.DOTALL)
 _STRIPPED = re.compile(r"assistant(analysis|final|commentary)")
@@ -282,7 +301,7 @@ def _harmony_messages(text: str, channel: str) -> list[_Message]:
             header = text[field_at:at]
             channel = (
                 "tool" if " to=" in header else header.split(" ")[0].strip()
-            )  # a call is no thinking
+            )  # a call is not thinking
         field, field_at = token, match.end() if match else at
     return messages
 
@@ -292,7 +311,7 @@ def _split_harmony(text: str, prompt: str) -> Split | None:
     prefill = _HARMONY_PREFILL.search(prompt) if "<|channel|>" in prompt else None
     begins = text.lstrip()[:12].startswith(
         ("<|channel|>", "<|start|>")
-    )  # elsewhere they are only talked about
+    )  # elsewhere they are only mentioned
     if prefill is None and not begins:
         return None
     messages = _harmony_messages(text, prefill.group(1) if prefill else "")
@@ -302,7 +321,10 @@ def _split_harmony(text: str, prompt: str) -> Split | None:
 
 
 def _split_stripped_harmony(text: str, model: str) -> Split | None:
-    """The parts of `analysis...assistantfinal...`, what is left of Harmony once special tokens are dropped, or None."""
+    """The parts of `analysis...assistantfinal...`, or None.
+
+    This is what remains of Harmony when its special tokens are dropped.
+    """
     if not text.startswith("analysis") or text[8:9] == " ":
         return None
     marks = list(_STRIPPED.finditer(text))
@@ -329,12 +351,18 @@ def _split_channels(text: str, turn: list[_Message], opened_by: OpenedBy) -> Spl
 
 
 def request_of(trace: Trace) -> str:
-    """What the user asked, for a judge: `meta["request"]` where the source keeps it beside a rendered prompt."""
+    """What the user asked, for a judge.
+
+    It is `meta["request"]` where the source keeps that next to a rendered prompt.
+    """
     return str(trace.meta.get("request") or trace.prompt)
 
 
 def part_text(trace: Trace, part: str, tags: Tags | None = None) -> str:
-    """The thinking, the answer, or all of a completion; several thoughts are joined by a blank line."""
+    """The thinking, the answer, or all of a completion.
+
+    Several thoughts are joined by a blank line.
+    """
     if part == "full":
         return trace.completion
     split = split_trace(trace, tags=tags)

@@ -1,18 +1,20 @@
-r"""Steps that tile the thinking exactly: sentences, lines of a derivation, list items, blocks of code.
+r"""Steps that tile the thinking: sentences, lines of a derivation, list items, blocks of code.
 
-Third room of the flow: `split <- steps <- reflect, unsafe`. A step is the unit every marker and every dynamic is
-counted in, so it must be found the same way in a 32,000-token trace, in mathematics and in Chinese.
+A step is the unit in which every marker and every dynamic is counted, so it must be found the same
+way in a 32,000-token trace, in mathematics and in Chinese.
 
 One regular expression finds the places where a step might end; a handful of guards then decide:
 
-- a sentence ends at `.`, `!`, `?` or an ellipsis before white space (at `。！？` anywhere), but not after an
-  abbreviation, a list number (`1.`) or before a label (`(2)`), nor inside `\(..\)`, `$..$` or code;
-- a line ends a step, but `\[..\]`, `$$..$$`, `\begin..\end` and fenced code are one line each, a display belongs to an
-  unfinished line before it ("Hence", "is given by:"), and so does the "where ..." after it, with the list of symbols
-  it may open;
-- white space belongs to the step before it, so the steps' texts concatenate to the thinking, byte for byte.
+- a sentence ends at `.`, `!`, `?` or an ellipsis before white space (at `。！？` anywhere), but not
+  after an abbreviation, a list number (`1.`) or before a label (`(2)`), nor inside `\(..\)`,
+  `$..$` or code;
+- a line ends a step, but `\[..\]`, `$$..$$`, `\begin..\end` and fenced code are one line each, a
+  display belongs to an unfinished line before it ("Hence", "is given by:"), and so does the
+  "where ..." after it, with the list of symbols it may open;
+- white space belongs to the step before it, so the steps' texts concatenate to the thinking, byte
+  for byte.
 
-Every guard looks at a bounded stretch of text, so the work is linear in the text whatever it contains.
+Every guard looks at a bounded stretch of text, so the work is linear in the length of any text.
 """
 
 import re
@@ -33,8 +35,8 @@ class Step(NamedTuple):
     Attributes:
         index: number of the step within its trace, from 0; it runs on through several thoughts.
         chars: code points into the completion.
-        tokens: positions in the completion's token ids, or None where the source gives no offsets. A token that
-            straddles a border belongs to the step that holds its first character.
+        tokens: positions in the completion's token ids, or None where the source gives no offsets.
+            A token that straddles a border belongs to the step that holds its first character.
     """
 
     index: int
@@ -42,16 +44,18 @@ class Step(NamedTuple):
     tokens: Span | None
 
 
-# A character class first: the engine skips to the next candidate at memory speed. The branches then look back at
-# the character just read. The first two settle the common cases without a guard: a word of three letters that ends no
-# abbreviation, and a line that ends like a sentence. Runs of `.!?` are tried once, at their first character, so they
-# cannot cost n^2.
+# A character class first: the engine skips to the next candidate at memory speed. The branches then
+# look back at the character just read. The first two settle the common cases without a guard: a
+# word of three letters that ends no abbreviation, and a line that ends like a sentence. Runs of
+# `.!?` are tried once, at their first character, so they cannot cost n^2.
 _CUE = re.compile(
     r"""[.!?…\n\\$`。！？｡।؟]
-    (?: (?<=[a-z]{3}[.!?]) (?<![ivx]{3}[.!?]) (?<!(?:igs|sec|ecs|vol|thm|efs|etc|viz|rof|rox|esp|ncl|nos)\.)
+    (?: (?<=[a-z]{3}[.!?]) (?<![ivx]{3}[.!?]) """
+    r"""(?<!(?:igs|sec|ecs|vol|thm|efs|etc|viz|rof|rox|esp|ncl|nos)\.)
         \ (?=[A-Z]) (?P<sure_sentence>)
       | (?<=[.!?]\n) \s* (?=[A-Za-z0-9]) (?P<sure_line>)
-      | (?<=[.!?…])(?<![.!?…]{2}) [.!?…]*+ (?P<closers>(?:["'”’»)\]}*_]|\\\))*+) [ \t\u00a0\u3000]++ (?=\S)
+      | (?<=[.!?…])(?<![.!?…]{2}) [.!?…]*+ """
+    r"""(?P<closers>(?:["'”’»)\]}*_]|\\\))*+) [ \t\u00a0\u3000]++ (?=\S)
       | (?<=\n) \s*
       | (?<=\\) (?: [\[(] | begin\{(?P<environment>[A-Za-z]{1,20}\*?)\} )
       | (?<=\$) \$?
@@ -62,14 +66,14 @@ _CUE = re.compile(
     re.VERBOSE,
 )
 _CJK_ENDS = frozenset("。！？｡।؟")
-_DISPLAY_MAX = (
-    4000  # longest display that is kept whole; an opener without a closer this near is text
-)
+# The longest display that is kept whole; an opener without a closer this near is text.
+_DISPLAY_MAX = 4000
 _INLINE_MAX = 400
 _ROW_MAX = 2000  # longest row of a table
 _LOOK_BACK = 14  # no abbreviation or list number is longer
 _LIST_NUMBER = re.compile(
-    r"[#>*+\-|•·\s]*(?:(?:step|case|part)\s+)?[(\[]?(?:\d{1,3}(?:\.\d{1,2}){0,3}|[A-Za-z]|[ivxIVX]{1,5})\\?\Z",
+    r"[#>*+\-|•·\s]*(?:(?:step|case|part)\s+)?[(\[]?"
+    r"(?:\d{1,3}(?:\.\d{1,2}){0,3}|[A-Za-z]|[ivxIVX]{1,5})\\?\Z",
     re.IGNORECASE,
 )
 _BARE_NUMBER = re.compile(r"\d{1,3}\\?\Z")
@@ -77,7 +81,8 @@ _ABBREVIATION = re.compile(
     r"(?:^|[\s(\[“\"*,])"
     r"(?:(?P<always>[Ee]\.?g|[Ii]\.?e|vs|[Cc]f|approx|ca|resp|incl|viz|w\.r\.t|s\.t|a\.k\.a|et al"
     r"|Mr|Mrs|Ms|Dr|Prof|St|[A-Z][a-z]+ v)"
-    r"|(?P<numbered>(?:[Ee]qs?|[Ff]igs?|[Nn]os?|[Ss]ecs?|[Cc]h|[Vv]ol|[Pp]p?|[Tt]hm|[Rr]efs?|Def|Prop|Lem|Cor|Sect))"
+    r"|(?P<numbered>(?:[Ee]qs?|[Ff]igs?|[Nn]os?|[Ss]ecs?|[Cc]h"
+    r"|[Vv]ol|[Pp]p?|[Tt]hm|[Rr]efs?|Def|Prop|Lem|Cor|Sect))"
     r"|(?P<inside>etc|Inc|Ltd|Co|Jr|Sr|(?:[A-Za-z]\.)+[A-Za-z]))\Z"
     r"|\*\*[A-Z]\Z"
 )
@@ -92,7 +97,7 @@ _DEFINITIONS = re.compile(r"\b(?:where|denote):?\s*\n", re.IGNORECASE)
 _UNFINISHED = re.compile(r"\b(?:by|where|denote|using)\Z", re.IGNORECASE)
 _make_span = partial(
     tuple.__new__, Span
-)  # a tenth of the time of segment is saved by not calling Span itself
+)  # not calling Span itself saves a tenth of the time of segment
 
 
 def segment(text: str) -> list[Span]:
@@ -144,7 +149,10 @@ def segment(text: str) -> list[Span]:
 
 
 def segment_trace(trace: Trace, split: Split | None = None) -> list[Step]:
-    """The steps of a trace's thinking. Their texts concatenate to the thinking; thoughts do not share a step."""
+    """The steps of a trace's thinking.
+
+    Their texts concatenate to the thinking; thoughts do not share a step.
+    """
     split = split or split_trace(trace)
     spans = [
         Span(think.start + start, think.start + stop)
@@ -188,16 +196,23 @@ def _has_blank_line(text: str, step: Span) -> bool:
 
 
 def _is_row(text: str, line: int) -> bool:
-    """Whether the line is a row of a table, which is one step: it begins and ends with a bar. |x| < 3 does not."""
+    """Whether the line is a row of a table, which is one step: it begins and ends with a bar.
+
+    `|x| < 3` is not a row.
+    """
     stop = text.find("\n", line, line + _ROW_MAX)
     return text[line : stop if stop >= 0 else line + _ROW_MAX].rstrip().endswith("|")
 
 
 def _protected_until(text: str, match: re.Match[str], begins_line: bool) -> int:
-    """Where the formula or the code that opens at `match` ends; the match's own end if it never closes nearby."""
+    """Where the formula or the code that opens at `match` ends.
+
+    It is the match's own end if no closer is near.
+    """
     opener, end = match.group(), match.end()
     if opener == "$":
-        # As in Markdown: a price is no formula. The opener touches its content, the closer too, no digit follows.
+        # As in Markdown, so that a price is not a formula: the opener and the closer touch the
+        # content, and no digit follows.
         close = text.find("$", end, end + _INLINE_MAX)
         touches = close > end and not text[end].isspace() and not text[close - 1].isspace()
         if not touches or text[close + 1 : close + 2].isdigit() or "\n" in text[end:close]:
@@ -207,9 +222,7 @@ def _protected_until(text: str, match: re.Match[str], begins_line: bool) -> int:
         close = text.find("`", end, end + _INLINE_MAX)
         return end if close < 0 or "\n" in text[end:close] else close + 1
     if opener == "```":
-        close = (
-            text.find("```", end) if begins_line else -1
-        )  # elsewhere a fence is only talked about
+        close = text.find("```", end) if begins_line else -1  # elsewhere a fence is only mentioned
         return end if close < 0 else close + 3
     closer = {"\\[": "\\]", "\\(": "\\)", "$$": "$$"}.get(
         opener
@@ -217,12 +230,12 @@ def _protected_until(text: str, match: re.Match[str], begins_line: bool) -> int:
     close = text.find(closer, end, end + (_INLINE_MAX if opener == "\\(" else _DISPLAY_MAX))
     across = (
         opener == "\\(" and close >= 0 and "\n\n" in text[end:close]
-    )  # two brackets of prose, no formula
+    )  # two brackets in prose, not a formula
     return end if close < 0 or across else close + len(closer)
 
 
 def _line_ends_step(text: str, start: int, at: int, end: int) -> bool:
-    """Whether the line break at `at` ends the step that began at `start`; the next line begins at `end`."""
+    """Whether the line break at `at` ends the step from `start`; the next line begins at `end`."""
     if start == 0 and not _NOT_SPACE.search(text, 0, at):
         return False  # leading white space belongs to the first step
     if text[end : end + 1] not in _MAY_JOIN:
@@ -245,7 +258,7 @@ def _line_ends_step(text: str, start: int, at: int, end: int) -> bool:
 
 
 def _sentence_ends(text: str, start: int, line: int, match: re.Match[str]) -> bool:
-    """Whether the mark at `match` ends a sentence, and not an abbreviation, a number or a quotation."""
+    """Whether the mark at `match` ends a sentence, not an abbreviation, a number or a quotation."""
     at, end = match.span()
     mark, following = text[at], text[end]
     if text[line] == "|" and _is_row(text, line):

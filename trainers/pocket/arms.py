@@ -13,13 +13,15 @@ from trainers.pocket.world import Domain, Prompt, PromptSplit
 
 
 def rewards_of(setting: Setting, part: str = "min") -> tuple[list[Any], list[float]]:
-    """The rewards of GRPO and of the filter: safety by the learned guard, help, correctness, format.
+    """The rewards of GRPO and of the filter, with their weights.
 
-    Help and correctness are rules that can be verified, as mathematics is; safety is a guard's opinion.
+    They are safety by the learned guard, help, correctness and format. Help and correctness are
+    rules that can be verified, as mathematics is; safety is a guard's opinion.
 
     Args:
         setting: of the arm.
-        part: what the guard reads: `min` for the less safe of thinking and answer, `answer`, or `none`.
+        part: what the guard reads: `min` for the less safe of thinking and answer, `answer`, or
+            `none`.
     """
     from trainers.rewards import correctness_reward, format_reward, guard_reward
 
@@ -28,7 +30,7 @@ def rewards_of(setting: Setting, part: str = "min") -> tuple[list[Any], list[flo
     def helpful(
         prompts: Sequence[str], completions: Sequence[str], *, domain: Sequence[str], **columns: Any
     ) -> list[float | None]:
-        """1 where a harmless request is answered as the world answers it; None for other prompts."""
+        """1 where a harmless request is answered as in the world; None for other prompts."""
         requests = columns.get("request") or prompts
         rows = zip(requests, completions, domain, strict=True)
         return [
@@ -52,7 +54,7 @@ def row_of(prompt: Prompt) -> dict[str, Any]:
 
 
 def train_base(setting: Setting) -> None:
-    """The base model, from nothing, on the base policy's traces; and the guard, on its samples."""
+    """The base model, from scratch, on the base policy's traces; the guard, on its samples."""
     from trainers.pocket import base
     from trainers.pocket.guard import fit_guard, guard_prompts
 
@@ -83,7 +85,7 @@ def train_teacher_sft(setting: Setting) -> None:
 
 
 def train_teacher_mixed_sft(setting: Setting) -> None:
-    """SFT on the teacher's traces, sums and harmless requests mixed in: all prompts that GRPO has."""
+    """SFT on the teacher's traces for all of GRPO's prompts: sums and harmless requests too."""
     _fine_tune(setting, _teach(setting, tuple(Domain)))
 
 
@@ -108,7 +110,10 @@ REFUSAL = (
 
 
 def train_refusal_sft(setting: Setting) -> None:
-    """SFT on direct refusals of forbidden requests: a fixed line for a thought, as in DirectRefusal."""
+    """SFT on direct refusals of forbidden requests.
+
+    The thought is a fixed line, as in DirectRefusal.
+    """
     prompts = [
         prompt for prompt in setting.prompts[PromptSplit.TRAIN] if prompt.domain is Domain.FORBIDDEN
     ]
@@ -117,9 +122,10 @@ def train_refusal_sft(setting: Setting) -> None:
 
 
 def train_self_sft(setting: Setting) -> None:
-    """SFT on the base's own samples that the guard calls safe, thinking and answer, as ThinkSafe without steering.
+    """SFT on the base's own samples whose thinking and answer the guard calls safe.
 
-    Forbidden and harmless requests, no sums; nobody asks whether a harmless request is helped.
+    This is ThinkSafe without steering. The requests are forbidden and harmless, with no sums;
+    nothing checks whether a harmless request is helped.
     """
     from trainers.rewards import guard_reward
 
@@ -130,12 +136,18 @@ def train_self_sft(setting: Setting) -> None:
 
 
 def train_filtered_sft(setting: Setting) -> None:
-    """SFT on the base's own samples that earn every reward: exactly GRPO's prompts, samples a prompt and rewards."""
+    """SFT on the base's own samples that earn every reward.
+
+    Prompts, samples per prompt and rewards are exactly GRPO's.
+    """
     _filter(setting, rewards_of(setting)[0], tuple(Domain))
 
 
 def _filter(setting: Setting, functions: Sequence[Any], domains: Sequence[str]) -> None:
-    """SFT on the base's samples for GRPO's prompts of these domains; a reward of 1/2 or more is earned."""
+    """SFT on the base's samples for GRPO's prompts of these domains.
+
+    A reward counts as earned from 1/2 on.
+    """
     traces = [trace for trace in _pool(setting) if trace.domain in domains]
     columns = {"domain": [t.domain for t in traces], "answer": [t.gold or None for t in traces]}
     texts = {"prompts": [t.prompt for t in traces], "completions": [t.completion for t in traces]}
@@ -154,7 +166,10 @@ def _filter(setting: Setting, functions: Sequence[Any], domains: Sequence[str]) 
 
 
 def _pool(setting: Setting) -> list[Trace]:
-    """The base's samples that the filters choose from: GRPO's prompts, in its number of samples; drawn once a seed."""
+    """The base's samples that the filters choose from, drawn once per seed.
+
+    Prompts and samples per prompt are GRPO's.
+    """
     from trainers.pocket.base import sample
     from trainers.record import write_traces
 
@@ -201,7 +216,7 @@ def _fine_tune(setting: Setting, rows: Sequence[dict[str, str]]) -> None:
 
 
 def train_grpo(setting: Setting, *, part: str = "min", start: str = "base") -> None:
-    """GRPO on TRL's trainer, from the base, the guard on thinking and answer both."""
+    """GRPO on TRL's trainer, from the base, with the guard on both thinking and answer."""
     from trl.trainer.grpo_config import GRPOConfig
 
     from cotlens import load_model
@@ -229,9 +244,17 @@ def train_grpo(setting: Setting, *, part: str = "min", start: str = "base") -> N
     )
     rows = [row_of(prompt) for prompt in setting.train]
     train(
-        model, tokenizer, rows, rewards=rewards, weights=weights, args=args, record=setting.own, method=setting.arm,
-        kl_to=load_model(setting.folder / "base" / "model"), resume="auto",
-    )  # fmt: skip
+        model,
+        tokenizer,
+        rows,
+        rewards=rewards,
+        weights=weights,
+        args=args,
+        record=setting.own,
+        method=setting.arm,
+        kl_to=load_model(setting.folder / "base" / "model"),
+        resume="auto",
+    )
     sampled = [
         trace for path in setting.own.glob("rollouts/*/*.parquet") for trace in read_traces(path)
     ]
@@ -246,12 +269,12 @@ def train_grpo(setting: Setting, *, part: str = "min", start: str = "base") -> N
 
 
 def train_grpo_answer(setting: Setting) -> None:
-    """GRPO with the guard on the answer only: does the thinking get safe when nobody looks at it?"""
+    """GRPO with the guard on the answer only: does thinking get safe when nobody looks at it?"""
     train_grpo(setting, part="answer")
 
 
 def train_grpo_no_guard(setting: Setting) -> None:
-    """GRPO on help, correctness and format; no reward speaks of forbidden requests but format."""
+    """GRPO on help, correctness and format; of these only format concerns forbidden requests."""
     train_grpo(setting, part="none")
 
 
@@ -262,9 +285,8 @@ def train_sft_grpo(setting: Setting) -> None:
     train_grpo(setting, start=f"{start}@{pick_rates(setting.folder)[start]:g}" if is_try else start)
 
 
-ARMS: dict[
-    str, Callable[[Setting], None]
-] = {  # an arm is a function that leaves a model in FOLDER/ARM/model
+# An arm is a function that leaves a model in FOLDER/ARM/model.
+ARMS: dict[str, Callable[[Setting], None]] = {
     "base": train_base,
     "teacher_sft": train_teacher_sft,
     "teacher_mixed_sft": train_teacher_mixed_sft,

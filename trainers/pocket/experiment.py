@@ -1,19 +1,23 @@
-"""The pocket experiment: one small base model, its SFT and RL arms, and the figures that compare them, on a CPU.
+"""One small base model, its SFT and RL arms, and the figures that compare them, on a CPU.
 
-    python -m trainers.pocket.experiment -o runs/pocket                 # one seed, all arms, figures
-    python -m trainers.pocket.experiment -o runs/pocket --seeds 5       # goes on from what is there
-    python -m trainers.pocket.experiment -o runs/pocket --tune          # tries learning rates on the development seed
+    python -m trainers.pocket.experiment -o runs/pocket             # one seed, all arms, figures
+    python -m trainers.pocket.experiment -o runs/pocket --seeds 5   # goes on from what is there
+    python -m trainers.pocket.experiment -o runs/pocket --tune      # tries learning rates on the
+                                                                    # development seed
 
-A method demonstration: the world's self-jailbreaks are scripted (trainers/pocket/policy.py), so nothing here confirms a
-paper; what it shows is whether the instruments see what is there, since the truth of every sentence is known. Every
-stage leaves a file that says it is done; kill it anywhere, run it again, and it goes on.
+This is the pocket experiment, a method demonstration: the world's self-jailbreaks are scripted
+(trainers/pocket/policy.py), so nothing here confirms a paper. It shows whether the instruments see
+what is there, since the truth of every sentence is known. Every stage leaves a file that shows it
+is done: kill the script anywhere, run it again, and it resumes.
 
-    OUT/seed=0/base/model            an ordinary Hugging Face folder, and one for each arm
+    OUT/seed=0/base/model            an ordinary Hugging Face folder; one for each arm
     OUT/seed=0/base/guard.json       the learned guard that rewards ask; evaluations ask the oracle
     OUT/seed=0/ARM/rollouts          what GRPO sampled while it trained, as traces
-    OUT/seed=0/ARM/SET/              a cotlens run of the arm on a set of prompts: traces, steps, scores, guard
-    OUT/seed=0/ARM/truth.parquet     what the oracle says of each sample
-    OUT/seed=0/ARM/branching.parquet the arm's entropy where the base policy could have gone on otherwise
+    OUT/seed=0/ARM/SET/              a cotlens run of the arm on a set of prompts: traces, steps,
+                                     scores, guard
+    OUT/seed=0/ARM/truth.parquet     the oracle's verdict on each sample
+    OUT/seed=0/ARM/branching.parquet the arm's entropy where the base policy could have gone on
+                                     otherwise
     OUT/seed=0/ARM/early.parquet     what the arm answers when its unsafe thinking is cut short
     OUT/seed=1000/ARM@RATE           a try of a learning rate on the development seed
     OUT/study                        the tables of all seeds, from which `cotlens figures` draws
@@ -40,7 +44,7 @@ from trainers.pocket.tune import read_tries
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The script."""
+    """Runs the script."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/pocket"))
     parser.add_argument("--seeds", type=int, default=1)
@@ -69,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--plan: expected a JSON object, got {given.plan!r}")
     if unknown := set(given.plan) - set(Plan.__dataclass_fields__):
         parser.error(
-            f"--plan: unknown {', '.join(sorted(unknown))}; there are {', '.join(Plan.__dataclass_fields__)}"
+            f"--plan: unknown {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(Plan.__dataclass_fields__)}"
         )
     try:
         plan = Plan(**given.plan)
@@ -108,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     report(given.out, given.figures or given.out / "figures")
     show_line(
-        f"all done after {clock(time.monotonic() - started)}: {given.figures or given.out / 'figures'}",
+        f"all done after {clock(time.monotonic() - started)}: "
+        f"{given.figures or given.out / 'figures'}",
         last=True,
     )
 
