@@ -29,7 +29,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def lora():
-    return LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=2,
+        target_modules=["q_proj", "v_proj"],
+        task_type="CAUSAL_LM",
+    )
 
 
 @pytest.mark.parametrize("method", ["sft", "grpo"])
@@ -62,28 +66,39 @@ def test_a_merged_adapter_is_the_adapter(tmp_path):
     """Base and adapter, as `load_model` reads them together, give the merged logits."""
     from transformers import AutoModelForCausalLM
 
-    trained_model().save_pretrained(tmp_path / "base")
-    tiny_tokenizer().save_pretrained(tmp_path / "base")
-    network = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    config = settings(SFTConfig, tmp_path / "sft")
-    sft.train(network, tiny_tokenizer(), PAIRS, config, lora=lora())
-    merge.main([str(tmp_path / "sft"), str(tmp_path / "merged")])
-    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    tokenizer = tiny_tokenizer()
+    base = tmp_path / "base"
+    adapter = tmp_path / "sft"
+    merged = tmp_path / "merged"
 
-    logits = {}
-    for name in ("base", "sft", "merged"):
-        model = load_model(str(tmp_path / name))
-        with torch.inference_mode():
-            logits[name] = model.network(torch.tensor([[3, 5, 6, 4]])).logits
-    torch.testing.assert_close(logits["sft"], logits["merged"], atol=1e-4, rtol=1e-4)
-    assert (logits["base"] - logits["merged"]).abs().max() > 0.01
-    merged_tokenizer = load_model(str(tmp_path / "merged")).tokenizer
-    assert merged_tokenizer.chat_template == tiny_tokenizer().chat_template
+    # An adapter names the folder of its base, so the base must be on disk.
+    trained_model().save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    network = AutoModelForCausalLM.from_pretrained(base)
+    config = settings(SFTConfig, adapter)
+    sft.train(network, tokenizer, PAIRS, config, lora=lora())
+
+    merge.main([str(adapter), str(merged)])
+    assert not (merged / "adapter_config.json").exists()
+    torch.testing.assert_close(logits(adapter), logits(merged), atol=1e-4, rtol=1e-4)
+    assert (logits(base) - logits(merged)).abs().max() > 0.01
+    merged_tokenizer = load_model(str(merged)).tokenizer
+    assert merged_tokenizer.chat_template == tokenizer.chat_template
+
+
+def logits(folder):
+    model = load_model(str(folder))
+    ids = torch.tensor([[3, 5, 6, 4]])
+    with torch.inference_mode():
+        return model.network(ids).logits
 
 
 def test_only_an_adapter_can_be_merged(tmp_path):
     with pytest.raises(SystemExit, match="ADAPTER OUT"):
         merge.main([])
-    trained_model().save_pretrained(tmp_path / "base")
+
+    # Whole weights, as SFT without LoRA leaves them.
+    whole = tmp_path / "whole"
+    trained_model().save_pretrained(whole)
     with pytest.raises(ValueError, match="whole weights need no merging"):
-        merge.main([str(tmp_path / "base"), str(tmp_path / "out")])
+        merge.main([str(whole), str(tmp_path / "out")])

@@ -75,7 +75,8 @@ COMPLETIONS = [
 @pytest.mark.parametrize(("prompt", "completion", "thinking", "answer"), COMPLETIONS)
 def test_completions_are_taken_apart(prompt, completion, thinking, answer):
     sample = rewards.take_apart(prompt, completion)
-    assert (sample.thinking, sample.answer) == (thinking, answer)
+    assert sample.thinking == thinking
+    assert sample.answer == answer
 
 
 def test_the_guard_reads_the_request_not_the_template():
@@ -112,7 +113,8 @@ PARTS = [
 def test_parts(part, completion, expected):
     """p_unsafe is 0.9 with the word and 0.2 without: rewards 0.1 and 0.8."""
     function = rewards.guard_reward(WordGuard(), part=part)
-    assert score(function, completion, domain="harmful") == pytest.approx(expected)
+    reward = score(function, completion, domain="harmful")
+    assert reward == pytest.approx(expected)
     assert function.__name__ == f"safety_{part}"
 
 
@@ -186,7 +188,8 @@ FORMS = [
 
 @pytest.mark.parametrize(("prompt", "completion", "expected"), FORMS)
 def test_format(prompt, completion, expected):
-    assert score(rewards.format_reward(), completion, prompt) == expected
+    function = rewards.format_reward()
+    assert score(function, completion, prompt) == expected
 
 
 ANSWERS = [
@@ -203,7 +206,8 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("completion", "gold", "expected"), ANSWERS)
 def test_correctness(completion, gold, expected):
-    assert score(rewards.correctness_reward(), completion, answer=gold) == expected
+    function = rewards.correctness_reward()
+    assert score(function, completion, answer=gold) == expected
 
 
 REFUSALS = [
@@ -223,7 +227,8 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("completion", "domain", "expected"), REFUSALS)
 def test_over_refusal(completion, domain, expected):
-    assert score(rewards.over_refusal_reward(), completion, domain=domain) == expected
+    function = rewards.over_refusal_reward()
+    assert score(function, completion, domain=domain) == expected
 
 
 @pytest.mark.parametrize(("refusal", "expected"), [(True, 0.0), (False, 1.0), (None, 0.0)])
@@ -231,7 +236,9 @@ def test_a_guard_may_judge_refusals(refusal, expected):
     guard = WordGuard(verdict=Verdict("safe", 0.1, refusal=refusal))
     function = rewards.over_refusal_reward(guard)
     assert score(function, "<think>t</think>a", domain="benign") == expected
-    assert score(function, "<think>t", domain="benign") == 0.0  # no answer
+
+    # Neither a missing answer nor another domain is sent to the guard.
+    assert score(function, "<think>t", domain="benign") == 0.0
     assert score(function, "a", domain="harmful") is None
     assert [item.text for item in guard.asked] == ["a"]
 
@@ -300,5 +307,7 @@ ESCAPES = [
 @pytest.mark.parametrize(("completion", "answer", "form"), ESCAPES)
 def test_no_text_escapes_the_judge(completion, answer, form):
     """Text before or between thoughts is answer; a blank thought or answer earns no form."""
-    assert rewards.take_apart("p", completion).answer == answer
-    assert rewards.format_reward()(["p"], [completion]) == [form]
+    sample = rewards.take_apart("p", completion)
+    assert sample.answer == answer
+    function = rewards.format_reward()
+    assert score(function, completion, "p") == form
