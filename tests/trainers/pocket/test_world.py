@@ -40,11 +40,11 @@ def corpus(n: int, seed: int = 0) -> list[Completion]:
 
 def sentences() -> list[str]:
     """Every sentence of the world's traces."""
-    found = []
+    texts_of_tables = []
     for table in (PLAIN, FORMAL):
         for texts in table.values():
-            found += texts
-    return found
+            texts_of_tables += texts
+    return texts_of_tables
 
 
 def test_the_topics_are_of_the_world_alone():
