@@ -2,7 +2,7 @@
 
 It is the project's reproducible experiment, a quarter of an hour per seed on two CPU cores. Topics
 are invented, excuses are scripted, and the role of every sentence is known, so what cotlens
-measures of SFT and RL can be compared with the truth. It demonstrates methods and is no evidence
+measures of SFT and RL can be compared with the truth. It demonstrates methods; it is not evidence
 about real models.
 
 The world:

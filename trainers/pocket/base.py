@@ -266,6 +266,7 @@ def _evaluation_texts(prompts_seed: int) -> frozenset[str]:
 
 
 def _make_optimizer(model: Any, scale: Scale) -> torch.optim.AdamW:
+    # Norms and the like are not decayed.
     matrices = []
     vectors = []
     for parameter in model.parameters():
@@ -285,6 +286,7 @@ def _train_step(
     model: Any, optimizer: torch.optim.Optimizer, batch: Batch, step: int, scale: Scale
 ) -> float:
     """Takes one step and returns its loss."""
+    # The schedule is a function of the step, so a resumed training follows it.
     rate = scale.learning_rate * _rate_factor(step, scale.steps)
     for group in optimizer.param_groups:
         group["lr"] = rate

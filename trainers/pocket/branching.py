@@ -165,14 +165,14 @@ def _measure_tokens(
         else:
             kind = WORDING
 
-        stop = start + len(token)
+        chars = Span(start, start + len(token))
         yield Branching(
-            chars=Span(start, stop),
+            chars=chars,
             entropy_nats=_entropy(next_tokens),
             kind=kind,
             n=next_tokens.total(),
         )
-        start = stop
+        start = chars.stop
 
 
 def _entropy(counts: Counter[str]) -> float:
@@ -183,7 +183,8 @@ def _entropy(counts: Counter[str]) -> float:
         share = n / total
         entropy -= share * math.log(share)
 
-    correction = (len(counts) - 1) / 2 / total
+    n_kinds = len(counts)
+    correction = (n_kinds - 1) / 2 / total
     return entropy + correction
 
 
@@ -270,4 +271,5 @@ class _Replay(_Tape):
 
         others = [option for option in options if option not in shown]
         n_hidden = n - len(shown)
-        return shown + self.rng.sample(others, n_hidden)
+        hidden = self.rng.sample(others, n_hidden)
+        return shown + hidden

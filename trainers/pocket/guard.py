@@ -97,11 +97,11 @@ def features(prompt: str, text: str, part: Part) -> set[str]:
     for word in prompt_words:
         names.add(f"asked {word}")
 
-    # Every feature belongs to one part, so each part has weights and a bias of its own.
-    found = {part.value}
+    # Every feature belongs to one part, so thinking and answer have weights and a bias each.
+    part_names = {part.value}
     for name in names:
-        found.add(f"{part.value}: {name}")
-    return found
+        part_names.add(f"{part.value}: {name}")
+    return part_names
 
 
 def guard_prompts(seed: int, n: int = N_PROMPTS) -> list[Prompt]:
