@@ -15,6 +15,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 # Below every logit that is not masked, but finite, so that differences to it are finite too.
 _FLOOR = -1e30
@@ -78,7 +79,7 @@ class Sums:
 
         exp_y *= y
         u += exp_y.sum(1)
-        w += torch.linalg.vecdot(exp_y, y)
+        w += vecdot(exp_y, y)
 
     def entropy(self, n_words: int) -> Tensor:
         """(R,) entropy, NaN where nothing was summed."""
@@ -162,8 +163,8 @@ class CrossSums:
         p.shift(p_logits, y, exp_y)
         q.shift(q_logits, x, exp_x)
         difference = y - x
-        under_p += torch.linalg.vecdot(exp_y, difference)
-        under_q -= torch.linalg.vecdot(exp_x, difference)
+        under_p += vecdot(exp_y, difference)
+        under_q -= vecdot(exp_x, difference)
         p.add_moments(y, exp_y)
         q.add_moments(x, exp_x)
 
