@@ -66,7 +66,7 @@ class Trace:
     An empty string, None or -1 means that the source does not say, as each field's type allows.
 
     Raises:
-        TraceError: if the id is empty, a text is no text or holds a lone surrogate, a whole number
+        TraceError: if the id is empty, a text is not a string or holds a lone surrogate, a number
             is out of range, a span or label lies outside the completion, or the lists per token are
             not parallel.
     """

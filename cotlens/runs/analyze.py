@@ -123,7 +123,7 @@ def analyze(
 
 
 def _describe_inputs(paths: Sequence[Path], format: str | None) -> list[dict[str, Any]]:
-    """Path, format and hash of each input; format and hash decide what is the same run."""
+    """Path, format and hash of each input. Runs are the same if formats and hashes are."""
     inputs = []
     for path in paths:
         found = find_format(format) if format else detect_format(path)

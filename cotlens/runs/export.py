@@ -2,7 +2,7 @@
 
 Reading the file back gives the traces that were written; this holds for every writer. What a format
 has no place for (spans, token ids, labels, ...) goes into an extra field `cotlens` that other tools
-ignore: `Export.beside` counts it. A writer finds out what that is by reading back its own row.
+ignore: `Export.beside` counts it. A writer finds out what to add by reading back its row.
 """
 
 import json
@@ -56,12 +56,13 @@ def export(
             holds where it lies.
 
     Raises:
-        TraceError: if there is no trace, or one that the format cannot hold, or the path is taken
-            by something that is never replaced.
+        TraceError: if there is no trace, if the format cannot hold one of them, or if the path is
+            taken by something that is never replaced.
         ValueError: if the format is unknown.
     """
     if to not in WRITERS:
         raise ValueError(f"unknown format {to!r}; expected one of {', '.join(WRITERS)}")
+
     # A folder is replaced only by a dataset, and only if it is one.
     path = Path(path).resolve()
     if to != "hf" and path.is_dir():
@@ -101,6 +102,7 @@ def _is_replaceable(path: Path) -> bool:
     """Whether a path is an empty folder, or a Hugging Face dataset and nothing else."""
     if not path.is_dir():
         return False
+
     # The dataset's own list of its files tells what else is there.
     names = set(os.listdir(path))
     try:
@@ -146,7 +148,7 @@ def _openai_row(trace: Trace) -> dict[str, Any]:
     messages.append(assistant_message(trace))
     row: dict[str, Any] = {"id": trace.id, "messages": messages}
 
-    # Only what is known: an empty string, 0, -1 and None are the reader's defaults.
+    # Leave out unknown fields: an empty string, 0, -1 and None are the reader's defaults.
     for name in ("prompt_id", "model", "method", "domain", "split", "finish_reason", "gold"):
         if getattr(trace, name):
             row[name] = getattr(trace, name)

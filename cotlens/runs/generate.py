@@ -7,7 +7,7 @@ It is the step between a trained checkpoint and `cotlens analyze`:
     OUT/part-00000.parquet  a file of traces, and so is each that follows
 
 Only the arguments decide what is drawn: of a checkpoint's generation_config only the end tokens are
-taken. The random numbers of a sample depend on the seed, the prompt's id and the sample's number.
+used. The random numbers of a sample depend on the seed, the prompt's id and the sample's number.
 The other samples of its batch, and what ran before, change nothing but the rounding of
 low-precision arithmetic.
 """
@@ -68,9 +68,9 @@ def generate(
 ) -> Path:
     """Sample completions of prompts into a folder of traces, and return the folder.
 
-    The folder is no run yet: its traces are neither split nor cut into steps, and it has no
-    `run.json`. Give it to `analyze`, which makes a run of it, or to `read_traces`.
-    `generation_info(folder)` tells what made it, and how many traces and tokens it holds.
+    It returns a path because the folder cannot be opened as a `Run` yet: the traces are not split
+    or cut into steps, and there is no `run.json`. `analyze` makes a run from it, and `read_traces`
+    reads it. `generation_info(folder)` returns what made it, and the numbers of traces and tokens.
 
     A prompt goes through the chat template once; without a template it must be one text and is
     taken as it is. The trace's prompt is what the model read, so that `split_trace` sees a thought
@@ -101,8 +101,8 @@ def generate(
         progress: called with the number of traces done since the last call.
 
     Raises:
-        TraceError: for a bad prompt, one that leaves no room for the completion, a model that
-            cannot be loaded, or a folder that holds traces made otherwise.
+        TraceError: for a bad prompt, a prompt too long for the completion to fit, a model that
+            cannot be loaded, or a folder that holds traces from another call.
     """
     if engine not in SHARD_TRACES:
         raise TraceError(f"expected the engine {' or '.join(SHARD_TRACES)}, got {engine!r}")
@@ -120,6 +120,7 @@ def generate(
     opened = open_engine(
         model, sampling, batch_tokens, revision=revision, device=device, dtype=dtype
     )
+
     # A template passes over variables that it does not know: a typing error would change nothing.
     variables = dict(template_args or {})
     template = str(opened.tokenizer.chat_template or "")
@@ -138,6 +139,7 @@ def generate(
         "shard_traces": SHARD_TRACES[engine],
         "prompts": _describe_prompts(prompts),
     }
+
     # Prompts are rendered again at each pass: a million of them need not fit in memory.
     render = partial(render_prompt, opened.tokenizer, prefill, variables)
     n_prompt_tokens = longest_completion(
@@ -150,6 +152,7 @@ def generate(
         write = None  # the engine starts at the first shard that is missing
         jobs = map(render, read_prompts(prompts))
         for number, shard_jobs in enumerate(_in_shards(jobs, n, SHARD_TRACES[engine])):
+            # A finished shard is kept, and only counted.
             path = folder / f"part-{number:05d}.parquet"
             if path.exists():
                 if progress:

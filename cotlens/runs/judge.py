@@ -60,7 +60,7 @@ def judge_run(
     if isinstance(parts, str) or not parts or not set(parts) <= {"thinking", "answer", "full"}:
         raise TraceError(f"parts: expected a list of thinking, answer and full, got {parts!r}")
 
-    # The judge reads the parts that the run found, with its own delimiters, each part once.
+    # The judge reads the parts that the run found with its delimiters, each part once.
     tags = run.tags
     wanted = [Part(part) for part in dict.fromkeys(parts)]
     folder = run.path / "guard" / folder_name(name, judge.name)
@@ -109,8 +109,8 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
         part: thinking, answer or full.
 
     Raises:
-        TraceError: if a column is missing, an id is unknown or occurs twice, a label is none of the
-            four, a probability is no number in [0, 1], or a refusal is neither true nor false.
+        TraceError: if a column is missing, an id is unknown or occurs twice, a label is not one of
+            the four, a probability is not in [0, 1], or a refusal is neither true nor false.
     """
     run = open_run(run)
     part = Part(part)
@@ -200,7 +200,7 @@ def _can_parse(parse: Callable[[Any], Any], value: Any) -> bool:
 
 
 def _parse_probability(value: Any) -> float:
-    """A number in [0, 1], NaN where there is none. Raises ValueError or TypeError."""
+    """A number in [0, 1]; NaN if it is missing. Raises ValueError or TypeError otherwise."""
     if value is None or pd.isna(value):
         return math.nan
 
@@ -223,7 +223,7 @@ _TRUTHS = {
 
 
 def _parse_refusal(value: Any) -> bool | None:
-    """True, False, or None where nothing is said. Text is not true for being there: ValueError."""
+    """True or False; None if it is missing. Raises ValueError for any other text."""
     if value is None or pd.isna(value):
         return None
 

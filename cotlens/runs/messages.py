@@ -58,7 +58,7 @@ def _has_two_fields(trace: Trace) -> bool:
 
 
 def _placed_parts(trace: Trace) -> list[dict[str, Any]]:
-    """Blocks of the message that are no text (tool calls and others) and have a place, in order."""
+    """The parts of the message that are not text and whose place is known, in order."""
     placed = []
     for name in ("tool_calls", "other_parts"):
         for part in dicts(trace.meta.get(name)):
@@ -127,7 +127,7 @@ def _text_block(trace: Trace, span: Span, thought_part: dict[str, Any]) -> dict[
         summary = {"type": "summary_text", "text": text}
         return {"type": "reasoning", "summary": [summary]}
 
-    # Only the beginning of a thought carries what the source said of it.
+    # A thought's other fields (its signature) go to its first block.
     block = {"type": "thinking", "thinking": text}
     if span.start == thought.start:
         for key, value in thought_part.items():

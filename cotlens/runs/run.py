@@ -71,7 +71,7 @@ class Run:
         return info
 
     def _why_no_run(self) -> str:
-        """Why a path without a `run.json` is no run, and what to do."""
+        """Why a path without a `run.json` cannot be opened, and what to do."""
         if not self.path.exists():
             return "no such run directory; `cotlens analyze FILES -o RUN` makes one"
         if self.path.is_file():

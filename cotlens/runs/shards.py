@@ -22,7 +22,7 @@ def prepare_run(run: Run, made_by: dict[str, Any], files: Sequence[Path], force:
     removed.
 
     Raises:
-        TraceError: if the folder holds an input, something that is no run, or a run made from
+        TraceError: if the folder holds an input, something other than a run, or a run made from
             something else (unless `force` is set).
     """
     for file in files:
@@ -32,7 +32,7 @@ def prepare_run(run: Run, made_by: dict[str, Any], files: Sequence[Path], force:
             )
 
     if _has_contents(run.path):
-        earlier = run.info  # raises where the folder is no run: nothing foreign is ever removed
+        earlier = run.info  # raises if the folder is not a run: foreign files are never removed
         is_same = _essence(earlier) == _essence(made_by)
         if is_same and not force:
             # A shard of a complete run may have been removed since.
@@ -159,7 +159,7 @@ def prepare_generation(folder: Path, made_by: dict[str, Any]) -> None:
         if earlier.get(key) != value:
             changed.append(key)
 
-    # Without a generate.json that can be read, its shards may be anyone's.
+    # Without a readable generate.json everything counts as changed: the shards are unknown.
     has_shards = any(folder.glob("part-*.parquet"))
     if changed and has_shards:
         raise TraceError(

@@ -101,7 +101,7 @@ def _tool_calls(calls: Sequence[Any]) -> list[dict[str, Any]]:
 def _tool_call(call: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A tool call of OpenAI, Anthropic, verifiers or Inspect, as Inspect writes it.
 
-    Arguments that are no JSON object become one with the key `input`.
+    Arguments that are not a JSON object become one with the key `input`.
     """
     # OpenAI has name and arguments one level deeper.
     function = call["function"] if isinstance(call.get("function"), dict) else call
@@ -137,7 +137,7 @@ def _earlier_message(message: dict[str, Any]) -> dict[str, Any]:
 
     converted: dict[str, Any] = {"role": role, "content": content, "source": "input"}
     if role == "assistant":
-        # Thinking in a field of its own becomes a block before the text.
+        # Thinking in a separate field becomes a block before the text.
         thought = message.get("reasoning_content") or message.get("reasoning")
         if isinstance(thought, str) and thought and isinstance(content, str):
             converted["content"] = [
