@@ -187,6 +187,8 @@ def _describe_study(study: Study) -> Report:
     info = study.info
     samples = study.table("samples")
     arms = _counts(samples["arm"])
+
+    # The study's order of arms, also of those without samples.
     return {
         "path": str(study.path),
         "arms": {arm: arms.get(arm, 0) for arm in info["arms"]},

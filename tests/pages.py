@@ -23,10 +23,11 @@ UNSEEN = "exe\u202etxt.\u202c nul\x00 bell\x07 esc\x1b[31m \u2066iso\u2069 zero\
 def scored(trace, seed=0, k=0):
     """Invented scores: a token is a character, or a quarter of one that takes four bytes in UTF-8."""
     starts = []
+    ids = []
     for start, character in enumerate(trace.completion):
         n_tokens = 4 if ord(character) > 0xFFFF else 1
         starts += [start] * n_tokens
-    ids = [ord(trace.completion[start]) for start in starts]
+        ids += [ord(character)] * n_tokens
 
     draw = np.random.default_rng(seed)
     n = len(starts)
@@ -41,7 +42,8 @@ def scored(trace, seed=0, k=0):
     if k:
         probabilities = 0.5 ** np.arange(1, k + 1)
         values["top_ids"] = np.array(ids)[:, None] + np.arange(k)
-        values["top_logprobs"] = np.log(np.tile(probabilities, (n, 1)))
+        logprobs = np.log(probabilities)
+        values["top_logprobs"] = np.tile(logprobs, (n, 1))
 
     values = {name: column.astype(np.float32) for name, column in values.items()}
     return ScoredTrace(trace.id, tuple(ids), tuple(starts), values)
@@ -49,7 +51,8 @@ def scored(trace, seed=0, k=0):
 
 def unpack(packed):
     """The numbers in `WIDTH:BASE64`."""
-    return np.frombuffer(base64.b64decode(packed[2:]), f"<u{packed[0]}")
+    width, text = packed.split(":")
+    return np.frombuffer(base64.b64decode(text), f"<u{width}")
 
 
 def blocks_of(page):

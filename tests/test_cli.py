@@ -25,9 +25,19 @@ def cotlens(*arguments, code=0, folder=None):
     return process
 
 
-def test_from_file_to_figure(tmp_path):
+@pytest.fixture
+def run(tmp_path):
+    """A run directory of the sample traces."""
     cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
-    paths = cotlens("figures", tmp_path / "run", "-o", tmp_path / "figures").stdout.split()
+    return tmp_path / "run"
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def test_from_file_to_figure(run, tmp_path):
+    paths = cotlens("figures", run, "-o", tmp_path / "figures").stdout.split()
     names = [
         "lengths/by_part",
         "reflection/rate",
@@ -52,15 +62,17 @@ def test_from_file_to_figure(tmp_path):
 
 def test_runs_are_told_apart_by_their_paths(tmp_path):
     """Groups are runs, named by the part of their paths that differs; at most six are drawn as curves."""
+    figures = tmp_path / "figures"
     runs = [tmp_path / f"seed={k}" / "grpo" for k in range(8)]
     for run in runs[:2]:
         cotlens("analyze", SAMPLES, "-o", run)
 
     def draw(*paths, folder=tmp_path):
         """Return the number of traces by group, and the remarks."""
-        remarks = cotlens("figures", *paths, "-o", tmp_path / "f", folder=folder).stderr
-        table = pd.read_csv(tmp_path / "f" / "lengths/by_part.csv").drop_duplicates("group")
-        return dict(zip(table["group"], table["n_traces"], strict=True)), remarks
+        remarks = cotlens("figures", *paths, "-o", figures, folder=folder).stderr
+        table = pd.read_csv(figures / "lengths/by_part.csv")
+        n_traces = table.drop_duplicates("group").set_index("group")["n_traces"]
+        return n_traces.to_dict(), remarks
 
     # Two folders of the same name.
     groups, _ = draw(*runs[:2])
@@ -68,7 +80,7 @@ def test_runs_are_told_apart_by_their_paths(tmp_path):
 
     # One run, given in three ways.
     draw(runs[0], "seed=0/grpo", tmp_path / "seed=1" / ".." / "seed=0" / "grpo")
-    assert json.loads((tmp_path / "f" / "lengths/by_part.json").read_text())["n_traces"] == 14
+    assert read_json(figures / "lengths/by_part.json")["n_traces"] == 14
 
     # The current folder has its name.
     groups, _ = draw(".", runs[1], folder=runs[0])
@@ -82,31 +94,34 @@ def test_runs_are_told_apart_by_their_paths(tmp_path):
 
 def test_several_runs_are_compared_and_not_pooled(tmp_path):
     """Two runs with the same ids and models are two groups; the same run twice is one."""
-    for name in ("base", "sft"):
-        cotlens("analyze", SAMPLES, "-o", tmp_path / name)
-    cotlens("figures", tmp_path / "base", tmp_path / "sft", tmp_path / "sft", "-o", tmp_path / "f")
-    table = pd.read_csv(tmp_path / "f" / "reflection/rate.csv")
+    base = tmp_path / "base"
+    sft = tmp_path / "sft"
+    for run in (base, sft):
+        cotlens("analyze", SAMPLES, "-o", run)
+
+    cotlens("figures", base, sft, sft, "-o", tmp_path / "figures")
+    table = pd.read_csv(tmp_path / "figures" / "reflection/rate.csv")
     assert set(table["group"]) == {"base", "sft"}
     assert set(table["n"]) == {12}
 
     # An unknown column, an identifier, a number, a list, an empty column.
     for by in ("colour", "trace_id", "reward", "think_spans", "split"):
-        error = cotlens("figures", tmp_path / "base", "--by", by, code=1).stderr
+        error = cotlens("figures", base, "--by", by, code=1).stderr
         assert "what there is: run, model, domain" in error
         assert error.count("\n") == 1
 
 
-def test_figures_of_some_traces_only(tmp_path):
-    cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
-    domains = Run(tmp_path / "run").trace_table()["domain"]
+def test_figures_of_some_traces_only(run, tmp_path):
+    figures = tmp_path / "figures"
+    domains = Run(run).trace_table()["domain"]
     domain = next(name for name in domains if name)
 
     def draw(condition, code=0):
-        arguments = ("--where", condition, "-o", tmp_path / "f")
-        return cotlens("figures", tmp_path / "run", *arguments, code=code).stderr
+        process = cotlens("figures", run, "--where", condition, "-o", figures, code=code)
+        return process.stderr
 
     remarks = draw(f"domain={domain}")
-    n_traces = json.loads((tmp_path / "f" / "lengths/by_part.json").read_text())["n_traces"]
+    n_traces = read_json(figures / "lengths/by_part.json")["n_traces"]
     assert n_traces == (domains == domain).sum() < len(domains)
     assert "too few for their intervals" in remarks
 
@@ -115,13 +130,11 @@ def test_figures_of_some_traces_only(tmp_path):
     assert "expected COLUMN=VALUE" in draw("domain", code=2)
 
 
-def test_info_of_a_file_and_of_a_run(tmp_path):
+def test_info_of_a_file():
     report = json.loads(cotlens("info", SAMPLES, "--json").stdout)
-    assert (report["format"], report["traces"], report["models"]) == (
-        "plain",
-        14,
-        {"written-long": 7, "written-short": 7},
-    )
+    assert report["format"] == "plain"
+    assert report["traces"] == 14
+    assert report["models"] == {"written-long": 7, "written-short": 7}
     assert report["statuses"] == {
         "closed (text)": 10,
         "closed (prompt)": 1,
@@ -132,21 +145,30 @@ def test_info_of_a_file_and_of_a_run(tmp_path):
     assert report["missing"] == ["method", "reward"]
     assert report["other_fields"] == {}
     assert report["has"]["token_ids"] == 1
-    cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
-    report = json.loads(cotlens("info", tmp_path / "run", "--json").stdout)
-    assert (report["traces"], report["prompts"], report["complete"]) == (14, 8, "yes")
-    assert "traces        14" in cotlens("info", tmp_path / "run").stdout
+
+
+def test_info_of_a_run(run):
+    report = json.loads(cotlens("info", run, "--json").stdout)
+    assert report["traces"] == 14
+    assert report["prompts"] == 8
+    assert report["complete"] == "yes"
+    assert "traces        14" in cotlens("info", run).stdout
 
 
 def test_a_fault_of_the_input_is_one_line_and_code_1(tmp_path):
+    run = tmp_path / "run"
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"completion": "x"}\n{"completion"\n')
-    error = cotlens("analyze", bad, "-o", tmp_path / "run", code=1).stderr
+
+    error = cotlens("analyze", bad, "-o", run, code=1).stderr
     assert error.splitlines()[-1].startswith(f"cotlens: {bad}:2: not valid JSON")
     assert "Traceback" not in error
-    error = cotlens("analyze", bad, "-o", tmp_path / "run", "--on-error", "skip").stderr
-    assert "1 rows could not be read" in error
-    assert "1 rows" not in cotlens("figures", tmp_path / "run", "-o", tmp_path / "f").stderr
+
+    # The row that was skipped is reported once.
+    remarks = cotlens("analyze", bad, "-o", run, "--on-error", "skip").stderr
+    assert "1 rows could not be read" in remarks
+    remarks = cotlens("figures", run, "-o", tmp_path / "figures").stderr
+    assert "1 rows" not in remarks
     assert "not a cotlens run" in cotlens("figures", tmp_path, code=1).stderr
 
 
@@ -165,18 +187,22 @@ def test_help_teaches():
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_a_killed_command_is_finished_by_the_next(tmp_path):
     """SIGKILL while shards are being written; the same command then completes the run."""
+    run = tmp_path / "run"
     path = tmp_path / "many.jsonl"
     text = "<think>" + "First, we add. Then we check.\n" * 100 + "</think>So."
-    with path.open("w") as file:
-        file.writelines(json.dumps({"id": i, "completion": text}) + "\n" for i in range(8000))
-    command = [*COTLENS, "analyze", str(path), "-o", str(tmp_path / "run")]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        while not list((tmp_path / "run").glob("steps/*.parquet")):
+    rows = [json.dumps({"id": i, "completion": text}) for i in range(8000)]
+    path.write_text("\n".join(rows))
+
+    arguments = ["analyze", str(path), "-o", str(run)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([*COTLENS, *arguments], **quiet) as process:
+        while not list(run.glob("steps/*.parquet")):
             assert process.poll() is None, "the command ended before it could be killed"
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    assert not json.loads((tmp_path / "run" / "run.json").read_text())["complete"]
-    assert "8,000 traces" in cotlens(*command[3:]).stdout
+
+    assert not read_json(run / "run.json")["complete"]
+    assert "8,000 traces" in cotlens(*arguments).stdout
 
 
 def test_nothing_of_the_users_is_overwritten(tmp_path):
@@ -185,15 +211,16 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
     run = tmp_path / "base"
     source.write_bytes(SAMPLES.read_bytes())
     cotlens("analyze", source, "-o", run)
-    before = sorted(path.name for path in run.iterdir())
+    names = sorted(os.listdir(run))
 
     assert "is no study" in cotlens("compare", run, "-o", run, code=1).stderr
     assert "is a file" in cotlens("compare", run, "-o", source, code=1).stderr
-    assert sorted(path.name for path in run.iterdir()) == before
+    assert sorted(os.listdir(run)) == names
 
     def refused_export(path):
         return cotlens("export", path, "-o", source, "--to", "openai", code=1).stderr
 
+    # The export's own source, and another file.
     assert "what would be read" in refused_export(source)
     assert "--force" in refused_export(run)
     for path in (source, run):
@@ -211,7 +238,6 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
     ("command", "option"),
     [("figures", "--scorer"), ("figures", "--judge"), ("view", "--judge")],
 )
-def test_an_unknown_scorer_or_judge_is_named(tmp_path, command, option):
-    cotlens("analyze", SAMPLES, "-o", tmp_path / "run")
-    arguments = (option, "typo", "-o", tmp_path / "out")
-    assert "typo" in cotlens(command, tmp_path / "run", *arguments, code=1).stderr
+def test_an_unknown_scorer_or_judge_is_named(run, tmp_path, command, option):
+    process = cotlens(command, run, option, "typo", "-o", tmp_path / "out", code=1)
+    assert "typo" in process.stderr

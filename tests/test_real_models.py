@@ -21,8 +21,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from judges.stand_ins import LLAMA_GUARD, QWEN_GUARD, SPECIAL
 from places import ROOT
-from test_guard import LLAMA_GUARD, QWEN_GUARD, SPECIAL
 from tiny import byte_tokenizer, tiny_model
 
 pytest.importorskip("trl", reason="the trainers need the extra `train`")

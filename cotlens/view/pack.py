@@ -74,6 +74,7 @@ def page_blocks(
         "beside": [block and block["row"] for block in second],
     }
 
+    # The letter a stands for traces of the run, b for their partners.
     blocks: dict[str, Any] = {"page": page}
     blocks |= {f"a{i}": block for i, block in enumerate(first)}
     blocks |= {f"b{i}": block for i, block in enumerate(second)}
@@ -150,6 +151,7 @@ def _table_row(shown: ShownTrace, status: str, high: int) -> Block:
     steps = shown.steps
     states = safety_states(steps)
 
+    # A trace that no model has scored may have token ids from its source.
     token_ids = trace.token_ids
     if shown.scores is not None:
         token_ids = shown.scores["token_ids"]

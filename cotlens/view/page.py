@@ -65,6 +65,7 @@ def show(trace: Trace, scores: "ScoredTrace | None" = None, *, tags: Tags | None
     Raises:
         TraceError: if the scores are another trace's.
     """
+    # Without scores by a model, the page shows the log-probs of the source.
     if scores is None:
         columns = source_scores(trace)
     elif scores.trace_id != trace.id:

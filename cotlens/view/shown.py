@@ -94,6 +94,7 @@ def _read_shard(
     steps_by_id = dict(iter(steps.groupby("trace_id", sort=False)))
     no_steps = steps.iloc[:0]
 
+    # Scores by a model take precedence over log-probs that came with the trace.
     scores_by_id = {}
     if scorer:
         score_shard = run.path / "scores" / scorer / shard.name
