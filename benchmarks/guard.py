@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from test_guard import make_guard
+from judges.stand_ins import make_guard
 from tiny import tiny_model
 
 from cotlens.judges.local import LlamaGuard

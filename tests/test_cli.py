@@ -213,7 +213,7 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
     cotlens("analyze", source, "-o", run)
     names = sorted(os.listdir(run))
 
-    assert "is no study" in cotlens("compare", run, "-o", run, code=1).stderr
+    assert "is not a study" in cotlens("compare", run, "-o", run, code=1).stderr
     assert "is a file" in cotlens("compare", run, "-o", source, code=1).stderr
     assert sorted(os.listdir(run)) == names
 
