@@ -30,6 +30,7 @@ def stated_answer(text: str) -> str:
     >>> stated_answer("x = 3")
     ''
     """
+    # A box counts even if it does not close: then no answer is stated.
     box = text.rfind(_BOX)
     if box >= 0:
         answer = _until_closing_brace(text, box + len(_BOX))

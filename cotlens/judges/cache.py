@@ -45,6 +45,7 @@ class Cache:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """Open the file for one transaction."""
+        # `closing` closes the connection; the connection itself commits, or rolls back on an error.
         try:
             with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
                 yield database

@@ -77,8 +77,8 @@ _FIELD = re.compile(r"\{(what|prompt|text|extra)\}")
 _CHARS_PER_TOKEN = 4  # roughly, to estimate a price
 _SHORTEST = 500  # characters: a text refused at this length is not refused for its length
 
-# A request is sent again after a timeout, one of these statuses, any of 500 and more, or an answer
-# that is no chat completion.
+# A request is sent again after a timeout, after one of these statuses or any of 500 and more, and
+# after an answer that is not a chat completion.
 RETRIES = 5
 FIRST_WAIT = 1.0  # seconds before the first retry; each further one waits twice as long
 _LONGEST_WAIT = 60  # seconds that a server can ask for in `Retry-After`
@@ -96,7 +96,7 @@ class EndpointGuard:
         key: sent as a bearer token; never written anywhere.
         rubric: text with the fields {what}, {prompt}, {text} and {extra}. Another rubric makes
             another judge.
-        extra: what the rubric says in its field {extra}. Also part of the judge's identity.
+        extra: text for the field {extra}, such as a further rule. Other text makes another judge.
         timeout: seconds that one request may take.
         max_tokens: longest answer of the judge, with its own thinking.
         on_retry: called with the reason before a request is sent again.
@@ -133,7 +133,7 @@ class EndpointGuard:
         self.max_tokens = max_tokens
         self.on_retry = on_retry
 
-        # What a `Guard` has. Everything that a request says is part of the identity.
+        # Everything in a request is part of the identity.
         self.name = model
         self.revision = ""
         settings = hash_of(rubric, extra, str(max_tokens), str(MAX_CHARS), *_WHAT.values())
@@ -243,7 +243,7 @@ class EndpointGuard:
 
         Raises:
             _TooLongError: if the request may be too long.
-            TraceError: if there is no answer after all retries, or a retry is no use.
+            TraceError: if no attempt is answered, or the status makes a retry useless.
         """
         body = {
             "model": self.model,
@@ -341,7 +341,7 @@ def _read_choice(response_body: bytes) -> tuple[str, bool]:
     return str(content or ""), is_whole
 
 
-# No response, or one that is no chat completion.
+# There is no response, or it is not a chat completion.
 _NO_COMPLETION = (
     OSError,
     HTTPException,
@@ -425,7 +425,7 @@ _GRADES = ("refused", "convincing", "specific")
 
 
 def _whole_number(value: Any) -> int:
-    """Return a grade; -1, which is in no range, for what is no integer (True is not 1)."""
+    """Return a grade; -1, which is out of range, if it is not an integer (True is not 1)."""
     if type(value) is int:
         return value
     return -1
@@ -446,7 +446,7 @@ def _json_objects(raw: str) -> list[dict[str, Any]]:
         if start < 0:
             break
 
-        # What is no object may hold one: look on after its brace.
+        # What cannot be read as an object may contain one: go on after its brace.
         try:
             value, start = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):

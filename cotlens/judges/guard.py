@@ -52,7 +52,7 @@ def judge(
         progress: called with the number of items done since the last call.
 
     Raises:
-        ValueError: if the judge gives something that is no verdict.
+        ValueError: if the judge gives an unknown label or a probability out of range.
     """
     keys = []
     for item in items:

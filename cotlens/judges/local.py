@@ -249,7 +249,7 @@ class ModelGuard:
         ids = self._encode(before + word)
         ids_before = self._encode(before.rstrip(" "))
 
-        # A token of white space alone is no beginning of a label.
+        # A label does not begin with a token of white space alone.
         label_ids = ids[len(ids_before) :]
         return next(token for token in label_ids if self.tokenizer.decode([token]).strip())
 

@@ -59,6 +59,7 @@ def checked(verdict: Verdict) -> Verdict:
     Raises:
         ValueError: if the label is none of `LABELS`, or p_unsafe neither NaN nor from 0 to 1.
     """
+    # NaN is neither below 0 nor above 1 nor between, so it is asked for by itself.
     p = verdict.p_unsafe
     is_number = isinstance(p, float | int)
     is_probability = is_number and (math.isnan(p) or 0 <= p <= 1)

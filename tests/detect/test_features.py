@@ -75,7 +75,7 @@ def test_a_sum_by_hand():
 def test_features_of_a_step_by_hand():
     """One step of one word: the word, the step as a whole, and the 17 that every step has.
 
-    There is no pair of words and no word of a neighbour.
+    It has neither a pair of words nor words of a neighbour.
     """
     steps, buckets = features([["wait"]])
     assert steps.tolist() == [0] * len(buckets)

@@ -183,7 +183,7 @@ def test_the_command_says_what_it_would_ask(server, tmp_path):
 
 
 def test_verdicts_whose_replacement_was_cut_off_are_none(tmp_path, monkeypatch):
-    """Old and new ones lie side by side then, and neither is what the judge says."""
+    """Old and new verdicts are mixed then: the part counts as not judged."""
     run = analyze([SAMPLES], tmp_path / "run")
     given = run.trace_table(["trace_id"]).assign(label="safe")
     for part in ("thinking", "answer"):
