@@ -6,6 +6,7 @@ pandas or matplotlib. Everything else is imported from where it lives, as in
 
 The packages in the order of the flow; a file imports only from its own and earlier ones:
 
+display        facts as HTML, for notebooks
 trace, files   the lossless record of one turn; files written whole or not at all
 stats          numbers with intervals
 detect         what does a text do? texts in, labels out
@@ -19,6 +20,7 @@ runs           a corpus on disk, a shard at a time
 studies        arms and seeds side by side
 plots          tables become figures
 view           one offline page to read traces in
+describe, cli  what `cotlens info` says; the command line
 
 Read first: trace.py, text/split.py, text/steps.py, runs/tables.py, runs/run.py.
 """

@@ -12,7 +12,7 @@ from places import ROOT
 
 import cotlens
 
-# A file imports its own package and those before it. `__init__.py` and `cli.py` of cotlens look everywhere.
+# A file imports its own package and those before it. `__init__.py` and `cli/` of cotlens look everywhere.
 ORDER = (
     "display", "trace", "files", "stats", "detect", "text", "formats", "measures", "models", "judges", "probes", "runs",
     "studies", "plots", "view", "describe",

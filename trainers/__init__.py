@@ -1,7 +1,7 @@
 """How is a reasoning model trained on safety data? Recipes on TRL that record rollouts as traces.
 
 Run the scripts as modules, from the root of the repository:
-`python -m trainers.sft --config trainers/configs/sft_star1.yaml`.
+`python -m trainers.sft --config trainers/configs/sft_star1.yaml --dry_run true`.
 
 sft          supervised fine-tuning on thinking and answer
 grpo         group relative policy optimisation with rewards for safety, correctness and format

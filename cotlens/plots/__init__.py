@@ -7,8 +7,18 @@ run_tables   the tables of several runs as one
 of_studies   draw_study, and the list of figures of studies
 style        Plot, save, and how a figure looks
 parts        what figures share: bands, dots, legends, notes
-lengths  reflection  entropy  unsafe  judges        figures of runs
-study  training  confounds  probes                  figures of studies
+lengths reflection entropy unsafe judges      figures of runs
+study        measures of all arms; safety against skill
+training     curves by update; unsafe thinking that the guard does not see
+confounds    raw and matched differences to the base
+probes       early answering
+
+To find a figure's code, search its name (training/obfuscation) in of_runs.py, of_studies.py or
+trainers/pocket/figures.py: its entry names the function that draws it. The commands:
+
+    cotlens figures RUN -o DIR        one run, or several side by side
+    cotlens figures STUDY -o DIR      one study of `cotlens compare`
+    python -m trainers.pocket.report STUDY -o DIR      a pocket study, with figures of its truth
 """
 
 from cotlens.plots.confounds import plot_confounds

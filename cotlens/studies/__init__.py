@@ -2,6 +2,7 @@
 
 study        Study: the folder of tables, written and read
 collect      compare_runs: runs of arms and seeds become a study
+samples      the samples of a run: one row a trace, with all that is known of it
 training     what the trainers logged, update by update
 arms         measures of each arm, and differences to the base
 confounds    the same differences at equal length, outcome, text and split

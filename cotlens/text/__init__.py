@@ -1,4 +1,4 @@
-"""Where is the thinking, where are its steps? Everything that is known of model families.
+"""Where is the thinking, where are its steps? Everything that is known of reasoning model families.
 
 families     delimiters, templates and turns of each family: one row a family
 split        split_trace: thinking and answer, and whether the thought was closed

@@ -15,7 +15,8 @@ from cotlens.plots.of_studies import draw_study
 from cotlens.runs.judge import add_verdicts
 from cotlens.studies import study as study_module
 from cotlens.studies.arms import differences
-from cotlens.studies.collect import compare_runs, set_of
+from cotlens.studies.collect import compare_runs
+from cotlens.studies.samples import set_of
 from cotlens.studies.study import is_study, write_study
 from cotlens.studies.training import read_updates
 from cotlens.studies.training import update_table as _update_table

@@ -20,7 +20,7 @@ is done: kill the script anywhere, run it again, and it resumes.
                                      otherwise
     OUT/seed=0/ARM/early.parquet     what the arm answers when its unsafe thinking is cut short
     OUT/seed=1000/ARM@RATE           a try of a learning rate on the development seed
-    OUT/study                        the tables of all seeds, from which `cotlens figures` draws
+    OUT/study                        the tables of all seeds; `trainers.pocket.report` draws them
 """
 
 from importlib.util import find_spec

@@ -12,7 +12,7 @@ from cotlens.judges.verdict import Item, Part
 from cotlens.measures import reflection_dynamics, safety_states, trace_entropy
 from cotlens.runs.run import Run
 from cotlens.studies import read_updates
-from cotlens.studies.collect import set_of
+from cotlens.studies.samples import set_of
 from cotlens.text.split import part_text
 from trainers.pocket.guard import LearnedGuard
 from trainers.pocket.oracle import read_truth

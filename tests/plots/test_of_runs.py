@@ -256,7 +256,7 @@ def test_the_detector_beside_the_judge():
     assert got["corrected"] == pytest.approx(0.5)
 
 
-def test_the_gallery_draws_what_there_is(tmp_path):
+def test_draw_figures_draws_what_there_is(tmp_path):
     """Two judges on the samples: the figures of both, with the judge in the provenance."""
     run = analyze([SAMPLES], tmp_path / "run")
     ids = run.trace_table()["trace_id"]
