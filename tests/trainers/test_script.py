@@ -29,7 +29,7 @@ CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "grpo": GRPOConfig}
         ("dpo.py", "trainers.dpo"),
         ("merge.py", "trainers.merge"),
         ("pocket/experiment.py", "trainers.pocket.experiment"),
-        ("pocket/report.py", "trainers.pocket.experiment"),  # a report is part of the experiment
+        ("pocket/report.py", "trainers.pocket.report"),
         ("fit/reflect.py", "trainers.fit.reflect"),
         ("fit/unsafe.py", "trainers.fit.unsafe"),
     ],
