@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _leftovers_are_collected_where_they_were_made(request):
+    """Sockets and event loops that other people's code leaves open warn when they are collected.
+
+    Warnings are errors, so that must happen within the test that allows them, not in a later one.
+    """
+    yield
+    if request.node.get_closest_marker("filterwarnings"):
+        gc.collect()
