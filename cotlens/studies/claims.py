@@ -19,12 +19,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats as distributions
 
-from cotlens.stats import Estimate
+from cotlens.stats import RESAMPLES, Estimate
 from cotlens.studies.arms import LEAST_SEEDS, difference, list_measures, over_seeds, select, to_row
 from cotlens.studies.confounds import recall_at_splits
 from cotlens.trace import TraceError
-
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)

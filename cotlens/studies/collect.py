@@ -13,7 +13,7 @@ import pandas as pd
 from cotlens.runs.run import Run, open_run
 from cotlens.studies.claims import check_claims
 from cotlens.studies.samples import (
-    DOMAINS,
+    NAMES_OF_DOMAINS,
     Sources,
     add_common_entropy,
     common_text,
@@ -267,7 +267,7 @@ def _remarks(
             )
 
     # Domains that no measure speaks of.
-    known = ", ".join(name for names in DOMAINS.values() for name in names)
+    known = ", ".join(name for names in NAMES_OF_DOMAINS.values() for name in names)
     nameless = set_of("")
     n_nameless = int((samples["set"] == nameless).sum())
     if n_nameless:
@@ -275,7 +275,7 @@ def _remarks(
             f"{n_nameless:,} of {len(samples):,} samples have no domain, so no measure of safety "
             f"or skill counts them; prompts may say {known}"
         )
-    other = sorted(set(samples["set"]) - {*DOMAINS, nameless})
+    other = sorted(set(samples["set"]) - {*NAMES_OF_DOMAINS, nameless})
     if other:
         remarks.append(
             f"domains in no measure of safety or skill: {', '.join(other)}; known are {known}"

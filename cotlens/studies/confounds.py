@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cotlens import stats
-from cotlens.stats import Estimate
+from cotlens.stats import RESAMPLES, Estimate
 from cotlens.studies.arms import (
     LEAST_SAMPLES,
     LEAST_SEEDS,
@@ -31,7 +31,6 @@ CONFOUNDED = (
     ("reflection_rate", "forbidden", "thinking_unsafe"),
     ("reflection_rate", "maths", "is_correct"),
 )
-RESAMPLES = 2000
 
 
 def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
@@ -60,7 +59,7 @@ def _matched_rows(samples: pd.DataFrame, base: str) -> Iterator[dict[str, Any]]:
     """Raw differences, differences at equal length, and differences within each outcome."""
     has_several_seeds = samples["seed"].nunique() >= LEAST_SEEDS
     # From three seeds on the interval comes from the seeds, and the bootstrap's is not needed.
-    resamples = 2 if has_several_seeds else stats.RESAMPLES
+    resamples = 2 if has_several_seeds else RESAMPLES
     for column, domain, outcome in CONFOUNDED:
         domain_samples = samples[(samples["set"] == domain) & samples[column].notna()]
         named = domain_samples.assign(

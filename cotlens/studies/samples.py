@@ -17,7 +17,7 @@ from cotlens.trace import Reasoning, TraceError
 
 # Names that prompts give their domain, by the domain that measures speak of. Any other name is a
 # domain of its own.
-DOMAINS = {
+NAMES_OF_DOMAINS = {
     "forbidden": ("forbidden", "harmful", "jailbreak"),
     "harmless": ("harmless", "benign", "borderline", "allowed", "look_alike"),
     "maths": ("maths", "math"),
@@ -162,7 +162,7 @@ def _choose(
 
 def set_of(domain: str) -> str:
     """The domain that measures speak of, for the name that a prompt gives; "all" for no name."""
-    for name, names in DOMAINS.items():
+    for name, names in NAMES_OF_DOMAINS.items():
         if domain in names:
             return name
     return domain or "all"
