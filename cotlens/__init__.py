@@ -49,6 +49,8 @@ _NAMES = {
     "mark": "detect.unsafe",
     # verbs that ask a model or a judge
     "load_model": "models.load",
+    "sample": "models.sample",
+    "continue_trace": "models.sample",
     "score_tokens": "models.score",
     "load_guard": "judges.local",
     "judge": "judges.guard",

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from cotlens.formats.known import find_format
 from cotlens.formats.read import Reject, detect_format, read_traces
 from cotlens.runs.analyze import load_tokenizer
-from cotlens.runs.run import Run
+from cotlens.runs.run import Run, is_run
 from cotlens.studies.study import Study, is_study
 from cotlens.text.split import Split, split_trace
 from cotlens.trace import Trace, TraceError
@@ -46,7 +46,7 @@ def describe_path(path: Path, format: str | None = None, tokenizer: str = "") ->
     Raises:
         TraceError: if the path is none of these, or no row of the file can be read.
     """
-    if (path / "run.json").exists():
+    if is_run(path):
         return _describe_run(Run(path))
     if is_study(path):
         return _describe_study(Study(path))

@@ -1,6 +1,5 @@
 """Files written whole or not at all, folders held by one process, hashes and versions."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,10 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from cotlens.trace import TraceError
-
-SOURCE_HASH = b"sha256 of the trace shard"  # key in the parquet metadata of scores and verdicts
 
 
 def folder_name(name: str, model: str) -> str:
@@ -52,17 +50,11 @@ def short_name(model: str) -> str:
     return model
 
 
-def is_made_from(shard: Path, source_hash: str) -> bool:
-    """Whether a shard of scores or verdicts was made from the trace shard with this SHA-256."""
-    metadata = parquet_metadata(shard)
-    return metadata.get(SOURCE_HASH) == source_hash.encode()
-
-
 def parquet_metadata(shard: Path) -> dict[bytes, bytes]:
     """The metadata of a parquet file; empty if the file is missing or damaged."""
     try:
         schema = pq.read_schema(shard)
-    except (OSError, pa.ArrowInvalid):  # the caller makes such a shard again
+    except (OSError, pa.ArrowException):  # the caller makes such a shard again
         return {}
     return schema.metadata or {}
 
@@ -79,18 +71,45 @@ def only_one(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
 
     # The system releases the lock when the process ends, however it ends.
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TraceError(f"{folder}: another process is writing here") from None
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TraceError(f"{folder}: another process is writing here") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a parquet file whole or not at all."""
+    """Write a parquet file whole or not at all, with a checksum in every page."""
     with _replacing(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a parquet file whose checksums hold.
+
+    Args:
+        path: the file.
+        columns: to read; None: all.
+
+    Raises:
+        TraceError: if the file is missing or damaged, or lacks a column.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            missing = set(columns or ()) - set(file.schema_arrow.names)
+            if missing:
+                raise TraceError(f"{path}: has no column {', '.join(sorted(missing))}")
+            return file.read(columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise TraceError(
+            f"{path}: missing or damaged ({reason}); call the command that made it again with "
+            "--force"
+        ) from None
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -114,7 +133,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def to_json(info: dict[str, Any]) -> str:
-    """JSON text of a `run.json` or `generate.json`, indented and ending with a newline."""
+    """JSON text of a `run.json`, indented and ending with a newline."""
     text = json.dumps(info, indent=2, ensure_ascii=False)
     return text + "\n"
 

@@ -11,6 +11,7 @@ log of completions counts one more.
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,11 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from cotlens.files import write_parquet
+from cotlens.formats.prompts import Prompt
+from cotlens.models.engine import Job, Written
 from cotlens.models.load import Model, wrap_model
+from cotlens.models.local import LocalEngine
+from cotlens.models.sample import make_trace
 from cotlens.models.score import score_tokens
 from cotlens.runs.tables import analyze_traces
 from cotlens.trace import Trace
@@ -83,8 +88,7 @@ class Recorder(TrainerCallback):
 
         # Known once training begins.
         self.network: Any = None
-        self.model_name = ""
-        self.end_ids: frozenset[int] = frozenset()
+        self.engine: LocalEngine | None = None
 
         # The file written last.
         self.step = -1
@@ -93,8 +97,8 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:  # noqa: ARG002
         """Remember the model, and remove rollouts that a killed run left of later steps."""
         self.network = model
-        self.model_name = getattr(model, "name_or_path", "") or ""
-        self.end_ids = end_ids_of(model, self.tokenizer)
+        name = getattr(model, "name_or_path", "") or "model"
+        self.engine = LocalEngine(model, self.tokenizer, name)
         if self.folder and PartialState().is_main_process:
             forget_later(self.folder, state.global_step)
         PartialState().wait_for_everyone()
@@ -112,11 +116,10 @@ class Recorder(TrainerCallback):
         part = self._next_part(step)
 
         traces = []
-        for i, completion in enumerate(completions):
+        for i in range(len(completions)):
             trace = self._trace(
                 f"step-{step}/{part}/{i}",
                 prompts[i],
-                completion,
                 row=_row_of(columns, i),
                 rewards=_row_of(self.values, i),
                 sample=prompts[:i].count(prompts[i]),
@@ -142,7 +145,6 @@ class Recorder(TrainerCallback):
         self,
         trace_id: str,
         prompt: Any,
-        completion: Any,
         *,
         row: Mapping[str, Any],
         rewards: Mapping[str, float | None],
@@ -151,13 +153,18 @@ class Recorder(TrainerCallback):
         """The trace of one rollout; `row` holds its columns of the data set."""
         # Prompts are text where this project rendered them, else lists of messages.
         prompt_text = prompt if isinstance(prompt, str) else request_of(prompt)
-        prompt_ids = None
-        if isinstance(prompt, str):
-            prompt_ids = tuple(self.tokenizer(prompt)["input_ids"])
-        if not isinstance(completion, str):
-            completion = str(completion[-1].get("content") or "")
-        token_ids = tuple(row["completion_ids"])
-        has_ended = bool(token_ids) and token_ids[-1] in self.end_ids
+        prompt_ids = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else []
+        request = _text_in(row, "request")
+        fields = {
+            "prompt_id": _text_in(row, "prompt_id") or _text_in(row, "id"),
+            "domain": _text_in(row, "domain"),
+            "split": _text_in(row, "split"),
+            "gold": _text_in(row, "answer"),
+        }
+        messages = [{"role": "user", "content": request}] if request else []
+        meta = {name: value for name, value in row.items() if name not in _PLACED}
+        meta["rewards"] = dict(rewards)
+        asked = Prompt(trace_id, messages, fields, meta, trace_id)
 
         # TRL's sum: rewards that do not apply to a row are left out.
         terms = []
@@ -165,29 +172,16 @@ class Recorder(TrainerCallback):
             if value is not None:
                 terms.append(self.weights[name] * value)
 
-        meta = {name: value for name, value in row.items() if name not in _PLACED}
-        meta["rewards"] = dict(rewards)
-        request = _text_in(row, "request")
-        if request:
-            meta["request"] = request
-
-        return Trace(
+        assert self.engine
+        job = Job(asked, prompt_text, prompt_ids, sample)
+        written = Written(row["completion_ids"])
+        trace = make_trace(self.engine, job, written, method=self.method)
+        return replace(
+            trace,
             id=trace_id,
-            completion=completion,
-            prompt=prompt_text,
-            prompt_id=_text_in(row, "prompt_id") or _text_in(row, "id"),
-            prompt_token_ids=prompt_ids,
-            token_ids=token_ids,
-            model=self.model_name,
-            method=self.method,
+            prompt_token_ids=trace.prompt_token_ids or None,
             training_step=self.step,
-            domain=_text_in(row, "domain"),
-            split=_text_in(row, "split"),
-            gold=_text_in(row, "answer"),
-            sample=sample,
-            finish_reason="stop" if has_ended else "length",
             reward=sum(terms) if terms else None,
-            meta=meta,
         )
 
     def _kl(self, traces: Sequence[Trace]) -> float:
@@ -279,12 +273,3 @@ def forget_later(folder: Path, step: int) -> None:
         step_of_folder = int(step_folder.name.removeprefix("step="))
         if step_of_folder >= step:
             shutil.rmtree(step_folder)
-
-
-def end_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a completion, by the tokenizer and the model's generation settings."""
-    end_ids = {tokenizer.eos_token_id}
-    if model is not None:
-        model_end = model.generation_config.eos_token_id  # an id, a list of ids, or None
-        end_ids.update(model_end if isinstance(model_end, list) else [model_end])
-    return frozenset(end_ids - {None})

@@ -1,18 +1,18 @@
 """How does a model change during training? Evaluate samples a fixed set of prompts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from cotlens.trace import Trace
-from trainers.record import end_ids_of, forget_later, part_path, write_traces
-
-BATCH_SIZE = 32  # completions sampled together
+import cotlens
+from cotlens.formats.prompts import Prompt
+from cotlens.models.local import LocalEngine
+from cotlens.trace import hash_text
+from trainers.record import forget_later, part_path, write_traces
 
 
 @dataclass
@@ -77,84 +77,33 @@ class Evaluate(TrainerCallback):
 
     def sample(self, model: Any, step: int) -> None:
         """Sample every prompt and write the traces."""
-        draws = []
-        for row in self.prompts:
-            for number in range(self.n_samples):
-                draws.append((row, number))
-
-        # Training must go on as if nothing had been sampled.
-        traces = []
-        was_training = model.training
-        devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.no_grad():
-            torch.manual_seed(self.seed)
-            model.eval()
-            for first in range(0, len(draws), BATCH_SIZE):
-                batch = draws[first : first + BATCH_SIZE]
-                traces += self._sample_batch(model, step, batch, first)
-        model.train(was_training)
-
-        write_traces(part_path(self.folder / "samples", step, 0), traces)
-
-    def _sample_batch(
-        self, model: Any, step: int, draws: Sequence[tuple[Mapping[str, Any], int]], first: int
-    ) -> list[Trace]:
-        """The traces of one batch of draws: row and number of the sample, from draw `first` on."""
-        prompts = [self.tokenizer(row["prompt"])["input_ids"] for row, _ in draws]
-        completions = self._generate(model, prompts)
-        end_ids = end_ids_of(model, self.tokenizer)
-        model_name = getattr(model, "name_or_path", "") or ""
-
-        traces = []
-        batch = zip(draws, prompts, completions, strict=True)
-        for i, (draw, prompt_ids, generated_ids) in enumerate(batch):
-            row, number = draw
-
-            # A batch goes on until its longest completion ends: cut after the first end.
-            ends = [k for k, token in enumerate(generated_ids) if token in end_ids]
-            token_ids = generated_ids[: ends[0] + 1] if ends else generated_ids
-
-            traces.append(
-                Trace(
-                    id=f"sample-{step}/{first + i}",
-                    completion=self.tokenizer.decode(token_ids, skip_special_tokens=True),
-                    prompt=row["prompt"],
-                    prompt_id=str(row.get("prompt_id") or row.get("id") or ""),
-                    prompt_token_ids=tuple(prompt_ids),
-                    token_ids=tuple(token_ids),
-                    model=model_name,
-                    method=self.method,
-                    training_step=step,
-                    domain=row.get("domain") or "",
-                    split=row.get("split") or "",
-                    gold="" if row.get("answer") is None else str(row["answer"]),
-                    sample=number,
-                    finish_reason="stop" if ends else "length",
-                    meta={"request": row["request"]} if row.get("request") else {},
-                )
-            )
-        return traces
-
-    def _generate(self, model: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The ids sampled for each prompt, all of one length: ended completions are padded."""
-        # Prompts are padded on the left, so that all completions start at one place.
-        pad_id = self.tokenizer.pad_token_id
-        width = max(map(len, prompts))
-        input_ids = []
-        attention_mask = []
-        for prompt_ids in prompts:
-            n_pads = width - len(prompt_ids)
-            input_ids.append([pad_id] * n_pads + list(prompt_ids))
-            attention_mask.append([0] * n_pads + [1] * len(prompt_ids))
-
-        generated = model.generate(
-            input_ids=torch.tensor(input_ids, device=model.device),
-            attention_mask=torch.tensor(attention_mask, device=model.device),
+        prompts = [self._as_prompt(row, number) for number, row in enumerate(self.prompts)]
+        engine = LocalEngine(model, self.tokenizer, getattr(model, "name_or_path", "") or "model")
+        traces = cotlens.sample(
+            engine,
+            prompts,
+            n=self.n_samples,
             max_new_tokens=self.max_new_tokens,
-            pad_token_id=pad_id,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
+            seed=self.seed,
+            method=self.method,
         )
-        return generated[:, width:].tolist()
+
+        # The same prompts are sampled at every step: the step makes the ids of traces unique.
+        placed = []
+        for trace in traces:
+            place = {"id": f"step-{step}/{trace.id}", "training_step": step}
+            placed.append(replace(trace, **place))
+        write_traces(part_path(self.folder / "samples", step, 0), placed)
+
+    def _as_prompt(self, row: Mapping[str, Any], number: int) -> Prompt:
+        """A row of rendered prompts as one that `sample` reads as it is."""
+        prompt_id = str(row.get("prompt_id") or row.get("id") or hash_text(row["prompt"]))
+        fields = {
+            "prompt_id": prompt_id,
+            "domain": row.get("domain") or "",
+            "split": row.get("split") or "",
+            "gold": "" if row.get("answer") is None else str(row["answer"]),
+        }
+        request = row.get("request")
+        messages = [{"role": "user", "content": request}] if request else []
+        return Prompt(f"{prompt_id}/{number}", messages, fields, {}, f"row {number}", row["prompt"])

@@ -197,12 +197,13 @@ def compare(
     that arm's scores of a text common to all. Missing data is reported and left out.
     """
     from cotlens import studies
+    from cotlens.runs.run import is_run
     from cotlens.studies.collect import compare_runs
 
     # A glob such as runs/* also matches folders that are not runs.
     run_paths = []
     for path in runs:
-        if path.is_dir() and not (path / "run.json").exists():
+        if path.is_dir() and not is_run(path):
             remark(f"left out, not a run: {path}")
         else:
             run_paths.append(path)

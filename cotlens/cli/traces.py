@@ -251,13 +251,13 @@ def export(
     """
     from cotlens.formats.read import read_traces
     from cotlens.runs.export import export as export_traces
-    from cotlens.runs.run import Run
+    from cotlens.runs.run import Run, is_run
 
     _check_export_path(path, out, force)
 
     # A run may have been analyzed with delimiters that cotlens does not know.
     tags = None
-    if (path / "run.json").exists():
+    if is_run(path):
         tags = Run(path).tags
 
     traces = read_traces(path, format=format)

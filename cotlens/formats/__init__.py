@@ -12,5 +12,6 @@ servers      responses of OpenAI-compatible servers, batches, vLLM
 trainers     rollouts of TRL, verl, open-instruct, verifiers, prime-rl
 harnesses    samples of lm-eval, LightEval, Inspect, Inspect Scout
 labelled     data sets whose steps people labelled
+memory       as_traces: traces, texts, rows and frames in memory
 prompts      read_prompts: prompts to sample from
 """

@@ -1,6 +1,7 @@
 """Files of prompts: what a model under study is asked, and the fields its traces inherit."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ class Prompt(NamedTuple):
         fields: of the traces: `prompt_id`, `domain`, `split`, `gold`.
         meta: what else the row has.
         place: file and line or row, for messages.
+        text: the prompt as the model reads it, where it is rendered already; empty: the chat
+            template writes it from the messages.
     """
 
     id: str
@@ -25,6 +28,37 @@ class Prompt(NamedTuple):
     fields: dict[str, Any]
     meta: dict[str, Any]
     place: str
+    text: str = ""
+
+
+def as_prompts(prompts: Sequence[str | Sequence[Mapping[str, Any]] | Prompt]) -> list[Prompt]:
+    """Prompts in memory: a request, a list of messages, or a `Prompt` as it is.
+
+    The id of a request or of messages is the hash of the messages, as `read_prompts` makes it;
+    repeated ones are numbered.
+
+    Raises:
+        TraceError: names the number of the prompt, from 1, and the fault.
+    """
+    if isinstance(prompts, str):
+        raise TraceError("prompts: expected a list of prompts, got one text")
+    n_seen: Counter[str] = Counter()
+    parsed = []
+    for number, prompt in enumerate(prompts, 1):
+        if isinstance(prompt, Prompt):
+            parsed.append(prompt)
+            continue
+
+        row = {"prompt": prompt if isinstance(prompt, str) else [dict(turn) for turn in prompt]}
+        try:
+            request = _parse(row, f"prompt {number}")
+        except TraceError as error:
+            raise TraceError(f"prompt {number}: {error}") from None
+        n_seen[request.id] += 1
+        if n_seen[request.id] > 1:
+            request = request._replace(id=f"{request.id}-{n_seen[request.id]}")
+        parsed.append(request)
+    return parsed
 
 
 def read_prompts(paths: str | Path | Sequence[str | Path]) -> Iterator[Prompt]:

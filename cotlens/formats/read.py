@@ -92,7 +92,8 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
         )  # next to other files, .json describes them
         if (
             inside
-            and (made := path / "generate.json").exists()
+            and not (path / "traces").exists()
+            and (made := path / "run.json").exists()
             and b'"complete": false' in made.read_bytes()
         ):
             raise TraceError(

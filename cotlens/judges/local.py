@@ -13,6 +13,7 @@ from typing import Any
 from cotlens.judges.cache import hash_of
 from cotlens.judges.defuse import MAX_CHARS, breaks, clean, defuse, insert_breaks, shorten
 from cotlens.judges.verdict import UNDECIDED, Item, Verdict
+from cotlens.models.engine import find_end_ids
 from cotlens.trace import TraceError
 
 _UNLIMITED = 2**31  # the context of a model that names none
@@ -149,36 +150,21 @@ class ModelGuard:
 
     def _judge_batch(self, items: Sequence[Item]) -> list[Verdict]:
         """Return the verdicts on items with text, judged together."""
-        import torch
+        from cotlens.models.local import generate_ids
 
-        # Prompts of one batch, padded on the left.
         prepared = [self._prepare(item) for item in items]
-        rows = [self._encode(rendered) for rendered, _, _ in prepared]
-        width = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id or 0
-        padded = []
-        masks = []
-        for row in rows:
-            n_padding = width - len(row)
-            padded.append([pad] * n_padding + row)
-            masks.append([0] * n_padding + [1] * len(row))
-
-        device = self.network.device
-        with torch.inference_mode():
-            output = self.network.generate(
-                input_ids=torch.tensor(padded, device=device),
-                attention_mask=torch.tensor(masks, device=device),
-                do_sample=False,
-                max_new_tokens=self.max_new_tokens,
-                pad_token_id=pad,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
+        output = generate_ids(
+            self.network,
+            [self._encode(rendered) for rendered, _, _ in prepared],
+            max_new_tokens=self.max_new_tokens,
+            end_ids=find_end_ids(self.tokenizer, self.network.generation_config),
+            pad_id=self.tokenizer.pad_token_id or 0,
+            with_logits=True,
+        )
 
         verdicts = []
-        all_written = output.sequences[:, width:].tolist()
         for row, (_, n_cut, n_defused) in enumerate(prepared):
-            written = all_written[row]
+            written = output.ids[row]
             raw = self.tokenizer.decode(written, skip_special_tokens=True)
             verdict = self.parse(raw)
 

@@ -8,6 +8,9 @@ batches      batches of equal cost, halved when memory runs out
 scores       entropy, log-prob, rank and KL from hidden states, without holding the logits
 sums         the running sums over tiles of logits that `scores` keeps
 score        score_tokens: the scores of every token of traces
-sample       sampling with transformers, one random stream a sample
-vllm         the same with vLLM
+engine       what writes completions, and what it is asked for
+local        transformers: one random stream a sample
+vllm         vLLM
+endpoint     an OpenAI-compatible endpoint
+sample       sample: prompts become traces; continue_trace: a cut trace is carried on
 """

@@ -1,12 +1,9 @@
 """Group sequences into batches of equal cost, and halve the batches when memory runs out."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import torch
-
-from cotlens.models.load import Model
+from accelerate.utils import find_executable_batch_size
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -42,7 +39,6 @@ _Result = TypeVar("_Result")
 
 
 def in_batches(
-    model: Model,
     items: Sequence[_Item],
     lengths: Sequence[int],
     budget: int,
@@ -52,19 +48,18 @@ def in_batches(
 ) -> Iterator[tuple[list[_Item], _Result | None]]:
     """Batches of items of like length, each with the result of `work`.
 
-    When memory runs out, the batch and all items after it are grouped again, at half the size. The
-    result is None for an item that does not fit into memory even alone.
+    When memory runs out, the batch is halved until it fits, and all items after it are grouped
+    again at that size. The result is None for an item that does not fit into memory even alone.
 
     Args:
-        model: the model that `work` runs.
         items: what to work on.
         lengths: tokens of each item.
         budget: padded tokens of a batch.
         work: called with a batch.
-        alone: one item a batch. So it is in any case for a model whose positions depend on the
-            longest sequence of a batch.
+        alone: one item a batch, as a model needs whose positions depend on the longest sequence of
+            a batch.
     """
-    if alone or model.sees_length:
+    if alone:
         budget = 1
 
     waiting = list(range(len(items)))
@@ -74,46 +69,47 @@ def in_batches(
         for group in groups:
             indices = [waiting[number] for number in group]
 
-            # The budget was halved: the rest waits to be grouped again.
+            # The budget was lowered: the rest waits to be grouped again.
             if postponed:
                 postponed += indices
                 continue
 
             batch = [items[index] for index in indices]
-            result = _result_or_none(work, batch)
-            if result is None and model.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-            # Memory ran out, and not for a single item.
-            if result is None and len(batch) > 1:
-                padded_tokens = len(batch) * lengths[indices[0]]
-                budget = max(1, min(budget, padded_tokens) // 2)
-                postponed += indices
-                continue
-
-            yield batch, result
+            n_done, result = _work_on_as_many(work, batch)
+            yield batch[:n_done], result
+            if n_done < len(batch):
+                budget = n_done * lengths[indices[0]]
+                postponed = indices[n_done:]
         waiting = postponed
 
 
-def _result_or_none(work: Callable[[list[_Item]], _Result], batch: list[_Item]) -> _Result | None:
-    """The result of `work`, or None if memory ran out.
+def _work_on_as_many(
+    work: Callable[[list[_Item]], _Result], batch: list[_Item]
+) -> tuple[int, _Result | None]:
+    """How many of the first items fit into memory together, and the result for them.
 
-    Once this returns, the error is gone, and with it the tensors that its traceback held.
+    The number is halved until they fit. It is 1, with None, if not even the first one fits.
     """
-    try:
-        return work(batch)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+    size = len(batch)
+
+    def halve() -> int:
+        nonlocal size
+        size //= 2
+        return size
+
+    @find_executable_batch_size(starting_batch_size=size, reduce_batch_size_fn=halve)
+    def work_on(batch_size: int) -> tuple[int, _Result | None]:
+        try:
+            return batch_size, work(batch[:batch_size])
+        except (MemoryError, RuntimeError) as error:
+            # accelerate 1.15 does not know these for what they are.
+            if isinstance(error, MemoryError) or "ALLOC_FAILED" in str(error):
+                raise RuntimeError(f"the device is out of memory. {error}") from None
             raise
-        return None
 
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out.
-
-    A CPU's allocator and some of CUDA's libraries report it in an ordinary RuntimeError.
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    pattern = r"can't allocate memory|out of memory|ALLOC_FAILED"
-    return re.search(pattern, str(error)) is not None
+    try:
+        return work_on()  # pyright: ignore[reportCallIssue]
+    except RuntimeError as error:
+        if "No executable batch size found" not in str(error):
+            raise
+        return 1, None

@@ -1,6 +1,7 @@
 """Turn a trace into the token ids that a model reads, and find where tokens begin in its text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from cotlens.models.load import first_line
 from cotlens.text.families import FAMILIES, FOREIGN_END, HARMONY, Tags
 from cotlens.text.split import OpenedBy, Status, split_trace
-from cotlens.trace import Origin, Trace, TraceError
+from cotlens.trace import Origin, Span, Trace, TraceError
 
 
 class Encoded(NamedTuple):
@@ -61,6 +62,83 @@ def encode_trace(trace: Trace, tokenizer: Any) -> Encoded:
     return _encode_completion(trace, context, tokenizer)
 
 
+class Opening(NamedTuple):
+    """The beginning of a turn, which a model is to carry on.
+
+    Attributes:
+        ids: token ids of prompt and prefix.
+        prompt: text before the turn, as the model reads it.
+        prefix: text of the turn so far, as the model reads it.
+    """
+
+    ids: tuple[int, ...]
+    prompt: str
+    prefix: str
+
+
+def encode_opening(trace: Trace, cut: int, insert: str, tokenizer: Any) -> Opening:
+    """What a model reads before it carries on `trace.completion[:cut] + insert`.
+
+    The trace keeps its own ids up to a cut that lies between two of its tokens; otherwise prefix
+    and insert are encoded as one text. Delimiters that a source with separate fields left out are
+    put in, as `encode_trace` does.
+
+    Raises:
+        TraceError: as `encode_trace`.
+    """
+    context = _encode_context(trace, tokenizer)
+    prefix_ids = _own_ids(trace, cut)
+    if prefix_ids is not None:
+        insert_ids, _ = encode(tokenizer, insert)
+        ids = (*context.ids, *prefix_ids, *insert_ids)
+        return Opening(ids, context.text, trace.completion[:cut] + insert)
+
+    ids = list(context.ids)
+    prefix = ""
+    for piece in _cut_pieces(_cut_trace(trace, cut, insert), tokenizer, context.text):
+        piece_ids, _ = encode(tokenizer, piece.text)
+        ids += piece_ids
+        prefix += piece.text
+    return Opening(tuple(ids), context.text, prefix)
+
+
+def _own_ids(trace: Trace, cut: int) -> tuple[int, ...] | None:
+    """The trace's own ids of its text up to the cut; None where they cannot be told.
+
+    They cannot if they are unknown, if the cut lies inside a token, or if the ids are those of a
+    continuation, whose text begins before them.
+    """
+    starts = trace.token_starts
+    if trace.token_ids is None or not starts or trace.origin is Origin.FIELDS:
+        return None
+    if trace.prompt_token_ids is None or starts[0] != 0 or cut not in starts:
+        return None
+    return trace.token_ids[: starts.index(cut)]
+
+
+def _cut_trace(trace: Trace, cut: int, insert: str) -> Trace:
+    """The trace as if the model had written its text up to the cut and the insert, and no more."""
+    text = trace.completion[:cut] + insert
+    bare: dict[str, Any] = {"token_ids": None, "token_starts": None, "logprobs": None, "labels": ()}
+    if trace.origin is Origin.TEXT:
+        return replace(trace, completion=text, finish_reason="length", **bare)
+
+    # Thinking and answer in fields: the part in which the cut lies takes the insert.
+    think = tuple(span for span in trace.think if span.start < cut)
+    is_answer = not think or cut > think[-1].stop
+    if not is_answer:
+        think = (*think[:-1], Span(think[-1].start, len(text)))
+    answer_start = trace.answer.start if trace.answer and is_answer else len(text)
+    return replace(
+        trace,
+        completion=text,
+        think=think,
+        answer=Span(min(answer_start, len(text)), len(text)),
+        finish_reason="stop" if is_answer else "length",
+        **bare,
+    )
+
+
 class _Context(NamedTuple):
     """What stands before the completion.
 
@@ -84,7 +162,7 @@ def _encode_context(trace: Trace, tokenizer: Any) -> _Context:
     text, source = _render_prompt(trace, tokenizer)
     ids, _ = encode(tokenizer, text)
     if source != "template":
-        ids = _bos(tokenizer, text) + ids
+        ids = bos_ids(tokenizer, text) + ids
     return _Context(ids, source, text)
 
 
@@ -98,7 +176,7 @@ def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
     if tokenizer.chat_template and prompt and not _is_rendered(trace, tokenizer):
         plain_messages = [{"role": "user", "content": prompt}]
         messages = trace.meta.get("prompt_messages") or plain_messages
-        prompt = _apply_template(trace, tokenizer, messages)
+        prompt = apply_template(tokenizer, messages, f"trace {trace.id!r}")
         source = "template"
 
     tags = tags_of(tokenizer, trace.completion)
@@ -133,7 +211,8 @@ def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
 
     # What the template writes after a user's message, with or without an opening tag.
     question = "QUESTION"
-    rendered = _apply_template(trace, tokenizer, [{"role": "user", "content": question}])
+    messages = [{"role": "user", "content": question}]
+    rendered = apply_template(tokenizer, messages, f"trace {trace.id!r}")
     end = rendered.rpartition(question)[2]
     tag = tags_of(tokenizer).open.strip()
     bare_end = end.strip().removesuffix(tag).strip()
@@ -150,14 +229,23 @@ def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
     return False
 
 
-def _apply_template(trace: Trace, tokenizer: Any, messages: Any) -> str:
+def apply_template(
+    tokenizer: Any, messages: Any, place: str, variables: Mapping[str, Any] | None = None
+) -> str:
+    """Messages as the model reads them, up to where it starts to write.
+
+    Raises:
+        TraceError: if the chat template cannot take them; it names the place of the prompt.
+    """
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **(variables or {})
+        )
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise TraceError(
-            f"trace {trace.id!r}: the chat template cannot take its prompt: {first_line(error)}"
+            f"{place}: the chat template cannot take the prompt: {first_line(error)}"
         ) from None
 
 
@@ -192,7 +280,7 @@ def _family_in(text: str) -> Tags | None:
     return None
 
 
-def _bos(tokenizer: Any, prompt: str) -> list[int]:
+def bos_ids(tokenizer: Any, prompt: str) -> list[int]:
     """The token that begins every sequence of this tokenizer, unless the prompt's text has it."""
     added_ids = tokenizer("")["input_ids"]
     if not added_ids or added_ids[0] != tokenizer.bos_token_id:
@@ -326,7 +414,7 @@ def _keep_ids(trace: Trace, context: _Context, tokenizer: Any) -> Encoded:
 
     if tokenizer is not None:
         decoded = _decode_as_text(trace, tokenizer)
-        exact = decoded.text == trace.completion
+        exact = decoded.text == _text_of_ids(trace)
         if not exact:
             _check_tokenizer(trace, decoded.text)
         elif token_starts is None:
@@ -358,6 +446,7 @@ def _decode_as_text(trace: Trace, tokenizer: Any) -> _Decoded:
     it, or all.
     """
     token_ids = trace.token_ids or ()
+    spelled = _text_of_ids(trace)
     special_ids = set(tokenizer.all_special_ids)
     n_without_end = len(token_ids)
     while n_without_end and token_ids[n_without_end - 1] in special_ids:
@@ -365,15 +454,21 @@ def _decode_as_text(trace: Trace, tokenizer: Any) -> _Decoded:
 
     for ids in (token_ids, token_ids[:n_without_end], token_ids[:-1]):
         text = tokenizer.decode(ids, skip_special_tokens=False)
-        if text == trace.completion:
+        if text == spelled:
             return _Decoded(text, skips_special=False)
     text = tokenizer.decode(token_ids, skip_special_tokens=True)
     return _Decoded(text, skips_special=True)
 
 
+def _text_of_ids(trace: Trace) -> str:
+    """The text that the trace's own ids spell: of a continuation, what follows its prefix."""
+    starts = trace.token_starts
+    return trace.completion[starts[0] :] if starts else trace.completion
+
+
 def _check_tokenizer(trace: Trace, decoded: str) -> None:
     """Raise TraceError if the decoded ids have little in common with the trace's text."""
-    completion = trace.completion
+    completion = _text_of_ids(trace)
     if completion.strip() in decoded or _share_in_common(decoded, completion) >= 0.5:
         return
     raise TraceError(

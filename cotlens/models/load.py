@@ -49,13 +49,8 @@ class Model:
 
     @property
     def sees_length(self) -> bool:
-        """Whether positions depend on the longest sequence of a batch.
-
-        They do with LongRoPE and dynamic NTK. Such a model takes each sequence alone.
-        """
-        config = self.network.config.get_text_config()
-        rope = str(getattr(config, "rope_parameters", ""))
-        return re.search(r"'(?:rope_)?type': '(?:longrope|dynamic)'", rope) is not None
+        """Whether positions depend on the longest sequence of a batch, as `sees_length`."""
+        return sees_length(self.network)
 
     @property
     def is_slow_on_cpu(self) -> bool:
@@ -72,6 +67,16 @@ class Model:
         """
         output = self.network.base_model(input_ids=ids, use_cache=False)
         return output.last_hidden_state
+
+
+def sees_length(network: Any) -> bool:
+    """Whether a network's positions depend on the longest sequence of a batch.
+
+    They do with LongRoPE and dynamic NTK. Such a model takes each sequence alone.
+    """
+    config = network.config.get_text_config()
+    rope = str(getattr(config, "rope_parameters", ""))
+    return re.search(r"'(?:rope_)?type': '(?:longrope|dynamic)'", rope) is not None
 
 
 _DTYPES = {
@@ -276,11 +281,17 @@ def fingerprint(network: Any) -> str:
 
 
 def describe_model(model: Model) -> dict[str, str]:
-    """What distinguishes a loaded model: name, revision, weights, and what it computes with."""
+    """What distinguishes a loaded model, as `describe_network`."""
+    return describe_network(model.network, model.name, model.revision)
+
+
+def describe_network(network: Any, name: str, revision: str = "") -> dict[str, str]:
+    """What distinguishes a network: name, revision, weights, and what it computes with."""
+    dtype = network.get_output_embeddings().weight.dtype
     return {
-        "name": short_name(model.name),
-        "revision": model.revision,
-        "fingerprint": fingerprint(model.network),
-        "dtype": str(model.head.weight.dtype).removeprefix("torch."),
-        "device": str(model.device),
+        "name": short_name(name),
+        "revision": revision,
+        "fingerprint": fingerprint(network),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": str(network.device),
     }

@@ -1,367 +1,379 @@
-"""Sample completions with transformers. Every sample has its own stream of random numbers.
+"""Sample completions: one contract for every caller and every engine.
 
-`vllm` does the same with vLLM. torch and transformers are imported where they are used, so that
-`cotlens.runs.generate` can be imported without them.
+`sample` answers prompts, `continue_trace` carries a cut trace on. Both take a loaded model, a vLLM
+engine or an endpoint, and both return traces. Nothing else in cotlens draws text.
+
+Only the arguments decide what is drawn. Of a checkpoint's generation_config only the end tokens
+are used: transformers would otherwise fill every setting that is left out from the checkpoint or
+from its own defaults (top_k 50, a repetition penalty). Every sample has its own stream of random
+numbers: its batch changes nothing but the rounding of low-precision arithmetic.
+
+torch and transformers are imported where they are used, so that `cotlens.runs.generate` can be
+imported without them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-from cotlens.files import model_versions
-from cotlens.formats.prompts import Prompt
+from cotlens.formats.prompts import Prompt, as_prompts
+from cotlens.models.engine import Engine, Job, Sampling, Written
 from cotlens.trace import Trace, TraceError, hash_text
 
 if TYPE_CHECKING:
     from cotlens.models.load import Model
 
-# Padded tokens of a batch, with their caches; halved when memory runs out.
-BATCH_TOKENS = {"cpu": 2**16, "cuda": 2**19}
 
+def sample(
+    model: "Model | Engine",
+    prompts: Sequence[str | Sequence[Mapping[str, Any]] | Prompt],
+    *,
+    n: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    max_new_tokens: int,
+    seed: int | None = 0,
+    prefill: str | Sequence[str] = "",
+    banned_ids: Sequence[int] = (),
+    template_args: Mapping[str, Any] | None = None,
+    method: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> list[Trace]:
+    """`n` completions of each prompt, as traces in the order of the prompts.
 
-@dataclass(frozen=True)
-class Sampling:
-    """How completions are drawn.
+    A trace's prompt is what the model read, and its completion begins with the prefill. Its token
+    ids are those that were drawn, the end token included: those of the prefill are the last of
+    `prompt_token_ids`. `token_starts` is set wherever the engine returns token ids.
 
-    Attributes:
+    >>> sample(model, ["What is 2 + 2?"], n=8, max_new_tokens=4096)  # doctest: +SKIP
+
+    Args:
+        model: a loaded model, or an engine: `VllmEngine`, `EndpointEngine`.
+        prompts: requests, lists of messages, or prompts as `read_prompts` returns them. A `Prompt`
+            with `text` is already rendered and is read as it is.
         n: samples per prompt.
-        temperature: the logits are divided by it; 0 is greedy.
+        temperature: sampling temperature; 0 is greedy.
         top_p: keep the likeliest words that hold this much probability.
         top_k: keep this many of the likeliest words; 0 keeps all.
-        max_new_tokens: longest completion.
-        seed: of all random numbers.
-    """
-
-    n: int
-    temperature: float
-    top_p: float
-    top_k: int
-    max_new_tokens: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        for name, least in (("n", 1), ("top_k", 0), ("max_new_tokens", 1)):
-            value = getattr(self, name)
-            if value < least:
-                raise TraceError(f"{name} must be {least} or more, got {value}")
-
-        if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
-            raise TraceError(
-                "expected a temperature from 0 and a top_p above 0, up to 1; "
-                f"got {self.temperature:g} and {self.top_p:g}"
-            )
-        if self.temperature == 0 and self.n > 1:
-            raise TraceError(
-                f"at temperature 0 the {self.n} samples of a prompt would be the same; "
-                "ask for n = 1"
-            )
-
-    def seed_of(self, prompt: Prompt) -> int:
-        """Seed of the prompt's first sample. Each further sample has one more, as vLLM counts."""
-        digest = hash_text(f"{self.seed}\0{prompt.id}")
-        return int(digest[:15], 16)
-
-
-class Job(NamedTuple):
-    """One completion to write.
-
-    Attributes:
-        prompt: the request.
-        text: the prompt as the model reads it.
-        ids: its token ids.
-        sample: number of the sample among those of its prompt.
-    """
-
-    prompt: Prompt
-    text: str
-    ids: list[int]
-    sample: int
-
-
-Write = Callable[[list[Job]], Iterator[tuple[Job, list[int]]]]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What writes completions.
-
-    Attributes:
-        made_by: model, versions and settings that decide the completions.
-        tokenizer: the model's.
-        ends: token ids that end a completion.
-        context: the longest sequence the model was made for, in tokens.
-        start: given the tokens of the longest prompt, returns what writes the jobs of a shard.
-    """
-
-    made_by: dict[str, Any]
-    tokenizer: Any
-    ends: list[int]
-    context: int
-    start: Callable[[int], Write]
-
-
-def end_ids(*sources: Any) -> list[int]:
-    """The end tokens of a tokenizer and of configurations, which need not agree."""
-    # A source names one end token, several, or none.
-    ends = set()
-    for source in sources:
-        source_ends = getattr(source, "eos_token_id", None)
-        if not isinstance(source_ends, list):
-            source_ends = [source_ends]
-        ends.update(source_ends)
-    ends.discard(None)
-    return sorted(ends)
-
-
-def open_transformers(
-    model: "Model | str", sampling: Sampling, batch_tokens: int | None, **loading: Any
-) -> Engine:
-    """An engine that samples with transformers.
-
-    Args:
-        model: a loaded model, or the folder or repository of one.
-        sampling: how completions are drawn.
-        batch_tokens: padded tokens of a batch; None for `BATCH_TOKENS`.
-        loading: passed on to `load_model`.
+        max_new_tokens: longest completion, without its prefill; a longer one is cut, finish reason
+            `length`.
+        seed: of all random numbers. A sample depends on it, the prompt's id and the sample's
+            number. Prompts without an id have the hash of their messages.
+        prefill: beginning of every completion, or one for each prompt.
+        banned_ids: token ids that are never drawn.
+        template_args: variables of the chat template, such as `{"enable_thinking": True}`.
+        method: name of the checkpoint or training arm, for the traces.
+        progress: called with the number of completions done since the last call.
 
     Raises:
-        TraceError: if torch is missing, or if the model cannot be loaded or has no tokenizer.
+        TraceError: for a prompt that the model cannot read or that leaves no room for the
+            completion, two prompts of one id, or a request that the engine cannot meet (an endpoint
+            promises no seeds, prefills or banned tokens).
     """
-    try:
-        from cotlens.models.batches import in_batches
-        from cotlens.models.load import describe_model, load_model
-    except ImportError as error:
+    engine = as_engine(model)
+    sampling = Sampling(n, temperature, top_p, top_k, max_new_tokens, seed, tuple(banned_ids))
+    asked = as_prompts(prompts)
+
+    prefills = [prefill] * len(asked) if isinstance(prefill, str) else list(prefill)
+    if len(prefills) != len(asked):
         raise TraceError(
-            f"the engine transformers cannot be loaded ({error}): pip install 'cotlens[model]'"
-        ) from None
-
-    loaded = load_model(model, **loading) if isinstance(model, str) else model
-    if loaded.tokenizer is None:
-        raise TraceError(f"{loaded.name}: the model came without a tokenizer")
-    ends = end_ids(loaded.tokenizer, loaded.network.generation_config)
-    budget = batch_tokens or BATCH_TOKENS.get(loaded.device.type, BATCH_TOKENS["cpu"])
-
-    def write(jobs: list[Job]) -> Iterator[tuple[Job, list[int]]]:
-        lengths = [len(job.ids) + sampling.max_new_tokens for job in jobs]
-        work = partial(_write_batch, loaded, sampling, ends)
-        for batch, completions in in_batches(loaded, jobs, lengths, budget, work):
-            if completions is None:
-                raise TraceError(
-                    f"{batch[0].prompt.place}: memory does not hold "
-                    f"{sampling.max_new_tokens:,} new tokens; lower max_new_tokens"
-                )
-            yield from zip(batch, completions, strict=True)
-
-    made_by = {
-        "model": describe_model(loaded),
-        "versions": model_versions(),
-        "batch_tokens": budget,
-    }
-    return Engine(made_by, loaded.tokenizer, ends, loaded.context, start=lambda _: write)
-
-
-def _write_batch(
-    model: "Model", sampling: Sampling, ends: list[int], batch: list[Job]
-) -> list[list[int]]:
-    """Token ids of the completions, in the order of the batch; padding follows an end token."""
-    import torch
-    from transformers import GenerationConfig
-
-    # Pad on the left, so that all prompts end where the completions begin.
-    pad = model.tokenizer.pad_token_id or 0
-    width = max(len(job.ids) for job in batch)
-    rows = []
-    masks = []
-    for job in batch:
-        n_padding = width - len(job.ids)
-        rows.append([pad] * n_padding + job.ids)
-        masks.append([0] * n_padding + [1] * len(job.ids))
-
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=sampling.max_new_tokens,
-        eos_token_id=ends or None,
-        pad_token_id=pad,
-    )
-
-    # transformers fills every gap of a configuration from the checkpoint's: top_k, penalties,
-    # forced tokens. Give it an empty one meanwhile.
-    network = model.network
-    checkpoint_config = network.generation_config
-    network.generation_config = GenerationConfig()
-    try:
-        sequences: Any = network.generate(
-            torch.tensor(rows, device=model.device),
-            attention_mask=torch.tensor(masks, device=model.device),
-            generation_config=config,
-            logits_processor=_draw_processors(sampling, batch, model.device),
+            f"prefill: expected one text, or one for each of the {len(asked)} prompts; "
+            f"got {len(prefills)}"
         )
-    finally:
-        network.generation_config = checkpoint_config
-    return sequences[:, width:].tolist()
+    engine.check(sampling, prefills)
+    check_template(engine, template_args)
+
+    jobs = []
+    for prompt, prefix in zip(asked, prefills, strict=True):
+        job = render_job(engine, prompt, prefix, template_args or {})
+        check_room(engine, job, max_new_tokens)
+        jobs.append(job)
+    return list(sample_jobs(engine, jobs, sampling, method=method, progress=progress))
 
 
-def continue_greedily(model: "Model", ids: list[int], max_new_tokens: int) -> list[int]:
-    """The token ids that the model appends to these, the likeliest one each time."""
-    import torch
+def continue_trace(
+    model: "Model | Engine",
+    trace: Trace,
+    cut: int | Sequence[int],
+    *,
+    insert: str | Sequence[str] = "",
+    n: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    max_new_tokens: int,
+    seed: int | None = 0,
+    banned_ids: Sequence[int] = (),
+) -> list[Trace]:
+    """The trace cut off, with a text put in its place, and carried on by the model.
 
-    prompt = torch.tensor([ids], device=model.device)
-    with torch.inference_mode():
-        sequences: Any = model.network.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=model.tokenizer.pad_token_id or 0,
-        )
-    return sequences[0, len(ids) :].tolist()
+    The completion of a continuation is `completion[:cut] + insert` and what the model wrote after
+    it: this is what a judge should read. Its `token_ids` are the model's own; `token_starts` tells
+    where they begin, and everything before the first of them is the prefix. Where the source kept
+    thinking and answer in separate fields, the completion has the delimiters that the model read.
 
-
-def _draw_processors(sampling: Sampling, batch: list[Job], device: Any) -> Any:
-    """Logits processors after which the largest logit of a row is a draw.
-
-    argmax(logit - log e), with e exponentially distributed, is a sample of softmax(logit).
-    `do_sample` would draw a whole batch from one stream of random numbers; here every row has its
-    own.
-    """
-    import torch
-    from transformers import (
-        LogitsProcessorList,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-    )
-
-    processors = LogitsProcessorList()
-    if sampling.temperature == 0:
-        return processors
-
-    # A stream of random numbers for every row, whatever else is in the batch.
-    generators = []
-    for job in batch:
-        seed = sampling.seed_of(job.prompt) + job.sample
-        generators.append(torch.Generator(device).manual_seed(seed))
-
-    def draw(_: Any, logits: Any) -> Any:
-        noise = torch.empty_like(logits, dtype=torch.float32)
-        for row, generator in zip(noise, generators, strict=True):
-            row.exponential_(generator=generator)
-        noise.clamp_min_(torch.finfo(torch.float32).tiny)
-        return logits - noise.log_()
-
-    # In the order in which transformers applies them itself.
-    processors.append(TemperatureLogitsWarper(float(sampling.temperature)))
-    if sampling.top_k:
-        processors.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        processors.append(TopPLogitsWarper(sampling.top_p))
-    processors.append(draw)
-    return processors
-
-
-def render_prompt(
-    tokenizer: Any, prefill: str, variables: Mapping[str, Any], prompt: Prompt
-) -> Job:
-    """A prompt as the model reads it, as the job of its first sample.
+    A trace keeps its own token ids up to a cut that lies between two of them; otherwise prefix and
+    insert are encoded as one text.
 
     Args:
-        tokenizer: the model's.
-        prefill: beginning of the completion, read as the end of the prompt.
-        variables: of the chat template.
-        prompt: the request.
+        model: as in `sample`.
+        trace: the trace; its prompt goes through the chat template unless it is rendered.
+        cut: code points of the completion, or a list of cuts.
+        insert: the text to put there, or one for each cut.
+        n: continuations of each cut.
+        temperature: as in `sample`, like the arguments that follow.
+        top_p: likewise.
+        top_k: likewise.
+        max_new_tokens: longest continuation, without the prefix.
+        seed: likewise; a continuation depends on it, the trace's id, cut, insert and its number.
+        banned_ids: likewise.
+
+    Returns:
+        `n` traces for each cut, in the order of the cuts. Their ids are `ID@CUT/NUMBER`, with a
+        hash of the insert where there is one; `meta["continues"]` holds id, cut and insert.
+
+    Raises:
+        TraceError: if a cut lies outside of the completion, the prefix leaves no room in the
+            model's context, or the engine cannot continue a text.
+    """
+    engine = as_engine(model)
+    sampling = Sampling(n, temperature, top_p, top_k, max_new_tokens, seed, tuple(banned_ids))
+    cuts = [cut] if isinstance(cut, int) else list(cut)
+    inserts = [insert] * len(cuts) if isinstance(insert, str) else list(insert)
+    if len(inserts) != len(cuts):
+        raise TraceError(
+            f"trace {trace.id!r}: insert: expected one text, or one for each of the {len(cuts)} "
+            f"cuts; got {len(inserts)}"
+        )
+    for position in cuts:
+        if not 0 <= position <= len(trace.completion):
+            raise TraceError(
+                f"trace {trace.id!r}: cut {position} lies outside of its "
+                f"{len(trace.completion):,} characters"
+            )
+    engine.check(sampling, [trace.completion])
+
+    jobs = []
+    for position, text in zip(cuts, inserts, strict=True):
+        job = _continuation_job(engine, trace, position, text)
+        check_room(engine, job, max_new_tokens)
+        jobs.append(job)
+
+    continuations = []
+    for continued in sample_jobs(engine, jobs, sampling, method=trace.method):
+        meta = {**trace.meta, **continued.meta}
+        source = {"training_step": trace.training_step, "meta": meta}
+        continuations.append(replace(continued, **source))
+    return continuations
+
+
+def _continuation_job(engine: Engine, trace: Trace, cut: int, insert: str) -> Job:
+    """What the model reads before it carries a cut trace on."""
+    from cotlens.models.encode import encode_opening
+
+    if engine.tokenizer is None:
+        raise TraceError(f"{engine.name}: a model without a tokenizer cannot continue a text")
+    opening = encode_opening(trace, cut, insert, engine.tokenizer)
+
+    # The same cut may be asked for with several inserts: each has random numbers of its own.
+    place = f"{trace.id}@{cut}"
+    if insert:
+        place += f"+{hash_text(insert)[:8]}"
+    meta = {"continues": {"id": trace.id, "cut": cut, "insert": insert}}
+    fields = {
+        "prompt_id": trace.prompt_id,
+        "domain": trace.domain,
+        "split": trace.split,
+        "gold": trace.gold,
+    }
+    prompt = Prompt(
+        id=place,
+        messages=[],
+        fields=fields,
+        meta=meta,
+        place=f"trace {trace.id!r}, cut {cut}",
+    )
+    return Job(prompt, opening.prompt, opening.ids, prefix=opening.prefix)
+
+
+def as_engine(model: "Model | Engine", batch_tokens: int | None = None) -> Engine:
+    """The engine that writes for a model: transformers for a loaded one.
+
+    Raises:
+        TraceError: if the loaded model has no tokenizer.
+    """
+    from cotlens.models.load import Model
+
+    if not isinstance(model, Model):
+        return model
+    from cotlens.models.local import LocalEngine
+
+    return LocalEngine(
+        model.network, model.tokenizer, model.name, revision=model.revision, budget=batch_tokens
+    )
+
+
+def sample_jobs(
+    engine: Engine,
+    jobs: Sequence[Job],
+    sampling: Sampling,
+    *,
+    method: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Trace]:
+    """`sampling.n` traces of each job, in the order of the jobs."""
+    ids = [job.prompt.id for job in jobs]
+    for first, second in pairwise(sorted(ids)):
+        if first == second:
+            raise TraceError(f"the id {first!r} occurs twice; give each prompt an id of its own")
+
+    numbered = []
+    for job in jobs:
+        numbered += [job._replace(sample=number) for number in range(sampling.n)]
+
+    # Completions come in any order.
+    traces = {}
+    for job, written in engine.write(numbered, sampling):
+        traces[job.prompt.id, job.sample] = make_trace(engine, job, written, sampling, method)
+        if progress:
+            progress(1)
+    for job in numbered:
+        yield traces[job.prompt.id, job.sample]
+
+
+def make_trace(
+    engine: Engine, job: Job, written: Written, sampling: Sampling | None = None, method: str = ""
+) -> Trace:
+    """The trace of a completion.
+
+    Args:
+        engine: what wrote it.
+        job: what was asked.
+        written: the token ids, or the reply.
+        sampling: how it was drawn; kept in the trace's `meta`.
+        method: name of the checkpoint or training arm.
+    """
+    from cotlens.files import short_name
+
+    # The request as the user wrote it, before the chat template.
+    prompt = job.prompt
+    meta = dict(prompt.meta)
+    if prompt.messages:
+        meta["request"] = prompt.messages[-1]["content"]
+    if len(prompt.messages) > 1:
+        meta["prompt_messages"] = prompt.messages
+    if sampling:
+        meta["sampling"] = sampling.describe()
+    known: dict[str, Any] = {
+        "id": f"{prompt.id}/{job.sample}",
+        "prompt": job.text,
+        "model": short_name(engine.name),
+        "method": method,
+        "sample": job.sample,
+        **prompt.fields,
+    }
+
+    # An engine that returns text: what its reply says of the thinking and the end stays.
+    if written.trace is not None:
+        reply_meta = {**written.trace.meta, **meta}
+        return replace(written.trace, **known, meta=reply_meta)
+
+    # The end token is one of those that were drawn, and has no text.
+    ids = tuple(written.ids or ())
+    has_ended = bool(ids) and ids[-1] in engine.end_ids
+    text_ids = ids[:-1] if has_ended else ids
+    text = engine.tokenizer.decode(text_ids)
+    completion = job.prefix + text
+    starts = _token_starts(engine, text, text_ids, len(job.prefix))
+    if has_ended:
+        starts = (*starts, len(completion))
+    return Trace(
+        **known,
+        completion=completion,
+        finish_reason="stop" if has_ended else "length",
+        prompt_token_ids=tuple(job.ids),
+        token_ids=ids,
+        token_starts=starts,
+        meta=meta,
+    )
+
+
+def _token_starts(
+    engine: Engine, text: str, ids: tuple[int, ...], n_before: int
+) -> tuple[int, ...]:
+    """Where the tokens of a text begin, with so many characters before it."""
+    from cotlens.models.encode import locate_tokens
+
+    drawn = Trace(id="drawn", completion=text, token_ids=ids)
+    starts = locate_tokens(drawn, engine.tokenizer, skip=False)
+    return tuple(n_before + start for start in starts)
+
+
+def render_job(
+    engine: Engine, prompt: Prompt, prefix: str, template_args: Mapping[str, Any]
+) -> Job:
+    """A prompt as the model reads it, as the job of its first sample.
 
     Raises:
         TraceError: if the chat template cannot take the prompt, or if there is no template and the
             prompt is more than one text.
     """
-    from jinja2 import TemplateError
+    tokenizer = engine.tokenizer
+    if tokenizer is None:  # the server renders the messages
+        return Job(prompt, prompt.messages[-1]["content"], (), prefix=prefix)
+
+    if prompt.text:
+        return Job(prompt, prompt.text, _rendered_ids(tokenizer, prompt.text, prefix), 0, prefix)
 
     if not tokenizer.chat_template:
         if len(prompt.messages) > 1:
             raise TraceError(
                 f"{prompt.place}: the model has no chat template; give one text, and no system"
             )
-        text = prompt.messages[0]["content"] + prefill
-        encoding = tokenizer(text, verbose=False)
-        return Job(prompt, text, encoding["input_ids"], sample=0)
-
-    try:
-        rendered = tokenizer.apply_chat_template(
-            prompt.messages, tokenize=False, add_generation_prompt=True, **variables
-        )
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        raise TraceError(f"{prompt.place}: the chat template cannot take it: {error}") from None
+        text = prompt.messages[0]["content"]
+        encoding = tokenizer(text + prefix, verbose=False)
+        return Job(prompt, text, encoding["input_ids"], prefix=prefix)
 
     # The template writes the token that begins a sequence: the tokenizer must not add it again.
-    text = rendered + prefill
-    encoding = tokenizer(text, add_special_tokens=False, verbose=False)
-    return Job(prompt, text, encoding["input_ids"], sample=0)
+    from cotlens.models.encode import apply_template
+
+    text = apply_template(tokenizer, prompt.messages, prompt.place, template_args)
+    encoding = tokenizer(text + prefix, add_special_tokens=False, verbose=False)
+    return Job(prompt, text, encoding["input_ids"], prefix=prefix)
 
 
-def longest_completion(jobs: Iterator[Job], room: int) -> int:
-    """Tokens of the longest prompt.
+def _rendered_ids(tokenizer: Any, text: str, prefix: str) -> list[int]:
+    """Ids of a rendered prompt, which may or may not hold the token that begins a sequence."""
+    from cotlens.models.encode import bos_ids
+
+    encoding = tokenizer(text + prefix, add_special_tokens=False, verbose=False)
+    return bos_ids(tokenizer, text) + encoding["input_ids"]
+
+
+def check_template(engine: Engine, template_args: Mapping[str, Any] | None) -> None:
+    """Raise TraceError for a variable that the chat template does not have.
+
+    A template passes over variables that it does not know: a typing error would change nothing.
+    """
+    if not template_args:
+        return
+    template = str(getattr(engine.tokenizer, "chat_template", "") or "")
+    unknown = [name for name in template_args if name not in template]
+    if unknown:
+        raise TraceError(f"the chat template has no variable {', '.join(unknown)}")
+
+
+def check_room(engine: Engine, job: Job, max_new_tokens: int) -> None:
+    """Raise TraceError if a prompt and the longest completion exceed the model's context.
 
     All completions have one limit, or their lengths could not be compared.
-
-    Args:
-        jobs: one for each prompt.
-        room: the model's context less the longest completion.
-
-    Raises:
-        TraceError: if a prompt and the longest completion exceed the context.
     """
-    job = max(jobs, key=lambda job: len(job.ids))
-    n_prompt = len(job.ids)
-    if n_prompt > room:
+    n_over = len(job.ids) + max_new_tokens - engine.context
+    if n_over > 0:
         raise TraceError(
-            f"{job.prompt.place}: the prompt's {n_prompt:,} tokens and the longest completion are "
-            f"{n_prompt - room:,} more than the model was made for; lower max_new_tokens "
+            f"{job.prompt.place}: the prompt's {len(job.ids):,} tokens and the longest completion "
+            f"are {n_over:,} more than the model was made for; lower max_new_tokens "
             "(--max-new-tokens) by that, or leave the prompt out"
         )
-    return n_prompt
-
-
-def make_trace(job: Job, made: list[int], engine: Engine, method: str, sampling: Sampling) -> Trace:
-    """The trace of a completion.
-
-    Args:
-        job: what was asked.
-        made: the token ids that were written, and padding.
-        engine: what wrote them.
-        method: name of the checkpoint or training arm.
-        sampling: how they were drawn.
-    """
-    from cotlens.models.encode import locate_tokens
-
-    # The completion ends at the first end token; what follows is padding.
-    n_text = 0
-    while n_text < len(made) and made[n_text] not in engine.ends:
-        n_text += 1
-    text_ids = tuple(made[:n_text])
-    end_id = tuple(made[n_text : n_text + 1])
-
-    # The request as the user wrote it, before the chat template.
-    prompt = job.prompt
-    meta: dict[str, Any] = {"request": prompt.messages[-1]["content"]}
-    if len(prompt.messages) > 1:
-        meta["prompt_messages"] = prompt.messages
-    trace = Trace(
-        id=f"{prompt.id}/{job.sample}",
-        completion=engine.tokenizer.decode(text_ids),
-        prompt=job.text,
-        model=engine.made_by["model"]["name"],
-        method=method,
-        sample=job.sample,
-        finish_reason="stop" if end_id else "length",
-        prompt_token_ids=tuple(job.ids),
-        token_ids=text_ids,
-        **prompt.fields,
-        meta=prompt.meta | meta | {"sampling": vars(sampling)},
-    )
-
-    # The end token is one of those that were drawn, and has no text.
-    token_starts = locate_tokens(trace, engine.tokenizer, skip=False)
-    if end_id:
-        token_starts = (*token_starts, len(trace.completion))
-    return replace(trace, token_ids=text_ids + end_id, token_starts=token_starts)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -55,6 +56,23 @@ class ScoredTrace(NamedTuple):
     error: str = ""
 
 
+class ScoredTraces(list[ScoredTrace]):
+    """Scored traces, in order."""
+
+    def table(self) -> pd.DataFrame:
+        """One row per trace: `ScoredTrace`'s fields, and a column for each of its values.
+
+        The entropy measures take it as they take `run.score_table()`, whose columns it has as far
+        as they were asked for. A value is an array with one number (or k) per token.
+        """
+        rows = []
+        for scored in self:
+            row = scored._asdict()
+            row |= row.pop("values")
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
 def score_tokens(
     model: Model,
     traces: Sequence[Trace],
@@ -67,8 +85,11 @@ def score_tokens(
     on_error: _OnError = "stop",
     tokens_per_batch: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> list[ScoredTrace]:
+) -> ScoredTraces:
     """Scores of every token of every completion under a model, in the order of the traces.
+
+    `.table()` of the result goes into the entropy measures: `step_entropy(step_table(traces),
+    score_tokens(model, traces).table())`.
 
     Entry i describes the model's distribution at token i, given all tokens before it: raw logits,
     divided by `temperature`. Token i was drawn from it only if this model drew it that way. A first
@@ -132,12 +153,11 @@ def score_tokens(
     shapes = _column_shapes(top_k, has_reference=reference is not None)
     values = {number: _blank_columns(shapes, len(encoded[number].scored)) for number in encoded}
     batches = in_batches(
-        model,
-        items=windows,
+        windows,
         lengths=[len(window.ids) for window in windows],
         budget=tokens_per_batch or TOKENS_PER_BATCH.get(model.device.type, 4096),
         work=partial(_score_batch, model, reference, temperature, top_k),
-        alone=reference is not None and reference.sees_length,
+        alone=model.sees_length or (reference is not None and reference.sees_length),
     )
     for batch, scores in batches:
         if scores is None:
@@ -149,7 +169,7 @@ def score_tokens(
             progress(sum(len(window.positions) for window in batch))
 
     # Collect the results in the order of the traces.
-    results = []
+    results = ScoredTraces()
     for number, trace in enumerate(traces):
         try:
             if number not in errors:

@@ -1,11 +1,10 @@
 """Early answering: what does a model answer when its thinking is cut short?"""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from cotlens.models.encode import encode, encode_trace, tags_of
+from cotlens.models.encode import tags_of
 from cotlens.models.load import Model
-from cotlens.models.sample import continue_greedily
+from cotlens.models.sample import continue_trace
 from cotlens.text.split import split_trace
 from cotlens.trace import Trace, TraceError
 
@@ -42,19 +41,29 @@ def answer_early(
             f"trace {trace.id!r}: cuts {list(cuts)} must lie in the thinking, {first} to {last}"
         )
 
-    # What the model reads before the completion, up to the first token of its text.
-    text_only = replace(trace, token_ids=None, token_starts=None, logprobs=None)
-    encoded = encode_trace(text_only, tokenizer)
-    n_before = int(encoded.scored[0])
-    ids_before = list(encoded.ids[:n_before])
+    # Close the thought; the line break before the tag must not be doubled.
     close = tags_of(tokenizer, trace.completion).close
+    distinct_cuts = sorted(set(cuts))
+    closings = []
+    for cut in distinct_cuts:
+        ends_line = trace.completion[:cut].endswith("\n")
+        closings.append(close.lstrip("\n") if ends_line else close)
 
-    answers = []
-    for cut in cuts:
-        # Close the thought; the line break before the tag must not be doubled.
-        thought = trace.completion[:cut]
-        closing = close.lstrip("\n") if thought.endswith("\n") else close
-        thought_ids, _ = encode(tokenizer, thought + closing)
-        answer_ids = continue_greedily(model, ids_before + thought_ids, max_new_tokens)
-        answers.append(tokenizer.decode(answer_ids, skip_special_tokens=True))
-    return answers
+    continued = continue_trace(
+        model,
+        trace,
+        distinct_cuts,
+        insert=closings,
+        temperature=0,
+        max_new_tokens=max_new_tokens,
+    )
+    answers = {}
+    for cut, continuation in zip(distinct_cuts, continued, strict=True):
+        answers[cut] = _text_of_tokens(continuation)
+    return [answers[cut] for cut in cuts]
+
+
+def _text_of_tokens(trace: Trace) -> str:
+    """What the model wrote of a continuation: the text from its first token on."""
+    starts = trace.token_starts or ()
+    return trace.completion[starts[0] :] if starts else ""

@@ -1,17 +1,23 @@
 """analyze: files of traces become a run."""
 
+import atexit
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
-from itertools import islice
+from functools import partial
+from importlib.resources import files as resources
+from itertools import count, islice
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import mkdtemp
+from typing import Any, Literal, TypeGuard
 
-import pyarrow.parquet as pq
-
-from cotlens.files import hash_path, only_one, versions, write_parquet
+from cotlens.files import hash_path, only_one, read_parquet, versions, write_parquet
 from cotlens.formats.known import find_format
+from cotlens.formats.memory import Source, as_traces
 from cotlens.formats.read import (
     MAX_LINE_BYTES,
     Reject,
@@ -20,20 +26,33 @@ from cotlens.formats.read import (
     input_files,
     read_traces,
 )
-from cotlens.runs.run import COUNTS, Run
-from cotlens.runs.schema import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS
-from cotlens.runs.shards import prepare_run, write_info
-from cotlens.runs.tables import analyze_traces
+from cotlens.runs.run import Run
+from cotlens.runs.schema import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, NOT_STORED
+from cotlens.runs.shards import (
+    Made,
+    Shard,
+    check_shard,
+    is_finished,
+    make_shards,
+    over_shards,
+    read_info,
+    read_ledger,
+    remove_shards,
+    shard_name,
+    shards_of,
+    write_info,
+)
+from cotlens.runs.tables import step_rows, trace_rows
 from cotlens.text.families import Tags
-from cotlens.trace import Trace, TraceError
+from cotlens.trace import Trace, TraceError, dump_json, hash_text
 
 SHARD_TRACES = 1000
 SHARD_CHARS = 16_000_000  # long traces make smaller shards, so that memory stays flat
 
 
 def analyze(
-    paths: str | Path | Sequence[str | Path],
-    out: str | Path,
+    source: str | Path | Sequence[str | Path] | Source,
+    out: str | Path | None = None,
     *,
     format: str | None = None,
     model: str = "",
@@ -46,13 +65,18 @@ def analyze(
     force: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Run:
-    """Read, split and segment every trace of `paths` into the run directory `out`; return the run.
+    """Read, split and segment every trace into the run directory `out`; return the run.
 
     Called again with the same inputs it does nothing, or finishes what a killed call left.
 
+    >>> analyze([Trace(id="a", completion="<think>2+2</think>4")]).info["n_traces"]
+    1
+
     Args:
-        paths: files or folders, as `read_traces` takes them.
-        out: the run directory; made if it is missing.
+        source: files or folders, as `read_traces` takes them; or traces, rows or a frame in memory,
+            as `as_traces` takes them (a text is a path here).
+        out: the run directory, made if it is missing; None: a temporary folder, which is removed
+            when the process ends.
         format: as in `read_traces`.
         model: name for the traces that have none.
         method: name of the checkpoint or training arm, for the traces that have none.
@@ -70,11 +94,14 @@ def analyze(
     Raises:
         TraceError: for a row that cannot be read, or if `out` holds something else.
     """
-    files = input_files(paths)
+    if out is None:
+        out = Path(_temporary_folder()) / "run"
+    files = input_files(source if _are_paths(source) else _write_source(source))
     if not files:
         raise TraceError("nothing to analyze: no input file was given")
 
     run = Run(Path(out))
+    _check_folder(run, files)
     # Everything that decides the tables. The tokenizer is named only where it is used.
     settings: dict[str, Any] = {
         "model": model,
@@ -86,16 +113,21 @@ def analyze(
     if tokenizer:
         settings["tokenizer"] = tokenizer
     inputs = _describe_inputs(files, format)
-    made_by = {"inputs": inputs, "versions": versions(), "settings": settings}
+    contents = [[made_from["format"], made_from["sha256"]] for made_from in inputs]
+    made_by = {"contents": contents, "settings": settings, "versions": versions()}
+    made_by["detectors"] = hash_detectors()
 
-    # Shard by shard: memory holds one, and a killed job resumes after the last.
+    if not force and is_finished(run.path, made_by) and _has_all_shards(run):
+        _check_rejects(run, on_error)
+        return run
+
     with only_one(run.path):
-        is_complete = prepare_run(run, made_by, files, force)
-        if is_complete:
-            _check_rejects(run, on_error)
-            return run
+        if force or not _is_made_by(run, made_by):
+            _remove_tables(run, force)
+        write_info(run.path, {"inputs": inputs, **made_by, "complete": False})
 
-        counts = dict.fromkeys(COUNTS, 0)
+        # Ingest: the traces, split. A light run keeps their text only until it has their steps.
+        folder = run.path / (".full" if light else "traces")
         with _RejectFile(run.path) as rejects:
             traces = read_traces(
                 files,
@@ -105,21 +137,155 @@ def analyze(
                 tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
             )
             named = (_with_names(trace, model, method) for trace in traces)
-            for number, shard in enumerate(_in_shards(named)):
-                counts["n_traces"] += len(shard)
-                counts["n_steps"] += _write_shard(run, number, shard, tags, light)
-                counts["n_shards"] = number + 1
-                if progress:
-                    progress(len(shard))
+            make_traces = partial(_make_traces, tags)
+            ingested = make_shards(_in_shards(named), folder, make_traces, made_by=made_by)
+
+            # Steps: as soon as a shard of traces is there, a shard of steps is made from it.
+            with closing(ingested):
+                over_shards(
+                    _as_sources(folder, ingested, progress),
+                    run.path / "steps",
+                    partial(_make_steps, tags, light),
+                    made_by=made_by,
+                )
 
             # A run without traces would only fail later, at its first figure.
-            counts["n_rejected"] = rejects.n
-            if not counts["n_traces"]:
+            n_rejected = rejects.n
+            if not read_ledger(folder):
                 raise TraceError(
                     f"none of the {rejects.n} rows could be read; the first: {rejects.first}"
                 )
-        write_info(run, made_by | {"complete": True} | counts)
+
+        if light:
+            over_shards(shards_of(folder), run.path / "traces", _without_texts, made_by=made_by)
+            remove_shards(folder)
+        counts = {
+            "n_traces": read_info(run.path / "traces")["n_traces"],
+            "n_steps": read_info(run.path / "steps")["n_steps"],
+            "n_rejected": n_rejected,
+            "n_shards": len(read_ledger(run.path / "traces")),
+        }
+        write_info(run.path, {"inputs": inputs, **made_by, "complete": True, **counts})
     return run
+
+
+def _are_paths(source: Any) -> TypeGuard[str | Path | Sequence[str | Path]]:
+    """Whether a source names files, and does not hold traces itself."""
+    if isinstance(source, str | Path):
+        return True
+    is_list = isinstance(source, list | tuple)
+    return is_list and all(isinstance(item, str | Path) for item in source)
+
+
+def _write_source(source: Any) -> Path:
+    """A file of traces that were in memory."""
+    path = Path(_temporary_folder()) / "memory.parquet"
+    write_parquet(path, trace_rows(as_traces(source)))
+    return path
+
+
+def _temporary_folder() -> str:
+    """A folder that lasts as long as the process."""
+    folder = mkdtemp(prefix="cotlens-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _as_sources(
+    folder: Path, records: Iterable[Mapping[str, Any]], progress: Callable[[int], None] | None
+) -> Iterator[Shard]:
+    """Shards of traces as sources of steps, with the progress of those whose steps are there."""
+    for record in records:
+        yield Shard(record["name"], record["content"], folder / record["name"])
+        if progress:
+            progress(record["rows"])
+
+
+def _check_folder(run: Run, files: Sequence[Path]) -> None:
+    """Raise TraceError if the folder holds an input, or something other than a run."""
+    for file in files:
+        if run.path.resolve() in (file.resolve(), *file.resolve().parents):
+            raise TraceError(
+                f"{run.path}: holds one of the inputs; choose another folder for the run"
+            )
+    if run.path.is_dir() and _has_contents(run.path):
+        _ = run.info  # raises if the folder is not a run: foreign files are never removed
+
+
+def _is_made_by(run: Run, made_by: Mapping[str, Any]) -> bool:
+    """Whether the folder is new, or holds what the same inputs, settings and versions made."""
+    if not (run.path / "run.json").exists():
+        return True
+    info = run.info
+    return all(info.get(name) == value for name, value in json.loads(dump_json(made_by)).items())
+
+
+def _has_contents(folder: Path) -> bool:
+    """Whether a folder holds more than hidden files and partial ones."""
+    for child in folder.iterdir():
+        if not child.name.startswith(".") and child.suffix != ".partial":
+            return True
+    return False
+
+
+def _has_all_shards(run: Run) -> bool:
+    """Whether the shards of traces and steps are there, as their folders list them."""
+    try:
+        for table in ("traces", "steps"):
+            for record in read_ledger(run.path / table):
+                check_shard(run.path / table, record)
+    except TraceError:
+        return False
+    return True
+
+
+def _remove_tables(run: Run, force: bool) -> None:
+    """Remove traces and steps that something else made.
+
+    Scores and verdicts of other traces stay, and are refused when they are read.
+
+    Raises:
+        TraceError: if there are steps, unless `force` is set.
+    """
+    if run.shards("steps") and not force:
+        raise TraceError(
+            f"{run.path}: holds a run made from other inputs, settings or versions; "
+            "choose another folder, or replace it with --force"
+        )
+
+    # Incomplete first, so that a kill between here and the end leaves no run that looks whole.
+    if (run.path / "run.json").exists():
+        write_info(run.path, run.info | {"complete": False})
+    for table in ("traces", "steps", ".full"):
+        remove_shards(run.path / table)
+    (run.path / "rejects.jsonl").unlink(missing_ok=True)
+
+
+def hash_detectors() -> str:
+    """16 hex digits of the weights of the detectors that label steps."""
+    texts = []
+    for file in sorted(resources("cotlens.detect").iterdir(), key=lambda file: file.name):
+        if file.name.endswith((".npz", ".tsv")):
+            texts.append(hashlib.sha256(file.read_bytes()).hexdigest())
+    return hash_text("".join(texts))
+
+
+def _make_traces(tags: Tags | None, traces: Sequence[Trace]) -> Made:
+    return Made(trace_rows(traces, tags), {"n_traces": len(traces)})
+
+
+def _make_steps(tags: Tags | None, light: bool, shard: Path) -> Made:
+    table = step_rows(read_traces(shard, format="cotlens"), tags)
+    if light:
+        table = table.select(LIGHT_STEP_COLUMNS)
+    return Made(table, {"n_steps": table.num_rows})
+
+
+def _without_texts(shard: Path) -> Made:
+    """Traces of a light run: neither texts nor lists per token."""
+    stored = [name for name in LIGHT_COLUMNS if name not in NOT_STORED]
+    table = read_parquet(shard, stored)
+    return Made(table, {"n_traces": table.num_rows})
 
 
 def _describe_inputs(paths: Sequence[Path], format: str | None) -> list[dict[str, Any]]:
@@ -209,10 +375,13 @@ def _with_names(trace: Trace, model: str, method: str) -> Trace:
     return flag_summary(named)
 
 
-def _in_shards(traces: Iterator[Trace]) -> Iterator[list[Trace]]:
-    """Traces in groups of at most `SHARD_TRACES` and about `SHARD_CHARS` characters."""
-    while shard := list(islice(_until_full(traces), SHARD_TRACES)):
-        yield shard
+def _in_shards(traces: Iterator[Trace]) -> Iterator[Shard]:
+    """Traces in shards of at most `SHARD_TRACES` and about `SHARD_CHARS` characters."""
+    for number in count():
+        content = list(islice(_until_full(traces), SHARD_TRACES))
+        if not content:
+            return
+        yield Shard(shard_name(number), "", content)
 
 
 def _until_full(traces: Iterator[Trace]) -> Iterator[Trace]:
@@ -225,23 +394,3 @@ def _until_full(traces: Iterator[Trace]) -> Iterator[Trace]:
         n_chars += 8 * len(trace.token_ids or ()) + len(str(trace.meta))
         if n_chars >= SHARD_CHARS:
             return
-
-
-def _write_shard(
-    run: Run, number: int, traces: Sequence[Trace], tags: Tags | None, light: bool
-) -> int:
-    """Write both tables of one shard unless they are there; return the number of steps."""
-    name = f"part-{number:05d}.parquet"
-    trace_path = run.path / "traces" / name
-    step_path = run.path / "steps" / name
-    if step_path.exists() and trace_path.exists():
-        return pq.read_metadata(step_path).num_rows
-
-    # Steps are written last: where they are, the traces are whole too.
-    trace_table, step_table = analyze_traces(traces, tags)
-    if light:
-        trace_table = trace_table.select(LIGHT_COLUMNS)
-        step_table = step_table.select(LIGHT_STEP_COLUMNS)
-    write_parquet(trace_path, trace_table)
-    write_parquet(step_path, step_table)
-    return step_table.num_rows

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cotlens.files import hash_path
 from cotlens.formats.known import find_format
 from cotlens.runs.messages import assistant_message, messages_before
 from cotlens.runs.schema import arrow_schema
@@ -247,7 +248,7 @@ def _write_hf(traces: Iterator[Trace], path: Path, _: Counter[str], tags: Tags |
     # What `load_from_disk` asks for, and no more.
     state = {
         "_data_files": [{"filename": name}],
-        "_fingerprint": hash_text(path.name),
+        "_fingerprint": hash_path(path / name)[:16],
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,

@@ -2,7 +2,7 @@
 
 It is the step between a trained checkpoint and `cotlens analyze`:
 
-    OUT/generate.json       what made it: model and fingerprint, engine, sampling, seed, versions,
+    OUT/run.json            what made it: model and fingerprint, engine, sampling, seed, versions,
                             hashes of the prompts
     OUT/part-00000.parquet  a file of traces, and so is each that follows
 
@@ -13,30 +13,26 @@ low-precision arithmetic.
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow.parquet as pq
-
-from cotlens.files import hash_path, only_one, to_json, write_atomic, write_parquet
+from cotlens.files import hash_path
 from cotlens.formats.prompts import read_prompts
 from cotlens.formats.read import input_files
+from cotlens.models.engine import Engine, Job, Sampling
 from cotlens.models.sample import (
-    Job,
-    Sampling,
-    longest_completion,
-    make_trace,
-    open_transformers,
-    render_prompt,
+    as_engine,
+    check_room,
+    check_template,
+    render_job,
+    sample_jobs,
 )
-from cotlens.models.vllm import open_vllm
-from cotlens.runs.shards import prepare_generation
-from cotlens.runs.tables import analyze_traces
-from cotlens.trace import TraceError, hash_text
+from cotlens.models.vllm import VllmEngine
+from cotlens.runs.shards import Made, Shard, make_shards, shard_name
+from cotlens.runs.tables import trace_rows
+from cotlens.trace import Trace, TraceError, hash_text
 
 if TYPE_CHECKING:
     from cotlens.models.load import Model
@@ -69,14 +65,14 @@ def generate(
     """Sample completions of prompts into a folder of traces, and return the folder.
 
     It returns a path because the folder cannot be opened as a `Run` yet: the traces are not split
-    or cut into steps, and there is no `run.json`. `analyze` makes a run from it, and `read_traces`
+    or cut into steps. `analyze` makes a run from it, and `read_traces`
     reads it. `generation_info(folder)` returns what made it, and the numbers of traces and tokens.
 
     A prompt goes through the chat template once; without a template it must be one text and is
     taken as it is. The trace's prompt is what the model read, so that `split_trace` sees a thought
-    that the template opened. The completion is the token ids decoded, special tokens included, up
-    to the end token. Call a killed job again with the same arguments: it resumes after the last
-    finished shard, and makes the same texts.
+    that the template opened. The completion is the prefill, and then the token ids decoded, special
+    tokens included, up to the end token. Call a killed job again with the same arguments: it
+    resumes after the last finished shard, and makes the same texts.
 
     >>> generate("prompts.jsonl", "runs/sft/checkpoint", "traces/sft", n=8)  # doctest: +SKIP
 
@@ -92,7 +88,7 @@ def generate(
         max_new_tokens: longest completion; a longer one is cut, finish reason `length`.
         seed: of all random numbers.
         method: name of the checkpoint or training arm, for the traces.
-        prefill: beginning of every completion, read as the end of its prompt.
+        prefill: beginning of every completion.
         template_args: variables of the chat template, such as `{"enable_thinking": True}`.
         batch_tokens: padded tokens, prompts and completions, that transformers computes together.
         revision: as in `load_model`.
@@ -116,64 +112,89 @@ def generate(
     if not n_prompts:
         raise TraceError("nothing to generate from: no file of prompts was given")
 
-    open_engine = open_vllm if engine == "vllm" else open_transformers
-    opened = open_engine(
-        model, sampling, batch_tokens, revision=revision, device=device, dtype=dtype
-    )
-
-    # A template passes over variables that it does not know: a typing error would change nothing.
+    writer = _open_engine(engine, model, batch_tokens, revision, device, dtype)
+    writer.check(sampling, [prefill])
     variables = dict(template_args or {})
-    template = str(opened.tokenizer.chat_template or "")
-    unknown = [name for name in variables if name not in template]
-    if unknown:
-        raise TraceError(f"the chat template has no variable {', '.join(unknown)}")
+    check_template(writer, variables)
+
+    # Prompts are rendered again at each pass: a million of them need not fit in memory. All are
+    # checked before the first is answered.
+    longest = 0
+    for job in _jobs(writer, prompts, prefill, variables):
+        check_room(writer, job, max_new_tokens)
+        longest = max(longest, len(job.ids) + max_new_tokens)
+    if isinstance(writer, VllmEngine):
+        writer.longest = longest
+
+    n_reported = 0
+
+    def report(n: int) -> None:
+        nonlocal n_reported
+        n_reported += n
+        if progress:
+            progress(n)
+
+    def write_shard(jobs: Sequence[Job]) -> Made:
+        traces = list(sample_jobs(writer, jobs, sampling, method=method, progress=report))
+        return Made(trace_rows(traces), _count(traces))
 
     # Everything that decides the texts, so that nothing else is mixed with them.
-    made_by = opened.made_by | {
+    made_by = writer.describe() | {
         "engine": engine,
-        "sampling": vars(sampling),
+        "sampling": sampling.describe(),
         "method": method,
         "prefill": prefill,
         "template_args": variables,
-        "chat_template": hash_text(template),
+        "chat_template": hash_text(str(writer.tokenizer.chat_template or "")),
         "shard_traces": SHARD_TRACES[engine],
         "prompts": _describe_prompts(prompts),
     }
-
-    # Prompts are rendered again at each pass: a million of them need not fit in memory.
-    render = partial(render_prompt, opened.tokenizer, prefill, variables)
-    n_prompt_tokens = longest_completion(
-        map(render, read_prompts(prompts)), opened.context - max_new_tokens
-    )
-
-    with only_one(folder):
-        prepare_generation(folder, made_by)
-        counts: Counter[str] = Counter()
-        write = None  # the engine starts at the first shard that is missing
-        jobs = map(render, read_prompts(prompts))
-        for number, shard_jobs in enumerate(_in_shards(jobs, n, SHARD_TRACES[engine])):
-            # A finished shard is kept, and only counted.
-            path = folder / f"part-{number:05d}.parquet"
-            if path.exists():
-                if progress:
-                    progress(len(shard_jobs))
-            else:
-                write = write or opened.start(n_prompt_tokens)
-                traces = {}  # completions come in any order
-                for job, token_ids in write(shard_jobs):
-                    trace = make_trace(job, token_ids, opened, method, sampling)
-                    traces[job.prompt.id, job.sample] = trace
-                    if progress:
-                        progress(1)
-
-                ordered = [traces[job.prompt.id, job.sample] for job in shard_jobs]
-                trace_table, _steps = analyze_traces(ordered)
-                write_parquet(path, trace_table)
-            counts.update(_count(path))
-
-        info = made_by | {"complete": True} | dict(counts)
-        write_atomic(folder / "generate.json", to_json(info))
+    jobs = _jobs(writer, prompts, prefill, variables)
+    shards = _in_shards(jobs, max(1, SHARD_TRACES[engine] // n))
+    n_done = 0
+    for record in make_shards(shards, folder, write_shard, made_by=made_by):
+        n_done += record["rows"]
+        if n_done > n_reported:  # the shard was there
+            report(n_done - n_reported)
     return folder
+
+
+def _open_engine(
+    engine: str,
+    model: "Model | str",
+    batch_tokens: int | None,
+    revision: str | None,
+    device: str,
+    dtype: str,
+) -> Engine:
+    """The engine of that name for a model that is loaded, or is to be."""
+    if engine == "vllm":
+        if not isinstance(model, str) or device or batch_tokens:
+            raise TraceError(
+                "vllm loads a model by its name, takes the GPUs it sees (no device), "
+                "and makes its own batches"
+            )
+        return VllmEngine(model, revision=revision, dtype=dtype)
+
+    try:
+        from cotlens.models.load import load_model
+    except ImportError as error:
+        raise TraceError(
+            f"the engine transformers cannot be loaded ({error}): pip install 'cotlens[model]'"
+        ) from None
+    if isinstance(model, str):
+        model = load_model(model, revision=revision, device=device, dtype=dtype)
+    return as_engine(model, batch_tokens)
+
+
+def _jobs(
+    writer: Engine,
+    prompts: str | Path | Sequence[str | Path],
+    prefill: str,
+    variables: Mapping[str, Any],
+) -> Iterator[Job]:
+    for prompt in read_prompts(prompts):
+        yield render_job(writer, prompt, prefill, variables)
 
 
 def _describe_prompts(prompts: str | Path | Sequence[str | Path]) -> list[dict[str, str]]:
@@ -185,44 +206,41 @@ def _describe_prompts(prompts: str | Path | Sequence[str | Path]) -> list[dict[s
     return files
 
 
-def _in_shards(jobs: Iterable[Job], n: int, shard_traces: int) -> Iterator[list[Job]]:
-    """Each job n times, numbered, in lists of about `shard_traces` that hold whole prompts."""
-    prompts_per_shard = max(1, shard_traces // n)
-    jobs = iter(jobs)
-    while shard_jobs := list(islice(jobs, prompts_per_shard)):
-        samples = []
-        for job in shard_jobs:
-            samples += [job._replace(sample=number) for number in range(n)]
-        yield samples
+def _in_shards(jobs: Iterator[Job], n_prompts: int) -> Iterator[Shard]:
+    """The jobs in shards of so many prompts."""
+    for number in count():
+        content = list(islice(jobs, n_prompts))
+        if not content:
+            return
+        yield Shard(shard_name(number), "", content)
 
 
-def _count(shard: Path) -> dict[str, int]:
+def _count(traces: Sequence[Trace]) -> dict[str, int]:
     """Traces of a shard, their tokens, and the traces that were cut off."""
-    # From the file, also for a shard that was written before.
-    table = pq.read_table(shard, columns=["n_tokens", "finish_reason"])
-    traces = table.to_pandas()
-    is_cut = traces["finish_reason"] == "length"
     return {
         "n_traces": len(traces),
-        "n_tokens": int(traces["n_tokens"].sum()),
-        "n_cut": int(is_cut.sum()),
+        "n_tokens": sum(len(trace.token_ids or ()) for trace in traces),
+        "n_cut": sum(trace.finish_reason == "length" for trace in traces),
     }
 
 
 def generation_info(path: str | Path) -> dict[str, Any]:
-    """What made a folder of sampled traces, as its `generate.json` holds it.
+    """What made a folder of sampled traces, as its `run.json` holds it.
 
     That is model, engine, sampling, versions and hashes of the prompts, whether it is `complete`,
     and then `n_traces`, `n_tokens`, and `n_cut`, the traces that reached `max_new_tokens`.
 
     Raises:
-        TraceError: if the folder has no `generate.json`, or one that is damaged.
+        TraceError: if the folder has no `run.json` of sampled traces, or one that is damaged.
     """
-    info_path = Path(path) / "generate.json"
+    info_path = Path(path) / "run.json"
     try:
-        return json.loads(info_path.read_text(encoding="utf-8"))
+        info = json.loads(info_path.read_text(encoding="utf-8"))
+        if "sampling" not in info:
+            raise ValueError("it is not of sampled traces")
     except (OSError, ValueError) as error:
         raise TraceError(
-            f"{path}: not a folder of sampled traces (generate.json cannot be read: {error}); "
+            f"{path}: not a folder of sampled traces (run.json cannot be read: {error}); "
             "`cotlens generate PROMPTS --model MODEL -o FOLDER` makes one"
         ) from None
+    return info

@@ -2,32 +2,23 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cotlens.files import (
-    SOURCE_HASH,
-    folder_name,
-    hash_path,
-    only_one,
-    to_json,
-    versions,
-    write_atomic,
-    write_parquet,
-)
+from cotlens.files import folder_name, read_parquet, versions
 from cotlens.formats.read import read_traces
 from cotlens.judges.cache import Cache
 from cotlens.judges.guard import Guard
 from cotlens.judges.guard import judge as judge_items
 from cotlens.judges.verdict import LABELS, Item, Part, Verdict
 from cotlens.runs.run import Run, open_run, text_shards
-from cotlens.runs.shards import prepare_verdicts, remove_strays
+from cotlens.runs.shards import Made, over_shards, read_info, shards_of
 from cotlens.runs.tables import guard_rows
+from cotlens.text.families import Tags
 from cotlens.text.split import part_text, request_of
 from cotlens.trace import TraceError
 
@@ -59,40 +50,66 @@ def judge_run(
     run = open_run(run)
     if isinstance(parts, str) or not parts or not set(parts) <= {"thinking", "answer", "full"}:
         raise TraceError(f"parts: expected a list of thinking, answer and full, got {parts!r}")
+    text_shards(run)  # raises if there is no text to judge
 
-    # The judge reads the parts that the run found with its delimiters, each part once.
-    tags = run.tags
-    wanted = [Part(part) for part in dict.fromkeys(parts)]
     folder = run.path / "guard" / folder_name(name, judge.name)
-    judge_info = {"judge": judge.name, "revision": judge.revision, "identity": judge.identity}
-    counts: dict[str, Counter[str]] = {}
-    for part in wanted:
-        counts[part.value] = Counter()
-
-    with only_one(folder):
-        earlier_counts = prepare_verdicts(folder, judge_info)
-        cache = Cache(run.path / "guard" / "cache.sqlite")
-        for shard in text_shards(run):
-            source_hash = hash_path(shard)  # now: judging may take hours
-            traces = list(read_traces(shard, format="cotlens"))
-            ids = [trace.id for trace in traces]
-            for part in wanted:
-                items = []
-                for trace in traces:
-                    text = part_text(trace, part, tags)
-                    item = Item(request_of(trace), text, part)
-                    items.append(item)
-
-                # Empty texts and what the cache has are not asked for.
-                verdicts = judge_items(judge, items, cache=cache, progress=progress)
-                table = guard_rows(ids, judge.name, judge.revision, part, verdicts)
-                _write_verdicts(folder / part / shard.name, table, source_hash)
-                counts[part].update(verdict.label for verdict in verdicts)
-
-        folders = [folder / part for part in wanted]
-        remove_strays(run, folders)
-        _write_info(folder, judge_info, earlier_counts | counts)
+    made_by = {"judge": judge.name, "revision": judge.revision, "identity": judge.identity}
+    _check_same_judge(folder, made_by)
+    cache = Cache(run.path / "guard" / "cache.sqlite")
+    for part in dict.fromkeys(parts):
+        over_shards(
+            shards_of(run.path / "traces"),
+            folder / part,
+            partial(_judge_shard, judge, Part(part), run.tags, cache, progress),
+            made_by=made_by,
+            about={"versions": versions()},
+            # Texts on which the judge was undecided are asked for again.
+            keep=lambda notes: not notes["n_open"],
+        )
     return run
+
+
+def _judge_shard(
+    judge: Guard,
+    part: Part,
+    tags: Tags | None,
+    cache: Cache,
+    progress: Callable[[int], None] | None,
+    shard: Path,
+) -> Made:
+    """The verdicts on one part of a shard's traces."""
+    ids = []
+    items = []
+    for trace in read_traces(shard, format="cotlens"):
+        # The judge reads the part that the run found with its delimiters.
+        text = part_text(trace, part, tags)
+        ids.append(trace.id)
+        items.append(Item(request_of(trace), text, part))
+
+    # Empty texts and what the cache has are not asked for.
+    verdicts = judge_items(judge, items, cache=cache, progress=progress)
+    table = guard_rows(ids, judge.name, judge.revision, part, verdicts)
+    n_open = 0
+    for item, verdict in zip(items, verdicts, strict=True):
+        n_open += verdict.label == "undecided" and bool(item.text.strip())
+    return Made(table, {"n_open": n_open, **_count_labels(verdicts)})
+
+
+def _count_labels(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    counts = Counter(verdict.label for verdict in verdicts)
+    return {label: counts[label] for label in LABELS}
+
+
+def _check_same_judge(folder: Path, made_by: Mapping[str, str]) -> None:
+    """Raise TraceError if the folder holds another judge's verdicts on some part."""
+    for path in folder.glob("*/run.json"):
+        earlier = read_info(path.parent)
+        if any(earlier.get(name) != value for name, value in made_by.items()):
+            raise TraceError(
+                f"{folder}: holds the verdicts of another judge or another revision or template "
+                f"of it ({earlier.get('judge')} {earlier.get('revision')}); give another --name, "
+                "or delete the folder"
+            )
 
 
 def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part: str) -> Run:
@@ -132,27 +149,24 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
     if "revision" in verdicts and len(verdicts):
         revision = str(verdicts["revision"].iloc[0])
     folder = run.path / "guard" / folder_name("", judge)
-    judge_info = {"judge": judge, "revision": revision, "identity": "made elsewhere"}
-    counts: Counter[str] = Counter()
+    made_by = {"judge": judge, "revision": revision, "identity": "made elsewhere"}
+    _check_same_judge(folder, made_by)
 
-    with only_one(folder):
-        earlier_counts = prepare_verdicts(folder, judge_info)
-        if part.value in earlier_counts:
-            # If this call is cut off, old and new verdicts are mixed: the part is not judged then.
-            del earlier_counts[part.value]
-            _write_info(folder, judge_info, earlier_counts)
+    def place_verdicts(shard: Path) -> Made:
+        ids = read_parquet(shard, ["trace_id"])["trace_id"].to_pylist()
+        shard_verdicts = [_verdict_of(rows.get(trace_id)) for trace_id in ids]
+        table = guard_rows(ids, judge, revision, part, shard_verdicts)
+        return Made(table, _count_labels(shard_verdicts))
 
-        for shard in run.shards("traces"):
-            shard_traces = pq.read_table(shard, columns=["trace_id"])
-            shard_ids = shard_traces["trace_id"].to_pylist()
-            shard_verdicts = [_verdict_of(rows.get(trace_id)) for trace_id in shard_ids]
-            table = guard_rows(shard_ids, judge, revision, part, shard_verdicts)
-            _write_verdicts(folder / part / shard.name, table, hash_path(shard))
-            counts.update(verdict.label for verdict in shard_verdicts)
-
-        # Counts of the other parts stay.
-        remove_strays(run, [folder / part])
-        _write_info(folder, judge_info, earlier_counts | {part.value: counts})
+    # Other verdicts of the part are replaced.
+    over_shards(
+        shards_of(run.path / "traces"),
+        folder / part,
+        place_verdicts,
+        made_by=made_by,
+        about={"versions": versions()},
+        force=True,
+    )
     return run
 
 
@@ -242,16 +256,3 @@ def _verdict_of(row: Mapping[Any, Any] | None) -> Verdict:
         p_unsafe=_parse_probability(row.get("p_unsafe")),
         refusal=_parse_refusal(row.get("refusal")),
     )
-
-
-def _write_verdicts(path: Path, table: pa.Table, source_hash: str) -> None:
-    metadata = {SOURCE_HASH: source_hash}
-    write_parquet(path, table.replace_schema_metadata(metadata))
-
-
-def _write_info(folder: Path, judge_info: Mapping[str, str], counts: Mapping[str, Any]) -> None:
-    """Write the `run.json` of a judge: what it is, and its verdicts by part and label."""
-    info = dict(judge_info)
-    info |= {"versions": versions(), "counts": counts}
-    path = folder / "run.json"
-    write_atomic(path, to_json(info))

@@ -1,16 +1,15 @@
 """Run: the traces of one checkpoint on one prompt set, and every table made of them, on disk.
 
     RUN/run.json             what made it: inputs with their hashes, settings, versions, counts
-    RUN/traces/part-*.parquet
-    RUN/steps/part-*.parquet one shard for each shard of traces
-    RUN/scores/SCORER/       part-*.parquet, one for each shard of traces, and a run.json
-    RUN/guard/JUDGE/PART/    part-*.parquet likewise: verdicts on the thinking or the answer
-    RUN/guard/JUDGE/run.json what the judge is, and how many of its verdicts are safe, unsafe, ...
+    RUN/traces/              the traces, where their thinking is, and their answers
+    RUN/steps/               one shard for each shard of traces
+    RUN/scores/SCORER/       likewise
+    RUN/guard/JUDGE/PART/    likewise: verdicts on the thinking or the answer
     RUN/rejects.jsonl        rows that could not be read, where `on_error="skip"` was asked for
 
-A shard is written whole or not at all, and `run.json` says `complete` only at the end. Call a
-killed job again with the same inputs: it resumes after the last finished shard. Memory holds one
-shard, however large the corpus.
+Each of these folders holds part-*.parquet and a run.json of its own, as `runs/shards.py` makes
+them. Call a killed job again with the same inputs: it resumes after the last finished shard.
+Memory holds one shard, however large the corpus.
 """
 
 import json
@@ -20,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cotlens.display import facts_html
-from cotlens.files import hash_path, is_made_from
+from cotlens.files import read_parquet
 from cotlens.formats.read import read_traces
 from cotlens.judges.verdict import LABELS
-from cotlens.runs.schema import LIGHT_COLUMNS
+from cotlens.runs.schema import LIGHT_COLUMNS, TRACE_NAMES
+from cotlens.runs.shards import check_shard, read_info, read_ledger, read_shards
 from cotlens.text.families import Tags
 from cotlens.trace import Trace, TraceError
 
@@ -92,8 +90,13 @@ class Run:
         return sorted(folder.glob("part-*.parquet"))
 
     def traces(self) -> Iterator[Trace]:
-        """The traces, exactly as they were read from the source."""
-        return read_traces(self.path, format="cotlens")
+        """The traces, exactly as they were read from the source.
+
+        Raises:
+            TraceError: if the run is not complete, is a light run, or has a damaged shard.
+        """
+        for shard in text_shards(self):
+            yield from read_traces(shard, format="cotlens")
 
     def trace_table(self, columns: Sequence[str] | None = LIGHT_COLUMNS) -> pd.DataFrame:
         """One row per trace; by default every column but the texts and the lists per token.
@@ -101,7 +104,17 @@ class Run:
         Args:
             columns: of `SCHEMA["traces"]`; None: all that the run holds.
         """
-        return self._read("traces", columns)
+        # The number of steps is the number of the trace's rows in the step table.
+        if columns is None:
+            light = self.info["settings"].get("light")
+            columns = LIGHT_COLUMNS if light else TRACE_NAMES
+        if "n_steps" not in columns:
+            return self._read("traces", columns)
+
+        stored = dict.fromkeys(["trace_id", *columns])
+        del stored["n_steps"]
+        steps = self._read("steps", ["trace_id"])
+        return _with_n_steps(self._read("traces", list(stored)), steps, columns)
 
     def step_table(
         self, columns: Sequence[str] | None = None, *, with_traces: Sequence[str] = ()
@@ -140,8 +153,8 @@ class Run:
 
     def _check_trace_columns(self, names: Sequence[str]) -> None:
         """Raise TraceError unless the run's traces have these columns."""
-        first_shard = self.shards("traces")[0]
-        available = pq.read_schema(first_shard).names
+        is_light = self.info["settings"].get("light")
+        available = LIGHT_COLUMNS if is_light else TRACE_NAMES
         unknown = [name for name in names if name not in available]
         if unknown:
             raise TraceError(
@@ -152,30 +165,33 @@ class Run:
     @property
     def judges(self) -> list[str]:
         """Names of the judges that have judged the run."""
-        paths = self.path.glob("guard/*/run.json")
-        return sorted(path.parent.name for path in paths)
+        paths = self.path.glob("guard/*/*/run.json")
+        return sorted({path.parent.parent.name for path in paths})
 
     def judged_parts(self, judge: str) -> list[str]:
-        """The parts that a judge has judged; none if its `run.json` is missing or damaged."""
-        try:
-            return sorted(self.judge_info(judge).get("counts", {}))
-        except TraceError:
-            return []
+        """The parts that a judge has judged, all traces of them; none if there is no such judge."""
+        folders = self.path.glob(f"guard/{judge}/*/")
+        return sorted(folder.name for folder in folders if read_info(folder).get("complete"))
 
     def judge_info(self, judge: str) -> dict[str, Any]:
-        """What the judge's own `run.json` says: judge, revision, identity, versions, and counts.
+        """What made a judge's verdicts: judge, revision, identity, versions, and counts.
 
         `counts` has for each part that was judged the number of verdicts of each label.
 
         Raises:
-            TraceError: if there is no such judge, or its `run.json` is damaged.
+            TraceError: if there is no such judge, or a `run.json` of its is damaged.
         """
         self._check_judge(judge)
-        path = self.path / "guard" / judge / "run.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise TraceError(f"{path}: damaged ({error}); call `cotlens guard` again") from None
+        info: dict[str, Any] = {}
+        counts = {}
+        for path in sorted(self.path.glob(f"guard/{judge}/*/run.json")):
+            part_info = _read_json(path, "cotlens guard")
+            for name in ("judge", "revision", "identity", "versions"):
+                info[name] = part_info.get(name)
+            if part_info.get("complete"):
+                labels = {label: part_info.get(label, 0) for label in LABELS}
+                counts[path.parent.name] = {label: n for label, n in labels.items() if n}
+        return info | {"counts": counts}
 
     def _check_judge(self, judge: str) -> None:
         """Raise TraceError if there is no such judge."""
@@ -271,13 +287,7 @@ class Run:
             TraceError: if there is no such scorer, or its `run.json` is damaged.
         """
         scorer = self._scorer(scorer)
-        path = self.path / "scores" / scorer / "run.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise TraceError(
-                f"{path}: damaged ({error}); call `cotlens score` again with --force"
-            ) from None
+        return _read_json(self.path / "scores" / scorer / "run.json", "cotlens score")
 
     def score_table(self, scorer: str = "", columns: Sequence[str] | None = None) -> pd.DataFrame:
         """One row per trace with the columns `SCHEMA["scores"]`.
@@ -300,19 +310,21 @@ class Run:
         The trace table has the completions too, unless the run is light.
         """
         scorer = self._complete_scorer(scorer)
-        step_folder = self.path / "steps"
-        score_folder = self.path / "scores" / scorer
-        for shard in self.shards("traces"):
-            # A light run has no completions.
-            columns = list(LIGHT_COLUMNS)
-            schema = pq.read_schema(shard)
-            if "completion" in schema.names:
-                columns.append("completion")
+        # A light run has no completions.
+        columns = [name for name in LIGHT_COLUMNS if name != "n_steps"]
+        if not self.info["settings"].get("light"):
+            columns.append("completion")
 
-            traces = pq.read_table(shard, columns=columns)
-            steps = pq.read_table(step_folder / shard.name)
-            scores = pq.read_table(score_folder / shard.name)
-            yield traces.to_pandas(), steps.to_pandas(), scores.to_pandas()
+        folders = [self.path / table for table in ("traces", "steps", f"scores/{scorer}")]
+        ledgers = [read_ledger(folder) for folder in folders]
+        for records in zip(*ledgers, strict=True):
+            paths = []
+            for folder, record in zip(folders, records, strict=True):
+                paths.append(check_shard(folder, record))
+            traces = read_parquet(paths[0], columns).to_pandas()
+            steps = read_parquet(paths[1]).to_pandas()
+            scores = read_parquet(paths[2]).to_pandas()
+            yield _with_n_steps(traces, steps, [*columns, "n_steps"]), steps, scores
 
     def _complete_scorer(self, name: str) -> str:
         """The scorer's name, if every shard was scored, from the traces as they are now."""
@@ -327,12 +339,13 @@ class Run:
         return scorer
 
     def _scorer(self, name: str) -> str:
-        """The scorer of that name; without a name the only one."""
+        """The scorer of that name; without a name the only one that is complete."""
         scorers = self.scorers
         if name in scorers:
             return name
-        if not name and len(scorers) == 1:
-            return scorers[0]
+        complete = [scorer for scorer in scorers if self.is_scored(scorer)]
+        if not name and len(complete or scorers) == 1:
+            return (complete or scorers)[0]
 
         # No such scorer, or several to choose from.
         asked_for = name or "the one scorer"
@@ -342,28 +355,31 @@ class Run:
         )
 
     def _is_made_from_traces(self, folder: Path) -> bool:
-        """Whether a folder has a shard for each shard of traces, made from it as it is now."""
-        for shard in self.shards("traces"):
-            source_hash = hash_path(shard)
-            if not is_made_from(folder / shard.name, source_hash):
-                return False
-        return True
+        """Whether a folder is complete, and each of its shards was made from the traces' as is."""
+        traces = read_ledger(self.path / "traces")
+        try:
+            records = read_ledger(folder)
+            for record in records:
+                check_shard(folder, record)
+        except TraceError:
+            return False
+        sources = [(record["name"], record["source"]) for record in records]
+        return sources == [(record["name"], record["content"]) for record in traces]
 
     def _read(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
         """The shards of a table in one; None reads every column."""
-        shards = self.shards(table)
-        if not shards:
-            paths = [made_from["path"] for made_from in self.info["inputs"]]
-            inputs = " ".join(paths)
-            raise TraceError(
-                f"{self.path}: no {table} yet; finish it with "
-                f"`cotlens analyze {inputs} -o {self.path}`"
-            )
-
-        names = None if columns is None else list(columns)
-        tables = [pq.read_table(shard, columns=names) for shard in shards]
-        whole = pa.concat_tables(tables)
+        if not (self.path / table / "run.json").exists():
+            raise TraceError(f"{self.path}: no {table} yet; {self._how_to_renew()}")
+        try:
+            whole = read_shards(self.path / table, columns)
+        except TraceError as error:
+            raise TraceError(f"{error}; {self._how_to_renew()}") from None
         return whole.to_pandas()
+
+    def _how_to_renew(self) -> str:
+        """The command that makes the run's tables."""
+        paths = [made_from["path"] for made_from in self.info["inputs"]]
+        return f"make it with `cotlens analyze {' '.join(paths)} -o {self.path}`"
 
     def _repr_html_(self) -> str:
         """What the run was made from, its counts, its scorers and its judges, for a notebook."""
@@ -387,6 +403,12 @@ class Run:
         return facts_html(facts)
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a run, and not just shards such as `generate` makes."""
+    is_folder_of_shards = any(path.glob("part-*.parquet"))
+    return (path / "run.json").exists() and not is_folder_of_shards
+
+
 def open_run(run: "str | Path | Run") -> Run:
     """The run in a folder; a run that is open already is returned as it is.
 
@@ -402,12 +424,40 @@ def text_shards(run: Run) -> list[Path]:
     Raises:
         TraceError: if the run is not complete, or is a light run.
     """
-    shards = run.shards("traces")
-    if not shards or not run.info.get("complete"):
+    info = run.info
+    if not info.get("complete"):
         raise TraceError(
             f"{run.path}: the run is not complete; call `cotlens analyze` again with the same "
             "inputs"
         )
-    if run.info["settings"].get("light"):
+    if info["settings"].get("light"):
         raise TraceError(f"{run.path}: a light run keeps no text; make it again without --light")
-    return shards
+
+    folder = run.path / "traces"
+    try:
+        return [check_shard(folder, record) for record in read_ledger(folder)]
+    except TraceError as error:
+        raise TraceError(f"{error}; `cotlens analyze` makes it anew with --force") from None
+
+
+def _with_n_steps(
+    traces: pd.DataFrame, steps: pd.DataFrame, columns: Sequence[str]
+) -> pd.DataFrame:
+    """The trace table with the number of each trace's rows in the step table.
+
+    Args:
+        traces: with `trace_id`.
+        steps: with `trace_id`.
+        columns: those to return, in this order.
+    """
+    counts = steps["trace_id"].value_counts()
+    n_steps = traces["trace_id"].map(counts).fillna(0).astype("int32")
+    return traces.assign(n_steps=n_steps)[list(columns)]
+
+
+def _read_json(path: Path, command: str) -> dict[str, Any]:
+    """A `run.json` of scores or verdicts; `command` is what makes it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{path}: damaged ({error}); call `{command}` again") from None

@@ -1,5 +1,6 @@
 """Every column of every table on disk: its name, type, unit and meaning."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -55,7 +56,7 @@ TRACE_COLUMNS = (
     Column("think_spans", _SPANS, "code points", "every thought"),
     Column("n_think_chars", _INT, "code points", "length of all thoughts"),
     Column("n_answer_chars", _INT, "code points", "length of the answer"),
-    Column("n_steps", _INT, "steps", "steps of thinking"),
+    Column("n_steps", _INT, "steps", "steps of thinking; counted when read, not on disk"),
     Column("n_tokens", _INT, "tokens", "of the completion; null: unknown"),
     Column("n_think_tokens", _INT, "tokens", "that begin inside a thought; null: no offsets"),
     Column("finish_reason", _TEXT, "", "from the source; empty: unknown"),
@@ -209,15 +210,22 @@ _HEAVY = (
     "gold", "prompt", "completion", "prompt_token_ids", "token_ids", "logprobs", "token_starts",
     "labels", "meta",
 )  # fmt: skip
+TRACE_NAMES = tuple(column.name for column in TRACE_COLUMNS)
 LIGHT_COLUMNS = tuple(column.name for column in TRACE_COLUMNS if column.name not in _HEAVY)
 LIGHT_STEP_COLUMNS = tuple(column.name for column in STEP_COLUMNS if column.name != "answer")
 
 
-def arrow_schema(table: str) -> pa.Schema:
+# Trace shards leave out the number of steps: it is counted in the step table.
+NOT_STORED = ("n_steps",)
+
+
+def arrow_schema(table: str, leave_out: Sequence[str] = ()) -> pa.Schema:
     """The parquet schema of a table of `SCHEMA`; the metadata of a field is unit and meaning."""
     # Unit and meaning travel with the file.
     fields = []
     for column in SCHEMA[table]:
+        if column.name in leave_out:
+            continue
         about = {
             "unit": column.unit,
             "meaning": column.meaning,

@@ -1,31 +1,15 @@
 """score: a run gets token scores by a model."""
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
-from cotlens.files import (
-    SOURCE_HASH,
-    folder_name,
-    hash_path,
-    is_made_from,
-    model_versions,
-    only_one,
-    to_json,
-    write_atomic,
-    write_parquet,
-)
+from cotlens.files import folder_name, model_versions
 from cotlens.formats.read import read_traces
 from cotlens.runs.run import Run, open_run, text_shards
-from cotlens.runs.shards import (
-    ERROR_POLICY,
-    has_errors_of_another_policy,
-    prepare_scores,
-    remove_strays,
-)
+from cotlens.runs.shards import Made, over_shards, shards_of
 from cotlens.runs.tables import score_rows
 
 if TYPE_CHECKING:
@@ -75,56 +59,52 @@ def score(
     from cotlens.models.score import score_tokens
 
     run = open_run(run)
-    shards = text_shards(run)
-    folder = run.path / "scores" / folder_name(name, model.name)
+    text_shards(run)  # raises if there is no text to score
 
     # Only what decides the numbers. The error policy does not, so a job that stopped at an error
     # can go on under another policy.
     settings = {"temperature": temperature, "top_k": top_k, "retokenize": retokenize}
-    error_policy = f"{long}, {on_error}"
     made_by = {
         "model": describe_model(model),
         "reference": None if reference is None else describe_model(reference),
         "versions": model_versions(),
         "settings": settings,
     }
+    error_policy = f"{long}, {on_error}"
 
-    with only_one(folder):
-        prepare_scores(folder, made_by, force)
-        counts: Counter[str] = Counter()
-        for shard in shards:
-            scored_shard = folder / shard.name
-            source_hash = hash_path(shard)
-            is_done = is_made_from(scored_shard, source_hash)
-            if not is_done or has_errors_of_another_policy(scored_shard, error_policy):
-                traces = list(read_traces(shard, format="cotlens"))
-                scored = score_tokens(
-                    model,
-                    traces,
-                    reference=reference,
-                    **settings,
-                    long=long,
-                    on_error=on_error,
-                    tokens_per_batch=tokens_per_batch,
-                    progress=progress,
-                )
-                table = score_rows(scored)
-                metadata = {SOURCE_HASH: source_hash, ERROR_POLICY: error_policy}
-                write_parquet(scored_shard, table.replace_schema_metadata(metadata))
+    def score_shard(shard: Path) -> Made:
+        scored = score_tokens(
+            model,
+            list(read_traces(shard, format="cotlens")),
+            reference=reference,
+            **settings,
+            long=long,
+            on_error=on_error,
+            tokens_per_batch=tokens_per_batch,
+            progress=progress,
+        )
+        table = score_rows(scored)
+        return Made(table, {"error_policy": error_policy, **_count(table)})
 
-            # From the file, also for a shard that was scored before.
-            counts.update(_count(scored_shard))
+    def is_kept(notes: Mapping[str, Any]) -> bool:
+        # Another policy may be able to score what this one left out, or must refuse it.
+        return not notes["n_unscored"] or notes["error_policy"] == error_policy
 
-        remove_strays(run, [folder])
-        write_atomic(folder / "run.json", to_json(made_by | {"complete": True} | dict(counts)))
+    over_shards(
+        shards_of(run.path / "traces"),
+        run.path / "scores" / folder_name(name, model.name),
+        score_shard,
+        made_by=made_by,
+        keep=is_kept,
+        force=force,
+    )
     return run
 
 
-def _count(shard: Path) -> dict[str, int]:
+def _count(table: pa.Table) -> dict[str, int]:
     """Traces and tokens of a shard, and the traces that are not scored as they stand."""
     columns = ["entropy", "error", "encoding", "exact", "windowed"]
-    table = pq.read_table(shard, columns=columns)
-    scores = table.to_pandas()
+    scores = table.select(columns).to_pandas()
     lengths = scores["entropy"].str.len()
     is_unscored = scores["error"] != ""
     is_retokenized = scores["encoding"] == "text"

@@ -1,192 +1,337 @@
-"""Folders of shards: what the same settings made is kept, anything else refused or removed."""
+"""over_shards: make a folder of parquet files, a shard at a time, so that a killed job resumes.
 
+Every folder of shards in cotlens is made here: the traces and steps of a run, scores, verdicts and
+sampled traces. Such a folder holds
+
+    part-00000.parquet ...  a shard each, written whole or not at all, with checksums in its pages
+    run.json                what made it; name, rows, bytes, fingerprint and content of every
+                            shard; `complete`, only at the end
+
+A shard's fingerprint depends on what made the folder and on the source; it tells whether a finished
+shard may stay. Its content is the hash of its rows, taken once when they are written: it is the
+source of the shards that are made from it. So nothing is hashed again when it is read.
+"""
+
+import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
-from cotlens.files import parquet_metadata, to_json, write_atomic
-from cotlens.runs.run import Run
-from cotlens.trace import TraceError
+from cotlens.files import (
+    only_one,
+    parquet_metadata,
+    read_parquet,
+    to_json,
+    write_atomic,
+    write_parquet,
+)
+from cotlens.trace import TraceError, dump_json, hash_text
 
-# Key in a score shard's parquet metadata. Its value is the call's `long` and `on_error`.
-ERROR_POLICY = b"error policy"
+# Key in the metadata of a shard: its record, as `run.json` lists it.
+RECORD = b"cotlens shard"
 
 
-def prepare_run(run: Run, made_by: dict[str, Any], files: Sequence[Path], force: bool) -> bool:
-    """Whether the run is complete already; otherwise its folder is made ready for its shards.
+class Shard(NamedTuple):
+    """One shard to make.
 
-    Shards that the same inputs, settings and versions made stay. With `force` all shards are
-    removed.
+    Attributes:
+        name: of its file.
+        source: hash of what it is made from, besides what made the folder.
+        work: what `make` gets.
+    """
+
+    name: str
+    source: str
+    work: Any
+
+
+class Made(NamedTuple):
+    """A shard's table, and what to note about it.
+
+    Attributes:
+        table: its rows.
+        notes: JSON values kept with the shard. Numbers are added up over all shards.
+    """
+
+    table: pa.Table
+    notes: Mapping[str, Any] = {}
+
+
+def shard_name(number: int) -> str:
+    """The name of a shard's file."""
+    return f"part-{number:05d}.parquet"
+
+
+def over_shards(
+    shards: Iterable[Shard],
+    out: Path,
+    make: Callable[[Any], Made],
+    *,
+    made_by: Mapping[str, Any],
+    about: Mapping[str, Any] | None = None,
+    keep: Callable[[Mapping[str, Any]], bool] | None = None,
+    force: bool = False,
+    map: Callable[..., Iterable[Any]] = map,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Make every shard that is not there yet, and return what `run.json` then says.
+
+    One process holds the folder meanwhile. Shards that the same source and settings made stay;
+    files of shards that are no longer asked for are removed.
+
+    Args:
+        shards: what to make; consumed one at a time, so that their work need not fit in memory
+            together.
+        out: the folder; made if it is missing.
+        make: returns the table of a shard's work.
+        made_by: all that decides the rows besides the work: settings, versions, hashes.
+        about: what else `run.json` is to say; a change of it makes nothing anew.
+        keep: whether a finished shard may stay, given its notes; default: always.
+        force: make all shards anew, whatever made those that are there.
+        map: how `make` is applied to the shards: `map`, or that of a pool of processes. It must
+            keep the order.
+        progress: called with the rows of each finished shard.
 
     Raises:
-        TraceError: if the folder holds an input, something other than a run, or a run made from
-            something else (unless `force` is set).
+        TraceError: if another process is writing here, or if the folder holds what something else
+            made (unless `force` is set).
     """
-    for file in files:
-        if run.path.resolve() in (file.resolve(), *file.resolve().parents):
-            raise TraceError(
-                f"{run.path}: holds one of the inputs; choose another folder for the run"
-            )
-
-    if _has_contents(run.path):
-        earlier = run.info  # raises if the folder is not a run: foreign files are never removed
-        is_same = _essence(earlier) == _essence(made_by)
-        if is_same and not force:
-            # A shard of a complete run may have been removed since.
-            n_shards = {len(run.shards("traces")), len(run.shards("steps"))}
-            return bool(earlier.get("complete")) and n_shards == {earlier["n_shards"]}
-        if not force and run.shards("steps"):
-            raise TraceError(
-                f"{run.path}: holds a run made from other inputs, settings or versions; "
-                "choose another folder, or replace it with --force"
-            )
-
-        # Incomplete first, so that a kill between here and the end leaves no run that looks whole.
-        write_info(run, earlier | {"complete": False})
-        for shard in (*run.shards("steps"), *run.shards("traces")):
-            shard.unlink(missing_ok=True)
-        (run.path / "rejects.jsonl").unlink(missing_ok=True)
-
-    write_info(run, made_by | {"complete": False})
-    return False
+    records = make_shards(
+        shards, out, make, made_by=made_by, about=about, keep=keep, force=force, map=map
+    )
+    for record in records:
+        if progress:
+            progress(record["rows"])
+    return read_info(out)
 
 
-def _has_contents(folder: Path) -> bool:
-    """Whether a folder holds more than hidden files and partial ones."""
-    for child in folder.iterdir():
-        if not child.name.startswith(".") and child.suffix != ".partial":
-            return True
-    return False
+def make_shards(
+    shards: Iterable[Shard],
+    out: Path,
+    make: Callable[[Any], Made],
+    *,
+    made_by: Mapping[str, Any],
+    about: Mapping[str, Any] | None = None,
+    keep: Callable[[Mapping[str, Any]], bool] | None = None,
+    force: bool = False,
+    map: Callable[..., Iterable[Any]] = map,
+) -> Generator[dict[str, Any], None, None]:
+    """As `over_shards`, but yield the record of each shard as soon as it is there.
 
-
-def _essence(info: dict[str, Any]) -> Any:
-    """What two runs share if they are the same: contents (not their place), settings, versions."""
-    contents = []
-    for made_from in info["inputs"]:
-        contents.append([made_from["format"], made_from["sha256"]])
-    return _as_json([contents, info["settings"], info["versions"]])
-
-
-def write_info(run: Run, info: dict[str, Any]) -> None:
-    """Write the `run.json` of a run."""
-    path = run.path / "run.json"
-    write_atomic(path, to_json(info))
-
-
-def prepare_scores(folder: Path, made_by: dict[str, Any], force: bool) -> None:
-    """Make a folder ready for the scores of one model.
-
-    Shards that the same model, settings and versions made stay. With `force` all shards are
-    removed.
-
-    Raises:
-        TraceError: if it holds scores that something else made (unless `force` is set).
+    What is made from the shards can follow shard by shard. The folder is complete, and let go, when
+    the last record has been taken and the next is asked for.
     """
-    _remove_partial_shards(folder)
-    path = folder / "run.json"
-    shards = list(folder.glob("part-*.parquet"))
-    earlier = _read_info(path)
-    is_same = {key: earlier.get(key) for key in made_by} == _as_json(made_by)
-    if shards and not is_same and not force:
-        raise TraceError(
-            f"{folder}: holds scores made by another model (weights of the same name count as "
-            "another), settings or versions; give another --name, or --force"
-        )
+    made_by = json.loads(dump_json(made_by))  # as it comes back from a file
+    with only_one(out):
+        _prepare(out, made_by, force)
+        records = []
+        work = partial(_make_shard, make, out, hash_text(dump_json(made_by)), keep)
+        for record in map(work, shards):
+            records.append(record)
+            yield record
 
-    if force or not is_same:
-        for shard in shards:
-            shard.unlink()
-    write_atomic(path, to_json(made_by | {"complete": False}))
-
-
-def has_errors_of_another_policy(shard: Path, error_policy: str) -> bool:
-    """Whether a score shard left traces unscored under another error policy.
-
-    A call with its own policy may be able to score those traces, or must refuse them.
-    """
-    # A shard of an older version has no such key. It counts as made under another policy: it is
-    # scored again (or refused) if any of its traces is unscored, and kept otherwise.
-    shard_policy = parquet_metadata(shard).get(ERROR_POLICY)
-    if shard_policy == error_policy.encode():
-        return False
-
-    table = pq.read_table(shard, columns=["error"])
-    return any(table["error"].to_pylist())
+        # Shards of sources that are no longer there.
+        _remove_all_but(out, {record["name"] for record in records})
+        counts = _add_up(records)
+        info = {**made_by, **(about or {}), "complete": True, **counts, "shards": records}
+        write_info(out, info)
 
 
-def prepare_verdicts(folder: Path, judge_info: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """The counts of the parts that the same judge has judged before, by part; perhaps none.
-
-    Raises:
-        TraceError: if the folder holds the verdicts of another judge.
-    """
-    earlier = _read_info(folder / "run.json")
-    if not earlier:
-        return {}
-
-    if any(earlier.get(key) != value for key, value in judge_info.items()):
-        raise TraceError(
-            f"{folder}: holds the verdicts of another judge or another revision or template of it "
-            f"({earlier.get('judge')} {earlier.get('revision')}); give another --name, or delete "
-            "the folder"
-        )
-    return earlier.get("counts", {})
-
-
-def remove_strays(run: Run, folders: Sequence[Path]) -> None:
-    """Remove scores or verdicts of trace shards that the run no longer has."""
-    names = {shard.name for shard in run.shards("traces")}
-    for folder in folders:
-        shards = list(folder.glob("part-*.parquet"))
-        for shard in shards:
-            if shard.name not in names:
-                shard.unlink()
-
-
-def prepare_generation(folder: Path, made_by: dict[str, Any]) -> None:
-    """Make a folder ready for sampled traces. Shards that the same call made stay.
-
-    Raises:
-        TraceError: if it holds traces that another call made.
-    """
-    path = folder / "generate.json"
-    earlier = _read_info(path)
-    changed = []
-    for key, value in _as_json(made_by).items():
-        if earlier.get(key) != value:
-            changed.append(key)
-
-    # Without a readable generate.json everything counts as changed: the shards are unknown.
-    has_shards = any(folder.glob("part-*.parquet"))
-    if changed and has_shards:
-        raise TraceError(
-            f"{folder}: holds traces made with other {', '.join(changed)} (see its generate.json); "
-            "choose another folder, or delete this one"
-        )
-
-    _remove_partial_shards(folder)
-    write_atomic(path, to_json(made_by | {"complete": False}))
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    """The contents of a JSON file; empty if it is missing or damaged."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text)
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def _remove_partial_shards(folder: Path) -> None:
-    """Remove what jobs left that were killed while they wrote."""
-    for partial_shard in folder.glob(".part-*.partial"):
+def _prepare(out: Path, made_by: Mapping[str, Any], force: bool) -> None:
+    """Make the folder ready: its `run.json` says what makes it now, and that it is not complete."""
+    for partial_shard in out.glob(".part-*.partial"):
         partial_shard.unlink()
 
+    earlier = read_info(out)
+    changed = [name for name, value in made_by.items() if earlier.get(name) != value]
+    paths = list(out.glob("part-*.parquet"))
+    if paths and changed and not force:
+        raise TraceError(
+            f"{out}: holds shards made with other {', '.join(changed)} (its run.json has them); "
+            "choose another folder or name, or replace it with --force"
+        )
 
-def _as_json(value: Any) -> Any:
-    """The value as it comes back from a JSON file: tuples are lists, keys are strings."""
-    text = json.dumps(value)
-    return json.loads(text)
+    # Incomplete first, so that a kill between here and the end leaves no folder that looks whole.
+    write_info(out, {**made_by, "complete": False})
+    if force or changed:
+        _remove_all_but(out, set())
+
+
+def _make_shard(
+    make: Callable[[Any], Made],
+    out: Path,
+    made_by: str,
+    keep: Callable[[Mapping[str, Any]], bool] | None,
+    shard: Shard,
+) -> dict[str, Any]:
+    """The record of a shard, which is made unless it is there."""
+    path = out / shard.name
+    fingerprint = hash_text(f"{made_by}\0{shard.name}\0{shard.source}")
+
+    record = read_record(path)
+    if record.get("fingerprint") == fingerprint and (keep is None or keep(record["notes"])):
+        return record | {"bytes": path.stat().st_size}
+
+    made = make(shard.work)
+    record = {
+        "name": shard.name,
+        "rows": made.table.num_rows,
+        "fingerprint": fingerprint,
+        "content": hash_table(made.table),
+        "source": shard.source,
+        "notes": dict(made.notes),
+    }
+    metadata = {**(made.table.schema.metadata or {}), RECORD: dump_json(record).encode()}
+    write_parquet(path, made.table.replace_schema_metadata(metadata))
+    return record | {"bytes": path.stat().st_size}
+
+
+def hash_table(table: pa.Table) -> str:
+    """16 hex digits of a table's rows, without its metadata."""
+    table = table.replace_schema_metadata(None)
+    sink = _HashSink()
+    with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), table.schema) as stream:
+        stream.write_table(table)
+    return sink.digest.hexdigest()[:16]
+
+
+class _HashSink:
+    """A file that keeps only the hash of what is written to it."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a shard's file says of itself; empty if it is missing, damaged or not a shard."""
+    try:
+        return json.loads(parquet_metadata(path).get(RECORD, b"{}"))
+    except ValueError:
+        return {}
+
+
+def _remove_all_but(out: Path, names: set[str]) -> None:
+    """Remove the shards whose names are not among these."""
+    for path in out.glob("part-*.parquet"):
+        if path.name not in names:
+            path.unlink()
+
+
+def remove_shards(folder: Path) -> None:
+    """Remove the shards of a folder, their list, and the folder if nothing else is in it."""
+    (folder / "run.json").unlink(missing_ok=True)
+    _remove_all_but(folder, set())
+    leftovers = {path.name for path in folder.glob("*")} | {path.name for path in folder.glob(".*")}
+    if folder.is_dir() and leftovers <= {".lock"}:
+        shutil.rmtree(folder)
+
+
+def _add_up(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sums of the numbers that the shards' notes hold."""
+    sums: dict[str, Any] = {}
+    for record in records:
+        for name, value in record["notes"].items():
+            if not isinstance(value, str):
+                sums[name] = sums.get(name, 0) + value
+    return sums
+
+
+def shards_of(folder: Path) -> Iterator[Shard]:
+    """The shards of a complete folder as sources of others; their work is the path of the file.
+
+    Raises:
+        TraceError: if the folder is not complete, or a shard is missing or has another size.
+    """
+    for record in read_ledger(folder):
+        path = check_shard(folder, record)
+        yield Shard(record["name"], record["content"], path)
+
+
+def read_ledger(folder: Path) -> list[dict[str, Any]]:
+    """The records of the shards of a complete folder.
+
+    Raises:
+        TraceError: if the folder is not complete, or an older version of cotlens made it.
+    """
+    info = read_info(folder)
+    if not info.get("complete"):
+        raise TraceError(f"{folder}: not complete; call the command that makes it again")
+    if "shards" not in info:
+        raise TraceError(f"{folder}: made by an older version of cotlens")
+    return info["shards"]
+
+
+def check_shard(folder: Path, record: Mapping[str, Any]) -> Path:
+    """The path of a shard that is there and has the size that it was written with.
+
+    Raises:
+        TraceError: if it is missing, or has another size.
+    """
+    path = folder / record["name"]
+    size = path.stat().st_size if path.exists() else None
+    if size != record["bytes"]:
+        reason = "is missing" if size is None else f"has {size:,} bytes, not {record['bytes']:,}"
+        raise TraceError(f"{path}: {reason}; call the command that made it again with --force")
+    return path
+
+
+def read_shards(folder: Path, columns: Iterable[str] | None = None) -> pa.Table:
+    """The rows of all shards of a complete folder in one table.
+
+    Args:
+        folder: of shards.
+        columns: to read; None: all.
+
+    Raises:
+        TraceError: as `shards_of`, or if a shard is damaged.
+    """
+    names = None if columns is None else list(columns)
+    tables = []
+    for shard in shards_of(folder):
+        table = read_parquet(shard.work, names)
+        tables.append(table.replace_schema_metadata(None))
+    return pa.concat_tables(tables)
+
+
+def is_finished(folder: Path, made_by: Mapping[str, Any]) -> bool:
+    """Whether a folder is complete, made by just this, and has all its shards."""
+    info = read_info(folder)
+    made_by = json.loads(dump_json(made_by))
+    if not info.get("complete") or any(info.get(name) != made_by[name] for name in made_by):
+        return False
+    try:
+        return all(check_shard(folder, record) for record in info.get("shards", ()))
+    except TraceError:
+        return False
+
+
+def write_info(folder: Path, info: Mapping[str, Any]) -> None:
+    """Write the `run.json` of a folder."""
+    write_atomic(folder / "run.json", to_json(dict(info)))
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """The `run.json` of a folder; empty if it is missing or damaged."""
+    try:
+        text = (folder / "run.json").read_text(encoding="utf-8")
+        info = json.loads(text)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return info if isinstance(info, dict) else {}

@@ -18,8 +18,9 @@ from cotlens.detect.language import is_english
 from cotlens.detect.reflect import decide_kinds, reflect_weights
 from cotlens.detect.unsafe import MARKERS, decide_markers, unsafe_weights
 from cotlens.detect.words import WORD_LISTS, count_words
+from cotlens.formats.memory import Source, as_traces
 from cotlens.judges.verdict import Verdict
-from cotlens.runs.schema import SCORE_COLUMNS, STEP_COLUMNS, arrow_schema
+from cotlens.runs.schema import NOT_STORED, SCORE_COLUMNS, STEP_COLUMNS, arrow_schema
 from cotlens.text.families import Tags
 from cotlens.text.split import Split, split_trace
 from cotlens.text.steps import Step, group_paragraphs, segment_trace
@@ -29,38 +30,39 @@ if TYPE_CHECKING:  # the module loads torch
     from cotlens.models.score import ScoredTrace
 
 
-def trace_table(traces: Iterable[Trace], *, tags: Tags | None = None) -> pd.DataFrame:
+def trace_table(traces: Source, *, tags: Tags | None = None) -> pd.DataFrame:
     """One row per trace with the columns `SCHEMA["traces"]`: the trace, its split, its lengths.
 
     Args:
-        traces: any iterable; an iterator such as `read_traces` returns is used up by it.
+        traces: any iterable of traces (an iterator such as `read_traces` returns is used up by it),
+            texts or rows, or a frame, as `as_traces` takes them.
         tags: delimiters of the thought, where they are not among those that cotlens knows.
     """
-    table, _steps = analyze_traces(traces, tags)
+    table, _steps = analyze_traces(as_traces(traces), tags)
     return table.to_pandas()
 
 
-def step_table(
-    traces: Iterable[Trace], *, tags: Tags | None = None, text: bool = False
-) -> pd.DataFrame:
+def step_table(traces: Source, *, tags: Tags | None = None, text: bool = False) -> pd.DataFrame:
     """One row per step of thinking with the columns `SCHEMA["steps"]`.
 
     Rows are in the order of traces and steps. Traces without thinking have no row. `start` and
     `stop` index the completion.
 
     Args:
-        traces: any iterable; an iterator such as `read_traces` returns is used up by it.
+        traces: any iterable of traces (an iterator such as `read_traces` returns is used up by it),
+            texts or rows, or a frame, as `as_traces` takes them.
         tags: delimiters of the thought, where they are not among those that cotlens knows.
         text: adds the text of each step as a last column `text`.
     """
+    own_traces = as_traces(traces)
     if text:
-        traces = list(traces)
-    _traces, table = analyze_traces(traces, tags)
+        own_traces = list(own_traces)
+    _traces, table = analyze_traces(own_traces, tags)
     steps = table.to_pandas()
     if not text:
         return steps
 
-    completions = {trace.id: trace.completion for trace in traces}
+    completions = {trace.id: trace.completion for trace in own_traces}
     texts = []
     places = steps[["trace_id", "start", "stop"]]
     for trace_id, start, stop in places.itertuples(index=False):
@@ -70,30 +72,46 @@ def step_table(
 
 
 def analyze_traces(traces: Iterable[Trace], tags: Tags | None = None) -> tuple[pa.Table, pa.Table]:
-    """The trace table and the step table in Arrow, as a run stores them.
-
-    Each trace is split and cut once for both.
-    """
-    trace_rows = []
-    step_columns: dict[str, list[Any]] = {column.name: [] for column in STEP_COLUMNS}
+    """The trace table and the step table in Arrow. Each trace is split and cut once for both."""
+    rows = []
+    step_columns = _no_steps()
     for trace in traces:
         split = split_trace(trace, tags=tags)
         steps = segment_trace(trace, split)
         row = _trace_row(trace, split)
         row["n_steps"] = len(steps)
-        trace_rows.append(row)
+        rows.append(row)
+        _add_steps(step_columns, trace, split, steps)
+    trace_table = pa.Table.from_pylist(rows, arrow_schema("traces"))
+    return trace_table, pa.Table.from_pydict(step_columns, arrow_schema("steps"))
 
-        # Column by column: a million steps need no million dictionaries.
-        if steps:
-            values = _step_values(trace, split, steps)
-            for name, column in values.items():
-                step_columns[name] += column
 
-    trace_schema = arrow_schema("traces")
-    step_schema = arrow_schema("steps")
-    trace_table = pa.Table.from_pylist(trace_rows, trace_schema)
-    step_table = pa.Table.from_pydict(step_columns, step_schema)
-    return trace_table, step_table
+def trace_rows(traces: Iterable[Trace], tags: Tags | None = None) -> pa.Table:
+    """The trace table as a run stores it: without the number of steps, which are not cut yet."""
+    rows = [_trace_row(trace, split_trace(trace, tags=tags)) for trace in traces]
+    return pa.Table.from_pylist(rows, arrow_schema("traces", leave_out=NOT_STORED))
+
+
+def step_rows(traces: Iterable[Trace], tags: Tags | None = None) -> pa.Table:
+    """The step table as a run stores it."""
+    step_columns = _no_steps()
+    for trace in traces:
+        split = split_trace(trace, tags=tags)
+        _add_steps(step_columns, trace, split, segment_trace(trace, split))
+    return pa.Table.from_pydict(step_columns, arrow_schema("steps"))
+
+
+def _no_steps() -> dict[str, list[Any]]:
+    return {column.name: [] for column in STEP_COLUMNS}
+
+
+def _add_steps(
+    columns: dict[str, list[Any]], trace: Trace, split: Split, steps: Sequence[Step]
+) -> None:
+    """Add the rows of one trace, column by column: a million steps need no million dictionaries."""
+    if steps:
+        for name, values in _step_values(trace, split, steps).items():
+            columns[name] += values
 
 
 # Columns of the trace table that hold a field of the trace as it is.

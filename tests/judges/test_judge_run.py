@@ -12,7 +12,6 @@ from places import SAMPLES
 from cotlens import Run, TraceError, analyze, judge_run
 from cotlens.judges import endpoint
 from cotlens.judges.endpoint import EndpointGuard
-from cotlens.runs import judge as run_module
 from cotlens.runs.judge import add_verdicts
 from cotlens.text.families import Tags
 
@@ -192,7 +191,7 @@ def test_verdicts_whose_replacement_was_cut_off_are_none(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(run_module, "write_parquet", full)
+    monkeypatch.setattr("cotlens.runs.shards.write_parquet", full)
     with pytest.raises(OSError, match="no space"):
         add_verdicts(run, given.assign(label="unsafe"), "people", "thinking")
     monkeypatch.undo()

@@ -12,8 +12,8 @@ from tiny import TEMPLATE, tiny_model, tiny_tokenizer
 
 from cotlens import Run, TraceError, analyze, generate, read_traces, score, split_trace
 from cotlens.cli import main
-from cotlens.models import sample as engines
 from cotlens.models.load import wrap_model
+from cotlens.models.local import LocalEngine
 from cotlens.runs import generate as generate_module
 from cotlens.runs.generate import generation_info
 from cotlens.text.split import OpenedBy
@@ -179,16 +179,16 @@ def test_end_tokens_of_tokenizer_and_checkpoint_both_count(prompts, tmp_path):
 
 def test_a_batch_that_does_not_fit_goes_in_halves(model, prompts, tmp_path, monkeypatch):
     generate(prompts, model, tmp_path / "whole", **SMALL)
-    write_batch = engines._write_batch
+    write_batch = LocalEngine._write_batch
     sizes = []
 
-    def short_of_memory(model, sampling, ends, batch):
+    def short_of_memory(engine, sampling, batch):
         sizes.append(len(batch))
         if len(batch) > limit:
-            raise torch.OutOfMemoryError
-        return write_batch(model, sampling, ends, batch)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return write_batch(engine, sampling, batch)
 
-    monkeypatch.setattr(engines, "_write_batch", short_of_memory)
+    monkeypatch.setattr(LocalEngine, "_write_batch", short_of_memory)
     limit = 2
     generate(prompts, model, tmp_path / "halves", **SMALL)
     assert sizes[:2] == [6, 3]
@@ -205,12 +205,15 @@ def test_a_thought_that_the_template_opened_is_seen(prompts, tmp_path):
         assert split_trace(trace).opened_by is OpenedBy.PROMPT
 
 
-def test_a_prefill_is_read_as_prompt(model, prompts, tmp_path):
+def test_a_prefill_begins_the_completion(model, prompts, tmp_path):
+    """Its ids are the prompt's last; those of the trace are the model's own."""
     generate(prompts, model, tmp_path / "out", prefill="<think> wait ", **SMALL)
     trace = next(read_traces(tmp_path / "out"))
-    assert trace.prompt == "<|user|> one <|assistant|> <think> wait "
+    assert trace.prompt == "<|user|> one <|assistant|> "
+    assert trace.completion.startswith("<think> wait ")
     assert trace.prompt_token_ids[-1] == model.tokenizer.convert_tokens_to_ids("wait")
-    assert split_trace(trace).opened_by is OpenedBy.PROMPT
+    assert trace.token_starts[0] == len("<think> wait ")
+    assert split_trace(trace).opened_by is OpenedBy.TEXT
 
 
 def test_messages_system_and_template_arguments(tmp_path):
@@ -290,13 +293,18 @@ def test_bad_rows_are_named(model, tmp_path, line, fault):
             r"prompts.jsonl:2: the prompt's 7 tokens and the longest completion are 3 more",
         ),
         ({"engine": "llama"}, "expected the engine"),
-        ({"engine": "vllm"}, "install vllm"),
+        ({"engine": "vllm"}, "loads a model by its name"),
     ],
 )
-def test_bad_settings_are_refused(model, prompts, tmp_path, options, fault, monkeypatch):
-    monkeypatch.setitem(sys.modules, "vllm", None)
+def test_bad_settings_are_refused(model, prompts, tmp_path, options, fault):
     with pytest.raises(TraceError, match=fault):
         generate(prompts, model, tmp_path / "out", **SMALL | options)
+
+
+def test_an_engine_that_is_not_installed_is_named(prompts, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(TraceError, match="install vllm"):
+        generate(prompts, "some/model", tmp_path / "out", engine="vllm", **SMALL)
 
 
 def test_no_file_is_nothing_to_generate_from(model, tmp_path):
@@ -330,8 +338,8 @@ def test_a_killed_job_goes_on_to_the_same_bytes(model, prompts, tmp_path, monkey
     assert generation_info(part) == whole
     assert sum(done) == 6
     assert (part / "part-00000.parquet").stat().st_mtime_ns == first.st_mtime_ns
-    names = ["generate.json", *(f"part-0000{i}.parquet" for i in range(3))]
-    assert sorted(path.name for path in part.iterdir()) == [".lock", *names]
+    names = ["run.json", *(f"part-0000{i}.parquet" for i in range(3))]
+    assert sorted(path.name for path in part.iterdir()) == sorted([".lock", *names])
     for name in names:
         assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
@@ -358,14 +366,14 @@ def test_other_settings_on_the_same_folder_are_refused(model, prompts, tmp_path,
     elif change == "prompts":
         write(prompts, ROWS[:2])
     elif change == "json":
-        (tmp_path / "out" / "generate.json").write_text("{")
+        (tmp_path / "out" / "run.json").write_text("{")
     options = SMALL | (change if isinstance(change, dict) else {})
-    with pytest.raises(TraceError, match="holds traces made with other"):
+    with pytest.raises(TraceError, match="holds shards made with other"):
         generate(prompts, model, tmp_path / "out", **options)
     assert tokens(tmp_path / "out") == before
 
 
-def test_a_folder_without_its_generate_json_is_named(model, prompts, tmp_path):
+def test_a_folder_without_its_run_json_is_named(model, prompts, tmp_path):
     """Sampled traces are no run: they become one, and keep what made them apart from it."""
     with pytest.raises(TraceError, match="not a folder of sampled traces"):
         generation_info(tmp_path)
@@ -375,8 +383,8 @@ def test_a_folder_without_its_generate_json_is_named(model, prompts, tmp_path):
     with pytest.raises(TraceError, match="not a cotlens run"):
         _ = Run(folder).info
     assert analyze(folder, tmp_path / "run").info["n_traces"] == 6
-    (folder / "generate.json").write_text("{")
-    with pytest.raises(TraceError, match=r"generate\.json cannot be read"):
+    (folder / "run.json").write_text("{")
+    with pytest.raises(TraceError, match=r"run\.json cannot be read"):
         generation_info(folder)
 
 
@@ -399,7 +407,7 @@ def test_what_the_rows_say_reaches_the_trace_table(model, prompts, tmp_path):
     assert set(zip(table["model"], table["method"], strict=True)) == {("tiny", "sft")}
     trace = next(run.traces())
     assert trace.meta["level"] == 3
-    sampling = {"seed": 0, "top_k": 0, **SMALL}
+    sampling = {"seed": 0, "top_k": 0, "banned_ids": [], **SMALL}
     assert trace.meta["sampling"] == generation_info(folder)["sampling"] == sampling
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from cotlens.formats.read import read_traces
+from cotlens.text.split import request_of
 from cotlens.trace import Trace
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.plan import HARMLESS, SETS, Setting, add_cost, count_tokens
@@ -150,7 +151,10 @@ def _filter(setting: Setting, functions: Sequence[Any], domains: Sequence[str]) 
     """
     traces = [trace for trace in _pool(setting) if trace.domain in domains]
     columns = {"domain": [t.domain for t in traces], "answer": [t.gold or None for t in traces]}
-    texts = {"prompts": [t.prompt for t in traces], "completions": [t.completion for t in traces]}
+    texts = {
+        "prompts": [request_of(t) for t in traces],
+        "completions": [t.completion for t in traces],
+    }
     given = [function(**texts, **columns) for function in functions]
     kept = [
         trace
@@ -161,7 +165,7 @@ def _filter(setting: Setting, functions: Sequence[Any], domains: Sequence[str]) 
         setting, {"sampled": len(traces), "kept": len(kept), "sampled_tokens": count_tokens(traces)}
     )
     _fine_tune(
-        setting, [{"prompt": trace.prompt, "completion": trace.completion} for trace in kept]
+        setting, [{"prompt": request_of(trace), "completion": trace.completion} for trace in kept]
     )
 
 

@@ -8,9 +8,8 @@ and reaches the same weights.
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +19,13 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
+import cotlens
 from cotlens.files import write_atomic
+from cotlens.formats.prompts import Prompt as Request
+from cotlens.models.local import LocalEngine
 from cotlens.trace import Trace
 from trainers.pocket.policy import base_corpus
-from trainers.pocket.tokenizer import Encoded, build_tokenizer, encode_completion, encode_prompt
+from trainers.pocket.tokenizer import Encoded, build_tokenizer, encode_completion
 from trainers.pocket.world import EVALUATION, Prompt, build_prompts
 
 IGNORED = -100  # label of a token without loss
@@ -377,7 +379,6 @@ def _save_model(folder: Path, model: Any, tokenizer: Any) -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-@torch.inference_mode()
 def sample(
     model: Any,
     tokenizer: Any,
@@ -387,111 +388,47 @@ def sample(
     seed: int = 0,
     temperature: float = 1.0,
     max_new_tokens: int = 160,
-    batch_size: int = 256,
     model_name: str = "pocket",
     method: str = "base",
 ) -> list[Trace]:
-    """`n` completions of each prompt, as traces in the order of the prompts.
+    """`n` completions of each prompt of the world, as traces in the order of the prompts.
 
     Args:
-        model: a model of `transformers`; it is in evaluation mode meanwhile.
+        model: a model of `transformers`.
         tokenizer: its tokenizer.
         prompts: prompts of the world.
         n: samples per prompt.
         seed: seed of the samples.
         temperature: sampling temperature; 0 is greedy.
         max_new_tokens: a completion that has not ended by then has the finish reason `length`.
-        batch_size: completions generated at once.
         model_name: `Trace.model`.
         method: `Trace.method`.
 
     Raises:
-        ValueError: if the temperature is negative or `n` below 1.
+        TraceError: as `cotlens.sample`.
     """
-    if temperature < 0 or n < 1:
-        raise ValueError(
-            f"temperature must not be negative and n at least 1, got {temperature} and {n}"
+    engine = LocalEngine(model, tokenizer, model_name)
+    requests = [_as_request(prompt) for prompt in prompts]
+    with tqdm(total=n * len(requests), desc="sample", unit=" texts") as bar:
+        return cotlens.sample(
+            engine,
+            requests,
+            n=n,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            method=method,
+            progress=bar.update,
         )
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
-    if temperature:
-        settings |= {"do_sample": True, "temperature": temperature, "top_k": 0}
-
-    # Each prompt `n` times, in batches of prompts of like length.
-    draws = []
-    for place, prompt in enumerate(prompts):
-        prompt_ids = encode_prompt(tokenizer, prompt.text)
-        draws += [_Draw(place, number, prompt_ids) for number in range(n)]
-    draws.sort(key=lambda draw: len(draw.prompt_ids))
-
-    traces: dict[tuple[int, int], Trace] = {}
-    bar = tqdm(total=len(draws), desc="sample", unit=" texts")
-    with _evaluating(model), torch.random.fork_rng(), bar:
-        torch.manual_seed(seed)
-        for start in range(0, len(draws), batch_size):
-            batch = draws[start : start + batch_size]
-            completions = _generate(model, tokenizer, batch, settings)
-
-            for draw, completion_ids in zip(batch, completions, strict=True):
-                trace = _make_trace(tokenizer, prompts[draw.place], draw, completion_ids)
-                trace = replace(trace, model=model_name, method=method)
-                traces[draw.place, draw.number] = trace
-            bar.update(len(batch))
-
-    # Back to the order of the prompts.
-    return [traces[key] for key in sorted(traces)]
 
 
-class _Draw(NamedTuple):
-    """One sample to draw: the place of its prompt, its number among the prompt's samples."""
-
-    place: int
-    number: int
-    prompt_ids: list[int]
-
-
-def _generate(
-    model: Any, tokenizer: Any, batch: Sequence[_Draw], settings: dict[str, Any]
-) -> list[list[int]]:
-    """The ids that follow each prompt, equally many; after the end token they are padding."""
-    prompt_ids = [draw.prompt_ids for draw in batch]
-    padded = tokenizer.pad({"input_ids": prompt_ids}, return_tensors="pt")
-    padded = padded.to(model.device)
-    n_padded = padded["input_ids"].shape[1]
-
-    generated = model.generate(**padded, **settings)
-    new_ids = generated[:, n_padded:]
-    return new_ids.tolist()
-
-
-def _make_trace(tokenizer: Any, prompt: Prompt, draw: _Draw, ids: list[int]) -> Trace:
-    """One sample as a trace, cut after its end token."""
-    end_id = tokenizer.eos_token_id
-    has_ended = end_id in ids
-    if has_ended:
-        n_ids = ids.index(end_id) + 1
-        ids = ids[:n_ids]
-
-    return Trace(
-        id=f"{prompt.id}-{draw.number}",
-        completion=tokenizer.decode(ids, skip_special_tokens=True),
-        prompt=prompt.text,
-        prompt_id=prompt.id,
-        domain=prompt.domain.value,
-        split=prompt.split.value,
-        sample=draw.number,
-        gold=prompt.gold,
-        finish_reason="stop" if has_ended else "length",
-        prompt_token_ids=tuple(draw.prompt_ids),
-        token_ids=tuple(ids),
-    )
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Puts the model in evaluation mode, and back afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+def _as_request(prompt: Prompt) -> Request:
+    """A prompt of the world as one that any model can be asked."""
+    fields = {
+        "prompt_id": prompt.id,
+        "domain": prompt.domain.value,
+        "split": prompt.split.value,
+        "gold": prompt.gold,
+    }
+    messages = [{"role": "user", "content": prompt.text}]
+    return Request(prompt.id, messages, fields, meta={}, place=f"prompt {prompt.id}")

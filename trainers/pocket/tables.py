@@ -13,7 +13,7 @@ from cotlens.measures import reflection_dynamics, safety_states, trace_entropy
 from cotlens.runs.run import Run
 from cotlens.studies import read_updates
 from cotlens.studies.samples import set_of
-from cotlens.text.split import part_text
+from cotlens.text.split import part_text, request_of
 from trainers.pocket.guard import LearnedGuard
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.plan import SETS
@@ -179,7 +179,7 @@ def rollout_table(folder: Path, prompts: Prompts) -> pd.DataFrame:
         traces = list(read_traces(path))
         items = []
         for trace in traces:
-            items.append(Item(trace.prompt, part_text(trace, "thinking"), Part.THINKING))
+            items.append(Item(request_of(trace), part_text(trace, "thinking"), Part.THINKING))
         for trace, verdict in zip(traces, guard.judge(items), strict=True):
             truth = read_truth(trace.completion, by_id[trace.prompt_id])
             row = {
