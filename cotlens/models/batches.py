@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import torch
 from accelerate.utils import find_executable_batch_size
 
 
@@ -102,8 +103,9 @@ def _work_on_as_many(
         try:
             return batch_size, work(batch[:batch_size])
         except (MemoryError, RuntimeError) as error:
-            # accelerate 1.15 does not know these for what they are.
-            if isinstance(error, MemoryError) or "ALLOC_FAILED" in str(error):
+            # accelerate 1.15 knows only some of the messages that memory ran out with.
+            kinds = (MemoryError, torch.OutOfMemoryError)
+            if isinstance(error, kinds) or "ALLOC_FAILED" in str(error):
                 raise RuntimeError(f"the device is out of memory. {error}") from None
             raise
 

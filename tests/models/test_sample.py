@@ -31,7 +31,7 @@ def model():
 def checkpoint(tmp_path_factory):
     """A checkpoint on disk whose generation_config asks for other sampling."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    made = make_model()
+    made = make_model(seed=3)
     made.network.generation_config.update(
         do_sample=True, top_k=5, temperature=0.3, repetition_penalty=1.3
     )

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from cotlens import score_tokens
 from cotlens.models.load import wrap_model
+from cotlens.text.split import request_of
 from trainers.pocket.base import IGNORED, TINY, build_model, load_base, pack, sample, train_base
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.policy import Completion, base_corpus, write_teacher
@@ -167,7 +168,7 @@ def test_samples_are_traces_in_the_order_of_the_prompts(tmp_path):
     splits = build_prompts(0)
     prompts = [*splits[PromptSplit.MATHS][:3], *splits[PromptSplit.NEW_WRAPPER][:3]]
 
-    settings = {"n": 2, "seed": 3, "max_new_tokens": 24, "batch_size": 5}
+    settings = {"n": 2, "seed": 3, "max_new_tokens": 24}
     traces = sample(model, tokenizer, prompts, **settings)
     assert sample(model, tokenizer, prompts, **settings) == traces
     assert len({trace.completion for trace in traces}) > 6
@@ -177,15 +178,15 @@ def test_samples_are_traces_in_the_order_of_the_prompts(tmp_path):
     for trace, (prompt, number) in zip(traces, expected, strict=True):
         assert trace.prompt_id == prompt.id
         assert trace.sample == number
-        assert trace.prompt == prompt.text
+        assert request_of(trace) == prompt.text
         assert trace.gold == prompt.gold
         assert trace.domain == prompt.domain.value
         assert trace.prompt_token_ids == tuple(encode_prompt(tokenizer, prompt.text))
         read_truth(trace.completion, prompt)
 
         has_ended = tokenizer.eos_token_id in trace.token_ids
-        text = tokenizer.decode(trace.token_ids, skip_special_tokens=True)
-        assert text == trace.completion
+        text_ids = trace.token_ids[:-1] if has_ended else trace.token_ids
+        assert tokenizer.decode(text_ids) == trace.completion
         assert (trace.finish_reason == "length") == (not has_ended)
 
     # Padding on the left changes nothing.
@@ -196,7 +197,7 @@ def test_samples_are_traces_in_the_order_of_the_prompts(tmp_path):
 
 def test_bad_requests_for_samples_are_refused_before_the_work(tokenizer):
     model = build_model(tokenizer, seed=0, scale=TINY)
-    with pytest.raises(ValueError, match="n at least 1, got 1"):
+    with pytest.raises(ValueError, match="n must be 1 or more, got 0"):
         sample(model, tokenizer, [SUM], n=0)
 
 
