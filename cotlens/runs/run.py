@@ -27,8 +27,9 @@ from cotlens.display import facts_html
 from cotlens.files import hash_path, is_made_from
 from cotlens.formats.read import read_traces
 from cotlens.judges.verdict import LABELS
-from cotlens.runs.schema import LIGHT_COLUMNS
+from cotlens.runs.schema import LIGHT_COLUMNS, arrow_schema
 from cotlens.text.families import Tags
+from cotlens.text.tokens import word_starts
 from cotlens.trace import Trace, TraceError
 
 COUNTS = ("n_traces", "n_steps", "n_rejected", "n_shards")  # in the run.json of a complete run
@@ -290,7 +291,36 @@ class Run:
             TraceError: if there is no such scorer, or its scores are not complete.
         """
         scorer = self._complete_scorer(scorer)
-        return self._read(f"scores/{scorer}", columns)
+        shards = self.shards(f"scores/{scorer}")
+        tables = [self._read_scores(shard, columns) for shard in shards]
+        return pa.concat_tables(tables).to_pandas()
+
+    def _read_scores(self, shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
+        """A shard of scores; `word_starts` is worked out where an earlier cotlens left it out."""
+        schema = pq.read_schema(shard)
+        names = schema.names if columns is None else list(columns)
+        has_words = "word_starts" in schema.names
+        if has_words or (columns is not None and "word_starts" not in names):
+            return pq.read_table(shard, columns=names)
+
+        # Each row of scores is that of the trace in the same row.
+        trace_shard = self.path / "traces" / shard.name
+        if "completion" not in pq.read_schema(trace_shard).names:
+            raise TraceError(
+                f"{shard}: an earlier cotlens made these scores, and a light run has no text to "
+                "tell which tokens belong to which step; analyze the source without --light and "
+                "call `cotlens score` again"
+            )
+        completions = pq.read_table(trace_shard, columns=["completion"])["completion"].to_pylist()
+        scores = pq.read_table(shard)
+        words = []
+        for completion, starts in zip(completions, scores["token_starts"].to_pylist(), strict=True):
+            words.append(None if starts is None else word_starts(completion, starts))
+
+        kind = arrow_schema("scores").field("word_starts")
+        place = schema.get_field_index("token_starts") + 1
+        scores = scores.add_column(place, kind, pa.array(words, kind.type))
+        return scores if columns is None else scores.select(names)
 
     def scored_shards(
         self, scorer: str = ""
@@ -311,7 +341,7 @@ class Run:
 
             traces = pq.read_table(shard, columns=columns)
             steps = pq.read_table(step_folder / shard.name)
-            scores = pq.read_table(score_folder / shard.name)
+            scores = self._read_scores(score_folder / shard.name)
             yield traces.to_pandas(), steps.to_pandas(), scores.to_pandas()
 
     def _complete_scorer(self, name: str) -> str:

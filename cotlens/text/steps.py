@@ -23,9 +23,8 @@ from functools import partial
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-import numpy as np
-
 from cotlens.text.split import Split, split_trace
+from cotlens.text.tokens import token_ranges, word_starts
 from cotlens.trace import Span, Trace
 
 
@@ -36,7 +35,8 @@ class Step(NamedTuple):
         index: number of the step within its trace, from 0; it runs on through several thoughts.
         chars: code points into the completion.
         tokens: positions in the completion's token ids, or None where the source gives no offsets.
-            A token that straddles a border belongs to the step that holds its first character.
+            A token belongs to the step that holds its first character that is no white space
+            (see `text.tokens`).
     """
 
     index: int
@@ -161,11 +161,13 @@ def segment_trace(trace: Trace, split: Split | None = None) -> list[Step]:
     ]
     if trace.token_starts is None:
         return [Step(index, span, None) for index, span in enumerate(spans)]
-    tokens = np.searchsorted(np.asarray(trace.token_starts), np.asarray(spans).reshape(-1, 2))
-    return [
-        Step(index, span, Span(int(start), int(stop)))
-        for index, (span, (start, stop)) in enumerate(zip(spans, tokens, strict=True))
-    ]
+
+    words = word_starts(trace.completion, trace.token_starts)
+    steps = []
+    for span, (first, stop) in zip(spans, token_ranges(words, spans).tolist(), strict=True):
+        step = Step(len(steps), span, Span(first, stop))
+        steps.append(step)
+    return steps
 
 
 def group_paragraphs(text: str, steps: Sequence[Span]) -> list[Span]:

@@ -12,7 +12,7 @@ from places import SAMPLES
 from tiny import byte_tokenizer, tiny_model
 
 from cotlens import Run, TraceError, analyze, score, score_tokens
-from cotlens.files import SOURCE_HASH
+from cotlens.files import SOURCE_HASH, hash_path
 from cotlens.models.load import fingerprint, wrap_model
 from cotlens.runs import analyze as run_module
 from cotlens.runs.schema import SCHEMA
@@ -56,6 +56,7 @@ def test_scores_lie_beside_the_traces(run, model):
     ]
     lists = [
         "token_starts",
+        "word_starts",
         "entropy",
         "logprob",
         "rank",
@@ -157,6 +158,39 @@ def test_a_trace_that_cannot_be_scored_is_counted(run):
     windowed = score(run, short, long="window", force=True).score_info("short")
     assert windowed["n_windowed"] == info["n_unscored"]
     assert windowed["n_unscored"] == 0
+
+
+def test_scores_of_before_get_what_tells_where_tokens_belong(run, model):
+    """An earlier cotlens left `word_starts` out: it is worked out from the completions."""
+    score(run, model)
+    whole = run.score_table()
+    assert whole["word_starts"].notna().all()
+    for shard in run.shards("scores/tiny"):
+        table = pq.read_table(shard)
+        pq.write_table(table.drop_columns("word_starts"), shard)
+
+    pd.testing.assert_frame_equal(run.score_table(), whole)
+    columns = ["word_starts", "trace_id"]
+    pd.testing.assert_frame_equal(run.score_table("tiny", columns), whole[columns])
+    assert list(run.score_table("tiny", ["entropy"])) == ["entropy"]
+    shards = [scores for _, _, scores in run.scored_shards()]
+    pd.testing.assert_frame_equal(pd.concat(shards, ignore_index=True), whole)
+
+
+def test_scores_of_before_are_refused_where_there_is_no_text(run, model):
+    """Whoever took the texts out of a scored run took what tells where its tokens belong."""
+    score(run, model)
+    for kind, column in (("scores/tiny", "word_starts"), ("traces", "completion")):
+        for shard in run.shards(kind):
+            pq.write_table(pq.read_table(shard).drop_columns(column), shard)
+    for shard in run.shards("traces"):
+        scored = run.path / "scores" / "tiny" / shard.name
+        metadata = {SOURCE_HASH: hash_path(shard)}
+        pq.write_table(pq.read_table(scored).replace_schema_metadata(metadata), scored)
+
+    with pytest.raises(TraceError, match=r"part-00000.*earlier cotlens(.|\n)*without --light"):
+        run.score_table()
+    assert list(run.score_table("tiny", ["entropy"])) == ["entropy"]
 
 
 def test_a_light_run_has_no_text_to_score(tmp_path, model):

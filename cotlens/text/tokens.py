@@ -1,0 +1,74 @@
+"""To which stretch of text does a token belong? One rule for steps, thinking and answer.
+
+A token belongs to the stretch that holds its first character that is no white space; a token of
+white space alone belongs to the stretch in which it begins. White space ends the step before, and
+most tokenizers put the blank before a word into the word's token: by this rule the token " Wait"
+is the first of the step "Wait, ..." and not the last of the step before it.
+
+A token with a part of a character belongs to the stretch that holds the character. A token with
+text of two stretches belongs to the first.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# What `str.isspace` says yes to, as the `\s` that ends a step does; U+3000 is the last of them.
+_WHITE_SPACE = [point for point in range(0x3001) if chr(point).isspace()]
+
+
+def word_starts(text: str, token_starts: Sequence[int] | NDArray[Any]) -> NDArray[np.intp]:
+    """The character that decides where each token belongs, as a code point into `text`.
+
+    It is the token's first character that is no white space; for a token of white space alone the
+    one where it begins. Tokens that begin at the same character hold parts of it: they share the
+    text up to where the next token begins, and what decides.
+
+    Args:
+        text: what the tokens spell.
+        token_starts: where each token begins in it, code points that do not fall.
+
+    >>> word_starts("Yes. Wait", [0, 3, 4]).tolist()  # Yes|.| Wait
+    [0, 3, 5]
+    """
+    # Where the text is no white space; its end stands for none.
+    code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    is_white_space = np.isin(code_points, _WHITE_SPACE)
+    solid = np.flatnonzero(~is_white_space)
+    solid = np.append(solid, len(text))
+
+    # Where the next token begins that does not begin at the same character.
+    starts = np.asarray(token_starts, np.intp)
+    bounds = np.append(starts, len(text))
+    stops = bounds[np.searchsorted(starts, starts, side="right")]
+
+    words = solid[np.searchsorted(solid, starts)]
+    return np.where(words < stops, words, starts)
+
+
+def token_ranges(words: NDArray[np.intp], spans: Iterable[Sequence[int]]) -> NDArray[np.intp]:
+    """The tokens that belong to each span: one row (first, one past the last) per span.
+
+    Args:
+        words: what `word_starts` returned.
+        spans: (start, stop) in code points.
+    """
+    bounds = np.array([*spans], np.intp).reshape(-1, 2)
+    return np.searchsorted(words, bounds)
+
+
+def start_inside(text: str, start_before: int, start: int) -> int:
+    """Where a token begins that shares the character at `start` with the token before it.
+
+    It begins at that character. If only white space stands before the character in the token before
+    it, both begin with the white space: neither is white space alone, and both belong to the
+    character.
+
+    Args:
+        text: what the tokens spell.
+        start_before: where the token before begins.
+        start: the character of which each holds a part.
+    """
+    return start_before if text[start_before:start].isspace() else start
