@@ -16,6 +16,7 @@ from cotlens.measures.groups import need_columns
 from cotlens.measures.scored import (
     ScoredTrace,
     belongs_to,
+    first_words,
     has_scores,
     mean_scored,
     scored_only,
@@ -58,8 +59,8 @@ def step_entropy(
 
     A token belongs to the step that holds its first character that is no white space (see
     `text.tokens`). Added columns: `n_scored`, `entropy_mean`, `entropy_max`, `entropy_first` (of
-    the step's first token, where the reasoning may fork), `share_high` (of its tokens above
-    `high`), and `kl_mean` where there is a reference. NaN: the step has no scored token.
+    the token with the step's first word, where the reasoning may fork), `share_high` (of its tokens
+    above `high`), and `kl_mean` where there is a reference. NaN: the step has no scored token.
 
     Args:
         steps: a step table.
@@ -83,17 +84,20 @@ def step_entropy(
 
         rows = rows_of[trace.trace_id]
         spans = np.column_stack([step_starts[rows], step_stops[rows]])
-        ranges = token_ranges(trace.words, spans)
-        for row, (first, stop) in zip(rows, ranges, strict=True):
-            step = _step_statistics(trace, first, stop, high)
+        ranges = token_ranges(trace.starts, trace.words, spans)
+        words = first_words(trace, ranges)
+        for row, (first, stop), word in zip(rows, ranges, words, strict=True):
+            step = _step_statistics(trace, first, stop, word, high)
             statistics[row] = step[: len(names)]
 
     columns = dict(zip(names, statistics.T, strict=True))
     return steps.assign(**columns)
 
 
-def _step_statistics(trace: ScoredTrace, first: int, stop: int, high: float) -> tuple[float, ...]:
-    """n_scored, mean, max, first, share above `high` and mean KL of a range of tokens."""
+def _step_statistics(
+    trace: ScoredTrace, first: int, stop: int, word: int, high: float
+) -> tuple[float, ...]:
+    """n_scored, mean, max, that of `word`, share above `high` and mean KL of a range of tokens."""
     entropies = trace.columns["entropy"][first:stop]
     scored = scored_only(entropies)
     if not len(scored):
@@ -106,7 +110,7 @@ def _step_statistics(trace: ScoredTrace, first: int, stop: int, high: float) -> 
         len(scored),
         scored.mean(),
         scored.max(),
-        entropies[0],
+        trace.columns["entropy"][word],
         share_above(scored, high),
         kl,
     )
@@ -154,9 +158,9 @@ def trace_entropy(
             continue
 
         entropy = trace.columns["entropy"]
-        is_think = belongs_to(trace.words, spans_of[key])
+        is_think = belongs_to(trace, spans_of[key])
         answer = {"start": answer_starts[key], "stop": answer_stops[key]}
-        is_answer = belongs_to(trace.words, [answer])
+        is_answer = belongs_to(trace, [answer])
 
         row = {
             "n_scored": len(scored_only(entropy)),
@@ -225,7 +229,7 @@ def position_entropy(
     rows = []
     for trace in scored_traces(scores, column):
         spans = spans_of.get(trace.trace_id, ())
-        is_think = belongs_to(trace.words, spans)
+        is_think = belongs_to(trace, spans)
         values = trace.columns[column][is_think]
 
         # Unscored tokens take a place, but are in no mean.
@@ -251,8 +255,8 @@ def reflection_entropy(
     """Mean score around the starts of steps, token by token, where reflection begins and elsewhere.
 
     A step is an onset if it reflects and the step before it does not. The comparison is with steps
-    that do not reflect and follow one that does not. Offset 0 is the step's first token, which
-    holds its first word. Left out are the first step of a trace, which follows none, steps of
+    that do not reflect and follow one that does not. Offset 0 is the token with the step's
+    first word. Left out are the first step of a trace, which follows none, steps of
     unknown language, steps without a token of their own, and tokens outside the steps.
 
     Args:
@@ -275,7 +279,8 @@ def reflection_entropy(
             continue
 
         # Windows are cut from scores with margins, so that one at either end has all its offsets.
-        ranges = token_ranges(trace.words, trace_steps[["start", "stop"]].to_numpy())
+        spans = trace_steps[["start", "stop"]].to_numpy()
+        ranges = token_ranges(trace.starts, trace.words, spans)
         values = _step_values(trace.columns[column], ranges)
         margin = np.full(reach, np.nan)
         padded = np.concatenate([margin, values, margin])
@@ -286,9 +291,10 @@ def reflection_entropy(
         flags_before = flags[:-1]
         flags_here = flags[1:]
 
-        # The first token of each of these steps.
-        first_tokens, stop_tokens = ranges[1:].T
-        can_count = (flags_before == 0) & (first_tokens < stop_tokens)
+        # The token with the first word of each of these steps.
+        first_tokens = first_words(trace, ranges)[1:]
+        has_token = first_tokens < ranges[1:, 1]
+        can_count = (flags_before == 0) & has_token
 
         for reflects in (True, False):
             is_kind = flags_here == float(reflects)
@@ -365,7 +371,7 @@ def word_entropy(traces: pd.DataFrame, scores: pd.DataFrame, *, context: int = 4
         text = completions[trace.trace_id]
         entropy = trace.columns["entropy"]
         stops = np.append(trace.starts[1:], len(text))
-        is_think = belongs_to(trace.words, spans_of[trace.trace_id])
+        is_think = belongs_to(trace, spans_of[trace.trace_id])
         tokens = np.flatnonzero(is_think & ~np.isnan(entropy))
 
         seen = set()

@@ -20,7 +20,8 @@ class ScoredTrace(NamedTuple):
     Attributes:
         trace_id: the trace.
         starts: where each token begins in the completion, code points; empty if unknown.
-        words: the character that decides where each token belongs (see `text.tokens`), likewise.
+        words: the first character of each token that is no white space, likewise; -1 for a token of
+            white space alone (see `text.tokens`).
         columns: by name, one number per token; NaN is unscored.
     """
 
@@ -95,18 +96,29 @@ def think_spans(traces: pd.DataFrame) -> dict[str, Spans]:
     return spans_of
 
 
-def belongs_to(words: Indices, spans: Spans) -> Flags:
-    """Whether each token belongs to one of the spans.
-
-    Args:
-        words: of a `ScoredTrace`.
-        spans: stretches of the completion.
-    """
+def belongs_to(trace: ScoredTrace, spans: Spans) -> Flags:
+    """Whether each token of a trace belongs to one of the spans."""
     bounds = [(span["start"], span["stop"]) for span in spans]
-    belongs = np.zeros(len(words), bool)
-    for first, stop in token_ranges(words, bounds):
+    belongs = np.zeros(len(trace.starts), bool)
+    for first, stop in token_ranges(trace.starts, trace.words, bounds):
         belongs[first:stop] = True
     return belongs
+
+
+def first_words(trace: ScoredTrace, ranges: Indices) -> Indices:
+    """The first token of each range that is not white space alone; else the range's first.
+
+    The first step of a thought may begin with a line break of its own token.
+
+    Args:
+        trace: the trace.
+        ranges: one row (first token, one past the last) per step.
+    """
+    n_tokens = len(trace.words)
+    word_tokens = np.append(np.flatnonzero(trace.words >= 0), n_tokens)
+    firsts, stops = ranges.T
+    candidates = word_tokens[np.searchsorted(word_tokens, firsts)]
+    return np.where(candidates < stops, candidates, firsts)
 
 
 def scored_only(values: Floats) -> Floats:

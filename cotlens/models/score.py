@@ -42,7 +42,7 @@ class ScoredTrace(NamedTuple):
         n_drift: of a text: tokens that differ when prompt and completion are encoded as one string.
         windowed: whether the trace exceeds the context and was scored in overlapping windows.
         error: why the trace has no scores; empty if it has.
-        word_starts: the character that decides where each token belongs (see `text.tokens`); None
+        word_starts: each token's first character that is no white space (see `text.tokens`); None
             if unknown.
     """
 

@@ -134,8 +134,8 @@ SCORE_COLUMNS = (
         "word_starts",
         _INTS,
         "code points",
-        "first character of each token that is no white space: the token belongs to the step or "
-        "part that holds it; where it begins, if it is white space alone; null: unknown",
+        "first character of each token that is no white space: it belongs to the step or part that "
+        "holds this; -1: white space alone, it belongs where it begins; null: unknown",
     ),
     Column(
         "entropy",

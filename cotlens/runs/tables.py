@@ -137,7 +137,7 @@ def _trace_row(trace: Trace, split: Split) -> dict[str, Any]:
     if trace.token_starts is not None:
         words = word_starts(trace.completion, trace.token_starts)
         n_think_tokens = 0
-        for first, stop in token_ranges(words, split.think).tolist():
+        for first, stop in token_ranges(trace.token_starts, words, split.think).tolist():
             n_think_tokens += stop - first
         row["n_think_tokens"] = n_think_tokens
     return row

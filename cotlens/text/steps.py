@@ -162,9 +162,10 @@ def segment_trace(trace: Trace, split: Split | None = None) -> list[Step]:
     if trace.token_starts is None:
         return [Step(index, span, None) for index, span in enumerate(spans)]
 
-    words = word_starts(trace.completion, trace.token_starts)
     steps = []
-    for span, (first, stop) in zip(spans, token_ranges(words, spans).tolist(), strict=True):
+    words = word_starts(trace.completion, trace.token_starts)
+    ranges = token_ranges(trace.token_starts, words, spans).tolist()
+    for span, (first, stop) in zip(spans, ranges, strict=True):
         step = Step(len(steps), span, Span(first, stop))
         steps.append(step)
     return steps

@@ -20,18 +20,17 @@ _WHITE_SPACE = [point for point in range(0x3001) if chr(point).isspace()]
 
 
 def word_starts(text: str, token_starts: Sequence[int] | NDArray[Any]) -> NDArray[np.intp]:
-    """The character that decides where each token belongs, as a code point into `text`.
+    """The first character of each token that is no white space; -1 for one of white space alone.
 
-    It is the token's first character that is no white space; for a token of white space alone the
-    one where it begins. Tokens that begin at the same character hold parts of it: they share the
-    text up to where the next token begins, and what decides.
+    Tokens that begin at the same character hold parts of it: they share the text up to where the
+    next token begins, and so the character.
 
     Args:
         text: what the tokens spell.
         token_starts: where each token begins in it, code points that do not fall.
 
-    >>> word_starts("Yes. Wait", [0, 3, 4]).tolist()  # Yes|.| Wait
-    [0, 3, 5]
+    >>> word_starts("Yes. Wait ", [0, 3, 4, 9]).tolist()  # the tokens: Yes|.| Wait| |
+    [0, 3, 5, -1]
     """
     # Where the text is no white space; its end stands for none.
     code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
@@ -45,18 +44,35 @@ def word_starts(text: str, token_starts: Sequence[int] | NDArray[Any]) -> NDArra
     stops = bounds[np.searchsorted(starts, starts, side="right")]
 
     words = solid[np.searchsorted(solid, starts)]
-    return np.where(words < stops, words, starts)
+    return np.where(words < stops, words, -1)
 
 
-def token_ranges(words: NDArray[np.intp], spans: Iterable[Sequence[int]]) -> NDArray[np.intp]:
+def token_places(
+    token_starts: Sequence[int] | NDArray[Any], words: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """The character that decides where each token belongs.
+
+    Args:
+        token_starts: where each token begins.
+        words: what `word_starts` returned for them.
+    """
+    return np.where(words < 0, token_starts, words)
+
+
+def token_ranges(
+    token_starts: Sequence[int] | NDArray[Any],
+    words: NDArray[np.intp],
+    spans: Iterable[Sequence[int]],
+) -> NDArray[np.intp]:
     """The tokens that belong to each span: one row (first, one past the last) per span.
 
     Args:
-        words: what `word_starts` returned.
+        token_starts: where each token begins.
+        words: what `word_starts` returned for them.
         spans: (start, stop) in code points.
     """
     bounds = np.array([*spans], np.intp).reshape(-1, 2)
-    return np.searchsorted(words, bounds)
+    return np.searchsorted(token_places(token_starts, words), bounds)
 
 
 def start_inside(text: str, start_before: int, start: int) -> int:

@@ -19,7 +19,7 @@ from cotlens.detect.reflect import KINDS, N_REFLECTIVE
 from cotlens.detect.unsafe import EXPLORATION, MARKERS
 from cotlens.measures.unsafe import safety_states
 from cotlens.text.split import split_trace
-from cotlens.text.tokens import word_starts
+from cotlens.text.tokens import token_places, word_starts
 from cotlens.trace import Trace
 from cotlens.view.shown import Scores, ShownTrace
 
@@ -237,7 +237,7 @@ def _step_data(steps: pd.DataFrame) -> Block:
 def _token_data(shown: ShownTrace, texts: dict[int, str]) -> Block | None:
     """Return the places and values of a trace's tokens; None where they have no place in it.
 
-    `words` says how far after its start the character lies that decides where a token belongs.
+    `places` says how far after its start the character lies that decides where a token belongs.
     """
     scores = shown.scores
     starts = _column(scores, "token_starts")
@@ -264,9 +264,10 @@ def _token_data(shown: ShownTrace, texts: dict[int, str]) -> Block | None:
     starts = np.asarray(starts, np.int64)
     lengths = np.diff(starts, prepend=0)
     words = word_starts(shown.trace.completion, starts)
+    places = token_places(starts, words)
     tokens: Block = {
         "starts": pack_integers(lengths),
-        "words": pack_integers(words - starts),
+        "places": pack_integers(places - starts),
         "values": values,
     }
     if _column(scores, "top_ids") is not None:

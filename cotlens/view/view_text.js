@@ -155,11 +155,11 @@ function prepare(data) {
 function prepareTokens(packed, unit) {
   let point = 0;
   const points = Uint32Array.from(unpack(packed.starts), (gap) => (point += gap));
-  const starts = points.map(unit), words = unpack(packed.words).map((gap, i) => unit(points[i] + gap));
+  const starts = points.map(unit), places = Uint32Array.from(unpack(packed.places), (gap, i) => unit(points[i] + gap));
   const values = Object.fromEntries(Object.entries(packed.values).map(([name, codes]) => [name, unpack(codes)]));
   const top = packed.top && { ...packed.top, index: unpack(packed.top.index), surprise: unpack(packed.top.surprise) };
   const high = values.entropy ? [...starts.keys()].filter((i) => isHigh(values.entropy[i])) : [];
-  return { starts, words, values, top, high };
+  return { starts, places, values, top, high };
 }
 
 const isHigh = (code) => code > page.high && code !== UNKNOWN;
@@ -221,11 +221,11 @@ function sectionsOf(rows) {
  * space before a word of a later row is no token's here, since the word's token belongs there.
  */
 function* tokensIn({ tokens, text }, { start, stop }) {
-  const starts = tokens?.starts ?? [], words = tokens?.words ?? [];
+  const starts = tokens?.starts ?? [], places = tokens?.places ?? [];
   for (let position = start; position < stop;) {
     const token = lastUpTo(starts, position);
     const end = Math.min(stop, starts[token + 1] ?? text.length);
-    yield [position, end, words[token] >= stop ? -1 : token];
+    yield [position, end, places[token] >= stop ? -1 : token];
     position = end;
   }
 }

@@ -249,6 +249,28 @@ def test_the_blank_before_a_word_does_not_move_its_token(traces, steps, scores):
     assert words[-1] == " 6."
 
 
+def test_the_first_word_of_a_thought_comes_after_its_line_break():
+    """<think>|\\n|One| plus| two|.|</think>|<think>|\\n|Wait|,|...: a line break belongs to the step, and is no word.
+
+    The first word of the first step is token 2, that of the second step, an onset, is token 9.
+    """
+    pieces = ["<think>", "\n", "The", " sum", " is 5", ".", "</think>", "<think>", "\n", "Wait"]
+    pieces += [", that is wrong", ".", "</think>", "Six"]
+    starts = np.cumsum([0, *map(len, pieces)])[:-1]
+    text = "".join(pieces)
+    steps = step_table([Trace(id="a", completion=text)])
+    assert steps["is_reflection"].tolist() == [False, True]
+
+    scores = scores_of(starts, np.arange(14.0), text)
+    by_step = step_entropy(steps, scores)
+    assert columns_of(by_step, ["n_scored", "entropy_first"]) == {
+        "n_scored": [5, 4],
+        "entropy_first": [2, 9],
+    }
+    around = reflection_entropy(steps, scores, reach=1)
+    assert columns_of(around, ["offset", "value"]) == {"offset": [-1, 0, 1], "value": [8, 9, 10]}
+
+
 def test_a_step_whose_text_is_in_a_token_of_the_step_before_is_no_onset():
     """`5. Wait.` is one token: the second step has none, and the third follows one that reflects."""
     text = "<think>The sum is 5. Wait, that is wrong. It is 6.</think>Six."

@@ -11,16 +11,16 @@ from tiny import byte_tokenizer
 from cotlens import Trace, segment_trace, split_trace, trace_table
 from cotlens.formats.servers import starts_of_bytes
 from cotlens.models.encode import encode_trace, locate_tokens
-from cotlens.text.tokens import start_inside, token_ranges, word_starts
+from cotlens.text.tokens import start_inside, token_places, token_ranges, word_starts
 
 # --- by hand -------------------------------------------------------------------------------------
 
-# What is spelled, where tokens begin, and the character that decides. A line of tokens, | between them.
+# What is spelled, where tokens begin, and where their words do. A line of tokens, | between them.
 WORDS = {
     "Yes|.| Wait": ("Yes. Wait", [0, 3, 4], [0, 3, 5]),
-    "white space alone": ("a \n b", [0, 1, 2, 3], [0, 1, 2, 4]),
-    "white space alone at the end": ("a\n\n", [0, 1], [0, 1]),
-    "nothing but white space": (" \t", [0], [0]),
+    "white space alone": ("a \n b", [0, 1, 2, 3], [0, -1, -1, 4]),
+    "white space alone at the end": ("a\n\n", [0, 1], [0, -1]),
+    "nothing but white space": (" \t", [0], [-1]),
     "text of two steps: .\\n\\nSo": ("a.\n\nSo", [0, 1], [0, 1]),
     "several blanks before the word": ("a.   b", [0, 1, 2], [0, 1, 5]),
     "three tokens make 日": ("日", [0, 0, 0], [0, 0, 0]),
@@ -29,20 +29,24 @@ WORDS = {
     "a combining mark is none": ("e\u0301", [0, 1], [0, 1]),
     "the zero width space is none": (" \u200bx", [0], [1]),
     "beyond the basic plane": ("🤔 🤔", [0, 1], [0, 2]),
-    "the end token": ("Hi", [0, 2], [0, 2]),
+    "the end token": ("Hi", [0, 2], [0, -1]),
     "no token": ("Hi", [], []),
-    "no text": ("", [0, 0], [0, 0]),
+    "no text": ("", [0, 0], [-1, -1]),
 }
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_the_character_that_decides_by_hand(name):
+def test_where_words_begin_by_hand(name):
+    """Where there is no word, the token's start decides."""
     text, starts, expected = WORDS[name]
-    assert word_starts(text, starts).tolist() == expected
+    words = word_starts(text, starts)
+    assert words.tolist() == expected
+    deciding = [start if word < 0 else word for start, word in zip(starts, expected, strict=True)]
+    assert token_places(starts, words).tolist() == deciding
 
 
 def test_white_space_is_what_the_steps_take_for_it():
-    """One token per character: the deciding character of white space and x is x, else the first."""
+    """All of Python's white space before an x is passed over; marks and joiners are not white space."""
     for point in [*range(0xD800), *range(0xE000, 0x110000)]:
         if chr(point).isspace():
             assert word_starts(chr(point) + "x", [0]).tolist() == [1]
@@ -52,9 +56,10 @@ def test_white_space_is_what_the_steps_take_for_it():
 
 def test_the_tokens_of_spans_by_hand():
     """Yes|.| Wait|.|\\n: the steps are `Yes. ` (0 to 5) and `Wait.\\n` (5 to 11)."""
-    words = word_starts("Yes. Wait.\n", [0, 3, 4, 9, 10])
-    assert token_ranges(words, [(0, 5), (5, 11)]).tolist() == [[0, 2], [2, 5]]
-    assert token_ranges(words, []).tolist() == []
+    starts = [0, 3, 4, 9, 10]
+    words = word_starts("Yes. Wait.\n", starts)
+    assert token_ranges(starts, words, [(0, 5), (5, 11)]).tolist() == [[0, 2], [2, 5]]
+    assert token_ranges(starts, words, []).tolist() == []
 
 
 def test_steps_and_parts_of_a_trace_by_hand():
@@ -70,9 +75,7 @@ def test_steps_and_parts_of_a_trace_by_hand():
 
 def test_a_blank_before_the_tag_is_no_thinking():
     """<think>|One|.| </think>|Two: the blank lies in the thinking, the token's text does not."""
-    trace = Trace(
-        id="a", completion="<think>One. </think>Two", token_starts=(0, 7, 10, 11, 20)
-    )
+    trace = Trace(id="a", completion="<think>One. </think>Two", token_starts=(0, 7, 10, 11, 20))
     assert split_trace(trace).think[0].of(trace.completion) == "One. "
     assert [tuple(step.tokens) for step in segment_trace(trace)] == [(1, 3)]
     assert trace_table([trace])["n_think_tokens"].tolist() == [2]
@@ -80,7 +83,9 @@ def test_a_blank_before_the_tag_is_no_thinking():
 
 def test_half_a_million_characters():
     text = " \n" * 250_000
-    assert word_starts(text, range(len(text))).tolist() == list(range(len(text)))
+    starts = range(len(text))
+    words = word_starts(text + "x", starts)
+    assert words.tolist() == [-1] * 499_999 + [500_000]
 
 
 # --- three families of tokenizers ----------------------------------------------------------------
@@ -301,7 +306,7 @@ def test_parts_of_characters_by_hand(name):
     pieces, starts, words = PARTS[name]
     text = b"".join(pieces).decode()
     assert starts_of_bytes(pieces, text) == starts
-    assert word_starts(text, starts).tolist() == words
+    assert token_places(starts, word_starts(text, starts)).tolist() == words
     held = characters_of_bytes(pieces, text)
     assert [decides(text, characters) for characters in held] == words
 
@@ -317,7 +322,7 @@ def test_any_cut_of_any_text_puts_tokens_where_the_rule_says(text, cuts):
     starts = starts_of_bytes(pieces, text)
     held = characters_of_bytes(pieces, text)
     expected = [decides(text, characters) for characters in held]
-    assert word_starts(text, starts).tolist() == expected
+    assert token_places(starts, word_starts(text, starts)).tolist() == expected
 
 
 @pytest.mark.parametrize("name", PARTS)

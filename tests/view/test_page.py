@@ -91,7 +91,7 @@ def test_a_page_says_where_the_word_of_each_token_begins():
     )
     tokens = blocks_of(show(trace))["a0"]["tokens"]
     assert unpack(tokens["starts"]).tolist() == [0, 7, 2, 2, 1, 8, 2]
-    assert unpack(tokens["words"]).tolist() == [0, 0, 1, 0, 0, 0, 0]
+    assert unpack(tokens["places"]).tolist() == [0, 0, 1, 0, 0, 0, 0]
 
 
 def test_what_cannot_be_shown_is_an_error(tmp_path):
