@@ -60,7 +60,9 @@ def scored_traces(
         if row.error:
             continue
 
-        starts = words = np.zeros(0, np.intp)
+        # Where the tokens lie, if the caller asks.
+        starts = np.zeros(0, np.intp)
+        words = starts
         if need_starts:
             if row.token_starts is None or row.word_starts is None:
                 continue
@@ -99,8 +101,10 @@ def think_spans(traces: pd.DataFrame) -> dict[str, Spans]:
 def belongs_to(trace: ScoredTrace, spans: Spans) -> Flags:
     """Whether each token of a trace belongs to one of the spans."""
     bounds = [(span["start"], span["stop"]) for span in spans]
-    belongs = np.zeros(len(trace.starts), bool)
-    for first, stop in token_ranges(trace.starts, trace.words, bounds):
+    ranges = token_ranges(trace.starts, trace.words, bounds)
+    n_tokens = len(trace.starts)
+    belongs = np.zeros(n_tokens, bool)
+    for first, stop in ranges:
         belongs[first:stop] = True
     return belongs
 
@@ -115,10 +119,16 @@ def first_words(trace: ScoredTrace, ranges: Indices) -> Indices:
         ranges: one row (first token, one past the last) per step.
     """
     n_tokens = len(trace.words)
-    word_tokens = np.append(np.flatnonzero(trace.words >= 0), n_tokens)
+    has_word = trace.words >= 0
+    word_tokens = np.flatnonzero(has_word)
+    word_tokens = np.append(word_tokens, n_tokens)
+
+    # The first token with a word from the range's first on, if it is in the range.
     firsts, stops = ranges.T
-    candidates = word_tokens[np.searchsorted(word_tokens, firsts)]
-    return np.where(candidates < stops, candidates, firsts)
+    next_words = np.searchsorted(word_tokens, firsts)
+    candidates = word_tokens[next_words]
+    is_inside = candidates < stops
+    return np.where(is_inside, candidates, firsts)
 
 
 def scored_only(values: Floats) -> Floats:

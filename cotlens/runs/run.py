@@ -311,10 +311,12 @@ class Run:
                 "tell which tokens belong to which step; analyze the source without --light and "
                 "call `cotlens score` again"
             )
-        completions = pq.read_table(trace_shard, columns=["completion"])["completion"].to_pylist()
         scores = pq.read_table(shard)
+        traces = pq.read_table(trace_shard, columns=["completion"])
+        completions = traces["completion"].to_pylist()
+        token_starts = scores["token_starts"].to_pylist()
         words = []
-        for completion, starts in zip(completions, scores["token_starts"].to_pylist(), strict=True):
+        for completion, starts in zip(completions, token_starts, strict=True):
             words.append(None if starts is None else word_starts(completion, starts))
 
         kind = arrow_schema("scores").field("word_starts")

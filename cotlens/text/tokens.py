@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Starts = Sequence[int] | NDArray[Any]
+Places = NDArray[np.intp]
+Spans = Iterable[Sequence[int]]
+
 # What `str.isspace` says yes to, as the `\s` that ends a step does; U+3000 is the last of them.
 _WHITE_SPACE = [point for point in range(0x3001) if chr(point).isspace()]
 
 
-def word_starts(text: str, token_starts: Sequence[int] | NDArray[Any]) -> NDArray[np.intp]:
+def word_starts(text: str, token_starts: Starts) -> Places:
     """The first character of each token that is no white space; -1 for one of white space alone.
 
     Tokens that begin at the same character hold parts of it: they share the text up to where the
@@ -33,37 +37,42 @@ def word_starts(text: str, token_starts: Sequence[int] | NDArray[Any]) -> NDArra
     [0, 3, 5, -1]
     """
     # Where the text is no white space; its end stands for none.
-    code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    data = text.encode("utf-32-le", "surrogatepass")
+    code_points = np.frombuffer(data, "<u4")
     is_white_space = np.isin(code_points, _WHITE_SPACE)
     solid = np.flatnonzero(~is_white_space)
-    solid = np.append(solid, len(text))
+    text_stop = len(text)
+    solid = np.append(solid, text_stop)
 
     # Where the next token begins that does not begin at the same character.
     starts = np.asarray(token_starts, np.intp)
-    bounds = np.append(starts, len(text))
-    stops = bounds[np.searchsorted(starts, starts, side="right")]
+    bounds = np.append(starts, text_stop)
+    next_tokens = np.searchsorted(
+        starts,
+        starts,
+        side="right",
+    )
+    stops = bounds[next_tokens]
 
-    words = solid[np.searchsorted(solid, starts)]
-    return np.where(words < stops, words, -1)
+    # The first such character from where each token begins, if the token reaches that far.
+    candidates = np.searchsorted(solid, starts)
+    words = solid[candidates]
+    is_inside = words < stops
+    return np.where(is_inside, words, -1)
 
 
-def token_places(
-    token_starts: Sequence[int] | NDArray[Any], words: NDArray[np.intp]
-) -> NDArray[np.intp]:
+def token_places(token_starts: Starts, words: Places) -> Places:
     """The character that decides where each token belongs.
 
     Args:
         token_starts: where each token begins.
         words: what `word_starts` returned for them.
     """
-    return np.where(words < 0, token_starts, words)
+    is_white_space = words < 0
+    return np.where(is_white_space, token_starts, words)
 
 
-def token_ranges(
-    token_starts: Sequence[int] | NDArray[Any],
-    words: NDArray[np.intp],
-    spans: Iterable[Sequence[int]],
-) -> NDArray[np.intp]:
+def token_ranges(token_starts: Starts, words: Places, spans: Spans) -> Places:
     """The tokens that belong to each span: one row (first, one past the last) per span.
 
     Args:
@@ -71,8 +80,10 @@ def token_ranges(
         words: what `word_starts` returned for them.
         spans: (start, stop) in code points.
     """
-    bounds = np.array([*spans], np.intp).reshape(-1, 2)
-    return np.searchsorted(token_places(token_starts, words), bounds)
+    places = token_places(token_starts, words)
+    bounds = np.array([*spans], np.intp)
+    bounds = bounds.reshape(-1, 2)  # also where there is no span
+    return np.searchsorted(places, bounds)
 
 
 def start_inside(text: str, start_before: int, start: int) -> int:
@@ -87,4 +98,7 @@ def start_inside(text: str, start_before: int, start: int) -> int:
         start_before: where the token before begins.
         start: the character of which each holds a part.
     """
-    return start_before if text[start_before:start].isspace() else start
+    before = text[start_before:start]
+    if before.isspace():
+        return start_before
+    return start
