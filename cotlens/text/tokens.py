@@ -19,8 +19,10 @@ Starts = Sequence[int] | NDArray[Any]
 Places = NDArray[np.intp]
 Spans = Iterable[Sequence[int]]
 
-# What `str.isspace` says yes to, as the `\s` that ends a step does; U+3000 is the last of them.
-_WHITE_SPACE = [point for point in range(0x3001) if chr(point).isspace()]
+# Whether a code point is white space to `str.isspace`, as to the `\s` that ends a step. U+3000 is
+# the last that is; the next one stands for all after it.
+_AFTER_WHITE_SPACE = 0x3001
+_IS_WHITE_SPACE = np.array([chr(point).isspace() for point in range(_AFTER_WHITE_SPACE + 1)])
 
 
 def word_starts(text: str, token_starts: Starts) -> Places:
@@ -39,7 +41,8 @@ def word_starts(text: str, token_starts: Starts) -> Places:
     # Where the text is no white space; its end stands for none.
     data = text.encode("utf-32-le", "surrogatepass")
     code_points = np.frombuffer(data, "<u4")
-    is_white_space = np.isin(code_points, _WHITE_SPACE)
+    code_points = np.minimum(code_points, _AFTER_WHITE_SPACE)
+    is_white_space = _IS_WHITE_SPACE[code_points]
     solid = np.flatnonzero(~is_white_space)
     text_stop = len(text)
     solid = np.append(solid, text_stop)
