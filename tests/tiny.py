@@ -72,8 +72,8 @@ def tiny_model(vocabulary_size, architecture="Qwen3", seed=0, **options):
     return network
 
 
-def byte_tokenizer(**options):
-    """A byte-level BPE tokenizer with one merge per byte pair of a small text, as GPT-2 and Qwen have."""
+def byte_tokenizer(texts=("the thinking goes on and on, 日本 日本",), size=300, **options):
+    """A byte-level BPE tokenizer with the merges of a small text, as GPT-2 and Qwen have."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -81,12 +81,12 @@ def byte_tokenizer(**options):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, **options)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300,
+        vocab_size=size,
         special_tokens=["<eos>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(["the thinking goes on and on, 日本 日本"], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
 
 

@@ -21,6 +21,7 @@ from cotlens.formats.fields import (
     without_nulls,
 )
 from cotlens.formats.rows import Row
+from cotlens.text.tokens import start_inside
 from cotlens.trace import Trace, TraceError
 
 
@@ -184,7 +185,7 @@ def with_openai_logprobs(trace: Trace, content: Sequence[Row] | None) -> Trace:
 def starts_of_bytes(pieces: Sequence[bytes], text: str) -> list[int] | None:
     """Code point at which each token's bytes begin; None where the bytes are not those of the text.
 
-    A token that begins inside a character begins at that character.
+    A token that begins inside a character begins at that character; see also `start_inside`.
     """
     data = text.encode()
     if not b"".join(pieces).startswith(data):
@@ -192,7 +193,7 @@ def starts_of_bytes(pieces: Sequence[bytes], text: str) -> list[int] | None:
     starts, at_byte, at_char = [], 0, 0
     for piece in pieces:
         inside = at_byte < len(data) and (data[at_byte] & 0xC0) == 0x80
-        starts.append(at_char - 1 if inside else at_char)
+        starts.append(start_inside(text, starts[-1], at_char - 1) if inside else at_char)
         at_char += sum((byte & 0xC0) != 0x80 for byte in data[at_byte : at_byte + len(piece)])
         at_byte += len(piece)
     return starts

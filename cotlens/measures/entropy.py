@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 from cotlens.measures.groups import need_columns
 from cotlens.measures.scored import (
     ScoredTrace,
-    begins_inside,
+    belongs_to,
+    first_words,
     has_scores,
     mean_scored,
     scored_only,
@@ -23,7 +24,8 @@ from cotlens.measures.scored import (
     share_above,
     think_spans,
 )
-from cotlens.stats.bootstrap import Floats
+from cotlens.stats.bootstrap import Floats, Indices
+from cotlens.text.tokens import token_ranges
 
 
 def entropy_threshold(scores: pd.DataFrame, share: float = 0.8) -> float:
@@ -55,10 +57,10 @@ def step_entropy(
 ) -> pd.DataFrame:
     """The step table with the scores of each step's tokens.
 
-    A token belongs to the step in which it begins. Added columns: `n_scored`, `entropy_mean`,
-    `entropy_max`, `entropy_first` (of the step's first token, where the reasoning may fork),
-    `share_high` (of its tokens above `high`), and `kl_mean` where there is a reference. NaN: the
-    step has no scored token.
+    A token belongs to the step that holds its first character that is no white space (see
+    `text.tokens`). Added columns: `n_scored`, `entropy_mean`, `entropy_max`, `entropy_first` (of
+    the token with the step's first word, where the reasoning may fork), `share_high` (of its tokens
+    above `high`), and `kl_mean` where there is a reference. NaN: the step has no scored token.
 
     Args:
         steps: a step table.
@@ -80,21 +82,22 @@ def step_entropy(
         if trace.trace_id not in rows_of:
             continue
 
-        # The tokens that begin in each step.
         rows = rows_of[trace.trace_id]
-        first_tokens = np.searchsorted(trace.starts, step_starts[rows])
-        stop_tokens = np.searchsorted(trace.starts, step_stops[rows])
-        ranges = zip(rows, first_tokens, stop_tokens, strict=True)
-        for row, first, stop in ranges:
-            step = _step_statistics(trace, first, stop, high)
+        spans = np.column_stack([step_starts[rows], step_stops[rows]])
+        ranges = token_ranges(trace.starts, trace.words, spans)
+        words = first_words(trace, ranges)
+        for row, (first, stop), word in zip(rows, ranges, words, strict=True):
+            step = _step_statistics(trace, first, stop, word, high)
             statistics[row] = step[: len(names)]
 
     columns = dict(zip(names, statistics.T, strict=True))
     return steps.assign(**columns)
 
 
-def _step_statistics(trace: ScoredTrace, first: int, stop: int, high: float) -> tuple[float, ...]:
-    """n_scored, mean, max, first, share above `high` and mean KL of a range of tokens."""
+def _step_statistics(
+    trace: ScoredTrace, first: int, stop: int, word: int, high: float
+) -> tuple[float, ...]:
+    """n_scored, mean, max, that of `word`, share above `high` and mean KL of a range of tokens."""
     entropies = trace.columns["entropy"][first:stop]
     scored = scored_only(entropies)
     if not len(scored):
@@ -107,7 +110,7 @@ def _step_statistics(trace: ScoredTrace, first: int, stop: int, high: float) -> 
         len(scored),
         scored.mean(),
         scored.max(),
-        entropies[0],
+        trace.columns["entropy"][word],
         share_above(scored, high),
         kl,
     )
@@ -155,9 +158,9 @@ def trace_entropy(
             continue
 
         entropy = trace.columns["entropy"]
-        is_think = begins_inside(trace.starts, spans_of[key])
+        is_think = belongs_to(trace, spans_of[key])
         answer = {"start": answer_starts[key], "stop": answer_stops[key]}
-        is_answer = begins_inside(trace.starts, [answer])
+        is_answer = belongs_to(trace, [answer])
 
         row = {
             "n_scored": len(scored_only(entropy)),
@@ -226,7 +229,7 @@ def position_entropy(
     rows = []
     for trace in scored_traces(scores, column):
         spans = spans_of.get(trace.trace_id, ())
-        is_think = begins_inside(trace.starts, spans)
+        is_think = belongs_to(trace, spans)
         values = trace.columns[column][is_think]
 
         # Unscored tokens take a place, but are in no mean.
@@ -252,9 +255,9 @@ def reflection_entropy(
     """Mean score around the starts of steps, token by token, where reflection begins and elsewhere.
 
     A step is an onset if it reflects and the step before it does not. The comparison is with steps
-    that do not reflect and follow one that does not. Offset 0 is the step's first token. Left out
-    are the first step of a trace, which follows none, steps of unknown language, and tokens outside
-    the steps.
+    that do not reflect and follow one that does not. Offset 0 is the token with the step's
+    first word. Left out are the first step of a trace, which follows none, steps of
+    unknown language, steps without a token of their own, and tokens outside the steps.
 
     Args:
         steps: a step table.
@@ -276,7 +279,9 @@ def reflection_entropy(
             continue
 
         # Windows are cut from scores with margins, so that one at either end has all its offsets.
-        values = _step_values(trace, trace_steps, column)
+        spans = trace_steps[["start", "stop"]].to_numpy()
+        ranges = token_ranges(trace.starts, trace.words, spans)
+        values = _step_values(trace.columns[column], ranges)
         margin = np.full(reach, np.nan)
         padded = np.concatenate([margin, values, margin])
 
@@ -286,12 +291,10 @@ def reflection_entropy(
         flags_before = flags[:-1]
         flags_here = flags[1:]
 
-        # The first token of each of these steps.
-        last_stop = trace_steps["stop"].iloc[-1]
-        thinking_stop = np.searchsorted(trace.starts, last_stop)
-        step_starts = trace_steps["start"].to_numpy()[1:]
-        first_tokens = np.searchsorted(trace.starts, step_starts)
-        can_count = (flags_before == 0) & (first_tokens < thinking_stop)
+        # The token with the first word of each of these steps.
+        first_tokens = first_words(trace, ranges)[1:]
+        has_token = first_tokens < ranges[1:, 1]
+        can_count = (flags_before == 0) & has_token
 
         for reflects in (True, False):
             is_kind = flags_here == float(reflects)
@@ -308,17 +311,12 @@ def reflection_entropy(
     return pd.DataFrame(rows, columns=["trace_id", "reflects", "offset", "value", "n"])
 
 
-def _step_values(trace: ScoredTrace, steps: pd.DataFrame, column: str) -> Floats:
+def _step_values(values: Floats, ranges: Indices) -> Floats:
     """Scores of the tokens of steps; NaN for those outside, such as tags between thoughts."""
-    starts = steps["start"].to_numpy()
-    stops = steps["stop"].to_numpy()
-    step_of = np.searchsorted(starts, trace.starts, side="right") - 1
-
-    # A token before the first step has the number -1.
-    has_step = step_of >= 0
-    is_before_stop = trace.starts < stops[step_of]
-    is_inside = has_step & is_before_stop
-    return np.where(is_inside, trace.columns[column], np.nan)
+    of_steps = np.full(len(values), np.nan)
+    for first, stop in ranges:
+        of_steps[first:stop] = values[first:stop]
+    return of_steps
 
 
 def entropy_survival(scores: pd.DataFrame, thresholds: ArrayLike) -> pd.DataFrame:
@@ -373,7 +371,7 @@ def word_entropy(traces: pd.DataFrame, scores: pd.DataFrame, *, context: int = 4
         text = completions[trace.trace_id]
         entropy = trace.columns["entropy"]
         stops = np.append(trace.starts[1:], len(text))
-        is_think = begins_inside(trace.starts, spans_of[trace.trace_id])
+        is_think = belongs_to(trace, spans_of[trace.trace_id])
         tokens = np.flatnonzero(is_think & ~np.isnan(entropy))
 
         seen = set()

@@ -8,6 +8,7 @@ import pandas as pd
 
 from cotlens.measures.groups import need_columns
 from cotlens.stats.bootstrap import Flags, Floats, Indices
+from cotlens.text.tokens import token_ranges
 from cotlens.trace import Reasoning
 
 Spans = Iterable[Mapping[str, int]]
@@ -19,11 +20,14 @@ class ScoredTrace(NamedTuple):
     Attributes:
         trace_id: the trace.
         starts: where each token begins in the completion, code points; empty if unknown.
+        words: the first character of each token that is no white space, likewise; -1 for a token of
+            white space alone (see `text.tokens`).
         columns: by name, one number per token; NaN is unscored.
     """
 
     trace_id: str
     starts: Indices
+    words: Indices
     columns: dict[str, Floats]
 
 
@@ -40,7 +44,8 @@ def scored_traces(
     Raises:
         ValueError: if the table lacks a column, or no trace has a value of `column`.
     """
-    need_columns(scores, "trace_id", "token_starts", "error", column)
+    places = ["token_starts", "word_starts"] if need_starts else []
+    need_columns(scores, "trace_id", "error", *places, column)
 
     # Columns that no trace has a value for are left out.
     wanted = dict.fromkeys(["entropy", "kl", "reverse_kl", column])
@@ -50,10 +55,19 @@ def scored_traces(
             f"the scores have no {column}: it needs a reference or top-k words when they are made"
         )
 
-    table = scores[["trace_id", "token_starts", "error", *names]]
+    table = scores[["trace_id", "error", *places, *names]]
     for row in table.itertuples(index=False):
-        if row.error or (row.token_starts is None and need_starts):
+        if row.error:
             continue
+
+        # Where the tokens lie, if the caller asks.
+        starts = np.zeros(0, np.intp)
+        words = starts
+        if need_starts:
+            if row.token_starts is None or row.word_starts is None:
+                continue
+            starts = np.asarray(row.token_starts, np.intp)
+            words = np.asarray(row.word_starts, np.intp)
 
         columns = {}
         for name in names:
@@ -61,10 +75,7 @@ def scored_traces(
             if values is not None:
                 columns[name] = np.asarray(values, float)
 
-        starts = np.zeros(0, np.intp)
-        if row.token_starts is not None:
-            starts = np.asarray(row.token_starts, np.intp)
-        yield ScoredTrace(str(row.trace_id), starts, columns)
+        yield ScoredTrace(str(row.trace_id), starts, words, columns)
 
 
 def has_scores(scores: pd.DataFrame, column: str) -> bool:
@@ -87,14 +98,37 @@ def think_spans(traces: pd.DataFrame) -> dict[str, Spans]:
     return spans_of
 
 
-def begins_inside(starts: Indices, spans: Spans) -> Flags:
-    """Whether each token begins in one of the spans."""
-    inside = np.zeros(len(starts), bool)
-    for span in spans:
-        has_begun = starts >= span["start"]
-        has_ended = starts >= span["stop"]
-        inside |= has_begun & ~has_ended
-    return inside
+def belongs_to(trace: ScoredTrace, spans: Spans) -> Flags:
+    """Whether each token of a trace belongs to one of the spans."""
+    bounds = [(span["start"], span["stop"]) for span in spans]
+    ranges = token_ranges(trace.starts, trace.words, bounds)
+    n_tokens = len(trace.starts)
+    belongs = np.zeros(n_tokens, bool)
+    for first, stop in ranges:
+        belongs[first:stop] = True
+    return belongs
+
+
+def first_words(trace: ScoredTrace, ranges: Indices) -> Indices:
+    """The first token of each range that is not white space alone; else the range's first.
+
+    The first step of a thought may begin with a line break of its own token.
+
+    Args:
+        trace: the trace.
+        ranges: one row (first token, one past the last) per step.
+    """
+    n_tokens = len(trace.words)
+    has_word = trace.words >= 0
+    word_tokens = np.flatnonzero(has_word)
+    word_tokens = np.append(word_tokens, n_tokens)
+
+    # The first token with a word from the range's first on, if it is in the range.
+    firsts, stops = ranges.T
+    next_words = np.searchsorted(word_tokens, firsts)
+    candidates = word_tokens[next_words]
+    is_inside = candidates < stops
+    return np.where(is_inside, candidates, firsts)
 
 
 def scored_only(values: Floats) -> Floats:

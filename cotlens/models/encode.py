@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cotlens.models.load import first_line
 from cotlens.text.families import FAMILIES, FOREIGN_END, HARMONY, Tags
 from cotlens.text.split import OpenedBy, Status, split_trace
+from cotlens.text.tokens import start_inside
 from cotlens.trace import Origin, Span, Trace, TraceError
 
 
@@ -386,7 +387,8 @@ def _count_drift(tokenizer: Any, prompt: str, text: str, tokens: set[tuple[int, 
 def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids of a text with nothing added, and the code points (start, stop) of each.
 
-    A space before a word belongs to the word's token.
+    A space before a word belongs to the word's token. A token that begins inside a character begins
+    with it; see also `start_inside`.
 
     Raises:
         TraceError: if the tokenizer cannot report offsets.
@@ -398,11 +400,15 @@ def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]
 
     # Let the tokens tile the text: each begins at or before the end of those before it.
     offsets = []
+    start_before = 0
     end = 0
     for start, stop in encoding["offset_mapping"]:
-        joined_start = min(start, end)
+        joined_start = max(start_before, min(start, end))
+        if joined_start < end:
+            joined_start = start_inside(text, start_before, joined_start)
         end = max(stop, end)
         offsets.append((joined_start, end))
+        start_before = joined_start
     return encoding["input_ids"], offsets
 
 
@@ -502,7 +508,7 @@ def _n_common(first: str, second: str) -> int:
 def locate_tokens(trace: Trace, tokenizer: Any, skip: bool) -> tuple[int, ...]:
     """Code point of the completion at which each of the trace's own tokens begins.
 
-    A token that ends inside a character begins with it.
+    A token that begins inside a character begins with it; see also `start_inside`.
 
     Args:
         trace: a trace with token ids.
@@ -518,20 +524,27 @@ def locate_tokens(trace: Trace, tokenizer: Any, skip: bool) -> tuple[int, ...]:
 
     # Decode a few tokens at a time: what a token adds depends on those before it. Characters up to
     # `position` are those of the tokens before `next_token`; `first` is where decoding starts.
+    # The tokens from `next_token` on have spelled `n_whole` characters and a part of the next.
     starts = []
     position = 0
     first = 0
     next_token = 0
+    n_whole = 0
     for index in range(len(token_ids)):
-        starts.append(min(position, len(completion)))
+        start = position + n_whole
+        if n_whole:
+            start = start_inside(completion, starts[-1], start)
+        starts.append(min(start, len(completion)))
         before = tokenizer.decode(token_ids[first:next_token], skip_special_tokens=skip)
         now = tokenizer.decode(token_ids[first : index + 1], skip_special_tokens=skip)
         added = now[len(before) :]
 
         # U+FFFD stands for a character that is not complete yet, unless the text has it too.
+        n_whole = len(added.rstrip("\ufffd"))
         is_complete = not added.endswith("\ufffd") or completion.startswith(added, position)
         if is_complete or index - next_token > 8:
             position += len(now) - len(before)
             first = next_token
             next_token = index + 1
+            n_whole = 0
     return tuple(starts)

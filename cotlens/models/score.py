@@ -14,6 +14,7 @@ from cotlens.models.batches import in_batches
 from cotlens.models.encode import Encoded, encode_trace
 from cotlens.models.load import Model
 from cotlens.models.scores import Scores, score_hidden
+from cotlens.text.tokens import word_starts
 from cotlens.trace import Trace, TraceError
 
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
@@ -42,6 +43,8 @@ class ScoredTrace(NamedTuple):
         n_drift: of a text: tokens that differ when prompt and completion are encoded as one string.
         windowed: whether the trace exceeds the context and was scored in overlapping windows.
         error: why the trace has no scores; empty if it has.
+        word_starts: each token's first character that is no white space (see `text.tokens`); None
+            if unknown.
     """
 
     trace_id: str
@@ -54,6 +57,7 @@ class ScoredTrace(NamedTuple):
     n_drift: int | None = None
     windowed: bool = False
     error: str = ""
+    word_starts: tuple[int, ...] | None = None
 
 
 class ScoredTraces(list[ScoredTrace]):
@@ -390,7 +394,10 @@ def _unscored(trace: Trace, encoded: Encoded | None, shapes: _Shapes, error: str
     token_ids = trace.token_ids or ()
     n_tokens = len(token_ids)
     blank = _blank_columns(shapes, n_tokens)
-    return ScoredTrace(trace.id, token_ids, trace.token_starts, blank, error=error)
+    words = _word_starts(trace, trace.token_starts)
+    return ScoredTrace(
+        trace.id, token_ids, trace.token_starts, blank, error=error, word_starts=words
+    )
 
 
 def _scored(trace: Trace, encoded: Encoded, columns: _Columns, is_windowed: bool) -> ScoredTrace:
@@ -404,4 +411,12 @@ def _scored(trace: Trace, encoded: Encoded, columns: _Columns, is_windowed: bool
         exact=encoded.exact,
         n_drift=encoded.n_drift,
         windowed=is_windowed,
+        word_starts=_word_starts(trace, encoded.token_starts),
     )
+
+
+def _word_starts(trace: Trace, token_starts: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if token_starts is None:
+        return None
+    words = word_starts(trace.completion, token_starts)
+    return tuple(words.tolist())

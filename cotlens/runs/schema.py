@@ -58,7 +58,12 @@ TRACE_COLUMNS = (
     Column("n_answer_chars", _INT, "code points", "length of the answer"),
     Column("n_steps", _INT, "steps", "steps of thinking; counted when read, not on disk"),
     Column("n_tokens", _INT, "tokens", "of the completion; null: unknown"),
-    Column("n_think_tokens", _INT, "tokens", "that begin inside a thought; null: no offsets"),
+    Column(
+        "n_think_tokens",
+        _INT,
+        "tokens",
+        "whose first character that is no white space is in a thought; null: no offsets",
+    ),
     Column("finish_reason", _TEXT, "", "from the source; empty: unknown"),
     Column("reward", pa.float64(), "", "from the source; null: unknown"),
     Column("gold", _TEXT, "", "reference answer"),
@@ -102,7 +107,13 @@ STEP_COLUMNS = (
     *_MARKER_COLUMNS,
     Column("answer", _TEXT, "", "answer that the step states (answers.stated_answer), or empty"),
     *_WORD_COLUMNS,
-    Column("token_start", _INT, "tokens", "first token of the step; null: no offsets"),
+    Column(
+        "token_start",
+        _INT,
+        "tokens",
+        "first of those whose first character that is no white space is in the step; null: no "
+        "offsets",
+    ),
     Column("token_stop", _INT, "tokens", "one past the last token of the step; null: no offsets"),
 )
 
@@ -119,6 +130,13 @@ SCORE_COLUMNS = (
         _INTS,
         "code points",
         "in the completion, where each token begins; null: unknown",
+    ),
+    Column(
+        "word_starts",
+        _INTS,
+        "code points",
+        "first character of each token that is no white space: it belongs to the step or part that "
+        "holds this; -1: white space alone, it belongs where it begins; null: unknown",
     ),
     Column(
         "entropy",

@@ -24,6 +24,7 @@ from cotlens.runs.schema import NOT_STORED, SCORE_COLUMNS, STEP_COLUMNS, arrow_s
 from cotlens.text.families import Tags
 from cotlens.text.split import Split, split_trace
 from cotlens.text.steps import Step, group_paragraphs, segment_trace
+from cotlens.text.tokens import token_ranges, word_starts
 from cotlens.trace import Reasoning, Span, Trace, dump_json
 
 if TYPE_CHECKING:  # the module loads torch
@@ -152,9 +153,10 @@ def _trace_row(trace: Trace, split: Split) -> dict[str, Any]:
             row["n_tokens"] = len(per_token)
     row["n_think_tokens"] = None
     if trace.token_starts is not None:
+        words = word_starts(trace.completion, trace.token_starts)
         n_think_tokens = 0
-        for span in split.think:
-            n_think_tokens += sum(span.start <= start < span.stop for start in trace.token_starts)
+        for first, stop in token_ranges(trace.token_starts, words, split.think).tolist():
+            n_think_tokens += stop - first
         row["n_think_tokens"] = n_think_tokens
     return row
 
@@ -259,8 +261,8 @@ def guard_rows(
 
 # Columns of the score table with one value per trace; all others have one list per trace.
 _PER_TRACE = (
-    "trace_id", "token_ids", "token_starts", "encoding", "context", "exact", "n_drift", "windowed",
-    "error",
+    "trace_id", "token_ids", "token_starts", "word_starts", "encoding", "context", "exact",
+    "n_drift", "windowed", "error",
 )  # fmt: skip
 
 

@@ -23,9 +23,8 @@ from functools import partial
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-import numpy as np
-
 from cotlens.text.split import Split, split_trace
+from cotlens.text.tokens import token_ranges, word_starts
 from cotlens.trace import Span, Trace
 
 
@@ -36,7 +35,8 @@ class Step(NamedTuple):
         index: number of the step within its trace, from 0; it runs on through several thoughts.
         chars: code points into the completion.
         tokens: positions in the completion's token ids, or None where the source gives no offsets.
-            A token that straddles a border belongs to the step that holds its first character.
+            A token belongs to the step that holds its first character that is no white space
+            (see `text.tokens`).
     """
 
     index: int
@@ -89,15 +89,15 @@ _ABBREVIATION = re.compile(
 _LABEL = re.compile(r"\((?:Eq\.?\s*)?[A-Z0-9*]{1,3}\)[ \t]*(?:\n|\Z)")
 _NOT_SPACE = re.compile(r"\S")
 _MAY_JOIN = frozenset("\\$wW|-*+•")  # what a line begins with that may belong to the step before it
+_CLOSERS = {"\\[": "\\]", "$$": "$$"}
 _DISPLAY_OPENS = re.compile(r"\\\[|\$\$|\\begin\{")
 _WHERE = re.compile(r"where\b|Where:")
 _BULLET = re.compile(r"\\?[-*+•]\s")
 _TABLE_RULE = re.compile(r"\|\s*:?-")
 _DEFINITIONS = re.compile(r"\b(?:where|denote):?\s*\n", re.IGNORECASE)
 _UNFINISHED = re.compile(r"\b(?:by|where|denote|using)\Z", re.IGNORECASE)
-_make_span = partial(
-    tuple.__new__, Span
-)  # not calling Span itself saves a tenth of the time of segment
+# Not calling Span itself saves a tenth of the time of segment.
+_make_span = partial(tuple.__new__, Span)
 
 
 def segment(text: str) -> list[Span]:
@@ -109,14 +109,22 @@ def segment(text: str) -> list[Span]:
     """
     if not text:
         return []
+    n_chars = len(text)
     cuts = [0]
-    start = line = protected = 0
+    start = 0  # of the step
+    line = 0  # where the line begins
+    protected = 0  # where the last formula or block of code ends
     for match in _CUE.finditer(text):
         at, end = match.span()
         first = text[at]
+
+        # Nothing ends a step inside a formula or code.
         if at < protected:
-            line = end if first == "\n" else line
+            if first == "\n":
+                line = end
             continue
+
+        # The common cases need no guard.
         kind = match.lastgroup
         if kind == "sure_sentence" and not (text[line] == "|" and _is_row(text, line)):
             cuts.append(end)
@@ -124,27 +132,37 @@ def segment(text: str) -> list[Span]:
             continue
         if kind == "sure_line":
             cuts.append(end)
-            start = line = end
+            start = end
+            line = end
             continue
+
+        # A formula or code may open.
         if first in "\\$`":
             protected = _protected_until(text, match, at == line)
             continue
-        if kind is None and first in "!?":  # Chinese with ASCII marks
+
+        # Chinese with ASCII marks.
+        if kind is None and first in "!?":
             cuts.append(end)
             start = end
             continue
+
+        # A guard decides.
         if first == "\n":
             ends_step = _line_ends_step(text, start, at, end)
             line = end
         elif first in _CJK_ENDS:
             ends_step = True
-            line = end if "\n" in match.group() else line
+            if "\n" in match.group():
+                line = end
         else:
             ends_step = _sentence_ends(text, start, line, match)
-        if ends_step and end < len(text):
+
+        if ends_step and end < n_chars:
             cuts.append(end)
             start = end
-    cuts.append(len(text))
+
+    cuts.append(n_chars)
     return list(map(_make_span, pairwise(cuts)))
 
 
@@ -154,25 +172,36 @@ def segment_trace(trace: Trace, split: Split | None = None) -> list[Step]:
     Their texts concatenate to the thinking; thoughts do not share a step.
     """
     split = split or split_trace(trace)
-    spans = [
-        Span(think.start + start, think.start + stop)
-        for think in split.think
-        for start, stop in segment(think.of(trace.completion))
-    ]
+    spans = []
+    for think in split.think:
+        thinking = think.of(trace.completion)
+        for start, stop in segment(thinking):
+            span = Span(think.start + start, think.start + stop)
+            spans.append(span)
+
+    # Without offsets it is not known which tokens these are.
     if trace.token_starts is None:
         return [Step(index, span, None) for index, span in enumerate(spans)]
-    tokens = np.searchsorted(np.asarray(trace.token_starts), np.asarray(spans).reshape(-1, 2))
-    return [
-        Step(index, span, Span(int(start), int(stop)))
-        for index, (span, (start, stop)) in enumerate(zip(spans, tokens, strict=True))
-    ]
+
+    words = word_starts(trace.completion, trace.token_starts)
+    ranges = token_ranges(trace.token_starts, words, spans)
+    steps = []
+    for span, (first, stop) in zip(spans, ranges.tolist(), strict=True):
+        index = len(steps)
+        tokens = Span(first, stop)
+        steps.append(Step(index, span, tokens))
+    return steps
 
 
 def group_paragraphs(text: str, steps: Sequence[Span]) -> list[Span]:
     """Ranges of step numbers that form a paragraph: runs of steps that no blank line parts."""
-    ends = [i + 1 for i, step in enumerate(steps) if _has_blank_line(text, step)]
-    borders = sorted({0, *ends, len(steps)})
-    return [Span(*border) for border in pairwise(borders)]
+    borders = {0, len(steps)}
+    for number, step in enumerate(steps, 1):
+        if _has_blank_line(text, step):
+            borders.add(number)
+
+    paragraphs = pairwise(sorted(borders))
+    return [Span(*paragraph) for paragraph in paragraphs]
 
 
 def group_runs(flags: Sequence[bool]) -> list[Span]:
@@ -181,18 +210,23 @@ def group_runs(flags: Sequence[bool]) -> list[Span]:
     >>> group_runs([False, True, True, False, True])
     [Span(start=1, stop=3), Span(start=4, stop=5)]
     """
-    runs, position = [], 0
+    runs = []
+    start = 0
     for flag, group in groupby(flags, key=bool):
-        length = sum(1 for _ in group)
+        stop = start + len(list(group))
         if flag:
-            runs.append(Span(position, position + length))
-        position += length
+            run = Span(start, stop)
+            runs.append(run)
+        start = stop
     return runs
 
 
 def _has_blank_line(text: str, step: Span) -> bool:
+    """Whether a blank line follows the step's text."""
     content = step.of(text)
-    return content[len(content.rstrip()) :].count("\n") > 1
+    n_solid = len(content.rstrip())
+    n_breaks = content.count("\n", n_solid)
+    return n_breaks > 1
 
 
 def _is_row(text: str, line: int) -> bool:
@@ -200,8 +234,12 @@ def _is_row(text: str, line: int) -> bool:
 
     `|x| < 3` is not a row.
     """
-    stop = text.find("\n", line, line + _ROW_MAX)
-    return text[line : stop if stop >= 0 else line + _ROW_MAX].rstrip().endswith("|")
+    most = line + _ROW_MAX
+    stop = text.find("\n", line, most)
+    if stop < 0:
+        stop = most
+    row = text[line:stop]
+    return row.rstrip().endswith("|")
 
 
 def _protected_until(text: str, match: re.Match[str], begins_line: bool) -> int:
@@ -209,29 +247,53 @@ def _protected_until(text: str, match: re.Match[str], begins_line: bool) -> int:
 
     It is the match's own end if no closer is near.
     """
-    opener, end = match.group(), match.end()
+    opener = match.group()
+    end = match.end()
     if opener == "$":
-        # As in Markdown, so that a price is not a formula: the opener and the closer touch the
-        # content, and no digit follows.
-        close = text.find("$", end, end + _INLINE_MAX)
-        touches = close > end and not text[end].isspace() and not text[close - 1].isspace()
-        if not touches or text[close + 1 : close + 2].isdigit() or "\n" in text[end:close]:
-            return end
-        return close + 1
+        return _dollars_until(text, end)
+
+    # Code in a line, and a fence; elsewhere than at the line's start a fence is only mentioned.
     if opener == "`":
         close = text.find("`", end, end + _INLINE_MAX)
-        return end if close < 0 or "\n" in text[end:close] else close + 1
+        if close < 0 or "\n" in text[end:close]:
+            return end
+        return close + 1
     if opener == "```":
-        close = text.find("```", end) if begins_line else -1  # elsewhere a fence is only mentioned
+        close = text.find("```", end) if begins_line else -1
         return end if close < 0 else close + 3
-    closer = {"\\[": "\\]", "\\(": "\\)", "$$": "$$"}.get(
-        opener
-    ) or f"\\end{{{match['environment']}}}"
-    close = text.find(closer, end, end + (_INLINE_MAX if opener == "\\(" else _DISPLAY_MAX))
-    across = (
-        opener == "\\(" and close >= 0 and "\n\n" in text[end:close]
-    )  # two brackets in prose, not a formula
-    return end if close < 0 or across else close + len(closer)
+
+    # A formula within brackets.
+    if opener == "\\(":
+        close = text.find("\\)", end, end + _INLINE_MAX)
+        if close < 0 or "\n\n" in text[end:close]:  # two brackets in prose, not a formula
+            return end
+        return close + 2
+
+    # A display.
+    closer = _CLOSERS.get(opener)
+    if closer is None:
+        environment = match["environment"]
+        closer = f"\\end{{{environment}}}"
+    close = text.find(closer, end, end + _DISPLAY_MAX)
+    return end if close < 0 else close + len(closer)
+
+
+def _dollars_until(text: str, end: int) -> int:
+    """Where the formula whose `$` ends at `end` ends; `end` itself if there is none.
+
+    As in Markdown, so that a price is not a formula: the opener and the closer touch the content,
+    and no digit follows.
+    """
+    close = text.find("$", end, end + _INLINE_MAX)
+    if close <= end:
+        return end
+
+    content = text[end:close]
+    touches = not content[0].isspace() and not content[-1].isspace()
+    following = text[close + 1 : close + 2]
+    if not touches or "\n" in content or following.isdigit():
+        return end
+    return close + 1
 
 
 def _line_ends_step(text: str, start: int, at: int, end: int) -> bool:
@@ -240,44 +302,62 @@ def _line_ends_step(text: str, start: int, at: int, end: int) -> bool:
         return False  # leading white space belongs to the first step
     if text[end : end + 1] not in _MAY_JOIN:
         return True
+
+    # How the step ends so far.
     content = text[max(start, at - 80) : at].rstrip()
     last = content[-1:]
-    unpunctuated = last.isalnum()
-    if (unpunctuated or _UNFINISHED.search(content.rstrip(":"))) and _DISPLAY_OPENS.match(
-        text, end
-    ):
+    is_unpunctuated = last.isalnum()
+
+    # A display belongs to an unfinished line before it, and "where ..." to the formula.
+    before_colon = content.rstrip(":")
+    is_unfinished = is_unpunctuated or _UNFINISHED.search(before_colon)
+    if is_unfinished and _DISPLAY_OPENS.match(text, end):
         return False
-    if (unpunctuated or last in "]$})") and _WHERE.match(text, end):
+    if (is_unpunctuated or last in "]$})") and _WHERE.match(text, end):
         return False
+
+    # The rule of a table belongs to its head.
     if _TABLE_RULE.match(text, end):
         return False
+
     # The symbols that a "where:" lists are part of it.
-    return not (
-        _BULLET.match(text, end) and _DEFINITIONS.search(text, start, min(at + 1, start + 300))
-    )
+    if not _BULLET.match(text, end):
+        return True
+    most = min(at + 1, start + 300)
+    return not _DEFINITIONS.search(text, start, most)
 
 
 def _sentence_ends(text: str, start: int, line: int, match: re.Match[str]) -> bool:
     """Whether the mark at `match` ends a sentence, not an abbreviation, a number or a quotation."""
     at, end = match.span()
-    mark, following = text[at], text[end]
+    mark = text[at]
+    following = text[end]
     if text[line] == "|" and _is_row(text, line):
         return False
+
+    # A question, a call, an ellipsis; a factorial is no call.
     if mark == "?":
         return not (following.islower() or following in ",;)")
     if mark == "!":
         return not (following.islower() or following in "=+-*/)×·<>≤≥,^")
     if mark == "…" or text[at + 1] == ".":
         return not following.islower()
+
+    # A list number stands at the start of a line or of a step.
     if at - line <= _LOOK_BACK and _LIST_NUMBER.match(text, line, at):
         return False
     if at - start <= 4 and _BARE_NUMBER.match(text, start, at):
         return False
     if match["closers"]:
         return not following.islower()
-    before = text[max(start, at - _LOOK_BACK) : at]
-    if before[-1:].isalpha() and (abbreviation := _ABBREVIATION.search(before)):
-        if abbreviation["numbered"]:
-            return not (following.isdigit() or following in "([")
-        return abbreviation["inside"] is not None and following.isupper()
-    return not (following == "(" and _LABEL.match(text, end))
+
+    # After an abbreviation it depends on which, and on what follows.
+    look_from = max(start, at - _LOOK_BACK)
+    before = text[look_from:at]
+    abbreviation = _ABBREVIATION.search(before) if before[-1:].isalpha() else None
+    if abbreviation is None:
+        is_before_label = following == "(" and _LABEL.match(text, end)
+        return not is_before_label
+    if abbreviation["numbered"]:
+        return not (following.isdigit() or following in "([")
+    return abbreviation["inside"] is not None and following.isupper()

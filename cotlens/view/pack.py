@@ -19,6 +19,7 @@ from cotlens.detect.reflect import KINDS, N_REFLECTIVE
 from cotlens.detect.unsafe import EXPLORATION, MARKERS
 from cotlens.measures.unsafe import safety_states
 from cotlens.text.split import split_trace
+from cotlens.text.tokens import token_places, word_starts
 from cotlens.trace import Trace
 from cotlens.view.shown import Scores, ShownTrace
 
@@ -119,7 +120,7 @@ def _trace_block(shown: ShownTrace, texts: dict[int, str], high: int) -> Block:
         "think": [list(span) for span in split.think],
         "answer": list(split.answer),
         "steps": _step_data(shown.steps),
-        "tokens": _token_data(shown.scores, texts),
+        "tokens": _token_data(shown, texts),
         "row": _table_row(shown, split.status.value, high),
     }
 
@@ -233,8 +234,12 @@ def _step_data(steps: pd.DataFrame) -> Block:
     }
 
 
-def _token_data(scores: Scores | None, texts: dict[int, str]) -> Block | None:
-    """Return the starts and values of a trace's tokens; None where they have no place in it."""
+def _token_data(shown: ShownTrace, texts: dict[int, str]) -> Block | None:
+    """Return the places and values of a trace's tokens; None where they have no place in it.
+
+    `places` says how far after its start the character lies that decides where a token belongs.
+    """
+    scores = shown.scores
     starts = _column(scores, "token_starts")
     if scores is None or starts is None:
         return None
@@ -258,7 +263,13 @@ def _token_data(scores: Scores | None, texts: dict[int, str]) -> Block | None:
     # Differences of starts are small numbers, which take less space.
     starts = np.asarray(starts, np.int64)
     lengths = np.diff(starts, prepend=0)
-    tokens: Block = {"starts": pack_integers(lengths), "values": values}
+    words = word_starts(shown.trace.completion, starts)
+    places = token_places(starts, words)
+    tokens: Block = {
+        "starts": pack_integers(lengths),
+        "places": pack_integers(places - starts),
+        "values": values,
+    }
     if _column(scores, "top_ids") is not None:
         tokens["top"] = _likeliest_words(scores, texts)
     return tokens

@@ -318,9 +318,9 @@ class Pane {
 
   jumpToken(targets, direction, name) {
     const { rowStarts, tokens } = this.trace, here = this.here(), hereUnit = rowStarts[here];
-    const now = this.token >= 0 && lastUpTo(rowStarts, tokens.starts[this.token]) === here;
-    const after = (i) => (now ? i > this.token : tokens.starts[i] >= hereUnit);
-    const at = direction > 0 ? targets.findIndex(after) : targets.findLastIndex((i) => (now ? i < this.token : tokens.starts[i] < hereUnit));
+    const now = this.token >= 0 && lastUpTo(rowStarts, tokens.places[this.token]) === here;
+    const after = (i) => (now ? i > this.token : tokens.places[i] >= hereUnit);
+    const at = direction > 0 ? targets.findIndex(after) : targets.findLastIndex((i) => (now ? i < this.token : tokens.places[i] < hereUnit));
     if (at < 0) return say(targets.length ? `no ${name} ${direction > 0 ? "below" : "above"}` : `no ${name} in this trace`);
     this.showToken(targets[at]);
     return this.sayToken(targets[at], ` · ${at + 1} of ${count(targets.length, name)}`);
@@ -338,7 +338,7 @@ class Pane {
   showToken(token) {
     this.token = token;
     this.el.querySelector(".now")?.classList.remove("now");
-    this.revealUnit(Math.min(this.trace.tokens.starts[token], this.trace.text.length - 1));
+    this.revealUnit(Math.min(this.trace.tokens.places[token], this.trace.text.length - 1));
     requestAnimationFrame(() => requestAnimationFrame(() => {
       if (this.token !== token || !this.el.isConnected) return undefined;  // another was asked for meanwhile
       const [own] = strongest(this.trace, token);
@@ -380,15 +380,17 @@ class Pane {
     });
   }
 
-  /** Per line of text, its height in the section and the mean value of its tokens; measured once. */
+  /** Per line of text, its height in the section and the mean value of its tokens, each counted once; measured once. */
   linesOf(section) {
     const lines = [];
     for (const { el: node, index } of section.rows) {
-      const step = this.trace.steps[this.trace.rows[index].step];
+      const row = this.trace.rows[index], step = this.trace.steps[row.step];
       const line = { y: node.offsetTop + node.offsetHeight / 2, value: this.trace.tokens ? NaN : step?.pReflect ?? NaN };
       const sums = new Map();
       for (const token of this.trace.tokens ? node.querySelectorAll(".tok") : []) {
-        const value = valueOf(this.trace, state.shade, Number(token.dataset.token));
+        const own = Number(token.dataset.token);
+        if (this.trace.tokens.places[own] < row.start) continue;  // it belongs to the row before
+        const value = valueOf(this.trace, state.shade, own);
         const y = node.offsetTop + token.offsetTop + 10, sum = sums.get(y) ?? [0, 0];
         if (!Number.isNaN(value)) sums.set(y, [sum[0] + value, sum[1] + 1]);
       }
@@ -452,7 +454,7 @@ class Pane {
   drawShades(pen, lane, height) {
     const { tokens, text } = this.trace, sums = new Float64Array(Math.ceil(height / 2) + 1), ns = sums.slice();
     for (let i = 0; i < tokens.starts.length; i += 1) {
-      const value = valueOf(this.trace, state.shade, i), bin = Math.floor(((tokens.starts[i] / text.length) * height) / 2);
+      const value = valueOf(this.trace, state.shade, i), bin = Math.floor(((tokens.places[i] / text.length) * height) / 2);
       if (!Number.isNaN(value)) { sums[bin] += value; ns[bin] += 1; }
     }
     sums.forEach((sum, bin) => {

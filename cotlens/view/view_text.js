@@ -154,11 +154,12 @@ function prepare(data) {
 
 function prepareTokens(packed, unit) {
   let point = 0;
-  const starts = Uint32Array.from(unpack(packed.starts), (gap) => unit((point += gap)));
+  const points = Uint32Array.from(unpack(packed.starts), (gap) => (point += gap));
+  const starts = points.map(unit), places = Uint32Array.from(unpack(packed.places), (gap, i) => unit(points[i] + gap));
   const values = Object.fromEntries(Object.entries(packed.values).map(([name, codes]) => [name, unpack(codes)]));
   const top = packed.top && { ...packed.top, index: unpack(packed.top.index), surprise: unpack(packed.top.surprise) };
   const high = values.entropy ? [...starts.keys()].filter((i) => isHigh(values.entropy[i])) : [];
-  return { starts, values, top, high };
+  return { starts, places, values, top, high };
 }
 
 const isHigh = (code) => code > page.high && code !== UNKNOWN;
@@ -215,13 +216,16 @@ function sectionsOf(rows) {
   return sections;
 }
 
-/** Stretches of a row that belong to one token, or to none (-1); a token that straddles rows is in both. */
+/**
+ * Stretches of a row with the text of one token, or of none (-1). A token with text of two rows is in both; the white
+ * space before a word of a later row is no token's here, since the word's token belongs there.
+ */
 function* tokensIn({ tokens, text }, { start, stop }) {
-  const starts = tokens?.starts ?? [];
+  const starts = tokens?.starts ?? [], places = tokens?.places ?? [];
   for (let position = start; position < stop;) {
     const token = lastUpTo(starts, position);
     const end = Math.min(stop, starts[token + 1] ?? text.length);
-    yield [position, end, token];
+    yield [position, end, places[token] >= stop ? -1 : token];
     position = end;
   }
 }

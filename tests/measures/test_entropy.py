@@ -15,6 +15,7 @@ from cotlens.measures import (
     trace_entropy,
     word_entropy,
 )
+from cotlens.text.tokens import word_starts
 
 TEXT = "<think>The sum is 5.\nWait, that is wrong.\nIt is 6.\n</think>Six."
 
@@ -24,12 +25,13 @@ STARTS = [i for i, letter in enumerate(TEXT) if i == 0 or TEXT[i - 1] in " \n>"]
 N_TOKENS = len(STARTS)
 
 
-def scores_of(starts, entropy, **columns):
+def scores_of(starts, entropy, text=TEXT, **columns):
     """A score table of one trace, `a`."""
     return pd.DataFrame(
         {
             "trace_id": ["a"],
             "token_starts": [np.array(starts)],
+            "word_starts": [word_starts(text, starts)],
             "error": [""],
             "entropy": [np.array(entropy)],
             **columns,
@@ -210,7 +212,7 @@ def test_tags_and_commentary_between_thoughts_are_in_no_neighbourhood():
     text = first + second
     steps = step_table([Trace(id="a", completion=text)])
     starts = np.arange(len(text))
-    scores = scores_of(starts, starts.astype(float))
+    scores = scores_of(starts, starts.astype(float), text)
 
     found = reflection_entropy(steps, scores, reach=3)
     onset = found[found["reflects"]]
@@ -221,6 +223,66 @@ def test_tags_and_commentary_between_thoughts_are_in_no_neighbourhood():
 def test_tokens_inside_a_character_are_no_word():
     """Three tokens spell one character: two hold no text of their own."""
     traces = trace_table([Trace(id="a", completion="<think>日 b</think>c")])
-    scores = scores_of([7, 7, 7, 8], np.ones(4))
+    scores = scores_of([7, 7, 7, 8], np.ones(4), "<think>日 b</think>c")
     words = word_entropy(traces, scores)
     assert set(words["word"]) == {"日", " b</think>c"}
+
+
+def test_the_blank_before_a_word_does_not_move_its_token(traces, steps, scores):
+    """Byte-level BPE puts the blank or line break into the word's token: the same numbers as by hand.
+
+    The token of `Wait,` then begins in the first step, and that of `</think>` in the third.
+    """
+    starts = [max(start - 1, 0) if TEXT[start - 1] in " \n" else start for start in STARTS]
+    assert sum(a < b for a, b in zip(starts, STARTS, strict=True)) == 11
+    blanks = scores_of(starts, scores["entropy"][0], kl=scores["kl"].tolist())
+
+    same = pd.testing.assert_frame_equal
+    same(step_entropy(steps, blanks, high=6.5), step_entropy(steps, scores, high=6.5))
+    same(trace_entropy(traces, steps, blanks), trace_entropy(traces, steps, scores))
+    same(position_entropy(traces, blanks), position_entropy(traces, scores))
+    same(reflection_entropy(steps, blanks), reflection_entropy(steps, scores))
+
+    # The last token of the thinking is ` 6.`, not the one with the tag.
+    words = word_entropy(traces, blanks)["word"].tolist()
+    assert words[0] == "The"
+    assert words[-1] == " 6."
+
+
+def test_the_first_word_of_a_thought_comes_after_its_line_break():
+    """<think>|\\n|One| plus| two|.|</think>|<think>|\\n|Wait|,|...: a line break belongs to the step, and is no word.
+
+    The first word of the first step is token 2, that of the second step, an onset, is token 9.
+    """
+    pieces = ["<think>", "\n", "The", " sum", " is 5", ".", "</think>", "<think>", "\n", "Wait"]
+    pieces += [", that is wrong", ".", "</think>", "Six"]
+    starts = np.cumsum([0, *map(len, pieces)])[:-1]
+    text = "".join(pieces)
+    steps = step_table([Trace(id="a", completion=text)])
+    assert steps["is_reflection"].tolist() == [False, True]
+
+    scores = scores_of(starts, np.arange(14.0), text)
+    by_step = step_entropy(steps, scores)
+    assert columns_of(by_step, ["n_scored", "entropy_first"]) == {
+        "n_scored": [5, 4],
+        "entropy_first": [2, 9],
+    }
+    around = reflection_entropy(steps, scores, reach=1)
+    assert columns_of(around, ["offset", "value"]) == {"offset": [-1, 0, 1], "value": [8, 9, 10]}
+
+
+def test_a_step_whose_text_is_in_a_token_of_the_step_before_is_no_onset():
+    """`5. Wait.` is one token: the second step has none, and the third follows one that reflects."""
+    text = "<think>The sum is 5. Wait, that is wrong. It is 6.</think>Six."
+    steps = step_table([Trace(id="a", completion=text)])
+    starts = [0, 7, 10, 14, 17, 41, 50, 58]
+    assert text[18:41] == "5. Wait, that is wrong."
+    found = step_entropy(steps, scores_of(starts, np.arange(8.0), text))
+    assert found["n_scored"].tolist() == [4, 0, 1]
+    assert reflection_entropy(steps, scores_of(starts, np.arange(8.0), text)).empty
+
+
+def test_scores_that_do_not_say_where_tokens_belong_are_refused(steps, scores):
+    with pytest.raises(ValueError, match="no column word_starts"):
+        step_entropy(steps, scores.drop(columns="word_starts"))
+    assert not entropy_survival(scores.drop(columns="word_starts"), [0]).empty

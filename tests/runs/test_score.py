@@ -54,6 +54,7 @@ def test_scores_lie_beside_the_traces(run, model):
     ]
     lists = [
         "token_starts",
+        "word_starts",
         "entropy",
         "logprob",
         "rank",

@@ -36,6 +36,15 @@ def test_one_trace_by_hand():
     assert math.isnan(row["n_tokens"])
 
 
+def test_tokens_of_thinking_by_hand():
+    """<think>|\n|Hi| </think>|Z: the blank of the last but one lies in the thought, its tag does not."""
+    starts = (0, 7, 8, 10, 19)
+    trace = Trace(id="t", completion="<think>\nHi </think>Z", token_starts=starts)
+    assert trace_table([trace])["n_think_tokens"].tolist() == [2]
+    steps = step_table([trace])
+    assert steps[["token_start", "token_stop"]].values.tolist() == [[1, 3]]
+
+
 def test_the_text_of_the_steps_on_request():
     table = step_table([Trace(id="t", completion="<think>Hi. Yo</think>Z")], text=True)
     assert table["text"].tolist() == ["Hi. ", "Yo"]

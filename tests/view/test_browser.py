@@ -3,11 +3,13 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from pages import HOSTILE, TEXT, UNSEEN, scored
 
 from cotlens import Trace, TraceError, analyze, show, step_table
 from cotlens.measures.unsafe import safety_states
+from cotlens.models.score import ScoredTrace
 from cotlens.view.pack import page_blocks
 from cotlens.view.page import _make_page, view_run
 from cotlens.view.shown import ShownTrace
@@ -49,6 +51,42 @@ def test_the_text_is_complete_and_tokens_lie_where_python_puts_them(look):
     starts = step_table([trace])["start"].tolist()
     first = tab.eval_on_selector_all(".row.think .text", "all => all.map((t) => t.textContent)")
     assert [TEXT[start : start + 5] for start in starts] == [text[:5] for text in first]
+
+
+def test_a_token_is_shaded_in_the_step_that_holds_its_word(look):
+    """The blank before a word is the row's before, and no token's there; the emoji takes two units in JavaScript."""
+    pieces = [
+        "<think>",
+        "🤔",
+        " One",
+        ".",
+        " Two",
+        ".",
+        "\n\n",
+        "Three",
+        ".\n",
+        "</think>",
+        "\n\nFour",
+    ]
+    starts = np.cumsum([0, *map(len, pieces)])[:-1]
+    n = len(pieces)
+    values = {name: np.full(n, 0.1, np.float32) for name in ("entropy", "logprob")}
+    values["entropy"][4] = 3
+    trace = Trace(id="a", prompt="Is it? " * 50, completion="".join(pieces))
+    tab = look(show(trace, ScoredTrace("a", tuple(range(n)), tuple(starts.tolist()), values)))
+
+    tokens = tab.locator(".row:not(.prompt) .tok")
+    texts = tokens.evaluate_all("all => all.map((t) => [Number(t.dataset.token), t.textContent])")
+    assert [text for number, text in texts if number == 2] == [" One"]
+    assert [text for number, text in texts if number == 4] == ["Two"]
+    assert "".join(tab.locator(".row:not(.prompt) .text").all_text_contents()) == trace.completion
+
+    # The only token of high entropy is in the second step's row, and its line counts it.
+    tab.keyboard.press("h")
+    tab.locator(".tok.now").wait_for()
+    row = tab.locator(".row:has(.tok.now)")
+    assert row.locator(".rail a").text_content() == "1"
+    assert tab.locator(".tok.now").text_content() == "Two"
 
 
 def test_keys_lead_from_one_to_the_next(look):

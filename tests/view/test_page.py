@@ -81,6 +81,19 @@ def test_200_traces_of_2000_tokens_stay_under_20_mb():
     assert 200 * len(block) < 20e6
 
 
+def test_a_page_says_where_the_word_of_each_token_begins():
+    """<think>|A.| B|.|</think>|\\n\\n|C: only ` B` has its word one character after its start."""
+    trace = Trace(
+        id="a",
+        completion="<think>A. B.</think>\n\nC",
+        token_starts=(0, 7, 9, 11, 12, 20, 22),
+        logprobs=(-0.5,) * 7,
+    )
+    tokens = blocks_of(show(trace))["a0"]["tokens"]
+    assert unpack(tokens["starts"]).tolist() == [0, 7, 2, 2, 1, 8, 2]
+    assert unpack(tokens["places"]).tolist() == [0, 0, 1, 0, 0, 0, 0]
+
+
 def test_what_cannot_be_shown_is_an_error(tmp_path):
     run = analyze([SAMPLES], tmp_path / "run")
     light = analyze([SAMPLES], tmp_path / "light", light=True)
