@@ -147,10 +147,15 @@ def _prepare(out: Path, made_by: Mapping[str, Any], force: bool) -> None:
     for partial_shard in out.glob(".part-*.partial"):
         partial_shard.unlink()
 
+    # What of it is not as it was when the shards were made.
     earlier = read_info(out)
-    changed = [name for name, value in made_by.items() if earlier.get(name) != value]
-    paths = list(out.glob("part-*.parquet"))
-    if paths and changed and not force:
+    changed = []
+    for name, value in made_by.items():
+        if earlier.get(name) != value:
+            changed.append(name)
+
+    has_shards = any(out.glob("part-*.parquet"))
+    if has_shards and changed and not force:
         raise TraceError(
             f"{out}: holds shards made with other {', '.join(changed)} (its run.json has them); "
             "choose another folder or name, or replace it with --force"
@@ -173,9 +178,13 @@ def _make_shard(
     path = out / shard.name
     fingerprint = hash_text(f"{made_by}\0{shard.name}\0{shard.source}")
 
+    # A finished shard stays, if the caller agrees.
     record = read_record(path)
-    if record.get("fingerprint") == fingerprint and (keep is None or keep(record["notes"])):
-        return record | {"bytes": path.stat().st_size}
+    is_done = record.get("fingerprint") == fingerprint
+    if is_done and keep is not None:
+        is_done = keep(record["notes"])
+    if is_done:
+        return _with_size(record, path)
 
     made = make(shard.work)
     record = {
@@ -186,18 +195,30 @@ def _make_shard(
         "source": shard.source,
         "notes": dict(made.notes),
     }
-    metadata = {**(made.table.schema.metadata or {}), RECORD: dump_json(record).encode()}
-    write_parquet(path, made.table.replace_schema_metadata(metadata))
-    return record | {"bytes": path.stat().st_size}
+
+    # The record lies in the file too: a job that is killed before the list is written resumes.
+    metadata = dict(made.table.schema.metadata or {})
+    metadata[RECORD] = dump_json(record).encode()
+    table = made.table.replace_schema_metadata(metadata)
+    write_parquet(path, table)
+    return _with_size(record, path)
+
+
+def _with_size(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    return record | {"bytes": size}
 
 
 def hash_table(table: pa.Table) -> str:
     """16 hex digits of a table's rows, without its metadata."""
     table = table.replace_schema_metadata(None)
     sink = _HashSink()
-    with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), table.schema) as stream:
+    file = pa.PythonFile(sink, mode="w")
+    with pa.ipc.new_stream(file, table.schema) as stream:
         stream.write_table(table)
-    return sink.digest.hexdigest()[:16]
+
+    digits = sink.digest.hexdigest()
+    return digits[:16]
 
 
 class _HashSink:
@@ -221,8 +242,10 @@ class _HashSink:
 
 def read_record(path: Path) -> dict[str, Any]:
     """What a shard's file says of itself; empty if it is missing, damaged or not a shard."""
+    metadata = parquet_metadata(path)
+    text = metadata.get(RECORD, b"{}")
     try:
-        return json.loads(parquet_metadata(path).get(RECORD, b"{}"))
+        return json.loads(text)
     except ValueError:
         return {}
 
@@ -238,8 +261,12 @@ def remove_shards(folder: Path) -> None:
     """Remove the shards of a folder, their list, and the folder if nothing else is in it."""
     (folder / "run.json").unlink(missing_ok=True)
     _remove_all_but(folder, set())
-    leftovers = {path.name for path in folder.glob("*")} | {path.name for path in folder.glob(".*")}
-    if folder.is_dir() and leftovers <= {".lock"}:
+    if not folder.is_dir():
+        return
+
+    # Somebody's own files stay.
+    names = {path.name for path in folder.iterdir()}
+    if names <= {".lock"}:
         shutil.rmtree(folder)
 
 
@@ -247,9 +274,11 @@ def _add_up(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The sums of the numbers that the shards' notes hold."""
     sums: dict[str, Any] = {}
     for record in records:
-        for name, value in record["notes"].items():
-            if not isinstance(value, str):
-                sums[name] = sums.get(name, 0) + value
+        notes = record["notes"]
+        for name, value in notes.items():
+            if isinstance(value, str):
+                continue
+            sums[name] = sums.get(name, 0) + value
     return sums
 
 
@@ -285,10 +314,16 @@ def check_shard(folder: Path, record: Mapping[str, Any]) -> Path:
         TraceError: if it is missing, or has another size.
     """
     path = folder / record["name"]
-    size = path.stat().st_size if path.exists() else None
-    if size != record["bytes"]:
-        reason = "is missing" if size is None else f"has {size:,} bytes, not {record['bytes']:,}"
-        raise TraceError(f"{path}: {reason}; call the command that made it again with --force")
+    if not path.exists():
+        raise TraceError(f"{path}: is missing; call the command that made it again with --force")
+
+    size = path.stat().st_size
+    expected = record["bytes"]
+    if size != expected:
+        raise TraceError(
+            f"{path}: has {size:,} bytes, not the {expected:,} that were written; "
+            "call the command that made it again with --force"
+        )
     return path
 
 
@@ -306,20 +341,22 @@ def read_shards(folder: Path, columns: Iterable[str] | None = None) -> pa.Table:
     tables = []
     for shard in shards_of(folder):
         table = read_parquet(shard.work, names)
-        tables.append(table.replace_schema_metadata(None))
+
+        # Each file's metadata holds its own record.
+        table = table.replace_schema_metadata(None)
+        tables.append(table)
     return pa.concat_tables(tables)
 
 
 def is_finished(folder: Path, made_by: Mapping[str, Any]) -> bool:
-    """Whether a folder is complete, made by just this, and has all its shards."""
+    """Whether a folder is complete, and made by just this."""
     info = read_info(folder)
-    made_by = json.loads(dump_json(made_by))
-    if not info.get("complete") or any(info.get(name) != made_by[name] for name in made_by):
+    if not info.get("complete"):
         return False
-    try:
-        return all(check_shard(folder, record) for record in info.get("shards", ()))
-    except TraceError:
-        return False
+
+    # As they come back from a file.
+    expected = json.loads(dump_json(made_by))
+    return all(info.get(name) == value for name, value in expected.items())
 
 
 def write_info(folder: Path, info: Mapping[str, Any]) -> None:
