@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cotlens.formats.conversations import joined_messages
 from cotlens.formats.known import Format, describe_mismatch, detect_row, find_format
 from cotlens.formats.rows import BadRow, Row, read_rows
 from cotlens.formats.trainers import decode_rollout, parse_open_instruct
@@ -67,8 +68,10 @@ def read_records(
         TraceError: names the number of the row, from 1.
     """
     shape, seen = find_format(format) if format else None, dict[int, int]()
-    for number, row in enumerate(records, 1):
+    for number, row in joined_messages(enumerate(records, 1)):
         try:
+            if isinstance(row, BadRow):
+                raise TraceError(row.reason)
             shape = shape or detect_row(row)
             yield from _parse_row(row, shape, f"row:{number}", seen, tokenizer, bool(format))
         except TraceError as error:
@@ -143,7 +146,7 @@ def _read_file(
 ) -> Iterator[Trace]:
     beside: Row | None = None
     is_given = shape is not None
-    for number, row in read_rows(path, max_line_bytes):
+    for number, row in joined_messages(read_rows(path, max_line_bytes)):
         try:
             if isinstance(row, BadRow):
                 raise TraceError(row.reason)
@@ -181,9 +184,7 @@ def _parse_row(
     ) as error:
         if isinstance(error, TraceError):
             raise
-        raise TraceError(
-            f"not a row of format {shape.name}: {type(error).__name__}: {error}"
-        ) from error
+        raise TraceError(f"not a row of format {shape.name}: {_reason(error)}") from error
     if not traces:
         raise TraceError(
             "the row holds no completion (an empty list of choices, outputs or samples)"
@@ -210,10 +211,22 @@ def _parse_row(
     return traces
 
 
+def _reason(error: Exception) -> str:
+    """What is wrong with a row, in words, where a parser met something that it does not expect."""
+    if isinstance(error, KeyError):
+        return f"the field {error} is missing"
+    if isinstance(error, TypeError | AttributeError | IndexError):
+        return (
+            f"a field holds another kind of value than expected ({error}); docs/traces.md says "
+            "what a row may look like"
+        )
+    return f"{type(error).__name__}: {error}"
+
+
 def detect_format(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Format:
     """The format of a file, from its first readable row."""
     first_fault = "it has no rows"
-    for number, row in read_rows(input_files(path)[0], max_line_bytes):
+    for number, row in joined_messages(read_rows(input_files(path)[0], max_line_bytes)):
         if isinstance(row, BadRow):
             first_fault = f"line {number}: {row.reason}" if number == 1 else first_fault
             continue

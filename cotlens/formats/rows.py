@@ -95,7 +95,9 @@ def read_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadR
 
 
 def _line_rows(path: Path, file: IO[bytes], limit: int) -> Iterator[tuple[int, Row | BadRow]]:
-    number, empty = 0, True
+    """One row per line, or per object where the file is pretty-printed over several lines."""
+    number = 0
+    is_empty = True
     try:
         while line := file.readline(limit + 1):
             number += 1
@@ -103,23 +105,56 @@ def _line_rows(path: Path, file: IO[bytes], limit: int) -> Iterator[tuple[int, R
             while size > limit and not line.endswith(b"\n") and (line := file.readline(limit)):
                 size += len(line)
             if size > limit + 1 or (size > limit and not line.endswith(b"\n")):
-                got, allowed = size / 2**20, limit / 2**20
-                fault = (
-                    f"the line has {got:.0f} MiB, more than the "
-                    f"{allowed:.0f} MiB allowed (--max-line-mb)"
-                )
-                yield number, BadRow(f"{fault}; split it, or raise the limit", "")
-            elif line.strip():
-                yield number, _parse_line(line, number)
-            else:
+                yield number, _too_long(size, limit, "line")
+            elif not line.strip():
                 continue
-            empty = False
+            elif is_empty and line.removeprefix(b"\xef\xbb\xbf").strip() == b"{":
+                yield from _object_rows(file, number, limit)
+            else:
+                yield number, _parse_line(line, number)
+            is_empty = False
     except _DAMAGED as error:
         raise TraceError(
             f"{path}:{number + 1}: the compressed file is cut off or damaged: {error}"
         ) from None
-    if empty:
+    if is_empty:
         raise TraceError(f"{path}: the file has no rows")
+
+
+def _too_long(size: int, limit: int, what: str) -> BadRow:
+    got = size / 2**20
+    allowed = limit / 2**20
+    return BadRow(
+        f"the {what} has {got:.0f} MiB, more than the {allowed:.0f} MiB allowed (--max-line-mb); "
+        "split it, or raise the limit",
+        "",
+    )
+
+
+def _object_rows(file: IO[bytes], number: int, limit: int) -> Iterator[tuple[int, Row | BadRow]]:
+    """Rows of objects that are printed over several lines, each from a line `{` to a line `}`.
+
+    A row's number is that of its first line. The first `{` is read already.
+    """
+    start = number
+    lines = [b"{\n"]
+    size = 0
+    while line := file.readline(limit + 1):
+        number += 1
+        if not lines and not line.strip():
+            continue
+        start = start if lines else number
+        size += len(line)
+        if size <= limit:
+            lines.append(line)
+        if line.startswith(b"}"):
+            is_whole = size <= limit
+            row = _parse_line(b"".join(lines).rstrip().rstrip(b","), 1)
+            yield start, row if is_whole else _too_long(size, limit, "object")
+            lines = []
+            size = 0
+    if lines:
+        yield start, _parse_line(b"".join(lines), 1)
 
 
 def _parse_line(line: bytes, number: int) -> Row | BadRow:
@@ -130,6 +165,12 @@ def _parse_line(line: bytes, number: int) -> Row | BadRow:
         return BadRow(
             f"{kind}: byte 0x{line[error.start]:02x} at byte {error.start} of the line",
             repr(line[:1000]),
+        )
+    if text.startswith(("data:", "event:")):
+        return BadRow(
+            "a line of an event stream (data: ...), no JSON object; ask with stream=false, or join "
+            "the pieces of each response to one row",
+            text,
         )
     try:
         row = json.loads(text)
