@@ -262,13 +262,20 @@ def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str)
         before = [{"role": "user", "content": prompt}]
     if text == []:
         raise TraceError("the completion is an empty list")
+    for part in text if isinstance(text, list) else ():
+        if not isinstance(part, str | dict):
+            got = type(part).__name__
+            raise TraceError(
+                f"the completion must be text, messages, typed parts or a list of texts; got a "
+                f"list with {got}: {dump_json(part)[:40]}"
+            )
+    if before and any(isinstance(part, str) for part in before):
+        raise TraceError(
+            f"the prompt is a list of {len(before)}, and not all of them are messages: which "
+            "completion belongs to which prompt is not said; give a row to each prompt"
+        )
     if isinstance(text, list) and all(isinstance(part, str) for part in text):
         return _parse_samples(taker, before, thinking, text, name)
-    if before and all(isinstance(part, str) for part in before):
-        raise TraceError(
-            f"the prompt is a list of {len(before)} texts next to one completion; give one row "
-            "a completion, or the prompt as one text"
-        )
 
     is_chat = isinstance(text, list) and any("role" in part for part in text)
     if is_chat:
@@ -348,7 +355,7 @@ def parse_messages(row: Row, name: str) -> list[Trace]:
     texts = [row[key] for key in ("completion", "response") if isinstance(row.get(key), str)]
     own = texts[0] if texts else None
     said = content_text(last.get("content")) if ends_in_turn and own is not None else None
-    has_text = any(row.get(key) for key in (*TEXT, *THINK) if not _is_setting(key, row[key]))
+    has_text = any(row.get(key) for key in (*TEXT, *THINK) if not _is_setting(key, row.get(key)))
     if (not ends_in_turn and has_text) or said != own:
         return parse_plain({**taker.rest, "prompt": messages}, name)
 

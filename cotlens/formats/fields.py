@@ -47,7 +47,9 @@ def is_thought(value: Any) -> bool:
         return value.strip().lower() not in _SWITCHES
     if isinstance(value, dict):
         return any(isinstance(value.get(name), str) for name in (*THINK, "text", "content"))
-    return isinstance(value, list)
+    if isinstance(value, list):
+        return not value or any(not isinstance(part, str) or is_thought(part) for part in value)
+    return False
 
 
 # --- taking fields ---------------------------------------------------------------------------

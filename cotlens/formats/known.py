@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cotlens.formats.chat import parse_messages, parse_plain
 from cotlens.formats.exact import parse_cotlens
-from cotlens.formats.fields import TEXT, THINK, dicts, from_json
+from cotlens.formats.fields import TEXT, THINK, dicts, from_json, objects
 from cotlens.formats.harnesses import (
     beside_lm_eval,
     is_lighteval,
@@ -108,8 +108,12 @@ def _has_list(name: str, *alternatives: str, of: tuple[str, ...] = ()) -> Callab
     return matches
 
 
-def _has_any_list(*tests: Callable[[Row], bool]) -> Callable[[Row], bool]:
-    return lambda row: any(test(row) for test in tests)
+_CHOICES = _has_list("choices", of=("message", "delta", "finish_reason", "index"))
+_CANDIDATES = _has_list("candidates", of=("content", "finishReason"))  # Gemini
+
+
+def _is_openai(row: Row) -> bool:
+    return (_CHOICES(row) or _CANDIDATES(row)) and not is_mt_bench(row)
 
 
 def _is_plain(row: Row) -> bool:
@@ -137,8 +141,6 @@ def _parse_message(row: Row, name: str) -> list[Trace]:
 
 
 _OUTPUT = ("token_ids", "finish_reason", "index")
-_CHOICE = ("message", "delta", "finish_reason", "index")
-_CANDIDATE = ("content", "finishReason")
 _NO_TOKENS = ("token ids", "log-probs")
 _LABELLED = (*_NO_TOKENS, "finish reason")
 _STRIPPED = "special tokens (decoded without them)"
@@ -247,7 +249,7 @@ FORMATS = (
     Format("mt-bench", is_mt_bench, parse_mt_bench, (*_LABELLED, "prompt")),
     Format(
         "openai",
-        _has_any_list(_has_list("choices", of=_CHOICE), _has_list("candidates", of=_CANDIDATE)),
+        _is_openai,
         parse_openai,
         ("token ids (unless the server returns them)",),
     ),
@@ -285,6 +287,9 @@ def detect_row(row: Row) -> Format:
             f"the row is one event of a stream (type {row.get('type', row.get('event'))!r}); ask "
             "with stream=false, or keep the whole response"
         )
+    for name in ("messages", "conversation", "conversations", "choices", "outputs"):
+        if isinstance(row.get(name), list):
+            objects(row[name], name)  # says which entry is no object
     inside = [name for name, value in row.items() if isinstance(value, list) and dicts(value)]
     hint = f"; if {inside[0]!r} holds the rows, give that list as a file" if inside else ""
     raise TraceError(

@@ -29,7 +29,8 @@ def samples_field(row: Row) -> str:
         return ""
     for name in _LISTS:
         values = row.get(name)
-        if isinstance(values, list) and values and all(map(_is_sample, values)):
+        is_engine = name == "outputs" and any("token_ids" in output for output in dicts(values))
+        if isinstance(values, list) and values and all(map(_is_sample, values)) and not is_engine:
             return name
     return ""
 
@@ -75,7 +76,12 @@ def parse_samples(row: Row, name: str) -> list[Trace]:
 
 # --- a batch of rows in one ------------------------------------------------------------------
 def is_columns(row: Row) -> bool:
-    """A batch as columns: prompts and completions are lists of texts."""
+    """A batch of a trainer's log as columns: lists of prompts, completions and advantages.
+
+    Without the trainer's own columns nothing says that the lists belong together.
+    """
+    if not any(isinstance(row.get(name), list) for name in ("advantages", "gen_step", "step")):
+        return False
     prompts = row.get("prompt")
     texts = row.get("completion", row.get("response"))
     if not isinstance(prompts, list) or not isinstance(texts, list) or len(prompts) < 2:

@@ -60,7 +60,8 @@ def parse_openai(row: Row, name: str) -> list[Trace]:
         if len(choices) > 1:
             fields["id"] = f"{common['id']}/{sample}"
         meta = dict(taker.rest) | ({"prompt_messages": before} if before else {})
-        meta |= left_over(choice, "choice", *_OF_CHOICE) | changed_finish(_finish_of(choice))
+        used = (*_OF_CHOICE, "content") if isinstance(choice.get("content"), dict) else _OF_CHOICE
+        meta |= left_over(choice, "choice", *used) | changed_finish(_finish_of(choice))
         trace = trace_of_message(_message_of(choice), prompt_text(before), fields, meta)
         traces.append(with_openai_logprobs(trace, openai_tokens(choice.get("logprobs"))))
     return traces
