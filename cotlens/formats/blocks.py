@@ -117,7 +117,6 @@ def _refuse_lost_answer(message: Row, used: set[str]) -> None:
         )
 
 
-
 def _parts(content: Any) -> list[Any]:
     return [typed(part) for part in content] if isinstance(content, list) else []
 

@@ -153,16 +153,15 @@ def _has_null_text(row: Row) -> bool:
 
 
 # Fields that say something about a row and are no answer.
-_ABOUT = frozenset(
-    """
+_ABOUT_WORDS = """
     source category type subject topic language lang url date time timestamp created created_at
     version tags metadata meta info usage config params parameters settings difficulty level author
     license name title system system_prompt system_message developer user user_id task_id doc_id
     question_id problem_id request_id session_id run_id experiment provider object status hash
     sha256 file path effort reasoning_effort thinking_budget labels label options choices kind
     benchmark prompt_name seed notes note comment annotator method_name error
-    """.split()
-)
+    """
+_ABOUT = frozenset(_ABOUT_WORDS.split())
 
 
 def _refuse_unknown_answer(taker: Taker, row: Row) -> None:

@@ -109,13 +109,12 @@ def without_nulls(message: Row) -> dict[str, Any]:
 
 # --- what a part is --------------------------------------------------------------------------
 SUMMARIES = ("summary", "summary_text", "reasoning_summary", "thinking_summary")
-_THOUGHTS = frozenset(
-    """
+_THOUGHT_WORDS = """
     thinking reasoning redacted_thinking redacted_reasoning think thought thoughts
     reasoning_content reasoning_text reasoning_details thinking_text thinking_content analysis
     chain_of_thought cot
-    """.split()
-).union(SUMMARIES)
+    """
+_THOUGHTS = frozenset(_THOUGHT_WORDS.split()) | frozenset(SUMMARIES)
 _MARKS = ("thought", "is_thought", "thinking", "is_thinking", "reasoning", "is_reasoning")
 _CALLS = ("tool_use", "tool_call", "toolcall", "tooluse", "tool-call", "function", "function_call")
 _CALL_ENDS = ("tool_use", "_call", "-call")
@@ -198,14 +197,13 @@ _NO_TEXT = re.compile(
     r"|inline_?data|file_?data|source[\w-]*|citations?|step[-_]\w+|data-\w+|resource\w*"
     r"|container_\w+|compaction|cache\w*|signature|search_result|encrypted\w*|item_reference"
 )
-_BOOKKEEPING = frozenset(
-    """
+_BOOKKEEPING_WORDS = """
     id type name role status signature url uri media_type mime_type mimetype mediatype format
     title filename file_name file_id cache_control phase lang language state call_id callid
     tool_call_id toolcallid index encrypted_content data detail model provider object created
     timestamp thoughtsignature thought_signature parent_id version source finish_reason
-    """.split()
-)
+    """
+_BOOKKEEPING = frozenset(_BOOKKEEPING_WORDS.split())
 
 
 def _refuse_lost_text(part: Row, kind: str) -> None:

@@ -26,16 +26,15 @@ _GOLD = ("gold", "gold_answer", "ground_truth", "correct_answer", "reference_ans
 _STEP = ("step", "global_step", "gen_step")  # next to a completion: the trainer's
 
 # A setting of the request under a name of thinking: on, off, an effort or a mode.
-_SWITCHES = frozenset(
-    """
+_SWITCH_WORDS = """
     on off true false yes no enabled disabled enable disable active inactive auto automatic
     adaptive dynamic default none null nil n/a minimal min low lower medium mid high higher xhigh
     x-high extra_high extra-high very_high max maximum maximal ultra think no_think nothink
     no-think /think /no_think thinking non-thinking non_thinking nonthinking hybrid interleaved
     extended standard deep fast light heavy detailed concise verbose summary summarized omitted
     preserved required optional unset unknown supported unsupported
-    """.split()
-)
+    """
+_SWITCHES = frozenset(_SWITCH_WORDS.split())
 
 
 def is_thought(value: Any) -> bool:

@@ -44,8 +44,7 @@ def openai_tokens(logprobs: Any) -> list[Row] | None:
         is_token = isinstance(entry, dict) and isinstance(entry.get("token"), str)
         if not is_token or "logprob" not in entry:
             raise TraceError(
-                f"logprobs[{number}] must have a token and its logprob, got "
-                f"{dump_json(entry)[:60]}"
+                f"logprobs[{number}] must have a token and its logprob, got {dump_json(entry)[:60]}"
             )
     return entries
 

@@ -17,6 +17,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,11 +89,10 @@ def parse_trl(row: Row, name: str) -> list[Trace]:
     return parse_plain(taker.rest, name)
 
 
-_NO_REWARD = frozenset(
-    """
+_NO_REWARD_WORDS = """
     prompt completion image images id trace_id prompt_id sample sample_index training_step trl_file
-    """.split()
-)
+    """
+_NO_REWARD = frozenset(_NO_REWARD_WORDS.split())
 
 
 def _is_number_or_none(value: Any) -> bool:
@@ -136,7 +136,7 @@ def _survey(folder: Path, _: tuple[tuple[str, int], ...]) -> dict[str, list[Roll
     names = [child for child in folder.iterdir() if _FILE.fullmatch(child.name)]
     files = [_read_file(path) for path in sorted(names, key=_step_of)]
     n_repeated = [0]
-    for earlier, later in zip(files, files[1:], strict=False):
+    for earlier, later in pairwise(files):
         n_repeated.append(_overlap(earlier.rows, later.rows))
 
     log = _training_log(folder.parent)

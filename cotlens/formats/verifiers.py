@@ -85,6 +85,8 @@ def _traces_of_graph(row: Row, name: str, around: Row) -> list[Trace]:
         # sample said before. The reward is the whole trace's.
         fields["prompt_id"] = task_key if number == 0 else ""
         meta |= changed_finish(call.get("finish_reason"))
+        if "entropies" in meta:
+            meta["stamped_by"] = _trainer_of(around)
         if is_last:
             meta |= rest | {"prompt_messages": earlier}
             meta |= {"episode": dict(around)} if around else {}
@@ -105,15 +107,20 @@ def _key_of_task(row: Row) -> str:
     return text_or_empty(task.get("key") or task.get("hash"))
 
 
+def _trainer_of(around: Row) -> str:
+    """Who stamped numbers on the tokens: prime-rl is the trainer whose runs are of type train."""
+    return "prime-rl" if (around.get("run") or {}).get("type") == "train" else "verifiers"
+
+
 def _shared_fields(row: Row, around: Row) -> dict[str, Any]:
     """Step, domain, gold answer and reward of a graph."""
     task = row["task"] if isinstance(row["task"], dict) else {}
     data = task.get("data") if isinstance(task.get("data"), dict) else {}
-    work = ((around.get("run") or {}).get("work") or {}).get("step")
-    domain = text_or_empty((around.get("env") or {}).get("id"))
+    work = (around.get("run") or {}).get("work") or {}
     return {
-        "training_step": work if isinstance(work, int) else -1,
-        "domain": domain,
+        "training_step": work["step"] if isinstance(work.get("step"), int) else -1,
+        "split": "evaluation" if work.get("type") == "eval" else "",
+        "domain": text_or_empty((around.get("env") or {}).get("id")),
         "gold": text_or_empty((data or {}).get("answer")),
         "reward": _reward_of(row.get("rewards") or {}),
     }
@@ -197,11 +204,17 @@ def _node_tokens(
         raise TraceError(
             f"node {path[-1]} has {len(sampled)} sampled tokens and {len(logprobs)} log-probs"
         )
+    stamped = {key: node[key] for key in _PER_TOKEN if node.get(key) is not None}
+    for key, numbers in stamped.items():
+        if len(numbers) != len(sampled):
+            raise TraceError(
+                f"node {path[-1]} has {len(sampled)} sampled tokens and {len(numbers)} {key}"
+            )
     fields["token_ids"] = tuple(sampled)
     fields["prompt_token_ids"] = tuple(before)
     if logprobs is not None:
         fields["logprobs"] = tuple(map(float, logprobs))
-    return fields, {key: node[key] for key in _PER_TOKEN if node.get(key) is not None}
+    return fields, stamped
 
 
 def parse_verifiers_results(row: Row, name: str) -> list[Trace]:

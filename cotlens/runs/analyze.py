@@ -23,6 +23,7 @@ from cotlens.formats.read import (
 from cotlens.runs.run import COUNTS, Run
 from cotlens.runs.schema import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS
 from cotlens.runs.shards import prepare_run, write_info
+from cotlens.runs.stamped import trainer_of, write_stamped_scores
 from cotlens.runs.tables import analyze_traces
 from cotlens.text.families import Tags
 from cotlens.trace import Trace, TraceError
@@ -96,6 +97,7 @@ def analyze(
             return run
 
         counts = dict.fromkeys(COUNTS, 0)
+        is_stamped = False
         with _RejectFile(run.path) as rejects:
             traces = read_traces(
                 files,
@@ -109,6 +111,7 @@ def analyze(
                 counts["n_traces"] += len(shard)
                 counts["n_steps"] += _write_shard(run, number, shard, tags, light)
                 counts["n_shards"] = number + 1
+                is_stamped = is_stamped or any(map(trainer_of, shard))
                 if progress:
                     progress(len(shard))
 
@@ -118,6 +121,8 @@ def analyze(
                 raise TraceError(
                     f"none of the {rejects.n} rows could be read; the first: {rejects.first}"
                 )
+        if is_stamped and not light:
+            write_stamped_scores(run)
         write_info(run, made_by | {"complete": True} | counts)
     return run
 
