@@ -417,6 +417,9 @@ def test_lm_eval_prompts_as_lists_and_as_messages():
         ("pretrained=m,think_end_token=</think>", "q", "It is 4.", "redacted", "absent"),
         ({"pretrained": "m"}, "q<|assistant|>\n<think>\n", "I add", "verbatim", "open"),
         (None, "q<|assistant|>\n<think>\n", "It is 4.", "redacted", "absent"),
+        ("not known", "q<|assistant|>\n<think>\n", "It is 4.", "redacted", "absent"),
+        ("not known", "q", "It is 4.", "verbatim", "absent"),
+        ("", "q<|assistant|>\n<think>\n", "I add", "verbatim", "open"),
         (None, "q<|assistant|>\n<think>\n", "I add.</think>4", "verbatim", "closed"),
         ({"think_end_token": "</think>"}, "q", "<think>I add", "verbatim", "open"),
         (None, "q", "It is 4.", "verbatim", "absent"),
@@ -427,9 +430,10 @@ def test_thinking_that_lm_eval_cut_is_no_open_thought(
 ):
     """The results file says whether an end token was given; without it, what can be either is left out of dynamics."""
     row = LM_EVAL | {"arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": {}}}, "resps": [[text]]}
-    results = (
-        None if arguments is None else {"model_name": "m", "config": {"model_args": arguments}}
-    )
+    results = None
+    if arguments is not None:
+        known = None if arguments == "not known" else arguments  # simple_evaluate(model=HFLM(...))
+        results = {"model_name": "m", "config": {"model_args": known}}
     (trace,) = read_traces(samples_file(tmp_path, row, results=results))
     assert (trace.reasoning.value, split_trace(trace).status.value) == (reasoning, status)
     assert trace.model == ("m" if results else "")
