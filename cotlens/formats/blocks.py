@@ -56,6 +56,7 @@ def trace_of_message(
     if content is None and isinstance(message.get("refusal"), str):
         content = message["refusal"]
         used.add("refusal")
+
     rest = left_over(message, "message", *used)
     if content is None and thinking and not calls:
         _refuse_lost_answer(message, used)
@@ -68,16 +69,23 @@ def trace_of_message(
         text_fields, placed = blocks_of(parts)
         text_fields["reasoning"] = _worst([text_fields["reasoning"], reasoning])
         placed = _with_calls(placed, message)
-        return Trace(prompt=prompt, **text_fields, **fields, meta=meta | placed)
+        return Trace(
+            prompt=prompt,
+            **text_fields,
+            **fields,
+            meta=meta | placed,
+        )
 
     # Parts of one text.
     if isinstance(content, list):
         content, placed = _one_text(parts)
         meta = meta | _with_calls(placed, message)
+
     if content is None and not thinking and not calls:
         raise TraceError(
             "the completion is null (the assistant message has neither content nor reasoning)"
         )
+
     text = content_text(content)
     if text and thinking and thinking.strip() in text and has_delimiters(text):
         # The server left the thought in the content as well.
@@ -91,9 +99,21 @@ def trace_of_message(
         reports = "refusal" in used
     is_one_text = not thinking and reasoning is Reasoning.VERBATIM
     if is_one_text and (has_delimiters(text) or not reports):
-        return Trace(completion=text, prompt=prompt, **fields, meta=meta)
+        return Trace(
+            completion=text,
+            prompt=prompt,
+            **fields,
+            meta=meta,
+        )
+
     parts_of_text = fields_of(thinking, text)
-    return Trace(prompt=prompt, **parts_of_text, reasoning=reasoning, **fields, meta=meta)
+    return Trace(
+        prompt=prompt,
+        **parts_of_text,
+        reasoning=reasoning,
+        **fields,
+        meta=meta,
+    )
 
 
 def _is_report(value: Any) -> bool:
@@ -109,6 +129,7 @@ def _refuse_lost_answer(message: Row, used: set[str]) -> None:
     for key, value in message.items():
         if key not in used and key not in _MARKS and isinstance(value, str) and value.strip():
             names.append(key)
+
     if names:
         raise TraceError(
             f"the message has thinking and no content, and text under {', '.join(names)}; rename "
@@ -153,6 +174,7 @@ def _thinking_beside(message: Row) -> tuple[str, Reasoning, set[str]]:
     for name in THINK:
         if name in message and is_thought(message[name]):
             texts[name] = content_text(message[name])
+
     thinking = next(filter(None, texts.values()), "")
     used = {name for name, text in texts.items() if text in ("", thinking)}
 
@@ -169,7 +191,10 @@ def _with_details(
     if not thinking:
         thinking = "".join(part.get("text") or part.get("summary") or "" for part in details)
     kinds = {str(part.get("type", "")).removeprefix("reasoning.") for part in details}
-    meanings = {"summary": Reasoning.SUMMARY, "encrypted": Reasoning.REDACTED}
+    meanings = {
+        "summary": Reasoning.SUMMARY,
+        "encrypted": Reasoning.REDACTED,
+    }
     reasoning = _worst(meanings.get(kind) for kind in kinds)
 
     is_signed = any(part.get("signature") for part in details)
@@ -204,12 +229,15 @@ def _one_text(parts: Sequence[Any]) -> tuple[str, dict[str, Any]]:
         if isinstance(part, str):
             text += part
             continue
+
         said = "" if is_tool(part) else part_text(part)
         rest = _beside_text(part) if said else part
         if rest:
             name = "tool_calls" if kind_of(part) is Part.CALL else "other_parts"
             placed.setdefault(name, []).append({"at": len(text), **rest})
+
         text += said
+
     return text, placed
 
 
@@ -221,7 +249,15 @@ def _beside_text(part: Row) -> Row:
         is_text = key in (*BLOCK_TEXT, "refusal", "think", "thought") or value == said
         if key != "type" and not is_text and value not in (None, "", []):
             rest[key] = value
-    return {"type": part.get("type"), **rest} if rest else {}
+
+    return (
+        {
+            "type": part.get("type"),
+            **rest,
+        }
+        if rest
+        else {}
+    )
 
 
 def _has_blocks(parts: Sequence[Any]) -> bool:
@@ -265,8 +301,15 @@ def blocks_of(content: Iterable[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 answer_start = len(text)
             else:  # hidden: what was said before it is commentary all the same
                 last_tool = at
+
             if rest:
-                placed["other_parts"].append({"at": at, "type": block.get("type"), **rest})
+                placed["other_parts"].append(
+                    {
+                        "at": at,
+                        "type": block.get("type"),
+                        **rest,
+                    }
+                )
         elif kind in (Part.TEXT, Part.COMMENTARY):
             said = part_text(block)
             if said:
@@ -309,6 +352,7 @@ def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
     for key, value in block.items():
         if key != "type" and value not in (None, "", []):
             rest[key] = value
+
     if kind in SUMMARIES and "summary" not in rest:
         return part_text(block), Reasoning.SUMMARY, _beside_text(block)
 
@@ -319,6 +363,7 @@ def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
         if isinstance(rest[name], str) and _is_ciphertext(rest[name], rest):
             is_hidden = True
             break
+
         said = rest.pop(name)
         rest = {key: value for key, value in rest.items() if value is not True}
         return content_text(said), Reasoning.VERBATIM, rest
@@ -327,6 +372,7 @@ def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
         summary = content_text(rest.pop("summary"))
         if summary:
             return summary, Reasoning.SUMMARY, rest
+
     is_hidden = is_hidden or any(
         rest.get(name) for name in ("signature", "encrypted_content", "data")
     )
@@ -341,4 +387,8 @@ def _worst(kinds: Iterable[Reasoning | None]) -> Reasoning:
     """The kind that says least of the thinking; verbatim where none is given."""
     order = (Reasoning.VERBATIM, Reasoning.SUMMARY, Reasoning.REDACTED)
     known = [kind or Reasoning.VERBATIM for kind in kinds]
-    return max(known, key=order.index, default=Reasoning.VERBATIM)
+    return max(
+        known,
+        key=order.index,
+        default=Reasoning.VERBATIM,
+    )

@@ -65,11 +65,22 @@ def _with_text(
     if thinking is None or _is_whole(text, thinking):
         if thinking:
             taker.rest["thinking"] = thinking
-        return Trace(prompt=prompt, completion=text, **common, meta=taker.rest)
+        return Trace(
+            prompt=prompt,
+            completion=text,
+            **common,
+            meta=taker.rest,
+        )
 
     place = _place_of_thinking(thinking, text)
     if place is None:
-        return Trace(prompt=prompt, **fields_of(thinking, text), **common, meta=taker.rest)
+        return Trace(
+            prompt=prompt,
+            **fields_of(thinking, text),
+            **common,
+            meta=taker.rest,
+        )
+
     return Trace(
         prompt=prompt,
         completion=text,
@@ -106,7 +117,10 @@ def _place_of_thinking(thinking: str, text: str) -> Span | None:
     at = len(text) - len(text.lstrip())
     if len(content) < _SURELY_QUOTED or not text.startswith(content, at):
         return None
-    return Span(at, at + len(content))
+    return Span(
+        at,
+        at + len(content),
+    )
 
 
 # --- thinking without a text -----------------------------------------------------------------
@@ -132,7 +146,12 @@ def _thinking_and_answer(
     if answer is None and not says_so:
         _refuse_unknown_answer(taker, row)
     fields = fields_of(thinking or "", answer or "")
-    return Trace(prompt=prompt, **fields, **common, meta=taker.rest)
+    return Trace(
+        prompt=prompt,
+        **fields,
+        **common,
+        meta=taker.rest,
+    )
 
 
 def _refuse_no_completion(row: Row) -> None:
@@ -144,6 +163,7 @@ def _refuse_no_completion(row: Row) -> None:
             f"({dump_json(row[settings[0]])[:40]}), no thinking; its fields are "
             f"{', '.join(map(str, row))}. Name the field with the text 'completion'"
         )
+
     null = [name for name in (*TEXT, *THINK) if name in row]
     raise TraceError(f"the completion is null ({', '.join(null)})")
 
@@ -171,6 +191,7 @@ def _refuse_unknown_answer(taker: Taker, row: Row) -> None:
         is_about = name.lower() in _ABOUT or name in THINK
         if not is_about and _holds_text(value):
             unknown.append(name)
+
     if unknown:
         has_thinking = ", ".join(name for name in THINK if is_thought(row.get(name)))
         raise TraceError(
@@ -187,6 +208,7 @@ def _holds_text(value: Any) -> bool:
             value = next((inner for inner in value.values() if inner), None)
         elif isinstance(value, list):
             value = value[0] if value else None
+
     return isinstance(value, str) and bool(value.strip())
 
 
@@ -211,6 +233,7 @@ def _take_prompt(taker: Taker) -> Any:
     if isinstance(prompt, list):
         is_one_text = len(prompt) == 1 and isinstance(prompt[0], str)
         return prompt[0] if is_one_text else prompt
+
     if prompt is None or isinstance(prompt, str):
         return prompt or ""
     return dump_json(prompt)
@@ -227,7 +250,13 @@ def _take_text(taker: Taker) -> Any:
         return [{"role": "assistant", **text}]
     inner = [name for name in TEXT if isinstance(text.get(name), str)]
     if inner:
-        return [{"role": "assistant", "content": text[inner[0]]}]
+        return [
+            {
+                "role": "assistant",
+                "content": text[inner[0]],
+            }
+        ]
+
     raise TraceError(
         f"the completion must be text or a message with a content, got an object with the fields "
         f"{', '.join(map(str, text)) or 'none'}"
@@ -240,10 +269,12 @@ def _messages_of(value: Any) -> Any:
         parsed = from_json(value) if '"role"' in value[:2000] else value
         is_chat = isinstance(parsed, list) and bool(parsed) and all(map(_is_message, parsed))
         return parsed if is_chat else value
+
     if isinstance(value, list):
         parsed = [from_json(part) for part in value]
         is_chat = any(isinstance(part, str) for part in value) and all(map(_is_message, parsed))
         return parsed if is_chat else value
+
     return value
 
 
@@ -268,11 +299,13 @@ def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str)
                 f"the completion must be text, messages, typed parts or a list of texts; got a "
                 f"list with {got}: {dump_json(part)[:40]}"
             )
+
     if before and any(isinstance(part, str) for part in before):
         raise TraceError(
             f"the prompt is a list of {len(before)}, and not all of them are messages: which "
             "completion belongs to which prompt is not said; give a row to each prompt"
         )
+
     if isinstance(text, list) and all(isinstance(part, str) for part in text):
         return _parse_samples(taker, before, thinking, text, name)
 
@@ -284,6 +317,7 @@ def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str)
     else:
         answer = text if text is not None else taker.take("answer")
         after = [{"role": "assistant", "content": answer, "thinking": thinking}]
+
     common = common_fields(taker, name)
     common["gold"] = common["gold"] or taker.text("answer")
     return traces_of_turns(before, after, common, taker.rest)
@@ -312,6 +346,7 @@ def _parse_samples(
             if is_of_samples and (field not in ("token_ids", "logprobs") or _is_nested(values)):
                 of_samples[field] = taker.rest.pop(given)
                 break
+
     thoughts = thinking if isinstance(thinking, list) and len(thinking) == n else [thinking] * n
     common = common_fields(taker, name)
     common["gold"] = common["gold"] or taker.text("answer")
@@ -319,11 +354,23 @@ def _parse_samples(
 
     traces = []
     for i, (text, thought) in enumerate(zip(texts, thoughts, strict=True)):
-        fields = common | {"id": f"{common['id']}/{i}", "sample": i}
+        fields = common | {
+            "id": f"{common['id']}/{i}",
+            "sample": i,
+        }
         for field, values in of_samples.items():
             fields |= _of_sample(field, values[i])
+
         message = without_nulls({"content": text, "thinking": thought})
-        traces.append(trace_of_message(message, prompt_text(before), fields, taker.rest))
+        traces.append(
+            trace_of_message(
+                message,
+                prompt_text(before),
+                fields,
+                taker.rest,
+            )
+        )
+
     return traces
 
 
@@ -364,9 +411,16 @@ def parse_messages(row: Row, name: str) -> list[Trace]:
         clean = []
         for message in map(without_nulls, messages):
             clean.append({key: message[key] for key in message if key != "weight"})
+
         meta = {"prompt_messages": clean[:-1]} if clean[:-1] else {}
-        trace = trace_of_message(clean[-1], prompt_text(clean[:-1]), common, meta)
+        trace = trace_of_message(
+            clean[-1],
+            prompt_text(clean[:-1]),
+            common,
+            meta,
+        )
         return [restored(trace, exact)]
+
     common["gold"] = common["gold"] or taker.text("answer")
     return traces_of_turns([], messages, common, taker.rest)
 
@@ -386,6 +440,7 @@ def traces_of_turns(
     for i, message in enumerate(messages):
         if role_of(message) == "assistant" and message.get("weight") != 0:
             turns.append(i)
+
     if not turns:
         roles = ", ".join(sorted({role_of(message) or "none" for message in messages}))
         raise TraceError(
@@ -402,6 +457,7 @@ def traces_of_turns(
             # ended, or called a tool.
             ended = "tool_calls" if tool_calls(messages[i]) else "stop"
             fields = common | _OF_LAST | {"finish_reason": ended}
+
         if len(turns) > 1:
             fields = fields | {"id": f"{common['id']}/turn-{number}"}
 
@@ -412,7 +468,15 @@ def traces_of_turns(
             turn_meta["prompt_messages"] = earlier
         if is_last and messages[i + 1 :]:
             turn_meta["later_messages"] = messages[i + 1 :]
-        traces.append(trace_of_message(messages[i], prompt_text(earlier), fields, turn_meta))
+        traces.append(
+            trace_of_message(
+                messages[i],
+                prompt_text(earlier),
+                fields,
+                turn_meta,
+            )
+        )
+
     return traces
 
 

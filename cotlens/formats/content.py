@@ -62,6 +62,7 @@ def content_text(content: Any) -> str:
         if not isinstance(part, str | Mapping):
             raise _bad_content(part)
         texts.append(part if isinstance(part, str) else part_text(part))
+
     return "".join(texts)
 
 
@@ -77,6 +78,7 @@ def part_text(part: Row) -> str:
     for name in (*_PART_TEXT, str(part.get("type"))):
         if isinstance(part.get(name), str):
             return part[name]
+
     return ""
 
 
@@ -100,10 +102,12 @@ def without_nulls(message: Row) -> dict[str, Any]:
             f"a message must be an object with a role and a content, got "
             f"{type(message).__name__}: {dump_json(message)[:60]}"
         )
+
     rest = {key: value for key, value in message.items() if value is not None}
     for name in ("value", "parts"):
         if name in rest and "content" not in rest:
             rest["content"] = rest.pop(name)
+
     return rest
 
 
@@ -165,7 +169,12 @@ def _typed_bedrock(inner: Row) -> Row:
     for key, value in (*said.items(), *inner.items()):
         if key not in ("text", "reasoningText"):
             around[key] = value
-    return {"type": "thinking", "thinking": said.get("text") or "", **around}
+
+    return {
+        "type": "thinking",
+        "thinking": said.get("text") or "",
+        **around,
+    }
 
 
 def kind_of(part: Any) -> Part:

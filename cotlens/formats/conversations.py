@@ -38,6 +38,7 @@ def joined_messages(rows: Numbered) -> Iterator[tuple[int, Row | BadRow]]:
             yield number, BadRow(reason, "")
         else:
             (marks if row["role"].startswith("_") else messages).append(dict(row))
+
     conversation = {"messages": messages}
     yield first[0], conversation | ({"marks": marks} if marks else {})
 

@@ -28,7 +28,15 @@ def parse_cotlens(row: Row, _: str) -> list[Trace]:
     if origin is Origin.FIELDS:
         fields["think"] = tuple(Span(span["start"], span["stop"]) for span in row["think_spans"])
         fields["answer"] = Span(row["answer_start"], row["answer_stop"])
-    labels = [Label(label["start"], label["stop"], label["label"]) for label in row["labels"]]
+
+    labels = [
+        Label(
+            label["start"],
+            label["stop"],
+            label["label"],
+        )
+        for label in row["labels"]
+    ]
     trace = Trace(
         id=row["trace_id"],
         origin=origin,
@@ -54,10 +62,12 @@ def restored(trace: Trace, exact: Row) -> Trace:
             "the text is not the one that cotlens wrote here; where it was changed on purpose, "
             "take `cotlens` away"
         )
+
     fields = {key: value for key, value in exact.items() if key not in ("of", "meta", "kept")}
     for name in _IDS:
         if name in fields:
             fields[name] = optional_ids(fields[name])
+
     if fields.get("logprobs") is not None:
         values = fields["logprobs"]
         fields["logprobs"] = tuple(math.nan if value is None else float(value) for value in values)

@@ -63,6 +63,7 @@ class Taker:
             value = self.rest.get(name)
             if value is not None and value == value:  # a table with gaps has NaN in them
                 return self.rest.pop(name)
+
         return None
 
     def text(self, *names: str) -> str:
@@ -80,6 +81,7 @@ class Taker:
             value = self.rest.get(name)
             if value is not None and value == value and is_thought(value):
                 return self.rest.pop(name)
+
         return None
 
 
@@ -127,12 +129,16 @@ def _take_step(taker: Taker) -> int:
     if given is not None:
         return _whole(given, -1)
     for name in _STEP:
-        value = _whole(taker.rest.get(name), -1)
+        value = _whole(
+            taker.rest.get(name),
+            -1,
+        )
         if isinstance(value, str) and value.isdecimal():
             value = int(value)
         if type(value) is int and value >= 0:
             taker.rest.pop(name)
             return value
+
     return -1
 
 
@@ -146,6 +152,7 @@ def _take_numbers(taker: Taker, name: str) -> tuple[float, ...] | None:
     if isinstance(values, dict) or any(isinstance(value, dict | list) for value in values):
         taker.rest[name] = values
         return None
+
     numbers = [number_or_none(value, name) for value in values]
     return tuple(math.nan if number is None else number for number in numbers)
 
@@ -223,6 +230,7 @@ def objects(value: Any, name: str) -> list[Row]:
                 f"{name}[{number}] must be an object or its JSON text, got "
                 f"{type(entry).__name__}: {dump_json(entry)[:60]}"
             )
+
     return entries
 
 

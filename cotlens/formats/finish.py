@@ -61,6 +61,7 @@ def read_finish(value: Any) -> str:
     if isinstance(value, dict):
         inside = [value[name] for name in _INSIDE if isinstance(value.get(name), str)]
         return read_finish(inside[0]) if inside else dump_json(value)
+
     if isinstance(value, list) and len(value) == 1:
         return read_finish(value[0])
 
@@ -85,6 +86,7 @@ def _as_dict(text: str) -> Any:
             return parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
+
     return text
 
 

@@ -44,6 +44,7 @@ def beside_lm_eval(path: Path) -> Row:
     if isinstance(arguments, str):
         pairs = [part.partition("=") for part in arguments.split(",")]
         arguments = {name.strip(): value for name, _, value in pairs}
+
     if isinstance(arguments, dict):
         facts["cut_at"] = arguments.get("think_end_token")
     return {"lm_eval": facts}
@@ -74,12 +75,14 @@ def parse_lm_eval(row: Row, name: str) -> list[Trace]:
     for metric in taker.rest.get("metrics") or ():
         if metric in taker.rest:
             scores[metric] = taker.rest.pop(metric)
+
     row_id = f"{name.rpartition(':')[0]}:{taker.rest.pop('doc_id')}"
     gold = text_or_empty(taker.rest.pop("target", None))
     meta = taker.rest | {"scores": scores, "generation": settings}
     if isinstance(prompt, list):
         meta["prompt_messages"] = prompt
         prompt = prompt_text(prompt)
+
     is_cut = bool(beside["cut_at"]) if "cut_at" in beside else opens_thought(prompt)
 
     traces = []
@@ -92,6 +95,7 @@ def parse_lm_eval(row: Row, name: str) -> list[Trace]:
             fields["answer"] = Span(0, len(text))
             fields["reasoning"] = Reasoning.REDACTED
             fields["meta"] = meta | {"thinking_cut": "cut by lm-eval, or never closed"}
+
         trace = Trace(
             id=row_id if len(responses[0]) == 1 else f"{row_id}/{sample}",
             prompt=prompt,
@@ -101,6 +105,7 @@ def parse_lm_eval(row: Row, name: str) -> list[Trace]:
             **fields,
         )
         traces.append(trace)
+
     return traces
 
 
@@ -152,11 +157,13 @@ def parse_lighteval(row: Row, name: str) -> list[Trace]:
         raise TraceError(
             "the model wrote no text: a task that compares log-likelihoods has no completion"
         )
+
     tokens = response.get("output_tokens") or []
     if len(tokens) not in (0, len(texts)):
         raise TraceError(
             f"model_response has {len(texts)} texts and {len(tokens)} lists of output_tokens"
         )
+
     before = response.get("input") or doc.get("query") or ""
     messages = [without_nulls(message) for message in dicts(before)]
     prompt = prompt_text(messages) if messages else before
@@ -179,7 +186,15 @@ def parse_lighteval(row: Row, name: str) -> list[Trace]:
         thoughts = response.get("reasonings") or []
         thought = thoughts[sample] if sample < len(thoughts) else None
         message = without_nulls({"content": text, "reasoning_content": thought})
-        traces.append(trace_of_message(message, prompt, fields, shared_meta | meta))
+        traces.append(
+            trace_of_message(
+                message,
+                prompt,
+                fields,
+                shared_meta | meta,
+            )
+        )
+
     return traces
 
 
@@ -189,7 +204,11 @@ def _lighteval_meta(row: Row, messages: list[Row]) -> dict[str, Any]:
     for key, value in _of_lighteval(row, "doc").items():
         if key not in ("query", "task_name") and value not in (None, []):
             about[key] = value
-    meta: dict[str, Any] = {"doc": about, "metric": _of_lighteval(row, "metric")}
+
+    meta: dict[str, Any] = {
+        "doc": about,
+        "metric": _of_lighteval(row, "metric"),
+    }
     if messages:
         meta["prompt_messages"] = messages
 
@@ -197,6 +216,7 @@ def _lighteval_meta(row: Row, messages: list[Row]) -> dict[str, Any]:
     for key, value in _of_lighteval(row, "model_response").items():
         if key not in _RESPONSE and value:
             rest[key] = value
+
     return meta | ({"response": rest} if rest else {})
 
 

@@ -45,8 +45,19 @@ def parse_inspect(row: Row, name: str) -> list[Trace]:
         fields["id"] = last.id if not number else f"{last.id}/choice-{number}"
         fields["model"] = text_or_empty(choice["message"].get("model")) or fields["model"]
         meta = _meta_of(row) | _context_of(last) | changed_finish(choice.get("stop_reason"))
-        trace = trace_of_message(_clean(choice["message"]), last.prompt, fields, meta)
-        traces.append(with_openai_logprobs(trace, openai_tokens(choice.get("logprobs"))))
+        trace = trace_of_message(
+            _clean(choice["message"]),
+            last.prompt,
+            fields,
+            meta,
+        )
+        traces.append(
+            with_openai_logprobs(
+                trace,
+                openai_tokens(choice.get("logprobs")),
+            )
+        )
+
     return traces
 
 
@@ -59,6 +70,7 @@ def _conversation(sample: Row, choices: Sequence[Row]) -> list[Row]:
         error = sample.get("error") or {}
         reason = error.get("message", "no error")
         raise TraceError(f"sample {sample.get('id')!r} has no turn of a model: {reason}")
+
     asked = sample.get("input")
     if not isinstance(asked, list):
         asked = [{"role": "user", "content": asked}]
@@ -90,6 +102,7 @@ def _meta_of(row: Row) -> dict[str, Any]:
     for key, value in row["sample"].items():
         if key not in _TAKEN and value not in (None, [], {}):
             meta[key] = value
+
     return meta | {"eval": dict(row["eval"])}
 
 
@@ -104,7 +117,12 @@ def _is_same(trace: Trace, choice: Row) -> bool:
     Solvers may add turns after it.
     """
     fields: dict[str, Any] = {"id": trace.id, "finish_reason": ""}
-    output = trace_of_message(_clean(choice["message"]), "", fields, {})
+    output = trace_of_message(
+        _clean(choice["message"]),
+        "",
+        fields,
+        {},
+    )
     return output.completion == trace.completion
 
 
@@ -120,7 +138,9 @@ def _clean(message: Row) -> Row:
         parts = []
         for part in rest["content"]:
             parts.append(part if isinstance(part, str) else without_nulls(part))
+
         rest["content"] = parts
+
     return rest
 
 
@@ -143,7 +163,15 @@ def _turns(messages: Sequence[Row], common: Row, meta: dict[str, Any]) -> list[T
             turn_meta = dict(meta) | {"prompt_messages": clean[:i]}
         if is_last and messages[i + 1 :]:
             turn_meta["later_messages"] = clean[i + 1 :]
-        traces.append(trace_of_message(clean[i], prompt_text(clean[:i]), fields, turn_meta))
+        traces.append(
+            trace_of_message(
+                clean[i],
+                prompt_text(clean[:i]),
+                fields,
+                turn_meta,
+            )
+        )
+
     return traces
 
 
@@ -175,5 +203,10 @@ def parse_scout(row: Row, _: str) -> list[Trace]:
     clean = [_clean(message) for message in messages]
     meta = {"prompt_messages": clean[:-1]} if clean[:-1] else {}
     fields = common | {"finish_reason": ""}
-    trace = trace_of_message(clean[-1], prompt_text(clean[:-1]), fields, meta)
+    trace = trace_of_message(
+        clean[-1],
+        prompt_text(clean[:-1]),
+        fields,
+        meta,
+    )
     return [restored(trace, json.loads(exact))]

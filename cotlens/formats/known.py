@@ -103,6 +103,7 @@ def _has_list(name: str, *alternatives: str, of: tuple[str, ...] = ()) -> Callab
             if len(dicts(entries)) != len(entries):
                 return False
             return not of or all(any(field in entry for field in of) for entry in entries)
+
         return False
 
     return matches
@@ -273,6 +274,7 @@ def find_format(name: str) -> Format:
     for shape in FORMATS:
         if shape.name == name:
             return shape
+
     raise TraceError(
         f"unknown format {name!r}; expected one of {', '.join(shape.name for shape in FORMATS)}"
     )
@@ -282,14 +284,17 @@ def detect_row(row: Row) -> Format:
     for shape in FORMATS:
         if shape.matches(row):
             return shape
+
     if "event" in row or str(row.get("type", "")).endswith((".delta", "_delta")):
         raise TraceError(
             f"the row is one event of a stream (type {row.get('type', row.get('event'))!r}); ask "
             "with stream=false, or keep the whole response"
         )
+
     for name in ("messages", "conversation", "conversations", "choices", "outputs"):
         if isinstance(row.get(name), list):
             objects(row[name], name)  # says which entry is no object
+
     inside = [name for name, value in row.items() if isinstance(value, list) and dicts(value)]
     hint = f"; if {inside[0]!r} holds the rows, give that list as a file" if inside else ""
     raise TraceError(

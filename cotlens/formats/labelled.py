@@ -40,11 +40,24 @@ def parse_schoenfeld(row: Row, name: str) -> list[Trace]:
     """
     taker = Taker(row)
     sentences = taker.take("sentences")
-    labels = [_label(item["span"], item["sentence_label"] or "") for item in sentences]
+    labels = [
+        _label(
+            item["span"],
+            item["sentence_label"] or "",
+        )
+        for item in sentences
+    ]
     fields = fields_of(taker.text("response"), "")
     prompt = taker.text("question")
     fields |= common_fields(taker, name)
-    return [Trace(prompt=prompt, **fields, labels=tuple(labels), meta=taker.rest)]
+    return [
+        Trace(
+            prompt=prompt,
+            **fields,
+            labels=tuple(labels),
+            meta=taker.rest,
+        )
+    ]
 
 
 def parse_venhoff(row: Row, name: str) -> list[Trace]:
@@ -68,7 +81,13 @@ def parse_anchors(row: Row, name: str) -> list[Trace]:
     """
     taker = Taker(row)
     chunks = taker.take("chunks")
-    labels = [_label(chunk["span"], ",".join(chunk["function_tags"])) for chunk in chunks]
+    labels = [
+        _label(
+            chunk["span"],
+            ",".join(chunk["function_tags"]),
+        )
+        for chunk in chunks
+    ]
     prompt = taker.text("prompt", "problem")
     completion = taker.text("solution")
     fields = common_fields(taker, name)
@@ -96,4 +115,11 @@ def parse_self_jailbreak(row: Row, name: str) -> list[Trace]:
     fields = fields_of(taker.text("thinking"), "")
     prompt = taker.text("prompt")
     fields |= common_fields(taker, name)
-    return [Trace(prompt=prompt, **fields, labels=tuple(labels), meta=taker.rest)]
+    return [
+        Trace(
+            prompt=prompt,
+            **fields,
+            labels=tuple(labels),
+            meta=taker.rest,
+        )
+    ]

@@ -49,6 +49,7 @@ def read_prompts(paths: str | Path | Sequence[str | Path]) -> Iterator[Prompt]:
                     )
             except TraceError as error:
                 raise TraceError(f"{path}:{number}: {error}") from None
+
             seen.add(hash(prompt.id))
             yield prompt
 
@@ -70,12 +71,19 @@ def _parse(row: Row | BadRow, place: str) -> Prompt:
         raise TraceError(
             f"the row has no prompt; its fields are {', '.join(map(str, row)) or 'none'}"
         )
+
     messages = _messages(rest.pop("prompt"), take("system"))
     own, shared = take("id"), take("prompt_id")
     # The hash of the request, not of the rendered prompt, so that it pairs checkpoints.
     own = own or shared or hash_text(dump_json(messages))
     fields = {"domain": take("domain"), "split": take("split"), "gold": take("gold", "answer")}
-    return Prompt(own, messages, {"prompt_id": shared or own, **fields}, rest, place)
+    return Prompt(
+        own,
+        messages,
+        {"prompt_id": shared or own, **fields},
+        rest,
+        place,
+    )
 
 
 def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
@@ -84,6 +92,7 @@ def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
         raise TraceError(
             f"the prompt must be text or a list of messages, got {type(prompt).__name__}"
         )
+
     messages = [
         {key: value for key, value in message.items() if value is not None} for message in messages
     ]
@@ -92,6 +101,7 @@ def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
             raise TraceError(
                 f"a message needs a role and a content of text, got {dump_json(message)[:80]}"
             )
+
     if not messages or not messages[-1]["content"].strip():
         raise TraceError("the prompt is empty")
     if messages[-1]["role"] == "assistant":
@@ -99,6 +109,7 @@ def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
             "the last message is the assistant's; end with the user's, and give its beginning as "
             "--prefill"
         )
+
     if system and messages[0]["role"] == "system":
         raise TraceError("the row has a system text, and its messages begin with another")
     messages = [{"role": "system", "content": system}, *messages] if system else messages
@@ -106,4 +117,5 @@ def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
         dump_json(messages).encode()
     except UnicodeEncodeError:
         raise TraceError("the prompt has a lone surrogate, which no tokenizer can read") from None
+
     return messages

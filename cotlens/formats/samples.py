@@ -32,6 +32,7 @@ def samples_field(row: Row) -> str:
         is_engine = name == "outputs" and any("token_ids" in output for output in dicts(values))
         if isinstance(values, list) and values and all(map(_is_sample, values)) and not is_engine:
             return name
+
     return ""
 
 
@@ -58,6 +59,7 @@ def parse_samples(row: Row, name: str) -> list[Trace]:
             isinstance(sample, str) and sample == messages[-1].get("content") for sample in samples
         )
         rest = {key: value for key, value in rest.items() if key != "messages" or not repeats}
+
     if all(isinstance(sample, str) for sample in samples):
         if "messages" in rest and not any(rest.get(key) for key in PROMPT):
             rest["prompt"] = rest.pop("messages")
@@ -68,9 +70,15 @@ def parse_samples(row: Row, name: str) -> list[Trace]:
     traces = []
     for i, sample in enumerate(samples):
         inner = {"completion": sample} if isinstance(sample, str) else dict(sample)
-        single = {**rest, "sample": i, **inner, "id": f"{own}/{i}"}
+        single = {
+            **rest,
+            "sample": i,
+            **inner,
+            "id": f"{own}/{i}",
+        }
         parse = parse_messages if isinstance(inner.get("messages"), list) else parse_plain
         traces += parse(single, f"{name}/{i}")
+
     return traces
 
 
@@ -115,9 +123,14 @@ def parse_columns(row: Row, name: str) -> list[Trace]:
         for key, value in row.items():
             is_column = isinstance(value, list) and len(value) == n_texts
             single[key] = value[i] if is_column else value
+
         if "id" in single and not isinstance(row["id"], list):
             single["id"] = f"{row['id']}/{i}"
-        traces += parse_plain(_with_rewards(single, set(row)), f"{name}/{i}")
+        traces += parse_plain(
+            _with_rewards(single, set(row)),
+            f"{name}/{i}",
+        )
+
     return traces
 
 
@@ -133,6 +146,7 @@ def _with_rewards(single: dict[str, Any], names: set[str]) -> dict[str, Any]:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and key not in _NO_REWARD:
             rewards.append(key)
+
     return single | ({"reward": single[rewards[0]]} if len(rewards) == 1 else {})
 
 
@@ -163,9 +177,13 @@ def parse_nemo_rl(row: Row, name: str) -> list[Trace]:
             f"content has {len(texts)} texts without roles, so which of them the model wrote is "
             "not known; give the row 'messages' with a role each"
         )
+
     if "reward" not in taker.rest and not isinstance(taker.rest.get("rewards"), list):
         taker.rest["reward"] = taker.rest.pop("rewards", None)
-    return parse_plain(taker.rest | {"prompt": texts[0], "completion": texts[1]}, name)
+    return parse_plain(
+        taker.rest | {"prompt": texts[0], "completion": texts[1]},
+        name,
+    )
 
 
 # --- BFCL ------------------------------------------------------------------------------------
@@ -208,6 +226,7 @@ def parse_bfcl(row: Row, name: str) -> list[Trace]:
             fields["finish_reason"] = fields["finish_reason"] or "tool_calls"
         meta = taker.rest | ({"tool_calls": calls} if calls else {})
         traces.append(Trace(**text_fields, **fields, meta=meta))
+
     return traces
 
 
@@ -226,7 +245,9 @@ def _bfcl_turns(result: list[Any], thinking: Any) -> list[tuple[str, Any, Any]]:
                 f"reasoning_content has not one thought for each response of turn {turn} in "
                 "result; give each response a row of its own"
             )
+
         for step, said in enumerate(steps):
             thought = thoughts[step] if thoughts is not None else None
             responses.append((f"/turn-{turn}/step-{step}", said, thought))
+
     return responses

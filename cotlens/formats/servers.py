@@ -55,6 +55,7 @@ def parse_openai(row: Row, name: str) -> list[Trace]:
                 "choices[].delta: the row is one piece of a stream, no completion; ask with "
                 "stream=false, or join the pieces of each response to one message"
             )
+
         sample = _index_of(choice)
         fields = common | {"sample": sample} | _choice_fields(choice, prompt_ids)
         if len(choices) > 1:
@@ -62,8 +63,19 @@ def parse_openai(row: Row, name: str) -> list[Trace]:
         meta = dict(taker.rest) | ({"prompt_messages": before} if before else {})
         used = (*_OF_CHOICE, "content") if isinstance(choice.get("content"), dict) else _OF_CHOICE
         meta |= left_over(choice, "choice", *used) | changed_finish(_finish_of(choice))
-        trace = trace_of_message(_message_of(choice), prompt_text(before), fields, meta)
-        traces.append(with_openai_logprobs(trace, openai_tokens(choice.get("logprobs"))))
+        trace = trace_of_message(
+            _message_of(choice),
+            prompt_text(before),
+            fields,
+            meta,
+        )
+        traces.append(
+            with_openai_logprobs(
+                trace,
+                openai_tokens(choice.get("logprobs")),
+            )
+        )
+
     return traces
 
 
@@ -121,6 +133,7 @@ def _message_of(choice: Row) -> Row:
         # Completions of some servers have the thought next to the text.
         beside = {key: choice[key] for key in ("reasoning_content", "reasoning") if key in choice}
         message = {"content": choice.get("text"), **beside}
+
     return without_nulls(message)
 
 
@@ -157,7 +170,14 @@ def parse_mt_bench(row: Row, name: str) -> list[Trace]:
                 # A later turn answers another prompt, which the file does not hold.
                 "prompt_id": prompt_id if turn == 0 else f"{prompt_id}/turn-{turn}",
             }
-            traces.append(Trace(completion=text, **fields, meta=taker.rest))
+            traces.append(
+                Trace(
+                    completion=text,
+                    **fields,
+                    meta=taker.rest,
+                )
+            )
+
     return traces
 
 
@@ -194,6 +214,7 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
     blocks: list[Row] = []
     for item in items:
         blocks += _message_blocks(item) if item.get("type") == "message" else [item]
+
     common = common_fields(taker, name)
     fields, placed = blocks_of([without_nulls(block) for block in blocks])
     meta = taker.rest | placed | ({"prompt_messages": before} if before else {})
@@ -202,7 +223,15 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
         common["finish_reason"] = "tool_calls"
     elif finish != "completed":
         meta |= changed_finish(finish or None)
-    return [Trace(prompt=prompt_text(before), **fields, **common, meta=meta)]
+
+    return [
+        Trace(
+            prompt=prompt_text(before),
+            **fields,
+            **common,
+            meta=meta,
+        )
+    ]
 
 
 def _message_blocks(item: Row) -> list[Row]:
@@ -219,6 +248,7 @@ def _message_blocks(item: Row) -> list[Row]:
             block = {"type": "output_text", "text": block}
         is_commentary = item.get("phase") == "commentary"
         blocks.append({**block, "type": "commentary"} if is_commentary else block)
+
     return blocks
 
 
@@ -249,15 +279,25 @@ def parse_batch(row: Row, name: str) -> list[Trace]:
             f"{error or 'it has no answer'}"
         )
 
-    inner = dict(body) | {"id": row["custom_id"], "response_id": body.get("id")}
+    inner = dict(body) | {
+        "id": row["custom_id"],
+        "response_id": body.get("id"),
+    }
     inner |= left_over(row, "batch", *taken)
     if answer.get("message") is body:
         message = {
             "role": inner.pop("role", "assistant"),
             "content": inner.pop("content", None),
         }
-        return parse_messages(inner | {"messages": [message]}, name)
-    return (parse_responses if is_response(body) else parse_openai)(inner, name)
+        return parse_messages(
+            inner | {"messages": [message]},
+            name,
+        )
+
+    return (parse_responses if is_response(body) else parse_openai)(
+        inner,
+        name,
+    )
 
 
 _NESTED = ("response", "result", "output", "completion", "body", "raw_response", "api_response")
@@ -269,6 +309,7 @@ def nested_response(row: Row) -> str:
         inner = row.get(name)
         if isinstance(inner, dict) and _parser_of(inner):
             return name
+
     return ""
 
 
@@ -280,6 +321,7 @@ def _parser_of(body: Row) -> Callable[[Row, str], list[Trace]] | None:
         choices = body.get(name)
         if isinstance(choices, list) and choices and len(dicts(choices)) == len(choices):
             return parse_openai
+
     is_anthropic = body.get("type") == "message" and isinstance(body.get("content"), list)
     return _parse_anthropic if is_anthropic else None
 
@@ -293,7 +335,10 @@ def _parse_anthropic(row: Row, name: str) -> list[Trace]:
     before = taker.take("messages", "prompt") or []
     before = [{"role": "user", "content": before}] if isinstance(before, str) else before
     messages = [*objects(before, "messages"), message]
-    return parse_messages(taker.rest | {"messages": messages}, name)
+    return parse_messages(
+        taker.rest | {"messages": messages},
+        name,
+    )
 
 
 def parse_nested(row: Row, name: str) -> list[Trace]:
@@ -316,6 +361,7 @@ def parse_nested(row: Row, name: str) -> list[Trace]:
         body["response_id"] = body.pop("id")
     for key, value in around.items():
         body.setdefault(key, value)
+
     parse = _parser_of(row[field])
     assert parse is not None  # the row was recognised by it
     return parse(body, name)
@@ -344,6 +390,7 @@ def parse_vllm(row: Row, name: str) -> list[Trace]:
         if not isinstance(text, str):
             what = "null" if text is None else f"no text but {type(text).__name__}"
             raise TraceError(f"the completion is {what} (outputs[{sample}].text)")
+
         token_ids = optional_ids(output.get("token_ids"))
         logprobs, starts = vllm_logprobs(output.get("logprobs"), token_ids, text)
         fields = common | {
@@ -357,7 +404,15 @@ def parse_vllm(row: Row, name: str) -> list[Trace]:
         used = ("index", "text", "token_ids", "logprobs", "finish_reason")
         meta = taker.rest | left_over(output, "output", *used)
         meta |= changed_finish(output.get("finish_reason"))
-        traces.append(Trace(completion=text, prompt=prompt, **fields, meta=meta))
+        traces.append(
+            Trace(
+                completion=text,
+                prompt=prompt,
+                **fields,
+                meta=meta,
+            )
+        )
+
     return traces
 
 
@@ -381,6 +436,7 @@ def parse_sglang(row: Row, name: str) -> list[Trace]:
             "the row has output_ids and no text (skip_tokenizer_init); decode the ids with the "
             "model's tokenizer and put the result under 'text'"
         )
+
     given = about.pop("finish_reason", None)
     tokens = sglang_tokens(about.pop("output_token_logprobs", None))
     about.pop("output_token_logprobs_length", None)
@@ -400,12 +456,19 @@ def parse_sglang(row: Row, name: str) -> list[Trace]:
             taker.rest["token_starts"] = starts
     elif tokens is not None:
         about["output_token_logprobs"] = [list(pair) for pair in zip(*tokens[:2], strict=True)]
+
     if (ids := taker.rest.pop("input_ids", None)) is not None:
         taker.rest["prompt_token_ids"] = ids
-    return parse_plain(taker.rest | {"meta_info": about}, name)
+    return parse_plain(
+        taker.rest | {"meta_info": about},
+        name,
+    )
 
 
 def _starts_of(pieces: list[str] | None, text: str) -> list[int] | None:
     if pieces is None:
         return None
-    return starts_of_bytes([piece.encode("utf-8", "surrogatepass") for piece in pieces], text)
+    return starts_of_bytes(
+        [piece.encode("utf-8", "surrogatepass") for piece in pieces],
+        text,
+    )

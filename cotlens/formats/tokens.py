@@ -37,6 +37,7 @@ def openai_tokens(logprobs: Any) -> list[Row] | None:
         entries = [{"token": token, "logprob": value} for token, value in pairs]
     else:
         entries = logprobs.get("content")
+
     if not entries:
         return None
 
@@ -46,6 +47,7 @@ def openai_tokens(logprobs: Any) -> list[Row] | None:
             raise TraceError(
                 f"logprobs[{number}] must have a token and its logprob, got {dump_json(entry)[:60]}"
             )
+
     return entries
 
 
@@ -60,11 +62,21 @@ def with_openai_logprobs(trace: Trace, content: Sequence[Row] | None) -> Trace:
     if not content:
         return trace
     if trace.think:
-        return replace(trace, meta={**trace.meta, "answer_logprobs": list(content)})
+        return replace(
+            trace,
+            meta={**trace.meta, "answer_logprobs": list(content)},
+        )
 
-    starts = starts_of_bytes([_bytes_of(token) for token in content], trace.completion)
+    starts = starts_of_bytes(
+        [_bytes_of(token) for token in content],
+        trace.completion,
+    )
     if not _is_of_trace(trace, content, starts):
-        return replace(trace, meta={**trace.meta, "logprobs": list(content)})
+        return replace(
+            trace,
+            meta={**trace.meta, "logprobs": list(content)},
+        )
+
     numbers = [number_or_none(token["logprob"], "logprob") for token in content]
     return replace(
         trace,
@@ -118,6 +130,7 @@ def starts_of_bytes(pieces: Sequence[bytes], text: str) -> list[int] | None:
         own_bytes = data[at_byte : at_byte + len(piece)]
         at_char += sum((byte & 0xC0) != 0x80 for byte in own_bytes)
         at_byte += len(piece)
+
     return starts
 
 
@@ -146,6 +159,7 @@ def vllm_logprobs(
         raise TraceError(
             f"a vLLM output has {len(token_ids)} token_ids and {len(entries)} entries of logprobs"
         )
+
     if any(entry is not None and not isinstance(entry, dict) for entry in entries):
         raise TraceError(
             "logprobs of a vLLM output must be one dict of token id to log-prob a token"
@@ -161,6 +175,7 @@ def vllm_logprobs(
         logprobs.append(math.nan if value is None else value)
         if fields.get("decoded_token") is not None:
             pieces.append(str(fields["decoded_token"]).encode("utf-8", "surrogatepass"))
+
     if len(pieces) < len(token_ids):
         return tuple(logprobs), None
     starts = starts_of_bytes(pieces, text)
@@ -175,6 +190,7 @@ def _unflattened(flat: Row) -> list[Row]:
             "logprobs of a vLLM output must be one dict a token, or flat lists "
             f"({', '.join(_FLAT)}); missing: {', '.join(missing)}"
         )
+
     n_entries = len(flat["token_ids"])
     decoded = flat.get("decoded_tokens") or [None] * n_entries
     if len(flat["logprobs"]) != n_entries or len(decoded) != n_entries:
@@ -184,9 +200,14 @@ def _unflattened(flat: Row) -> list[Row]:
     for start, stop in zip(flat["start_indices"], flat["end_indices"], strict=True):
         entry = {}
         for at in range(start, min(stop, n_entries)):
-            fields = {"logprob": flat["logprobs"][at], "decoded_token": decoded[at]}
+            fields = {
+                "logprob": flat["logprobs"][at],
+                "decoded_token": decoded[at],
+            }
             entry.setdefault(str(flat["token_ids"][at]), fields)
+
         entries.append(entry)
+
     return entries
 
 
@@ -216,12 +237,18 @@ def sglang_tokens(entries: Any) -> SGLangTokens | None:
                 f"output_token_logprobs[{number}] must be [log-prob, token id, text], got "
                 f"{dump_json(entry)[:60]}"
             )
+
         value = number_or_none(entry[0], "a log-prob")
         logprobs.append(math.nan if value is None else value)
         token_ids.append(entry[1])
         pieces.append(entry[2] if len(entry) > 2 else None)
+
     has_text = all(isinstance(piece, str) for piece in pieces)
-    return SGLangTokens(tuple(token_ids), tuple(logprobs), pieces if has_text else None)
+    return SGLangTokens(
+        tuple(token_ids),
+        tuple(logprobs),
+        pieces if has_text else None,
+    )
 
 
 def logprobs_of_row(trace: Trace) -> Trace:
@@ -232,4 +259,7 @@ def logprobs_of_row(trace: Trace) -> Trace:
     if isinstance(given, list) and len(dicts(given)) != len(given):
         return trace
     rest = {key: value for key, value in trace.meta.items() if key != "logprobs"}
-    return with_openai_logprobs(replace(trace, meta=rest), openai_tokens(given))
+    return with_openai_logprobs(
+        replace(trace, meta=rest),
+        openai_tokens(given),
+    )

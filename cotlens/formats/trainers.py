@@ -32,6 +32,7 @@ def parse_verl(row: Row, name: str) -> list[Trace]:
     for key, value in (("input", prompt), ("output", completion)):
         if not isinstance(value, str):
             raise TraceError(f"{key} must be text, got {type(value).__name__}")
+
     score = taker.rest.pop("score")
     if not isinstance(score, int | float | None):
         raise TraceError(f"score must be a number, got {type(score).__name__}")
@@ -65,6 +66,7 @@ def decode_rollout(row: Row, tokenizer: Any) -> Row:
         response = tokenizer.decode(list(generated), skip_special_tokens=False)
     except (TypeError, ValueError, IndexError, OverflowError) as error:
         raise TraceError(f"the tokens cannot be decoded by this tokenizer: {error}") from None
+
     return {**row, "prompt": prompt, "response": response}
 
 
@@ -82,6 +84,7 @@ def parse_open_instruct(row: Row, name: str) -> list[Trace]:
             "the row holds token ids and no text; name their tokenizer (tokenizer=, --tokenizer "
             "MODEL)"
         )
+
     if not generated:
         raise TraceError("the rollout has no response tokens")
 

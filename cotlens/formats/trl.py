@@ -70,12 +70,19 @@ def parse_trl(row: Row, name: str) -> list[Trace]:
     for key, value in taker.rest.items():
         if key not in _NO_REWARD and _is_number_or_none(value):
             rewards[key] = value
+
     if taker.rest.get("reward") is not None:
         # This number is the reward; the other columns come from a log.
         rewards = {"reward": taker.rest["reward"]}
+
     for key in rewards:
         taker.rest.pop(key)
-    taker.rest |= {"rewards": rewards, "advantage": advantage, "training_step": step}
+
+    taker.rest |= {
+        "rewards": rewards,
+        "advantage": advantage,
+        "training_step": step,
+    }
     if len(rewards) == 1:  # None: the reward function does not apply to this row
         taker.rest["reward"] = next(iter(rewards.values()))
 
@@ -86,6 +93,7 @@ def parse_trl(row: Row, name: str) -> list[Trace]:
         taker.rest["training_step"] = rollout.step
         if rollout.is_evaluation:
             taker.rest.setdefault("split", EVALUATION)
+
     return parse_plain(taker.rest, name)
 
 
@@ -146,9 +154,18 @@ def _survey(folder: Path, _: tuple[tuple[str, int], ...]) -> dict[str, list[Roll
     for file, n, file_marks in zip(files, n_repeated, marks, strict=True):
         rollouts = previous[len(previous) - n :]
         for number in range(n, len(file.rows)):
-            rollouts.append(Rollout(file.name, number + 1, file.step, file_marks[number]))
+            rollouts.append(
+                Rollout(
+                    file.name,
+                    number + 1,
+                    file.step,
+                    file_marks[number],
+                )
+            )
+
         survey[file.name] = rollouts
         previous = rollouts
+
     _warn_of_unknown(folder, survey, log is not None)
     return survey
 
@@ -164,13 +181,20 @@ def _read_file(path: Path) -> _File:
         rows = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError, ValueError):
         rows = []
+
     hashes = []
     prompts = []
     for row in rows:
         row.pop("step", None)
         hashes.append(hash_text(dump_json(row)))
         prompts.append(hash_text(dump_json(row.get("prompt"))))
-    return _File(path.name.removesuffix(".parquet"), _step_of(path), hashes, prompts)
+
+    return _File(
+        path.name.removesuffix(".parquet"),
+        _step_of(path),
+        hashes,
+        prompts,
+    )
 
 
 def _overlap(earlier: Sequence[str], later: Sequence[str]) -> int:
@@ -188,7 +212,9 @@ def _overlap(earlier: Sequence[str], later: Sequence[str]) -> int:
         length = borders[at - 1]
         while length and joined[at] != joined[length]:
             length = borders[length - 1]
+
         borders[at] = length + (joined[at] == joined[length])
+
     return borders[-1]
 
 
@@ -223,6 +249,7 @@ def _training_log(folder: Path) -> _Log | None:
                 entries = [entry for entry in state["log_history"] if "step" in entry]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not the trainer's; without it, less is known
+
     if last < 0:
         return None
 
@@ -233,7 +260,12 @@ def _training_log(folder: Path) -> _Log | None:
             evaluated.add(entry["step"])
         elif entry.get("reward") is not None:
             generated.add(entry["step"])
-    return _Log(frozenset(evaluated), frozenset(generated), last)
+
+    return _Log(
+        frozenset(evaluated),
+        frozenset(generated),
+        last,
+    )
 
 
 Marks = list[bool | None]
@@ -270,6 +302,7 @@ def _mark_evaluations(
             elif log is None and has_partial and prompt not in for_evaluation:
                 # Each evaluation asks the same prompts, and some evaluation was seen whole.
                 file_marks[at] = False
+
     return marks
 
 
@@ -293,6 +326,7 @@ def _prompts_by_mark(
         for prompt, mark in zip(file.prompts, file_marks, strict=True):
             if mark is not None:
                 prompts[mark].add(prompt)
+
     return frozenset(prompts[False]), frozenset(prompts[True])
 
 
@@ -309,6 +343,7 @@ def _in_several_evaluations(
             prompts = set(file.prompts[n:])
             again |= prompts & once
             once |= prompts
+
     return frozenset(again)
 
 
@@ -323,6 +358,7 @@ def _warn_of_unknown(
             everything.add(rollout[:2])
             if rollout.is_evaluation is None:
                 unknown.add(rollout[:2])
+
     if not unknown:
         return
     reason = "prompts do not tell" if has_log else "there is no trainer_state.json next to it"

@@ -44,6 +44,7 @@ def parse_verifiers(row: Row, name: str) -> list[Trace]:
     traces = []
     for graph in graphs:
         traces += _traces_of_graph(graph, name, around)
+
     return traces
 
 
@@ -64,6 +65,7 @@ def _traces_of_graph(row: Row, name: str, around: Row) -> list[Trace]:
     for call in dicts(row.get("calls")):
         if call.get("node") is not None:
             calls[call["node"]] = call
+
     shared = _shared_fields(row, around)
     task_key = _key_of_task(row)
     graph_id = str(row.get("id") or name)
@@ -92,11 +94,21 @@ def _traces_of_graph(row: Row, name: str, around: Row) -> list[Trace]:
             meta |= {"episode": dict(around)} if around else {}
         else:
             fields["reward"] = None
+
         if call:
             used = ("node", "model", "finish_reason")
             meta["call"] = {key: call[key] for key in call if key not in used}
+
         message = _provider_marked(nodes[i])
-        traces.append(trace_of_message(message, prompt_text(earlier), fields, meta))
+        traces.append(
+            trace_of_message(
+                message,
+                prompt_text(earlier),
+                fields,
+                meta,
+            )
+        )
+
     return traces
 
 
@@ -132,6 +144,7 @@ def _reward_of(rewards: Any) -> float | None:
         raise TraceError(
             f"rewards must be an object of name to reward, got {type(rewards).__name__}"
         )
+
     total = None
     for name, reward in rewards.items():
         if reward is None:
@@ -142,6 +155,7 @@ def _reward_of(rewards: Any) -> float | None:
         value = number_or_none(score, f"rewards.{name}")
         if value is not None:
             total = (total or 0.0) + value * weight
+
     return total
 
 
@@ -153,7 +167,9 @@ def _path_to(nodes: Sequence[Row], i: int) -> list[int]:
             raise TraceError(
                 f"node {path[-1]} has the parent {parent}, which does not come before it"
             )
+
         path.append(parent)
+
     return path[::-1]
 
 
@@ -164,11 +180,13 @@ def _provider_marked(node: Row) -> Row:
     for item in dicts(message.get("provider_state")):
         if item.get("encrypted_content") or item.get("data"):
             hidden.append(item)
+
     if hidden and not message.get("reasoning_content"):
         message["reasoning_details"] = [{"type": "reasoning.encrypted"}]
     elif any(item.get("summary") for item in hidden):
         summary = message.pop("reasoning_content")
         message["reasoning_details"] = [{"type": "reasoning.summary", "summary": summary}]
+
     return message
 
 
@@ -196,20 +214,24 @@ def _node_tokens(
     before = []
     for j in path[:-1]:
         before += nodes[j].get("token_ids") or []
+
     sampled = []
     for token, is_sampled in zip(ids, mask, strict=True):
         (sampled if is_sampled else before).append(token)
+
     logprobs = node.get("logprobs") or None
     if logprobs is not None and len(logprobs) != len(sampled):
         raise TraceError(
             f"node {path[-1]} has {len(sampled)} sampled tokens and {len(logprobs)} log-probs"
         )
+
     stamped = {key: node[key] for key in _PER_TOKEN if node.get(key) is not None}
     for key, numbers in stamped.items():
         if len(numbers) != len(sampled):
             raise TraceError(
                 f"node {path[-1]} has {len(sampled)} sampled tokens and {len(numbers)} {key}"
             )
+
     fields["token_ids"] = tuple(sampled)
     fields["prompt_token_ids"] = tuple(before)
     if logprobs is not None:
@@ -222,4 +244,7 @@ def parse_verifiers_results(row: Row, name: str) -> list[Trace]:
 
     Shape: `verifiers/utils/save_utils.py` of verifiers 0.1 (`state_to_rollout_output`).
     """
-    return parse_plain({"prompt_id": str(row["example_id"]), **row}, name)
+    return parse_plain(
+        {"prompt_id": str(row["example_id"]), **row},
+        name,
+    )

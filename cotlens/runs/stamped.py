@@ -59,6 +59,7 @@ def write_stamped_scores(run: Run) -> list[str]:
     for shard in shards:
         for trace in read_traces(shard, format="cotlens"):
             trainers.add(trainer_of(trace))
+
     trainers.discard("")
 
     for trainer in sorted(trainers):
@@ -72,6 +73,7 @@ def write_stamped_scores(run: Run) -> list[str]:
             counts["n_traces"] += len(scored)
             counts["n_tokens"] += sum(len(trace.token_ids) for trace in scored)
             counts["n_unscored"] += sum(bool(trace.error) for trace in scored)
+
         made_by = {
             "model": {"name": trainer},
             "reference": None,
@@ -79,6 +81,7 @@ def write_stamped_scores(run: Run) -> list[str]:
             "versions": versions(),
         }
         write_atomic(folder / "run.json", to_json(made_by | {"complete": True} | counts))
+
     return sorted(trainers)
 
 
@@ -95,6 +98,7 @@ def _scores_of_shard(shard: Path, trainer: str) -> Sequence[StampedScores]:
             logprobs = trace.meta.get("trainer_logprobs") or trace.logprobs
             if logprobs is not None:
                 values["logprob"] = _per_token(trace, "trainer_logprobs", logprobs)
+
         scored.append(
             StampedScores(
                 trace_id=trace.id,
@@ -104,6 +108,7 @@ def _scores_of_shard(shard: Path, trainer: str) -> Sequence[StampedScores]:
                 error="" if is_stamped else _UNSCORED,
             )
         )
+
     return scored
 
 
@@ -115,5 +120,6 @@ def _per_token(trace: Trace, name: str, numbers: Sequence[float | None]) -> np.n
             f"trace {trace.id!r}: {len(numbers)} {name} and {n_tokens} sampled tokens; they must "
             "be parallel"
         )
+
     values = [np.nan if number is None else number for number in numbers]
     return np.array(values, dtype=np.float32)
