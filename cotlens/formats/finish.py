@@ -58,23 +58,30 @@ def read_finish(value: Any) -> str:
     """
     if isinstance(value, str):
         value = _as_dict(value)
-    if isinstance(value, dict):
-        inside = [value[name] for name in _INSIDE if isinstance(value.get(name), str)]
-        return read_finish(inside[0]) if inside else dump_json(value)
 
+    # The word inside a dict, or of a list of one.
+    if isinstance(value, dict):
+        for name in _INSIDE:
+            if isinstance(value.get(name), str):
+                return read_finish(value[name])
+        return dump_json(value)
     if isinstance(value, list) and len(value) == 1:
         return read_finish(value[0])
 
+    # Numbers and the like mean something to their source only.
     if value is None:
         return ""
     if not isinstance(value, str):
         return dump_json(value)
-    return _WORDS.get(_plain_word(value), value)
+    word = _plain_word(value)
+    return _WORDS.get(word, value)
 
 
 def changed_finish(value: Any) -> dict[str, Any]:
     """The source's own word for the metadata, where `read_finish` gives another."""
-    return {} if value is None or read_finish(value) == value else {"finish_reason": value}
+    if value is None or read_finish(value) == value:
+        return {}
+    return {"finish_reason": value}
 
 
 def _as_dict(text: str) -> Any:
@@ -92,8 +99,16 @@ def _as_dict(text: str) -> Any:
 
 def _plain_word(text: str) -> str:
     """The word without the name of its enumeration, its capitals and its number."""
-    word = text.strip().strip("<>|\"'")
-    word = word.partition(":")[0].rpartition(".")[2]
+    word = text.strip()
+    word = word.strip("<>|\"'")
+
+    # `FinishReason.STOP: 1` as Python prints it.
+    word = word.partition(":")[0]
+    word = word.rpartition(".")[2]
+
+    # endTurn, END-TURN and `end turn` are end_turn.
     word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word)
-    word = re.sub(r"[\s-]", "_", word.strip()).lower()
-    return word.removeprefix("finish_reason_").removeprefix("stop_reason_")
+    word = word.strip().lower()
+    word = re.sub(r"[\s-]", "_", word)
+    word = word.removeprefix("finish_reason_")
+    return word.removeprefix("stop_reason_")

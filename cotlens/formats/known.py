@@ -6,7 +6,7 @@ source has them; `Format.lacks` lists what a format cannot tell. `FORMATS`, at t
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cotlens.formats.chat import parse_messages, parse_plain
 from cotlens.formats.exact import parse_cotlens
@@ -93,20 +93,28 @@ def _has_list(name: str, *alternatives: str, of: tuple[str, ...] = ()) -> Callab
     """
 
     def matches(row: Row) -> bool:
-        if {"prompt", "completion"} <= set(row):
+        if "prompt" in row and "completion" in row:
             return False
+        # The first of the names that holds a list decides.
         for key in (name, *alternatives):
             entries = from_json(row.get(key))
-            if not isinstance(entries, list):
-                continue
-            entries = [from_json(entry) for entry in entries]
-            if len(dicts(entries)) != len(entries):
-                return False
-            return not of or all(any(field in entry for field in of) for entry in entries)
-
+            if isinstance(entries, list):
+                return _are_objects(entries, of)
         return False
 
     return matches
+
+
+def _are_objects(entries: list[Any], of: tuple[str, ...]) -> bool:
+    """Whether all entries are objects, or JSON text of objects, with one of the keys."""
+    for entry in entries:
+        fields = from_json(entry)
+        if not isinstance(fields, dict):
+            return False
+        # Without keys any object will do.
+        if of and not any(key in fields for key in of):
+            return False
+    return True
 
 
 _CHOICES = _has_list("choices", of=("message", "delta", "finish_reason", "index"))
@@ -114,22 +122,30 @@ _CANDIDATES = _has_list("candidates", of=("content", "finishReason"))  # Gemini
 
 
 def _is_openai(row: Row) -> bool:
-    return (_CHOICES(row) or _CANDIDATES(row)) and not is_mt_bench(row)
+    if is_mt_bench(row):
+        return False
+    return _CHOICES(row) or _CANDIDATES(row)
 
 
 def _is_plain(row: Row) -> bool:
-    is_message = isinstance(row.get("message"), dict)  # Ollama
-    return is_message or any(name in row for name in (*TEXT, *THINK))
+    if isinstance(row.get("message"), dict):  # Ollama
+        return True
+    return any(name in row for name in (*TEXT, *THINK))
 
 
 def _is_verl(row: Row) -> bool:
-    return _has("input", "output", "score", "step")(row) and "instruction" not in row
+    if "instruction" in row:
+        return False
+    names = ("input", "output", "score", "step")
+    return all(name in row for name in names)
 
 
 def _is_message(row: Row) -> bool:
     """A single message; a conversation that is a file of messages is put together before."""
-    said = ("content", "parts", "tool_calls", *THINK)
-    return isinstance(row.get("role"), str) and any(name in row for name in said)
+    if not isinstance(row.get("role"), str):
+        return False
+    names = ("content", "parts", "tool_calls", *THINK)
+    return any(name in row for name in names)
 
 
 def _parse_message(row: Row, name: str) -> list[Trace]:

@@ -29,8 +29,13 @@ def samples_field(row: Row) -> str:
         return ""
     for name in _LISTS:
         values = row.get(name)
-        is_engine = name == "outputs" and any("token_ids" in output for output in dicts(values))
-        if isinstance(values, list) and values and all(map(_is_sample, values)) and not is_engine:
+        if not isinstance(values, list) or not values:
+            continue
+        # Outputs with token ids are an engine's.
+        is_engine = any("token_ids" in output for output in dicts(values))
+        if is_engine and name == "outputs":
+            continue
+        if all(map(_is_sample, values)):
             return name
 
     return ""
@@ -39,8 +44,11 @@ def samples_field(row: Row) -> str:
 def _is_sample(value: Any) -> bool:
     if isinstance(value, str):
         return True
+    if not isinstance(value, Mapping):
+        return False
     names = (*TEXT, *THINK, "messages", "message")
-    return isinstance(value, Mapping) and any(value.get(name) is not None for name in names)
+    given = [value.get(name) for name in names]
+    return any(text is not None for text in given)
 
 
 def parse_samples(row: Row, name: str) -> list[Trace]:
@@ -51,32 +59,33 @@ def parse_samples(row: Row, name: str) -> list[Trace]:
     something of each sample.
     """
     field = samples_field(row)
-    samples = row[field]
-    rest = {key: value for key, value in row.items() if key != field}
-    if any(rest.get(key) for key in PROMPT):
-        messages = dicts(rest.get("messages"))
-        repeats = messages and any(
-            isinstance(sample, str) and sample == messages[-1].get("content") for sample in samples
-        )
-        rest = {key: value for key, value in rest.items() if key != "messages" or not repeats}
+    rest = dict(row)
+    samples = rest.pop(field)
+    has_prompt = any(rest.get(key) for key in PROMPT)
+    messages = dicts(rest.get("messages"))
 
+    # Messages next to a prompt repeat a sample; without one they are the prompt.
+    if has_prompt and messages and messages[-1].get("content") in samples:
+        rest.pop("messages")
     if all(isinstance(sample, str) for sample in samples):
-        if "messages" in rest and not any(rest.get(key) for key in PROMPT):
+        if messages and not has_prompt:
             rest["prompt"] = rest.pop("messages")
-        return parse_plain(rest | {"completion": samples}, name)
+        rest["completion"] = samples
+        return parse_plain(rest, name)
 
     # Each sample is a row of its own, with what its row says of all of them.
-    own = common_fields(Taker(rest), name)["id"]
+    row_id = common_fields(Taker(rest), name)["id"]
     traces = []
     for i, sample in enumerate(samples):
-        inner = {"completion": sample} if isinstance(sample, str) else dict(sample)
-        single = {
-            **rest,
-            "sample": i,
-            **inner,
-            "id": f"{own}/{i}",
-        }
-        parse = parse_messages if isinstance(inner.get("messages"), list) else parse_plain
+        inner = sample
+        if isinstance(sample, str):
+            inner = {"completion": sample}
+
+        single = rest | {"sample": i}
+        single |= inner
+        single["id"] = f"{row_id}/{i}"
+        is_chat = isinstance(inner.get("messages"), list)
+        parse = parse_messages if is_chat else parse_plain
         traces += parse(single, f"{name}/{i}")
 
     return traces
@@ -88,16 +97,17 @@ def is_columns(row: Row) -> bool:
 
     Without the trainer's own columns nothing says that the lists belong together.
     """
-    if not any(isinstance(row.get(name), list) for name in ("advantages", "gen_step", "step")):
+    marks = [row.get(name) for name in ("advantages", "gen_step", "step")]
+    if not any(isinstance(mark, list) for mark in marks):
         return False
     prompts = row.get("prompt")
     texts = row.get("completion", row.get("response"))
-    if not isinstance(prompts, list) or not isinstance(texts, list) or len(prompts) < 2:
+    if not isinstance(prompts, list) or not isinstance(texts, list):
         return False
-    are_prompts = all(isinstance(prompt, str) for prompt in prompts)
+
     # Lists of messages are prompts too; a single conversation is a list of objects.
-    are_chats = all(isinstance(prompt, list) for prompt in prompts)
-    return are_prompts or are_chats
+    kinds = {type(prompt) for prompt in prompts}
+    return len(prompts) > 1 and kinds in ({str}, {list})
 
 
 def parse_columns(row: Row, name: str) -> list[Trace]:
@@ -124,12 +134,11 @@ def parse_columns(row: Row, name: str) -> list[Trace]:
             is_column = isinstance(value, list) and len(value) == n_texts
             single[key] = value[i] if is_column else value
 
-        if "id" in single and not isinstance(row["id"], list):
+        # An id of the whole batch is not that of one of its rows.
+        if "id" in row and not isinstance(row["id"], list):
             single["id"] = f"{row['id']}/{i}"
-        traces += parse_plain(
-            _with_rewards(single, set(row)),
-            f"{name}/{i}",
-        )
+        single = _with_reward(single)
+        traces += parse_plain(single, f"{name}/{i}")
 
     return traces
 
@@ -137,17 +146,19 @@ def parse_columns(row: Row, name: str) -> list[Trace]:
 _NO_REWARD = frozenset(("step", "gen_step", "global_step", "id", "sample", "advantages"))
 
 
-def _with_rewards(single: dict[str, Any], names: set[str]) -> dict[str, Any]:
+def _with_reward(single: dict[str, Any]) -> dict[str, Any]:
     """The row with its reward, where only one column of a GRPO log is one."""
-    if "advantages" not in names or "reward" in names:
+    if "advantages" not in single or "reward" in single:
         return single
+
+    # The columns of reward functions have the names of these.
     rewards = []
     for key, value in single.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and key not in _NO_REWARD:
-            rewards.append(key)
-
-    return single | ({"reward": single[rewards[0]]} if len(rewards) == 1 else {})
+        if type(value) in (int, float) and key not in _NO_REWARD:
+            rewards.append(value)
+    if len(rewards) != 1:
+        return single
+    return single | {"reward": rewards[0]}
 
 
 # --- NeMo-RL ---------------------------------------------------------------------------------
@@ -157,8 +168,13 @@ _NEMO = ("generation_logprobs", "prev_logprobs", "input_lengths", "token_loss_ma
 def is_nemo_rl(row: Row) -> bool:
     """A row of NeMo-RL's `train_data_step<N>.jsonl`: the texts of a conversation, without roles."""
     content = row.get("content")
-    has_texts = isinstance(content, list) and all(isinstance(text, str) for text in content)
-    return bool(content) and has_texts and sum(name in row for name in _NEMO) >= 2
+    if not isinstance(content, list):
+        return False
+
+    # A message's content may be a list of texts too; two of the trainer's columns tell.
+    kinds = {type(text) for text in content}
+    marks = [name for name in _NEMO if name in row]
+    return kinds == {str} and len(marks) >= 2
 
 
 def parse_nemo_rl(row: Row, name: str) -> list[Trace]:
@@ -178,12 +194,12 @@ def parse_nemo_rl(row: Row, name: str) -> list[Trace]:
             "not known; give the row 'messages' with a role each"
         )
 
+    # One number, under the name of the batch's column.
     if "reward" not in taker.rest and not isinstance(taker.rest.get("rewards"), list):
         taker.rest["reward"] = taker.rest.pop("rewards", None)
-    return parse_plain(
-        taker.rest | {"prompt": texts[0], "completion": texts[1]},
-        name,
-    )
+    taker.rest["prompt"] = texts[0]
+    taker.rest["completion"] = texts[1]
+    return parse_plain(taker.rest, name)
 
 
 # --- BFCL ------------------------------------------------------------------------------------
@@ -192,9 +208,14 @@ _BFCL = ("input_token_count", "output_token_count", "latency", "inference_log", 
 
 def is_bfcl(row: Row) -> bool:
     """A result of the Berkeley Function Calling Leaderboard."""
-    has_text = any(row.get(name) is not None for name in (*TEXT, "answer", "messages"))
-    is_result = "id" in row and row.get("result") is not None and not has_text
-    return is_result and any(name in row for name in _BFCL)
+    if "id" not in row or row.get("result") is None:
+        return False
+
+    # Next to a text of the row's own, a result is something else.
+    texts = [row.get(name) for name in (*TEXT, "answer", "messages")]
+    if any(text is not None for text in texts):
+        return False
+    return any(name in row for name in _BFCL)
 
 
 def parse_bfcl(row: Row, name: str) -> list[Trace]:
@@ -209,25 +230,40 @@ def parse_bfcl(row: Row, name: str) -> list[Trace]:
     thinking = taker.rest.pop("reasoning_content", None)
     common = common_fields(taker, name)
 
+    # One response, or the responses of each turn.
     responses = [("", result, thinking)]
-    if isinstance(result, list) and any(isinstance(turn, list) for turn in result):
+    if isinstance(result, list) and list in {type(turn) for turn in result}:
         responses = _bfcl_turns(result, thinking)
     traces = []
     for place, said, thought in responses:
-        fields = common | {"id": f"{common['id']}{place}"}
-        fields["prompt_id"] = f"{common['prompt_id'] or common['id']}{place}"
-        answer, calls = (said, []) if isinstance(said, str) else ("", said)
-        if not isinstance(calls, list) or len(dicts(calls)) != len(calls):
-            raise TraceError(f"result must be text or a list of calls, got {dump_json(said)[:60]}")
-        text_fields = fields_of(content_text(thought), answer)
-        if not thought:
-            text_fields = {"completion": answer}
-        if calls:
-            fields["finish_reason"] = fields["finish_reason"] or "tool_calls"
-        meta = taker.rest | ({"tool_calls": calls} if calls else {})
-        traces.append(Trace(**text_fields, **fields, meta=meta))
+        fields: dict[str, Any] = dict(common)
+        prompt_id = common["prompt_id"] or common["id"]
+        fields["id"] = common["id"] + place
+        fields["prompt_id"] = prompt_id + place
+        fields["meta"] = taker.rest
+
+        # A response is a text, or calls of tools.
+        answer = said
+        if not isinstance(said, str):
+            answer = ""
+            fields["meta"] = taker.rest | {"tool_calls": _bfcl_calls(said)}
+            fields["finish_reason"] = common["finish_reason"] or "tool_calls"
+
+        # Without a thought next to it, the text may hold one.
+        fields["completion"] = answer
+        if thought:
+            fields |= fields_of(content_text(thought), answer)
+        traces.append(Trace(**fields))
 
     return traces
+
+
+def _bfcl_calls(said: Any) -> list[Row]:
+    """The calls of tools of a response that is no text."""
+    if not isinstance(said, list) or len(dicts(said)) != len(said):
+        got = dump_json(said)
+        raise TraceError(f"result must be text or a list of calls, got {got[:60]}")
+    return said
 
 
 def _bfcl_turns(result: list[Any], thinking: Any) -> list[tuple[str, Any, Any]]:
@@ -239,15 +275,19 @@ def _bfcl_turns(result: list[Any], thinking: Any) -> list[tuple[str, Any, Any]]:
     responses = []
     for turn, steps in enumerate(result):
         steps = steps if isinstance(steps, list) else [steps]
-        thoughts = thinking[turn] if isinstance(thinking, list) and turn < len(thinking) else None
-        if thinking is not None and (not isinstance(thoughts, list) or len(thoughts) != len(steps)):
+        thoughts: Any = [None] * len(steps)
+        if thinking is not None:
+            # A list for each turn, as in the result.
+            has_turn = isinstance(thinking, list) and turn < len(thinking)
+            thoughts = thinking[turn] if has_turn else None
+        if not isinstance(thoughts, list) or len(thoughts) != len(steps):
             raise TraceError(
                 f"reasoning_content has not one thought for each response of turn {turn} in "
                 "result; give each response a row of its own"
             )
 
         for step, said in enumerate(steps):
-            thought = thoughts[step] if thoughts is not None else None
-            responses.append((f"/turn-{turn}/step-{step}", said, thought))
+            place = f"/turn-{turn}/step-{step}"
+            responses.append((place, said, thoughts[step]))
 
     return responses

@@ -15,7 +15,7 @@ What a file repeats is thus the longest end of the file before it that it begins
 import json
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -60,12 +60,12 @@ def parse_trl(row: Row, name: str) -> list[Trace]:
     taker = Taker(row)
     rollouts = taker.rest.pop("trl_file", None)
     step = taker.take("step")
-    advantage = taker.rest.pop("advantage", None)
     if isinstance(step, float) and step.is_integer():
         step = int(step)
     if not isinstance(step, int):
         raise TraceError(f"step must be a whole number, got {step!r}")
 
+    # Every other column of numbers is a reward.
     rewards = {}
     for key, value in taker.rest.items():
         if key not in _NO_REWARD and _is_number_or_none(value):
@@ -78,6 +78,7 @@ def parse_trl(row: Row, name: str) -> list[Trace]:
     for key in rewards:
         taker.rest.pop(key)
 
+    advantage = taker.rest.pop("advantage", None)
     taker.rest |= {
         "rewards": rewards,
         "advantage": advantage,
@@ -86,10 +87,14 @@ def parse_trl(row: Row, name: str) -> list[Trace]:
     if len(rewards) == 1:  # None: the reward function does not apply to this row
         taker.rest["reward"] = next(iter(rewards.values()))
 
+    # What the other files of the folder say of this row.
     if rollouts:
         file, _, number = name.rpartition(":")
+        folder = file.rpartition("/")[0]
         rollout = rollouts[int(number) - 1]
-        name = f"{file.rpartition('/')[0]}/{rollout.file}".lstrip("/") + f":{rollout.number}"
+        name = f"{rollout.file}:{rollout.number}"
+        if folder:
+            name = f"{folder}/{name}"
         taker.rest["training_step"] = rollout.step
         if rollout.is_evaluation:
             taker.rest.setdefault("split", EVALUATION)
@@ -104,7 +109,9 @@ _NO_REWARD = frozenset(_NO_REWARD_WORDS.split())
 
 
 def _is_number_or_none(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # --- the files of a folder -------------------------------------------------------------------
@@ -112,11 +119,21 @@ def beside_trl(path: Path) -> Row:
     """What the other files of the folder, and the trainer's log, say of the rows of a file."""
     if not _FILE.fullmatch(path.name):
         return {}
-    names = [child.name for child in path.parent.iterdir() if _FILE.fullmatch(child.name)]
-    sizes = tuple((name, (path.parent / name).stat().st_size) for name in sorted(names))
-    survey = _survey(path.parent, sizes)
-    rollouts = survey.get(path.name.removesuffix(".parquet"))
+    # The sizes tell whether a folder has changed since it was surveyed.
+    sizes = []
+    for file in _files_of(path.parent):
+        size = file.stat().st_size
+        sizes.append((file.name, size))
+    survey = _survey(path.parent, tuple(sizes))
+    name = path.name.removesuffix(".parquet")
+    rollouts = survey.get(name)
     return {"trl_file": rollouts} if rollouts else {}
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files of completions of a folder, by their step."""
+    files = [child for child in folder.iterdir() if _FILE.fullmatch(child.name)]
+    return sorted(files, key=_step_of)
 
 
 class _File(NamedTuple):
@@ -141,27 +158,27 @@ def _survey(folder: Path, _: tuple[tuple[str, int], ...]) -> dict[str, list[Roll
 
     Warns where evaluations cannot be told from training.
     """
-    names = [child for child in folder.iterdir() if _FILE.fullmatch(child.name)]
-    files = [_read_file(path) for path in sorted(names, key=_step_of)]
+    files = [_read_file(path) for path in _files_of(folder)]
     n_repeated = [0]
     for earlier, later in pairwise(files):
         n_repeated.append(_overlap(earlier.rows, later.rows))
 
     log = _training_log(folder.parent)
     marks = _mark_evaluations(files, n_repeated, log)
+
+    # Rows that are repeated are those of the file before; the others are new.
     survey: dict[str, list[Rollout]] = {}
     previous: list[Rollout] = []
     for file, n, file_marks in zip(files, n_repeated, marks, strict=True):
         rollouts = previous[len(previous) - n :]
-        for number in range(n, len(file.rows)):
-            rollouts.append(
-                Rollout(
-                    file.name,
-                    number + 1,
-                    file.step,
-                    file_marks[number],
-                )
+        for at in range(n, len(file.rows)):
+            rollout = Rollout(
+                file=file.name,
+                number=at + 1,
+                step=file.step,
+                is_evaluation=file_marks[at],
             )
+            rollouts.append(rollout)
 
         survey[file.name] = rollouts
         previous = rollouts
@@ -185,15 +202,18 @@ def _read_file(path: Path) -> _File:
     hashes = []
     prompts = []
     for row in rows:
+        # A rollout that is written again has another step and nothing else.
         row.pop("step", None)
-        hashes.append(hash_text(dump_json(row)))
-        prompts.append(hash_text(dump_json(row.get("prompt"))))
+        row_text = dump_json(row)
+        prompt = dump_json(row.get("prompt"))
+        hashes.append(hash_text(row_text))
+        prompts.append(hash_text(prompt))
 
     return _File(
-        path.name.removesuffix(".parquet"),
-        _step_of(path),
-        hashes,
-        prompts,
+        name=path.name.removesuffix(".parquet"),
+        step=_step_of(path),
+        rows=hashes,
+        prompts=prompts,
     )
 
 
@@ -210,10 +230,12 @@ def _overlap(earlier: Sequence[str], later: Sequence[str]) -> int:
     borders = [0] * len(joined)
     for at in range(1, len(joined)):
         length = borders[at - 1]
+        # The longest border so far that the next row continues.
         while length and joined[at] != joined[length]:
             length = borders[length - 1]
-
-        borders[at] = length + (joined[at] == joined[length])
+        if joined[at] == joined[length]:
+            length += 1
+        borders[at] = length
 
     return borders[-1]
 
@@ -238,20 +260,24 @@ def _training_log(folder: Path) -> _Log | None:
 
     Evaluations have keys that begin with `eval_`. A step that generated has a `reward`.
     """
-    states = [*folder.glob("trainer_state.json"), *folder.glob("checkpoint-*/trainer_state.json")]
+    paths = list(folder.glob("trainer_state.json"))
+    paths += folder.glob("checkpoint-*/trainer_state.json")
     entries: list[Row] = []
     last = -1
-    for path in states:
+    for path in paths:
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            state = json.loads(text)
             if state["global_step"] > last:
-                last = int(state["global_step"])
                 entries = [entry for entry in state["log_history"] if "step" in entry]
+                last = int(state["global_step"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not the trainer's; without it, less is known
 
     if last < 0:
         return None
+
+    # An entry is of an evaluation, of training, or the summary at the end.
 
     evaluated = set()
     generated = set()
@@ -262,9 +288,9 @@ def _training_log(folder: Path) -> _Log | None:
             generated.add(entry["step"])
 
     return _Log(
-        frozenset(evaluated),
-        frozenset(generated),
-        last,
+        evaluated=frozenset(evaluated),
+        generated=frozenset(generated),
+        last=last,
     )
 
 
@@ -283,24 +309,25 @@ def _mark_evaluations(
         mark = _mark_of_file(file, n, log)
         file_marks[n:] = [mark] * (len(file.rows) - n)
 
-    # What is still open is told by its prompt. Whole files are an evaluation's only if the log
-    # says so, and the rollouts of an evaluation come last.
+    # What is still open is told by its prompt.
     for_training, for_evaluation = _prompts_by_mark(files, marks)
-    repeated_prompts = _in_several_evaluations(files, n_repeated, log)
-    has_partial = any(True in file_marks for file_marks in marks)
+    in_several = _in_several_evaluations(files, n_repeated, log)
+    is_evaluation_known = log is None and bool(for_evaluation)
     for file, n, file_marks in zip(files, n_repeated, marks, strict=True):
         for at in range(n, len(file.rows)):
-            prompt = file.prompts[at]
             if file_marks[at] is not None:
                 continue
-            if prompt in for_evaluation and prompt not in for_training:
-                file_marks[at] = True
-            elif prompt in for_training and prompt not in for_evaluation:
+            prompt = file.prompts[at]
+            is_training = prompt in for_training
+            if prompt in for_evaluation:
+                # A prompt of both tells nothing.
+                file_marks[at] = None if is_training else True
+            elif is_training:
                 file_marks[at] = False
-            elif prompt in repeated_prompts and prompt not in for_training:
+            elif prompt in in_several:
                 file_marks[at] = True
-            elif log is None and has_partial and prompt not in for_evaluation:
-                # Each evaluation asks the same prompts, and some evaluation was seen whole.
+            elif is_evaluation_known:
+                # Each evaluation asks the same prompts, and one was seen whole.
                 file_marks[at] = False
 
     return marks
@@ -312,9 +339,13 @@ def _mark_of_file(file: _File, n_repeated: int, log: _Log | None) -> bool | None
         return True  # a generation for training replaces the whole buffer
     if log is None or file.step > log.last:
         return None
+
+    # With an evaluation, and rollouts for training at the same step, it may be either.
     if file.step not in log.evaluated:
         return False
-    return None if file.step in log.generated else True
+    if file.step in log.generated:
+        return None
+    return True
 
 
 def _prompts_by_mark(
@@ -334,33 +365,28 @@ def _in_several_evaluations(
     files: Sequence[_File], n_repeated: Sequence[int], log: _Log | None
 ) -> frozenset[str]:
     """Prompts that are new in the files of at least two steps with an evaluation."""
-    if log is None:
-        return frozenset()
     once: set[str] = set()
     again: set[str] = set()
+    evaluated = log.evaluated if log else frozenset()
     for file, n in zip(files, n_repeated, strict=True):
-        if file.step in log.evaluated:
-            prompts = set(file.prompts[n:])
-            again |= prompts & once
-            once |= prompts
+        if file.step not in evaluated:
+            continue
+        prompts = set(file.prompts[n:])
+        again |= prompts & once
+        once |= prompts
 
     return frozenset(again)
 
 
-def _warn_of_unknown(
-    folder: Path, survey: dict[str, Iterable[Rollout]] | dict[str, list[Rollout]], has_log: bool
-) -> None:
+def _warn_of_unknown(folder: Path, survey: dict[str, list[Rollout]], has_log: bool) -> None:
     """Warn of rollouts that may be of training or of an evaluation."""
-    unknown: set[tuple[str, int]] = set()
-    everything: set[tuple[str, int]] = set()
+    everything: set[Rollout] = set()
     for rollouts in survey.values():
-        for rollout in rollouts:
-            everything.add(rollout[:2])
-            if rollout.is_evaluation is None:
-                unknown.add(rollout[:2])
-
+        everything.update(rollouts)
+    unknown = [rollout for rollout in everything if rollout.is_evaluation is None]
     if not unknown:
         return
+
     reason = "prompts do not tell" if has_log else "there is no trainer_state.json next to it"
     warnings.warn(
         f"{folder}: {len(unknown)} of {len(everything)} rollouts may be of training or of an "
