@@ -246,8 +246,8 @@ def _beside_text(part: Row) -> Row:
     said = part_text(part)
     rest = {}
     for key, value in part.items():
-        is_text = key in (*BLOCK_TEXT, "refusal", "think", "thought") or value == said
-        if key != "type" and not is_text and value not in (None, "", []):
+        is_empty = value in (None, "", [])
+        if key != "type" and value != said and not is_empty:
             rest[key] = value
 
     return (

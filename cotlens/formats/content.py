@@ -40,8 +40,13 @@ def prompt_text(messages: Sequence[Row]) -> str:
     texts = [content_text(message.get("content")) for message in messages]
     if len(messages) <= 1:
         return "".join(texts)
-    roles = [role_of(message) for message in messages]
-    return "\n\n".join(f"{role}: {text}" for role, text in zip(roles, texts, strict=True))
+
+    # Each turn with its role, and a blank line between them.
+    turns = []
+    for message, text in zip(messages, texts, strict=True):
+        role = role_of(message)
+        turns.append(f"{role}: {text}")
+    return "\n\n".join(turns)
 
 
 def content_text(content: Any) -> str:
@@ -75,17 +80,27 @@ def part_text(part: Row) -> str:
     """The text of a part, under whatever name; ciphertext is no text."""
     if part.get("redacted"):  # ciphertext is where other parts have their text
         return content_text(part.get("summary"))
-    for name in (*_PART_TEXT, str(part.get("type"))):
+    kind = str(part.get("type"))
+    if kind in ("text", "output_text") and isinstance(part.get("text"), str):
+        return part["text"]
+
+    # The first name with a text; else the first with parts that have one.
+    for name in (*_PART_TEXT, kind):
         if isinstance(part.get(name), str):
             return part[name]
-
+    for name in ("content", "parts", kind):
+        if isinstance(part.get(name), list | dict):
+            return content_text(part[name])
     return ""
 
 
 def role_of(message: Row) -> str:
     """The role in lower case, in OpenAI's words: ShareGPT and Gemini have words of their own."""
-    role = str(message.get("role") or message.get("from") or "").lower()
-    return {"gpt": "assistant", "model": "assistant", "human": "user"}.get(role, role)
+    given = message.get("role") or message.get("from") or ""
+    role = str(given).lower()
+    if role in ("gpt", "model"):
+        return "assistant"
+    return "user" if role == "human" else role
 
 
 def without_nulls(message: Row) -> dict[str, Any]:
@@ -104,6 +119,7 @@ def without_nulls(message: Row) -> dict[str, Any]:
         )
 
     rest = {key: value for key, value in message.items() if value is not None}
+    # A content of its own wins.
     for name in ("value", "parts"):
         if name in rest and "content" not in rest:
             rest["content"] = rest.pop(name)
@@ -156,10 +172,13 @@ def typed(part: Any) -> Any:
         if isinstance(part.get(name), Mapping):
             return {"type": kind, **part[name]}
 
-    # A thought without a type: under a name of thinking, or marked as one.
-    if any(isinstance(part.get(name), str) for name in (*THINK, "think")):
+    # A text, or a thought under a name of thinking.
+    if isinstance(part.get("text"), str):
+        return {"type": "text", **part}
+    thoughts = [part.get(name) for name in (*THINK, "think")]
+    if any(isinstance(thought, str) for thought in thoughts):
         return {"type": "thinking", **part}
-    return {"type": "text", **part} if isinstance(part.get("text"), str) else part
+    return part
 
 
 def _typed_bedrock(inner: Row) -> Row:
@@ -182,12 +201,17 @@ def kind_of(part: Any) -> Part:
     if isinstance(part, str):
         return Part.TEXT
     kind = str(part.get("type", "")).lower()
-    if kind in _THOUGHTS or any(part.get(mark) is True for mark in _MARKS):
+    is_marked = any(part.get(mark) is True for mark in _MARKS)
+    if kind in _THOUGHTS or is_marked:
         return Part.THOUGHT
+
+    # Tools: a result has text too, which is not the model's.
     if kind in _CALLS or kind.endswith(_CALL_ENDS) or kind.startswith("tool-"):
         return Part.CALL
     if kind.endswith(_RESULT_ENDS):
         return Part.RESULT
+
+    # Text, whatever the type is called.
     if kind == "commentary":
         return Part.COMMENTARY
     if part_text(part):
@@ -220,7 +244,9 @@ def _refuse_lost_text(part: Row, kind: str) -> None:
     if _NO_TEXT.fullmatch(kind):
         return
     for name, value in part.items():
-        if isinstance(value, str) and value and name.lower() not in _BOOKKEEPING:
+        if not isinstance(value, str) or not value:
+            continue
+        if name.lower() not in _BOOKKEEPING:
             raise TraceError(
                 f"a part of the message has the unknown type {kind or 'none'!r} and holds text "
                 f"under {name!r} ({value[:40]!r}); rename its type to 'thinking' or 'text', and "

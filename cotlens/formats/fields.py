@@ -43,11 +43,16 @@ def is_thought(value: Any) -> bool:
     A bare word such as `on` or `high`, a number, True or `{"effort": "high"}` is a setting.
     """
     if isinstance(value, str):
-        return value.strip().lower() not in _SWITCHES
+        word = value.strip().lower()
+        return word not in _SWITCHES
+
+    # An object is a thought if it has a text, a list unless all of it is settings.
     if isinstance(value, dict):
-        return any(isinstance(value.get(name), str) for name in (*THINK, "text", "content"))
+        texts = [value.get(name) for name in (*THINK, "text", "content")]
+        return any(isinstance(text, str) for text in texts)
     if isinstance(value, list):
-        return not value or any(not isinstance(part, str) or is_thought(part) for part in value)
+        settings = [part for part in value if isinstance(part, str) and not is_thought(part)]
+        return not value or len(settings) < len(value)
     return False
 
 
@@ -89,29 +94,34 @@ def common_fields(taker: Taker, name: str) -> dict[str, Any]:
     """Fields that every format may carry under the same names.
 
     A finish reason in words of its own is replaced by the word that it means, and stays in the
-    metadata. Log-probs that are not a list of numbers stay there too: `take_logprobs` reads them.
+    metadata. Log-probs that are not a list of numbers stay there too, for `tokens.logprobs_of_row`.
     """
     row_id = taker.take("id", "trace_id", "uid")
     if isinstance(row_id, list | dict | bytes | bool):
         raise TraceError(f"an id must be text or a number, got {type(row_id).__name__}")
+    if row_id is None:
+        row_id = name
 
-    fields = {
-        "id": name if row_id is None else str(row_id),
+    # Each under the names that people give it.
+    reward = taker.take("reward")
+    sample = taker.take("sample", "sample_index", "sample_idx")
+    return {
+        "id": str(row_id),
         "training_step": _take_step(taker),
         "prompt_id": taker.text("prompt_id"),
         "model": taker.text("model", "model_name", "model_id"),
         "method": taker.text("method"),
         "domain": taker.text("domain", "dataset", "task"),
         "split": taker.text("split"),
-        "sample": _whole(taker.take("sample", "sample_index", "sample_idx"), 0),
-        "reward": number_or_none(taker.take("reward"), "reward"),
+        "sample": _whole(sample, 0),
+        "reward": number_or_none(reward, "reward"),
         "gold": taker.text(*_GOLD),
         "prompt_token_ids": taker.ids("prompt_token_ids"),
         "token_ids": taker.ids("token_ids", "completion_token_ids", "completion_ids"),
         "logprobs": _take_numbers(taker, "logprobs"),
         "token_starts": taker.ids("token_starts"),
+        "finish_reason": take_finish(taker),
     }
-    return fields | {"finish_reason": take_finish(taker)}
 
 
 def take_finish(taker: Taker) -> str:
@@ -129,12 +139,11 @@ def _take_step(taker: Taker) -> int:
     if given is not None:
         return _whole(given, -1)
     for name in _STEP:
-        value = _whole(
-            taker.rest.get(name),
-            -1,
-        )
+        value = taker.rest.get(name)
+        # ms-swift writes it as text; a name of a phase is no step.
         if isinstance(value, str) and value.isdecimal():
             value = int(value)
+        value = _whole(value, -1)
         if type(value) is int and value >= 0:
             taker.rest.pop(name)
             return value
@@ -149,12 +158,18 @@ def _take_numbers(taker: Taker, name: str) -> tuple[float, ...] | None:
         return None
     if not isinstance(values, list | tuple | dict):
         raise TraceError(f"{name} must be a list of numbers, got {type(values).__name__}")
-    if isinstance(values, dict) or any(isinstance(value, dict | list) for value in values):
+
+    # Objects with a token each, or a list for each sample.
+    is_nested = any(isinstance(value, dict | list) for value in values)
+    if isinstance(values, dict) or is_nested:
         taker.rest[name] = values
         return None
 
-    numbers = [number_or_none(value, name) for value in values]
-    return tuple(math.nan if number is None else number for number in numbers)
+    numbers = []
+    for value in values:
+        number = number_or_none(value, name)
+        numbers.append(math.nan if number is None else number)
+    return tuple(numbers)
 
 
 def number_or_none(value: Any, name: str) -> float | None:
@@ -177,18 +192,23 @@ def _whole(value: Any, unknown: int) -> Any:
 
     A gap gives `unknown`.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None:
         return unknown
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    if not isinstance(value, float):
+        return value
+    if math.isnan(value):
+        return unknown
+    return int(value) if value.is_integer() else value
 
 
 # --- values ----------------------------------------------------------------------------------
 def fields_of(thinking: str, answer: str) -> dict[str, Any]:
     """Completion and spans of a source that has thinking and answer in separate fields."""
+    completion = thinking + answer
     cut = len(thinking)
-    end = cut + len(answer)
+    end = len(completion)
     return {
-        "completion": thinking + answer,
+        "completion": completion,
         "origin": Origin.FIELDS,
         "think": (Span(0, cut),) if thinking else (),
         "answer": Span(cut, end),
@@ -204,7 +224,9 @@ def dicts(content: Any) -> list[Row]:
 
 def from_json(value: Any) -> Any:
     """The object or list that a text spells in JSON; any other value as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith(("{", "[")):
         return value
     try:
         return json.loads(value)
@@ -223,6 +245,8 @@ def objects(value: Any, name: str) -> list[Row]:
         return []
     if not isinstance(value, list):
         raise TraceError(f"{name} must be a list of objects, got {type(value).__name__}")
+
+    # Tables and some tools write each object as text.
     entries = [from_json(entry) for entry in value]
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
@@ -236,7 +260,10 @@ def objects(value: Any, name: str) -> list[Row]:
 
 def left_over(part: Row, name: str, *used: str) -> dict[str, Any]:
     """The unused fields of a part of the row, for the metadata."""
-    rest = {key: value for key, value in part.items() if key not in used and value is not None}
+    rest = {}
+    for key, value in part.items():
+        if key not in used and value is not None:
+            rest[key] = value
     return {name: rest} if rest else {}
 
 

@@ -28,11 +28,14 @@ def beside_lm_eval(path: Path) -> Row:
     null.
     """
     named = _SAMPLES.fullmatch(path.name)
-    results = path.with_name(f"results_{named.group(1)}.json") if named else None
-    if results is None or not results.exists():
+    if named is None:
+        return {}
+    results = path.with_name(f"results_{named.group(1)}.json")
+    if not results.exists():
         return {}
     try:
-        said = json.loads(results.read_text(encoding="utf-8"))
+        text = results.read_text(encoding="utf-8")
+        said = json.loads(text)
         arguments = said["config"].get("model_args")
         model = text_or_empty(said.get("model_name"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -40,11 +43,12 @@ def beside_lm_eval(path: Path) -> Row:
             f"{results}: not a results file of lm-eval ({error!r}); move it away to go on"
         ) from None
 
-    facts: dict[str, Any] = {"model": model}
+    # Arguments of the command line are one text: name=value,name=value.
     if isinstance(arguments, str):
         pairs = [part.partition("=") for part in arguments.split(",")]
         arguments = {name.strip(): value for name, _, value in pairs}
 
+    facts: dict[str, Any] = {"model": model}
     if isinstance(arguments, dict):
         facts["cut_at"] = arguments.get("think_end_token")
     return {"lm_eval": facts}
@@ -65,26 +69,32 @@ def parse_lm_eval(row: Row, name: str) -> list[Trace]:
     responses = taker.rest.pop("resps")
     beside = taker.rest.pop("lm_eval", None) or {}
     taker.rest.pop("filtered_resps")
-    if not isinstance(responses, list) or len(responses) != 1 or not isinstance(responses[0], list):
+    is_one = isinstance(responses, list) and len(responses) == 1
+    if not is_one or not isinstance(responses[0], list):
         raise TraceError(
             "the row answers several requests (a multiple-choice task): log-likelihoods, no "
             "completion"
         )
 
+    # The row names its metrics, and has each under its name.
     scores = {}
     for metric in taker.rest.get("metrics") or ():
         if metric in taker.rest:
             scores[metric] = taker.rest.pop(metric)
 
-    row_id = f"{name.rpartition(':')[0]}:{taker.rest.pop('doc_id')}"
+    file = name.rpartition(":")[0]
+    number = taker.rest.pop("doc_id")
+    row_id = f"{file}:{number}"
     gold = text_or_empty(taker.rest.pop("target", None))
     meta = taker.rest | {"scores": scores, "generation": settings}
     if isinstance(prompt, list):
         meta["prompt_messages"] = prompt
         prompt = prompt_text(prompt)
 
-    is_cut = bool(beside["cut_at"]) if "cut_at" in beside else opens_thought(prompt)
-
+    # Whether the thinking may be gone: the results file says, or else the prompt.
+    is_cut = opens_thought(prompt)
+    if "cut_at" in beside:
+        is_cut = bool(beside["cut_at"])
     traces = []
     for sample, text in enumerate(responses[0]):
         if not isinstance(text, str):
@@ -114,10 +124,12 @@ def _generation(arguments: Any) -> tuple[Any, Row]:
     requests = arguments  # a list before 0.4.3
     if isinstance(arguments, dict):
         requests = [list(request.values()) for request in arguments.values()]
-    if not requests or len(requests[0]) < 2 or not isinstance(requests[0][1], dict):
-        raise TraceError("the row is of a task that compares log-likelihoods: it has no completion")
 
-    prompt, settings = requests[0][:2]
+    # A request to generate is a prompt and its settings, one to compare two texts.
+    request = requests[0] if requests else ()
+    if len(request) < 2 or not isinstance(request[1], dict):
+        raise TraceError("the row is of a task that compares log-likelihoods: it has no completion")
+    prompt, settings = request[:2]
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         prompt = json.loads(prompt[0])  # for a chat API, lm-eval stores the messages as JSON text
     is_chat = isinstance(prompt, list) and len(dicts(prompt)) == len(prompt)
@@ -128,12 +140,17 @@ def _generation(arguments: Any) -> tuple[Any, Row]:
 
 # --- LightEval -------------------------------------------------------------------------------
 def _of_lighteval(row: Row, name: str) -> Any:
-    return row[name] if name in row else row.get(f"__{name}__")
+    """A column under its name of today, or its name up to LightEval 0.12."""
+    if name in row:
+        return row[name]
+    return row.get(f"__{name}__")
 
 
 def is_lighteval(row: Row) -> bool:
-    parts = (_of_lighteval(row, "doc"), _of_lighteval(row, "model_response"))
-    return all(isinstance(part, dict) for part in parts)
+    """Whether a row has the columns of LightEval's details."""
+    document = _of_lighteval(row, "doc")
+    response = _of_lighteval(row, "model_response")
+    return isinstance(document, dict) and isinstance(response, dict)
 
 
 _RESPONSE = (
@@ -170,6 +187,8 @@ def parse_lighteval(row: Row, name: str) -> list[Trace]:
     shared_meta = _lighteval_meta(row, messages)
 
     traces = []
+    thoughts = response.get("reasonings") or []
+    processed = response.get("text_post_processed") or []
     for sample, text in enumerate(texts):
         token_fields, meta = _lighteval_tokens(response, sample)
         fields = token_fields | {
@@ -180,12 +199,13 @@ def parse_lighteval(row: Row, name: str) -> list[Trace]:
             "finish_reason": "",
             "gold": _gold_of(doc),
         }
-        processed = response.get("text_post_processed") or []
         if sample < len(processed):
             meta = {"text_post_processed": processed[sample]} | meta
-        thoughts = response.get("reasonings") or []
-        thought = thoughts[sample] if sample < len(thoughts) else None
-        message = without_nulls({"content": text, "reasoning_content": thought})
+
+        # An endpoint gives the thinking apart from the text.
+        message = {"content": text}
+        if sample < len(thoughts) and thoughts[sample] is not None:
+            message["reasoning_content"] = thoughts[sample]
         traces.append(
             trace_of_message(
                 message,
@@ -226,6 +246,7 @@ def _lighteval_tokens(response: Row, sample: int) -> tuple[dict[str, Any], dict[
     ids = optional_ids(tokens[sample]) if tokens else None
     given = response.get("logprobs") or []
     logprobs = None
+    # The log-probs are the first sample's.
     if ids and not sample and len(given) == len(ids):
         logprobs = tuple(map(float, given))
 
@@ -244,4 +265,6 @@ def _gold_of(doc: Row) -> str:
     index = doc.get("gold_index")
     indices = index if isinstance(index, list) else [index]
     right = [choices[i] for i in indices if isinstance(i, int) and i >= 0]
-    return text_or_empty(right[0] if len(right) == 1 else right or None)
+    if not right:
+        return ""
+    return text_or_empty(right[0] if len(right) == 1 else right)

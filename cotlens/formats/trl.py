@@ -66,6 +66,7 @@ def parse_trl(row: Row, name: str) -> list[Trace]:
         raise TraceError(f"step must be a whole number, got {step!r}")
 
     # Every other column of numbers is a reward.
+    advantage = taker.rest.pop("advantage", None)
     rewards = {}
     for key, value in taker.rest.items():
         if key not in _NO_REWARD and _is_number_or_none(value):
@@ -78,7 +79,6 @@ def parse_trl(row: Row, name: str) -> list[Trace]:
     for key in rewards:
         taker.rest.pop(key)
 
-    advantage = taker.rest.pop("advantage", None)
     taker.rest |= {
         "rewards": rewards,
         "advantage": advantage,

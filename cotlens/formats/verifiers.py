@@ -19,11 +19,15 @@ from cotlens.trace import Trace, TraceError
 
 def is_verifiers(row: Row) -> bool:
     """An episode with its traces, or one trace: a graph of messages."""
-    if isinstance(row.get("nodes"), list):
-        return "task" in row and all("message" in node for node in dicts(row["nodes"]))
-    if "env" not in row or not isinstance(row.get("traces"), list):
+    nodes = row.get("nodes")
+    if isinstance(nodes, list):
+        has_messages = all("message" in node for node in dicts(nodes))
+        return "task" in row and has_messages
+
+    traces = row.get("traces")
+    if "env" not in row or not isinstance(traces, list):
         return False
-    return all("nodes" in trace for trace in dicts(row["traces"]))
+    return all("nodes" in trace for trace in dicts(traces))
 
 
 def parse_verifiers(row: Row, name: str) -> list[Trace]:
@@ -52,7 +56,8 @@ def _first_error(row: Row) -> str:
     errors = dicts(row.get("errors"))
     if not errors:
         return "it reports no error"
-    return f"{errors[0].get('type')}: {errors[0].get('message')}"
+    first = errors[0]
+    return f"{first.get('type')}: {first.get('message')}"
 
 
 def _traces_of_graph(row: Row, name: str, around: Row) -> list[Trace]:
@@ -63,9 +68,11 @@ def _traces_of_graph(row: Row, name: str, around: Row) -> list[Trace]:
         raise TraceError(f"no message of the trace was made by a model ({_first_error(row)})")
     calls = {}
     for call in dicts(row.get("calls")):
-        if call.get("node") is not None:
-            calls[call["node"]] = call
+        node = call.get("node")
+        if node is not None:
+            calls[node] = call
 
+    # What all turns share.
     shared = _shared_fields(row, around)
     task_key = _key_of_task(row)
     graph_id = str(row.get("id") or name)
@@ -74,30 +81,35 @@ def _traces_of_graph(row: Row, name: str, around: Row) -> list[Trace]:
     traces = []
     for number, i in enumerate(sampled):
         path = _path_to(nodes, i)
-        token_fields, meta = _node_tokens(nodes, path)
-        call = calls.get(i, {})
-        is_last = number == len(sampled) - 1
         earlier = [without_nulls(nodes[j]["message"]) for j in path[:-1]]
-        fields = shared | token_fields
-        fields["id"] = graph_id if len(sampled) == 1 else f"{graph_id}/turn-{number}"
-        fields["model"] = text_or_empty(call.get("model"))
-        fields["finish_reason"] = read_finish(call.get("finish_reason"))
-
-        # The first turns of one task's samples share their prompt; later ones follow what the
-        # sample said before. The reward is the whole trace's.
-        fields["prompt_id"] = task_key if number == 0 else ""
-        meta |= changed_finish(call.get("finish_reason"))
+        token_fields, meta = _node_tokens(nodes, path)
         if "entropies" in meta:
             meta["stamped_by"] = _trainer_of(around)
-        if is_last:
-            meta |= rest | {"prompt_messages": earlier}
-            meta |= {"episode": dict(around)} if around else {}
+
+        # What the record of the call says of this turn.
+        call = dict(calls.get(i, {}))
+        call.pop("node", None)
+        finish = call.pop("finish_reason", None)
+        fields = shared | token_fields
+        fields["model"] = text_or_empty(call.pop("model", None))
+        fields["finish_reason"] = read_finish(finish)
+        meta |= changed_finish(finish)
+        if i in calls:
+            meta["call"] = call
+
+        # The first turns of one task's samples share their prompt; later ones follow what the
+        # sample said before.
+        fields["id"] = f"{graph_id}/turn-{number}" if len(sampled) > 1 else graph_id
+        fields["prompt_id"] = task_key if number == 0 else ""
+
+        # Reward and metadata are the whole trace's, and stand at its last message.
+        if i == sampled[-1]:
+            meta |= rest
+            meta["prompt_messages"] = earlier
+            if around:
+                meta["episode"] = dict(around)
         else:
             fields["reward"] = None
-
-        if call:
-            used = ("node", "model", "finish_reason")
-            meta["call"] = {key: call[key] for key in call if key not in used}
 
         message = _provider_marked(nodes[i])
         traces.append(
@@ -121,19 +133,26 @@ def _key_of_task(row: Row) -> str:
 
 def _trainer_of(around: Row) -> str:
     """Who stamped numbers on the tokens: prime-rl is the trainer whose runs are of type train."""
-    return "prime-rl" if (around.get("run") or {}).get("type") == "train" else "verifiers"
+    run = around.get("run") or {}
+    return "prime-rl" if run.get("type") == "train" else "verifiers"
 
 
 def _shared_fields(row: Row, around: Row) -> dict[str, Any]:
     """Step, domain, gold answer and reward of a graph."""
-    task = row["task"] if isinstance(row["task"], dict) else {}
-    data = task.get("data") if isinstance(task.get("data"), dict) else {}
-    work = (around.get("run") or {}).get("work") or {}
+    task = row["task"]
+    data = task.get("data") if isinstance(task, dict) else None
+    gold = data.get("answer") if isinstance(data, dict) else None
+
+    # prime-rl's run says at which step, and for what, the episode was made.
+    run = around.get("run") or {}
+    work = run.get("work") or {}
+    step = work.get("step")
+    environment = around.get("env") or {}
     return {
-        "training_step": work["step"] if isinstance(work.get("step"), int) else -1,
+        "training_step": step if isinstance(step, int) else -1,
         "split": "evaluation" if work.get("type") == "eval" else "",
-        "domain": text_or_empty((around.get("env") or {}).get("id")),
-        "gold": text_or_empty((data or {}).get("answer")),
+        "domain": text_or_empty(environment.get("id")),
+        "gold": text_or_empty(gold),
         "reward": _reward_of(row.get("rewards") or {}),
     }
 
@@ -149,9 +168,13 @@ def _reward_of(rewards: Any) -> float | None:
     for name, reward in rewards.items():
         if reward is None:
             continue
-        score, weight = reward, 1.0
+
+        # A number, or a score with its weight.
+        score = reward
+        weight = 1.0
         if isinstance(reward, dict):
-            score, weight = reward.get("score"), reward.get("weight", 1.0)
+            score = reward.get("score")
+            weight = reward.get("weight", 1.0)
         value = number_or_none(score, f"rewards.{name}")
         if value is not None:
             total = (total or 0.0) + value * weight
@@ -181,6 +204,7 @@ def _provider_marked(node: Row) -> Row:
         if item.get("encrypted_content") or item.get("data"):
             hidden.append(item)
 
+    # In the shape of OpenRouter, which says of each item what it is.
     if hidden and not message.get("reasoning_content"):
         message["reasoning_details"] = [{"type": "reasoning.encrypted"}]
     elif any(item.get("summary") for item in hidden):
@@ -211,6 +235,7 @@ def _node_tokens(
             f"node {path[-1]} has {len(ids)} token_ids and {len(mask)} entries of mask"
         )
 
+    # All tokens before the message, and those of it that the template put there, are the prompt's.
     before = []
     for j in path[:-1]:
         before += nodes[j].get("token_ids") or []
@@ -225,6 +250,7 @@ def _node_tokens(
             f"node {path[-1]} has {len(sampled)} sampled tokens and {len(logprobs)} log-probs"
         )
 
+    # Numbers that a trainer stamped, one for each sampled token.
     stamped = {key: node[key] for key in _PER_TOKEN if node.get(key) is not None}
     for key, numbers in stamped.items():
         if len(numbers) != len(sampled):
