@@ -48,6 +48,7 @@ def trace_of_message(
         meta = meta | {"tool_calls": calls}
         fields = fields | {"finish_reason": fields["finish_reason"] or "tool_calls"}
 
+    # What the fields of the message hold, and what of them goes to the metadata.
     thinking, reasoning, used = _thinking_beside(message)
     used |= {"role", "content"}
     if message.get("tool_calls") is not None:
@@ -170,6 +171,7 @@ def _thinking_beside(message: Row) -> tuple[str, Reasoning, set[str]]:
     The first field that is not empty wins; the same text under two names (vLLM) is one thought. A
     switch under such a name is no thought.
     """
+    # Under each name that holds a thought.
     texts = {}
     for name in THINK:
         if name in message and is_thought(message[name]):
@@ -190,6 +192,8 @@ def _with_details(
     """The same for OpenRouter's `reasoning_details`: texts, summaries and ciphertext."""
     if not thinking:
         thinking = "".join(part.get("text") or part.get("summary") or "" for part in details)
+
+    # The worst kind among the details is that of the whole.
     kinds = {str(part.get("type", "")).removeprefix("reasoning.") for part in details}
     meanings = {
         "summary": Reasoning.SUMMARY,
@@ -230,6 +234,7 @@ def _one_text(parts: Sequence[Any]) -> tuple[str, dict[str, Any]]:
             text += part
             continue
 
+        # A tool's text is not the model's.
         said = "" if is_tool(part) else part_text(part)
         rest = _beside_text(part) if said else part
         if rest:
@@ -292,6 +297,7 @@ def blocks_of(content: Iterable[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         block: Row = {"type": "text", "text": part} if isinstance(part, str) else part
         kind = kind_of(block)
         at = len(text)
+        # Each part adds its text, or a place in it.
         if kind is Part.THOUGHT:
             thought, reasoning, rest = _thought(block)
             kinds.append(reasoning)
@@ -354,7 +360,7 @@ def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
             rest[key] = value
 
     if kind in SUMMARIES and "summary" not in rest:
-        return part_text(block), Reasoning.SUMMARY, _beside_text(block)
+        return part_text(block), Reasoning.SUMMARY, dict(_beside_text(block))
 
     is_hidden = kind in _HIDDEN or bool(block.get("redacted"))
     for name in (*BLOCK_TEXT, "think", "thought", "reasoning_content", kind, "value"):
@@ -368,6 +374,7 @@ def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
         rest = {key: value for key, value in rest.items() if value is not True}
         return content_text(said), Reasoning.VERBATIM, rest
 
+    # The summary, where there is one; else what the provider left out.
     if isinstance(rest.get("summary"), str | list):
         summary = content_text(rest.pop("summary"))
         if summary:

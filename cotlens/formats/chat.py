@@ -17,6 +17,7 @@ from cotlens.formats.fields import (
     THINK,
     Taker,
     common_fields,
+    dicts,
     fields_of,
     from_json,
     is_thought,
@@ -39,12 +40,15 @@ def parse_plain(row: Row, name: str) -> list[Trace]:
     """
     refuse_part_of_stream(row)
     taker = Taker(row)
+
+    # What the row has of prompt, thinking and text decides how it is read.
     prompt = _take_prompt(taker)
     thinking = taker.thinking()
     text = _take_text(taker)
     if isinstance(prompt, list) or isinstance(text, list):
         return _parse_lists(taker, prompt, thinking, text, name)
 
+    # One text each.
     thinking = None if thinking is None else content_text(thinking)
     if row.get("completion", "") is None and thinking is None:
         raise TraceError("the completion is null")
@@ -72,6 +76,7 @@ def _with_text(
             meta=taker.rest,
         )
 
+    # The answer, or a text that begins with the thinking.
     place = _place_of_thinking(thinking, text)
     if place is None:
         return Trace(
@@ -186,6 +191,7 @@ _ABOUT = frozenset(_ABOUT_WORDS.split())
 
 def _refuse_unknown_answer(taker: Taker, row: Row) -> None:
     """Raise TraceError if a row of thinking without an answer has other text."""
+    # Any of these may be the answer.
     unknown = []
     for name, value in taker.rest.items():
         is_about = name.lower() in _ABOUT or name in THINK
@@ -227,6 +233,7 @@ def _take_prompt(taker: Taker) -> Any:
     if taker.rest.get("instruction") and taker.rest.get("input") and not taker.rest.get("prompt"):
         return taker.text("instruction") + "\n\n" + taker.text("input")
 
+    # A message, a list of them, or a text in a list.
     prompt = _messages_of(taker.take(*PROMPT))
     if isinstance(prompt, dict) and "content" in prompt:
         return [prompt]
@@ -246,6 +253,8 @@ def _take_text(taker: Taker) -> Any:
         text = taker.rest.pop("message")
     if not isinstance(text, dict):
         return text
+
+    # A message, or an object with a text under a name that rows have too.
     if any(name in text for name in ("content", "parts", "tool_calls", *THINK)):
         return [{"role": "assistant", **text}]
     inner = [name for name in TEXT if isinstance(text.get(name), str)]
@@ -265,6 +274,7 @@ def _take_text(taker: Taker) -> Any:
 
 def _messages_of(value: Any) -> Any:
     """The value; messages that stand as JSON text are parsed, a completion that is JSON is not."""
+    # All of it is one text of JSON, or each message is.
     if isinstance(value, str):
         parsed = from_json(value) if '"role"' in value[:2000] else value
         is_chat = isinstance(parsed, list) and bool(parsed) and all(map(_is_message, parsed))
@@ -290,6 +300,8 @@ def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str)
     before: list[Any] = prompt if isinstance(prompt, list) else []
     if prompt and isinstance(prompt, str):
         before = [{"role": "user", "content": prompt}]
+
+    # What cannot be read is named before anything is made of it.
     if text == []:
         raise TraceError("the completion is an empty list")
     for part in text if isinstance(text, list) else ():
@@ -306,10 +318,12 @@ def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str)
             "completion belongs to which prompt is not said; give a row to each prompt"
         )
 
+    before = [without_nulls(message) for message in before]
     if isinstance(text, list) and all(isinstance(part, str) for part in text):
         return _parse_samples(taker, before, thinking, text, name)
 
-    is_chat = isinstance(text, list) and any("role" in part for part in text)
+    # Messages with a role, or the parts of one message.
+    is_chat = isinstance(text, list) and any("role" in part for part in dicts(text))
     if is_chat:
         after = text
         if thinking is not None:
@@ -342,10 +356,13 @@ def _parse_samples(
     for field, names in _OF_SAMPLE.items():
         for given in names:
             values = taker.rest.get(given)
-            is_of_samples = isinstance(values, list) and len(values) == n
-            if is_of_samples and (field not in ("token_ids", "logprobs") or _is_nested(values)):
-                of_samples[field] = taker.rest.pop(given)
-                break
+            if not isinstance(values, list) or len(values) != n:
+                continue
+            # One flat list of tokens is that of a single text.
+            if field in ("token_ids", "logprobs") and not _is_nested(values):
+                continue
+            of_samples[field] = taker.rest.pop(given)
+            break
 
     thoughts = thinking if isinstance(thinking, list) and len(thinking) == n else [thinking] * n
     common = common_fields(taker, name)

@@ -24,6 +24,7 @@ def joined_messages(rows: Numbered) -> Iterator[tuple[int, Row | BadRow]]:
         yield from rows
         return
 
+    # All rows, so that the conversation is whole; a row that is no message is reported.
     messages = []
     marks = []
     for number, row in chain([first], rows):
@@ -49,6 +50,7 @@ _BEGINS = ("user", "human", "system", "developer")
 def _begins_conversation(row: Row | BadRow) -> bool:
     if isinstance(row, BadRow) or not isinstance(row.get("role"), str):
         return False
+    # Next to a text or a prompt of its own, a role says something else.
     if any(name in row for name in ("messages", "prompt", "completion", "response", "output")):
         return False
     return row["role"] in _BEGINS or row["role"].startswith("_")

@@ -6,6 +6,7 @@ traps.
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ def parse_lighteval(row: Row, name: str) -> list[Trace]:
     return traces
 
 
-def _lighteval_meta(row: Row, messages: list[Row]) -> dict[str, Any]:
+def _lighteval_meta(row: Row, messages: Sequence[Row]) -> dict[str, Any]:
     """What document, metric and response say besides prompt, text and tokens."""
     about = {}
     for key, value in _of_lighteval(row, "doc").items():
@@ -230,7 +231,7 @@ def _lighteval_meta(row: Row, messages: list[Row]) -> dict[str, Any]:
         "metric": _of_lighteval(row, "metric"),
     }
     if messages:
-        meta["prompt_messages"] = messages
+        meta["prompt_messages"] = list(messages)
 
     rest = {}
     for key, value in _of_lighteval(row, "model_response").items():

@@ -80,6 +80,8 @@ def _conversation(sample: Row, choices: Sequence[Row]) -> list[Row]:
 def _common_of(row: Row, name: str) -> dict[str, Any]:
     sample = row["sample"]
     header = row["eval"]
+
+    # Epochs count from 1; a target in a list of one is that target.
     epoch = int(sample.get("epoch") or 1)
     target = sample.get("target")
     if isinstance(target, list) and len(target) == 1:
@@ -98,6 +100,7 @@ _TAKEN = ("id", "epoch", "target", "messages", "output", "input")
 
 
 def _meta_of(row: Row) -> dict[str, Any]:
+    # Of the sample what no field of the trace holds, and the head of the log.
     meta = {}
     for key, value in row["sample"].items():
         if key not in _TAKEN and value not in (None, [], {}):
@@ -106,7 +109,7 @@ def _meta_of(row: Row) -> dict[str, Any]:
     return meta | {"eval": dict(row["eval"])}
 
 
-def _context_of(trace: Trace) -> Row:
+def _context_of(trace: Trace) -> dict[str, Any]:
     names = ("prompt_messages", "later_messages")
     return {name: trace.meta[name] for name in names if name in trace.meta}
 
@@ -132,6 +135,7 @@ def _is_turn(message: Row) -> bool:
 
 def _clean(message: Row) -> Row:
     """A message without Inspect's bookkeeping, which differs in every copy."""
+    # The model's name is a field of the trace.
     left_out = ("id", "source", "model")
     rest = without_nulls({key: value for key, value in message.items() if key not in left_out})
     if isinstance(rest.get("content"), list):
@@ -146,6 +150,7 @@ def _clean(message: Row) -> Row:
 
 def _turns(messages: Sequence[Row], common: Row, meta: dict[str, Any]) -> list[Trace]:
     """One trace per turn of the model."""
+    # Messages that the model wrote, and all of them as they are kept.
     turns = [i for i, message in enumerate(messages) if _is_turn(message)]
     clean = [_clean(message) for message in messages]
     traces = []
@@ -200,6 +205,7 @@ def parse_scout(row: Row, _: str) -> list[Trace]:
         meta = {key: value for key, value in taker.rest.items() if value is not None}
         return _turns(messages, common, meta)
 
+    # A row that cotlens wrote: the last message is the completion.
     clean = [_clean(message) for message in messages]
     meta = {"prompt_messages": clean[:-1]} if clean[:-1] else {}
     fields = common | {"finish_reason": ""}

@@ -67,6 +67,7 @@ def parse_venhoff(row: Row, name: str) -> list[Trace]:
     here.
     """
     taker = Taker(row)
+    # Only segments with a place.
     segments = taker.take("segments")
     labels = [_label(item["span"], item["label"]) for item in segments if item["span"]]
     fields = fields_of(taker.text("thinking"), "")
@@ -80,6 +81,7 @@ def parse_anchors(row: Row, name: str) -> list[Trace]:
     `solution` ends its thinking with a tag, so it is split there.
     """
     taker = Taker(row)
+    # A chunk may have several tags.
     chunks = taker.take("chunks")
     labels = [
         _label(

@@ -144,6 +144,7 @@ def _object_rows(file: IO[bytes], number: int, limit: int) -> Iterator[tuple[int
 
     A row's number is that of its first line. The first `{` is read already.
     """
+    # Lines of the object that is being read; a row begins at the first of them.
     start = number
     lines = [b"{\n"]
     size = 0

@@ -173,8 +173,10 @@ def is_nemo_rl(row: Row) -> bool:
 
     # A message's content may be a list of texts too; two of the trainer's columns tell.
     kinds = {type(text) for text in content}
+    if kinds != {str}:
+        return False
     marks = [name for name in _NEMO if name in row]
-    return kinds == {str} and len(marks) >= 2
+    return len(marks) >= 2
 
 
 def parse_nemo_rl(row: Row, name: str) -> list[Trace]:
@@ -274,7 +276,8 @@ def _bfcl_turns(result: list[Any], thinking: Any) -> list[tuple[str, Any, Any]]:
     """
     responses = []
     for turn, steps in enumerate(result):
-        steps = steps if isinstance(steps, list) else [steps]
+        if not isinstance(steps, list):
+            steps = [steps]
         thoughts: Any = [None] * len(steps)
         if thinking is not None:
             # A list for each turn, as in the result.

@@ -4,7 +4,7 @@ These are chat and text completions of OpenAI's shape, Gemini's candidates, Open
 batches, and the outputs of vLLM and SGLang.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cotlens.formats.blocks import blocks_of, trace_of_message
@@ -56,6 +56,7 @@ def parse_openai(row: Row, name: str) -> list[Trace]:
                 "stream=false, or join the pieces of each response to one message"
             )
 
+        # What the choice says of itself.
         sample = _index_of(choice)
         fields = common | {"sample": sample} | _choice_fields(choice, prompt_ids)
         if len(choices) > 1:
@@ -88,6 +89,7 @@ _OF_CHOICE = (
 def _request_of(taker: Taker) -> Any:
     """The messages or the text of the request, where the row keeps them."""
     request = taker.take("request") or {}
+    # The row's own messages, else those of the request.
     before = taker.take("messages", "prompt")
     if before is None and isinstance(request, dict):
         before = request.get("messages") or request.get("prompt")
@@ -98,9 +100,11 @@ def _request_of(taker: Taker) -> Any:
 
 def _index_of(part: Row) -> int:
     index = part.get("index") or 0
-    if not isinstance(index, int | float):
-        raise TraceError(f"index must be a number, got {type(index).__name__}")
-    return int(index)
+    if isinstance(index, float) and index.is_integer():
+        return int(index)  # a table with gaps
+    if not isinstance(index, int):
+        raise TraceError(f"index must be a whole number, got {index!r}")
+    return index
 
 
 def _finish_of(choice: Row) -> Any:
@@ -160,6 +164,7 @@ def parse_mt_bench(row: Row, name: str) -> list[Trace]:
     traces = []
     for choice in choices:
         sample = _index_of(choice)
+        # Each turn is a trace.
         for turn, text in enumerate(choice["turns"]):
             if not isinstance(text, str):
                 raise TraceError(f"choices[].turns must be texts, got {type(text).__name__}")
@@ -204,6 +209,8 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
     """
     taker = Taker(row)
     items = dicts(taker.take("output"))
+
+    # The request, and why the response ended.
     before = taker.take("input", "prompt", "instructions") or []
     before = [{"role": "user", "content": before}] if isinstance(before, str) else dicts(before)
     incomplete = taker.rest.pop("incomplete_details", None) or {}
@@ -211,6 +218,7 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
     if not items:
         raise TraceError(f"the response has no output (status {finish or 'unknown'})")
 
+    # Items of messages hold blocks, every other item is one.
     blocks: list[Row] = []
     for item in items:
         blocks += _message_blocks(item) if item.get("type") == "message" else [item]
@@ -234,11 +242,12 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
     ]
 
 
-def _message_blocks(item: Row) -> list[Row]:
+def _message_blocks(item: Row) -> Sequence[Row]:
     """The blocks of a message item; its text before the answer (see `phase`) is commentary."""
     left_out = ("content", "id", "role", "status")
     around = {key: value for key, value in item.items() if key not in left_out}
     blocks = [around] if len(around) > 1 else []
+    # A text, or parts of text.
     content = item.get("content")
     if isinstance(content, str):
         content = [{"type": "output_text", "text": content}]
@@ -246,8 +255,9 @@ def _message_blocks(item: Row) -> list[Row]:
         block = typed(part)
         if isinstance(block, str):
             block = {"type": "output_text", "text": block}
-        is_commentary = item.get("phase") == "commentary"
-        blocks.append({**block, "type": "commentary"} if is_commentary else block)
+        if item.get("phase") == "commentary":
+            block = {**block, "type": "commentary"}
+        blocks.append(block)
 
     return blocks
 
@@ -329,6 +339,7 @@ def _parser_of(body: Row) -> Callable[[Row, str], list[Trace]] | None:
 def _parse_anthropic(row: Row, name: str) -> list[Trace]:
     """A message of Anthropic's API, with what the row around it says."""
     taker = Taker(row)
+    # As a message of a conversation, after those of the request.
     message = {"role": "assistant", "content": taker.rest.pop("content")}
     taker.rest.pop("role", None)
     taker.rest.pop("type", None)
@@ -385,6 +396,7 @@ def parse_vllm(row: Row, name: str) -> list[Trace]:
 
     traces = []
     for output in outputs:
+        # The text, and the tokens that it was made of.
         sample = _index_of(output)
         text = output.get("text")
         if not isinstance(text, str):
@@ -437,6 +449,7 @@ def parse_sglang(row: Row, name: str) -> list[Trace]:
             "model's tokenizer and put the result under 'text'"
         )
 
+    # Reason and id stand in `meta_info`.
     given = about.pop("finish_reason", None)
     tokens = sglang_tokens(about.pop("output_token_logprobs", None))
     about.pop("output_token_logprobs_length", None)

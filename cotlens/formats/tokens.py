@@ -25,6 +25,7 @@ def openai_tokens(logprobs: Any) -> list[Row] | None:
     """
     if logprobs is None:
         return None
+    # The list itself, the older lists of tokens and of log-probs, or the list of a chat.
     if isinstance(logprobs, list):
         entries: Any = logprobs
     elif not isinstance(logprobs, dict):
@@ -41,6 +42,7 @@ def openai_tokens(logprobs: Any) -> list[Row] | None:
     if not entries:
         return None
 
+    # Each entry is checked here, so that the others may rely on it.
     for number, entry in enumerate(entries):
         is_token = isinstance(entry, dict) and isinstance(entry.get("token"), str)
         if not is_token or "logprob" not in entry:
@@ -105,6 +107,8 @@ def _is_of_trace(trace: Trace, content: Sequence[Row], starts: list[int] | None)
         return False
     if starts is not None:
         return True
+
+    # Bytes that spell another text are those of another text.
     if trace.token_ids is None or any(token.get("bytes") is not None for token in content):
         return False
     named = [_TOKEN_ID.fullmatch(token["token"]) for token in content]
@@ -125,6 +129,7 @@ def starts_of_bytes(pieces: Sequence[bytes], text: str) -> list[int] | None:
     at_byte = 0
     at_char = 0
     for piece in pieces:
+        # A byte that continues a character has 10 as its first bits.
         is_inside = at_byte < len(data) and (data[at_byte] & 0xC0) == 0x80
         starts.append(at_char - 1 if is_inside else at_char)
         own_bytes = data[at_byte : at_byte + len(piece)]
@@ -191,6 +196,7 @@ def _unflattened(flat: Row) -> list[Row]:
             f"({', '.join(_FLAT)}); missing: {', '.join(missing)}"
         )
 
+    # Entries start to end belong to one position: the chosen token, then the likeliest.
     n_entries = len(flat["token_ids"])
     decoded = flat.get("decoded_tokens") or [None] * n_entries
     if len(flat["logprobs"]) != n_entries or len(decoded) != n_entries:
@@ -232,6 +238,7 @@ def sglang_tokens(entries: Any) -> SGLangTokens | None:
     logprobs = []
     pieces = []
     for number, entry in enumerate(entries):
+        # Log-prob and id, and perhaps the text.
         if not isinstance(entry, list) or len(entry) < 2 or type(entry[1]) is not int:
             raise TraceError(
                 f"output_token_logprobs[{number}] must be [log-prob, token id, text], got "
@@ -258,6 +265,8 @@ def logprobs_of_row(trace: Trace) -> Trace:
         return trace
     if isinstance(given, list) and len(dicts(given)) != len(given):
         return trace
+
+    # They move from the metadata to the trace, or back.
     rest = {key: value for key, value in trace.meta.items() if key != "logprobs"}
     return with_openai_logprobs(
         replace(trace, meta=rest),

@@ -26,6 +26,7 @@ def parse_verl(row: Row, name: str) -> list[Trace]:
     agent's rollout is part of the same text. `uid` does not identify a row: older versions give it
     to all samples of a prompt.
     """
+    # Both texts must be there: an agent's rollout is one text.
     taker = Taker(row)
     prompt = taker.rest.pop("input", None)
     completion = taker.rest.pop("output", None)
@@ -58,6 +59,7 @@ def decode_rollout(row: Row, tokenizer: Any) -> Row:
     if not isinstance(before, list) or not isinstance(generated, list):
         return row
 
+    # The token that ended the response is no text.
     is_stopped = bool(generated) and row.get("finish_reason") == "stop"
     if is_stopped and generated[-1] in tokenizer.all_special_ids:
         generated = generated[:-1]
@@ -88,11 +90,14 @@ def parse_open_instruct(row: Row, name: str) -> list[Trace]:
     if not generated:
         raise TraceError("the rollout has no response tokens")
 
+    # Texts of the tokens, and what the trainer says of the rollout.
     prompt = taker.text("prompt")
     completion = taker.rest.pop("response")
     step = taker.rest.pop("step", -1)
     reference = taker.rest.pop("ground_truth", None)
     sample = taker.take("sample_idx")  # numbered through the whole batch
+
+    # The ids are those of the texts.
     taker.rest["prompt_token_ids"] = list(before or ())
     taker.rest["token_ids"] = list(generated)
     fields = common_fields(taker, name)

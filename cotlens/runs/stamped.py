@@ -54,6 +54,7 @@ def write_stamped_scores(run: Run) -> list[str]:
     Raises:
         TraceError: if a trace has another number of entropies than of tokens.
     """
+    # Which trainers there are.
     shards = sorted((run.path / "traces").glob("*.parquet"))
     trainers: set[str] = set()
     for shard in shards:
@@ -74,6 +75,7 @@ def write_stamped_scores(run: Run) -> list[str]:
             counts["n_tokens"] += sum(len(trace.token_ids) for trace in scored)
             counts["n_unscored"] += sum(bool(trace.error) for trace in scored)
 
+        # As `cotlens score` says what it scored with.
         made_by = {
             "model": {"name": trainer},
             "reference": None,
@@ -92,6 +94,7 @@ def _scores_of_shard(shard: Path, trainer: str) -> Sequence[StampedScores]:
         n_tokens = len(token_ids)
         unknown = np.full(n_tokens, np.nan, dtype=np.float32)
         values = {"entropy": unknown, "logprob": unknown}
+        # The trainer's own log-prob, or that of the engine that sampled.
         is_stamped = trainer_of(trace) == trainer
         if is_stamped:
             values["entropy"] = _per_token(trace, "entropies", trace.meta["entropies"])
@@ -121,5 +124,6 @@ def _per_token(trace: Trace, name: str, numbers: Sequence[float | None]) -> np.n
             "be parallel"
         )
 
+    # Unknown is NaN.
     values = [np.nan if number is None else number for number in numbers]
     return np.array(values, dtype=np.float32)

@@ -23,6 +23,7 @@ def read(path, **options):
 
 # --- pretty-printed JSON -----------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("between", ["\n", "\n\n", ",\n"])
 def test_objects_over_several_lines(tmp_path, between):
     path = tmp_path / "rows.json"
@@ -64,7 +65,10 @@ KIMI = [
     {"role": "_checkpoint", "id": 0},
     {"role": "user", "content": "hi"},
     {"role": "_usage", "token_count": 3},
-    {"role": "assistant", "content": [{"type": "think", "think": "Hm."}, {"type": "text", "text": "Hello."}]},
+    {
+        "role": "assistant",
+        "content": [{"type": "think", "think": "Hm."}, {"type": "text", "text": "Hello."}],
+    },
 ]
 
 
@@ -93,11 +97,17 @@ def test_assistants_messages_a_row_each_are_completions(tmp_path):
 # --- streams -----------------------------------------------------------------------------------
 
 STREAMS = {
-    "chunk": ({"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "x"}}]}, "delta"),
+    "chunk": (
+        {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "x"}}]},
+        "delta",
+    ),
     "Ollama": ({"message": {"role": "assistant", "content": "x"}, "done": False}, "done is false"),
     "Ollama's text": ({"model": "m", "response": "x", "done": False}, "done is false"),
     "event": ({"type": "response.output_text.delta", "delta": "x"}, "one event of a stream"),
-    "Anthropic": ({"type": "content_block_delta", "index": 0, "delta": {"text": "x"}}, "one event of a stream"),
+    "Anthropic": (
+        {"type": "content_block_delta", "index": 0, "delta": {"text": "x"}},
+        "one event of a stream",
+    ),
 }
 
 
@@ -135,11 +145,19 @@ def test_generations_of_openr1():
 
 @pytest.mark.parametrize("name", ["completions", "responses", "samples", "rollouts"])
 def test_samples_under_a_plural_name(name):
-    texts = list(read_records([{"prompt": "q", name: ["<think>a</think>x", "y"], "rewards": [1.0, 0.0]}]))
-    assert [(trace.completion, trace.reward) for trace in texts] == [("<think>a</think>x", 1.0), ("y", 0.0)]
+    texts = list(
+        read_records([{"prompt": "q", name: ["<think>a</think>x", "y"], "rewards": [1.0, 0.0]}])
+    )
+    assert [(trace.completion, trace.reward) for trace in texts] == [
+        ("<think>a</think>x", 1.0),
+        ("y", 0.0),
+    ]
     objects = [{"text": "x", "finish_reason": "STOP"}, {"thinking": "a", "answer": "y"}]
     first, second = read_records([{"prompt": "q", "id": "r", name: objects}])
-    assert [(t.id, t.sample, t.prompt) for t in (first, second)] == [("r/0", 0, "q"), ("r/1", 1, "q")]
+    assert [(t.id, t.sample, t.prompt) for t in (first, second)] == [
+        ("r/0", 0, "q"),
+        ("r/1", 1, "q"),
+    ]
     assert (first.finish_reason, parts(second)) == ("stop", (["a"], "y", "closed"))
 
 
@@ -150,8 +168,11 @@ def test_a_log_of_ms_swift_is_a_batch_of_columns():
     }  # fmt: skip
     first, second = read_records([row])
     assert (parts(first), second.completion) == ((["a"], "x", "closed"), "y")
-    assert [(t.prompt, t.training_step, t.reward) for t in (first, second)] == [("p", 3, 1.0), ("q", 3, 0.0)]
-    with pytest.raises(TraceError, match="prompt is a list of 1 and completion one of 2|list of 3"):
+    assert [(t.prompt, t.training_step, t.reward) for t in (first, second)] == [
+        ("p", 3, 1.0),
+        ("q", 3, 0.0),
+    ]
+    with pytest.raises(TraceError, match="prompt is a list of 3 and completion one of 2"):
         list(read_records([row | {"prompt": ["p", "q", "r"]}]))
 
 
@@ -178,8 +199,15 @@ def test_rollouts_of_nemo_gym():
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Four."}]},
     ]}  # fmt: skip
     asked = {"input": [{"role": "user", "content": "q"}], "temperature": 1.0}
-    (trace,) = read_records([{"responses_create_params": asked, "response": response, "reward": 1.0}])
-    assert (parts(trace), trace.prompt, trace.reward, trace.finish_reason) == ((["Hm."], "Four.", "closed"), "q", 1.0, "stop")
+    (trace,) = read_records(
+        [{"responses_create_params": asked, "response": response, "reward": 1.0}]
+    )
+    assert (parts(trace), trace.prompt, trace.reward, trace.finish_reason) == (
+        (["Hm."], "Four.", "closed"),
+        "q",
+        1.0,
+        "stop",
+    )
     assert trace.meta["responses_create_params"] == {"temperature": 1.0}
 
 
@@ -193,7 +221,12 @@ NESTED = {
 @pytest.mark.parametrize("case", NESTED)
 def test_a_whole_response_in_a_field(name, case):
     (trace,) = read_records([{"id": "a", "prompt": "q", "domain": "d", name: NESTED[case]}])
-    assert (parts(trace), trace.id, trace.prompt, trace.domain) == ((["Hm."], "Hello.", "closed"), "a", "q", "d")
+    assert (parts(trace), trace.id, trace.prompt, trace.domain) == (
+        (["Hm."], "Hello.", "closed"),
+        "a",
+        "q",
+        "d",
+    )
 
 
 def test_results_of_bfcl():
@@ -202,7 +235,10 @@ def test_results_of_bfcl():
     assert (trace.id, parts(trace)) == ("simple_0", (["Hm."], "Four.", "closed"))
     (call,) = read_records([row | {"result": [{"add": "{}"}]}])
     assert (parts(call), call.meta["tool_calls"]) == ((["Hm."], "", "closed"), [{"add": "{}"}])
-    turns = row | {"result": [["a", [{"f": "{}"}]], ["b"]], "reasoning_content": [["x", "y"], ["z"]]}
+    turns = row | {
+        "result": [["a", [{"f": "{}"}]], ["b"]],
+        "reasoning_content": [["x", "y"], ["z"]],
+    }
     assert [(t.id, parts(t)[0]) for t in read_records([turns])] == [
         ("simple_0/turn-0/step-0", ["x"]), ("simple_0/turn-0/step-1", ["y"]), ("simple_0/turn-1/step-0", ["z"]),
     ]  # fmt: skip
@@ -211,7 +247,12 @@ def test_results_of_bfcl():
 
 
 def test_turns_of_mt_bench():
-    row = {"question_id": 81, "answer_id": "a", "model_id": "m", "choices": [{"index": 0, "turns": ["one", "two"]}]}
+    row = {
+        "question_id": 81,
+        "answer_id": "a",
+        "model_id": "m",
+        "choices": [{"index": 0, "turns": ["one", "two"]}],
+    }
     assert [(t.id, t.prompt_id, t.model, t.completion) for t in read_records([row])] == [
         ("a/turn-0", "81", "m", "one"), ("a/turn-1", "81/turn-1", "m", "two"),
     ]  # fmt: skip
@@ -226,7 +267,13 @@ FLAT = {
 
 
 def vllm(logprobs):
-    output = {"index": 0, "text": "ab", "token_ids": [1, 2], "logprobs": logprobs, "finish_reason": "stop"}
+    output = {
+        "index": 0,
+        "text": "ab",
+        "token_ids": [1, 2],
+        "logprobs": logprobs,
+        "finish_reason": "stop",
+    }
     (trace,) = read_records([{"request_id": "r", "prompt": "p", "outputs": [output]}])
     return trace
 
@@ -244,13 +291,26 @@ def test_native_outputs_of_sglang():
     """A reason that is an object; log-probs as (log-prob, id, text or null)."""
     about = {"id": "x", "finish_reason": {"type": "length", "length": 2}, "prompt_tokens": 3}
     tokens = [[-0.1, 1, "a"], [-0.2, 2, "b"]]
-    (trace,) = read_records([{"text": "ab", "output_ids": [1, 2], "meta_info": about | {"output_token_logprobs": tokens}}])
+    (trace,) = read_records(
+        [
+            {
+                "text": "ab",
+                "output_ids": [1, 2],
+                "meta_info": about | {"output_token_logprobs": tokens},
+            }
+        ]
+    )
     assert (trace.id, trace.finish_reason, trace.token_ids) == ("x", "length", (1, 2))
     assert (trace.logprobs, trace.token_starts) == ((-0.1, -0.2), (0, 1))
-    assert trace.meta == {"meta_info": {"prompt_tokens": 3}, "finish_reason": about["finish_reason"]}
+    assert trace.meta == {
+        "meta_info": {"prompt_tokens": 3},
+        "finish_reason": about["finish_reason"],
+    }
 
     no_text = [[-0.1, 1, None], [-0.2, 2, None]]
-    (trace,) = read_records([{"text": "ab", "meta_info": about | {"output_token_logprobs": no_text}}])
+    (trace,) = read_records(
+        [{"text": "ab", "meta_info": about | {"output_token_logprobs": no_text}}]
+    )
     assert (trace.token_ids, trace.token_starts) == ((1, 2), None)
     with pytest.raises(TraceError, match="output_ids and no text"):
         list(read_records([{"output_ids": [1], "meta_info": about}]))
@@ -259,6 +319,12 @@ def test_native_outputs_of_sglang():
 
 
 def test_token_ids_of_a_chat_with_sglang():
-    choice = {"index": 0, "message": {"content": "ab"}, "finish_reason": "stop", "response_token_ids": [1, 2], "prompt_token_ids": [5]}
+    choice = {
+        "index": 0,
+        "message": {"content": "ab"},
+        "finish_reason": "stop",
+        "response_token_ids": [1, 2],
+        "prompt_token_ids": [5],
+    }
     (trace,) = read_records([{"choices": [choice]}])
     assert (trace.token_ids, trace.prompt_token_ids) == ((1, 2), (5,))

@@ -28,7 +28,10 @@ THOUGHTS = {
     "Mistral": {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
     "Gemini": {"text": "Hm.", "thought": True},
     "Gemini with a type": {"type": "text", "text": "Hm.", "thought": True},
-    "LangChain": {"type": "reasoning_content", "reasoning_content": {"text": "Hm.", "signature": "s"}},
+    "LangChain": {
+        "type": "reasoning_content",
+        "reasoning_content": {"text": "Hm.", "signature": "s"},
+    },
     "Bedrock": {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "s"}}},
     "its own name": {"type": "thought", "thought": "Hm."},
     "no type": {"thinking": "Hm."},
@@ -43,11 +46,20 @@ def test_parts_that_are_thinking(source):
 
 
 def test_parts_of_gemini_under_their_own_name():
-    assert parts(read([{"text": "Hm.", "thought": True}, {"text": "Hello."}], "model", "parts")) == (["Hm."], "Hello.", "closed")
+    assert parts(
+        read([{"text": "Hm.", "thought": True}, {"text": "Hello."}], "model", "parts")
+    ) == (["Hm."], "Hello.", "closed")
     content = {"role": "model", "parts": [{"text": "Hm.", "thought": True}, {"text": "Hello."}]}
-    row = {"candidates": [{"content": content, "finishReason": "STOP"}], "modelVersion": "gemini-2.0-flash"}
+    row = {
+        "candidates": [{"content": content, "finishReason": "STOP"}],
+        "modelVersion": "gemini-2.0-flash",
+    }
     (trace,) = read_records([row])
-    assert (parts(trace), trace.finish_reason, trace.model) == ((["Hm."], "Hello.", "closed"), "stop", "gemini-2.0-flash")
+    assert (parts(trace), trace.finish_reason, trace.model) == (
+        (["Hm."], "Hello.", "closed"),
+        "stop",
+        "gemini-2.0-flash",
+    )
 
 
 UNKNOWN = {
@@ -62,7 +74,11 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_a_part_of_an_unknown_type_with_text_is_text(case):
-    assert parts(read([{"type": "thinking", "thinking": "Hm."}, UNKNOWN[case]])) == (["Hm."], "Hello.", "closed")
+    assert parts(read([{"type": "thinking", "thinking": "Hm."}, UNKNOWN[case]])) == (
+        ["Hm."],
+        "Hello.",
+        "closed",
+    )
     assert read([UNKNOWN[case]]).completion == "Hello."
 
 
@@ -72,13 +88,18 @@ def test_text_under_an_unknown_name_is_refused_and_an_image_is_not():
             read([*before, {"type": "weird", "body": "Hello."}])
     image = {"type": "image_url", "image_url": {"url": "u"}}
     trace = read([{"type": "thinking", "thinking": "Hm."}, image, TEXT])
-    assert (parts(trace), trace.meta["other_parts"]) == ((["Hm."], "Hello.", "closed"), [{"at": 3, **image}])
+    assert (parts(trace), trace.meta["other_parts"]) == (
+        (["Hm."], "Hello.", "closed"),
+        [{"at": 3, **image}],
+    )
     assert read([{"type": "step-start"}, TEXT]).completion == "Hello."
 
 
 @pytest.mark.parametrize("part", [3, None, ["a"]], ids=str)
 def test_a_part_that_is_neither_text_nor_an_object_is_named(part):
-    with pytest.raises(TraceError, match="content of a message must be text or a list of parts, got"):
+    with pytest.raises(
+        TraceError, match="content of a message must be text or a list of parts, got"
+    ):
         read([TEXT, part])
 
 
@@ -97,10 +118,26 @@ def test_calls_among_the_parts_are_neither_thinking_nor_answer(call):
 
 SIGNATURE = "EqQB" + "aB3/x+" * 30 + "=="
 SIGNED = {
-    "Inspect's Claude": ({"type": "reasoning", "reasoning": SIGNATURE, "summary": "I add.", "redacted": True}, "I add.", "summary"),
-    "without its flag": ({"type": "reasoning", "reasoning": SIGNATURE, "summary": "I add."}, "I add.", "summary"),
-    "without a summary": ({"type": "reasoning", "reasoning": SIGNATURE, "redacted": True}, "", "redacted"),
-    "the same as its signature": ({"type": "thinking", "thinking": "sig", "signature": "sig"}, "", "redacted"),
+    "Inspect's Claude": (
+        {"type": "reasoning", "reasoning": SIGNATURE, "summary": "I add.", "redacted": True},
+        "I add.",
+        "summary",
+    ),
+    "without its flag": (
+        {"type": "reasoning", "reasoning": SIGNATURE, "summary": "I add."},
+        "I add.",
+        "summary",
+    ),
+    "without a summary": (
+        {"type": "reasoning", "reasoning": SIGNATURE, "redacted": True},
+        "",
+        "redacted",
+    ),
+    "the same as its signature": (
+        {"type": "thinking", "thinking": "sig", "signature": "sig"},
+        "",
+        "redacted",
+    ),
     "a summary alone": ({"type": "summary_text", "text": "I add."}, "I add.", "summary"),
 }
 
@@ -118,3 +155,21 @@ def test_inspects_own_class_of_a_block_of_claude():
     block = model.ContentReasoning(reasoning=SIGNATURE, summary="I add.", redacted=True)
     trace = read([block.model_dump(mode="json", exclude_none=True), TEXT])
     assert (parts(trace)[0], trace.reasoning) == (["I add."], "summary")
+
+
+def test_a_text_among_the_parts_may_speak_of_a_role():
+    content = [{"type": "think", "think": "Hm."}, "The role is clear."]
+    (trace,) = read_records([{"prompt": "q", "completion": content}])
+    assert parts(trace) == (["Hm."], "The role is clear.", "closed")
+
+
+def test_a_part_with_parts_inside_is_text():
+    inner = {"type": "message", "content": [{"type": "output_text", "text": "Hello."}]}
+    assert parts(read([{"type": "think", "think": "Hm."}, inner])) == (["Hm."], "Hello.", "closed")
+
+
+def test_what_a_text_holds_besides_is_kept():
+    trace = read([{"type": "text", "text": "Hello.", "reasoning": "Hm.", "citations": [1]}])
+    assert (trace.completion, trace.meta["other_parts"]) == (
+        "Hello.", [{"at": 0, "type": "text", "reasoning": "Hm.", "citations": [1]}],
+    )  # fmt: skip

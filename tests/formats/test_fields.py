@@ -65,8 +65,12 @@ def test_a_finish_reason_is_one_word(given, word):
     assert read_finish(given) == word
 
 
-@pytest.mark.parametrize("name", ["finish_reason", "stop_reason", "done_reason", "finishReason", "stopReason"])
-@pytest.mark.parametrize(("given", "status"), [("STOP", "absent"), ("MAX_TOKENS", "open"), ({"type": "stop"}, "absent")])
+@pytest.mark.parametrize(
+    "name", ["finish_reason", "stop_reason", "done_reason", "finishReason", "stopReason"]
+)
+@pytest.mark.parametrize(
+    ("given", "status"), [("STOP", "absent"), ("MAX_TOKENS", "open"), ({"type": "stop"}, "absent")]
+)
 def test_a_model_that_stopped_by_itself_was_not_cut_off(name, given, status):
     trace = one({"model": R1, "prompt": "q", "completion": "Four.", name: given})
     assert parts(trace)[2] == status
@@ -83,7 +87,9 @@ def test_a_finish_reason_of_a_choice_of_vllm_and_of_a_batch_of_samples():
     assert (trace.finish_reason, trace.meta["finish_reason"]) == ("stop", "eos_token")
     output = {"index": 0, "text": "Four.", "token_ids": [1], "finish_reason": {"type": "stop"}}
     assert one({"request_id": "r", "outputs": [output]}).finish_reason == "stop"
-    rows = read_records([{"prompt": "q", "completion": ["a", "b"], "finish_reason": ["STOP", "MAX_TOKENS"]}])
+    rows = read_records(
+        [{"prompt": "q", "completion": ["a", "b"], "finish_reason": ["STOP", "MAX_TOKENS"]}]
+    )
     assert [trace.finish_reason for trace in rows] == ["stop", "length"]
 
 
@@ -128,19 +134,28 @@ def test_a_setting_without_a_text_is_no_completion():
     assert "'completion'" in message
 
 
-@pytest.mark.parametrize("thought", ["No.", "On it.", "high time", "", {"text": "a"}, ["on", "and on"]])
+@pytest.mark.parametrize(
+    "thought", ["No.", "On it.", "high time", "", {"text": "a"}, ["on", "and on"]]
+)
 def test_short_thoughts_are_thoughts(thought):
     assert is_thought(thought)
 
 
 # --- an answer under another name --------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", ["result", "final_answer", "reply", "model_answer", "final"])
 def test_an_answer_under_a_usual_name_is_read(name):
-    assert parts(one({"prompt": "q", "reasoning_content": "Hm.", name: "Four."})) == (["Hm."], "Four.", "closed")
+    assert parts(one({"prompt": "q", "reasoning_content": "Hm.", name: "Four."})) == (
+        ["Hm."],
+        "Four.",
+        "closed",
+    )
 
 
-@pytest.mark.parametrize("value", ["Four.", {"text": "Four."}, ["Four."], [{"content": "Four."}]], ids=str)
+@pytest.mark.parametrize(
+    "value", ["Four.", {"text": "Four."}, ["Four."], [{"content": "Four."}]], ids=str
+)
 def test_an_answer_under_an_unknown_name_is_refused_with_the_names(value):
     message = refused({"prompt": "q", "thinking": "Hm.", "my_reply": value, "source": "s"})
     assert "my_reply" in message
@@ -148,7 +163,11 @@ def test_an_answer_under_an_unknown_name_is_refused_with_the_names(value):
     assert "'answer'" in message
 
 
-@pytest.mark.parametrize("rest", [{"answer": ""}, {"response": None}, {"finish_reason": "length"}, {"source": "s"}], ids=str)
+@pytest.mark.parametrize(
+    "rest",
+    [{"answer": ""}, {"response": None}, {"finish_reason": "length"}, {"source": "s"}],
+    ids=str,
+)
 def test_a_thought_that_was_cut_off_needs_no_answer(rest):
     assert parts(one({"prompt": "q", "thinking": "Hm.", **rest})) == (["Hm."], "", "open")
 
@@ -159,7 +178,9 @@ def test_a_message_with_its_answer_under_an_unknown_name_is_refused():
     assert parts(one({"messages": [ASK, message | {"content": ""}]})) == (["Hm."], "", "open")
 
 
-@pytest.mark.parametrize(("model", "status"), [("Qwen/Qwen3-30B-A3B-Thinking-2507", "open"), ("m", "absent")])
+@pytest.mark.parametrize(
+    ("model", "status"), [("Qwen/Qwen3-30B-A3B-Thinking-2507", "open"), ("m", "absent")]
+)
 def test_an_empty_field_of_thinking_beside_a_cut_text(model, status):
     """A server that waits for the end of the thought has an empty field until it comes."""
     message = {"role": "assistant", "content": "The user says hi and", "reasoning_content": ""}
@@ -171,13 +192,18 @@ def test_an_empty_field_of_thinking_beside_a_cut_text(model, status):
 
 # --- rows that are no completion ---------------------------------------------------------------
 
+
 @pytest.mark.parametrize("role", ["user", "system", "tool", "human"])
 def test_a_single_message_that_no_model_wrote_is_no_completion(role):
     assert "no assistant turn" in refused({"role": role, "content": "hi"})
 
 
 def test_a_single_message_of_an_assistant_is_one():
-    assert parts(one({"role": "assistant", "content": "<think>Hm.</think>Hello."})) == (["Hm."], "Hello.", "closed")
+    assert parts(one({"role": "assistant", "content": "<think>Hm.</think>Hello."})) == (
+        ["Hm."],
+        "Hello.",
+        "closed",
+    )
 
 
 # --- messages and calls as JSON text -----------------------------------------------------------
@@ -200,9 +226,16 @@ def test_json_text_where_objects_are_expected_is_parsed(case):
     assert parts(one(AS_JSON[case])) == (["Hm."], "Hello.", "closed")
 
 
-@pytest.mark.parametrize("calls", [[CALL], f"[{CALL}]", [{"id": "c", "function": {"name": "f"}}]], ids=str)
+@pytest.mark.parametrize(
+    "calls", [[CALL], f"[{CALL}]", [{"id": "c", "function": {"name": "f"}}]], ids=str
+)
 def test_calls_of_tools_as_json_text(calls):
-    message = {"role": "assistant", "content": "", "reasoning_content": "I compute.", "tool_calls": calls}
+    message = {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "I compute.",
+        "tool_calls": calls,
+    }
     trace = one({"example_id": 0, "prompt": [], "completion": [message], "reward": 0})
     assert parts(trace) == (["I compute."], "", "closed")
     assert trace.meta["tool_calls"] == [{"id": "c", "function": {"name": "f"}}]
@@ -211,21 +244,41 @@ def test_calls_of_tools_as_json_text(calls):
 def test_a_completion_that_is_json_stays_text():
     text = '[{"name": "a"}, {"name": "b"}]'
     assert one({"prompt": "q", "completion": text}).completion == text
-    assert [t.completion for t in read_records([{"prompt": "q", "completion": ['{"a": 1}', "b"]}])] == ['{"a": 1}', "b"]
+    assert [
+        t.completion for t in read_records([{"prompt": "q", "completion": ['{"a": 1}', "b"]}])
+    ] == ['{"a": 1}', "b"]
 
 
 WRONG_KINDS = {
-    "a call": ({"messages": [ASK, {"role": "assistant", "content": "x", "tool_calls": ["foo"]}]}, "tool_calls.0."),
+    "a call": (
+        {"messages": [ASK, {"role": "assistant", "content": "x", "tool_calls": ["foo"]}]},
+        "tool_calls.0.",
+    ),
     "messages of text": ({"messages": ["hi"]}, "messages.0. must be an object"),
     "a null message": ({"messages": [None]}, "messages.0. must be an object"),
     "choices of text": ({"choices": ["x"]}, "choices.0. must be an object"),
     "a number among parts": ({"prompt": "q", "completion": [1]}, "a list with int"),
-    "a list in a prompt": ({"prompt": [["a"], ["b"]], "completion": [["x"], ["y"]]}, "a list with list"),
-    "an object without text": ({"prompt": "q", "response": {"foo": 1}}, "an object with the fields foo"),
-    "log-probs of text": ({"prompt": "q", "completion": "c", "logprobs": "x"}, "logprobs must be a list"),
-    "a log-prob of text": ({"prompt": "q", "completion": "c", "token_ids": [1], "logprobs": ["x"]}, "logprobs must be a number"),
+    "a list in a prompt": (
+        {"prompt": [["a"], ["b"]], "completion": [["x"], ["y"]]},
+        "a list with list",
+    ),
+    "an object without text": (
+        {"prompt": "q", "response": {"foo": 1}},
+        "an object with the fields foo",
+    ),
+    "log-probs of text": (
+        {"prompt": "q", "completion": "c", "logprobs": "x"},
+        "logprobs must be a list",
+    ),
+    "a log-prob of text": (
+        {"prompt": "q", "completion": "c", "token_ids": [1], "logprobs": ["x"]},
+        "logprobs must be a number",
+    ),
     "a reward": ({"prompt": "q", "completion": "c", "reward": {"a": 1}}, "reward must be a number"),
-    "ids of text": ({"prompt": "q", "completion": "c", "token_ids": "1 2"}, "token ids must be a list"),
+    "ids of text": (
+        {"prompt": "q", "completion": "c", "token_ids": "1 2"},
+        "token ids must be a list",
+    ),
 }
 
 
@@ -240,11 +293,17 @@ def test_a_value_of_another_kind_is_named(case):
 def test_a_completion_may_be_a_message_and_a_row_a_message_of_ollama():
     message = {"role": "assistant", "content": "Hello.", "reasoning_content": "Hm."}
     assert parts(one({"prompt": "q", "completion": message})) == (["Hm."], "Hello.", "closed")
-    row = {"model": "m", "message": {"role": "assistant", "content": "Hello.", "thinking": "Hm."}, "done": True, "done_reason": "stop"}
+    row = {
+        "model": "m",
+        "message": {"role": "assistant", "content": "Hello.", "thinking": "Hm."},
+        "done": True,
+        "done_reason": "stop",
+    }
     assert (parts(one(row)), one(row).finish_reason) == ((["Hm."], "Hello.", "closed"), "stop")
 
 
 # --- steps and log-probs -----------------------------------------------------------------------
+
 
 @pytest.mark.parametrize(("rest", "step"), [
     ({"step": 10}, 10), ({"step": 10.0}, 10), ({"step": "10"}, 10), ({"global_step": 3}, 3), ({"gen_step": 0}, 0),
@@ -261,7 +320,13 @@ def token(text, logprob=-1.0, **rest):
 
 
 def chat(text, tokens, **choice):
-    choice = {"index": 0, "finish_reason": "stop", "message": {"content": text}, "logprobs": {"content": tokens}, **choice}
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"content": text},
+        "logprobs": {"content": tokens},
+        **choice,
+    }
     return one({"choices": [choice]})
 
 
@@ -284,11 +349,15 @@ def test_token_ids_tell_where_there_are_no_bytes():
     assert chat("é", [token("\ufffd"), token("\ufffd")], token_ids=[1, 2]).logprobs == (-1.0, -1.0)
 
 
-@pytest.mark.parametrize("given", [{"content": [token("Four.")]}, [token("Four.")]], ids=["chat", "list"])
+@pytest.mark.parametrize(
+    "given", [{"content": [token("Four.")]}, [token("Four.")]], ids=["chat", "list"]
+)
 def test_a_plain_row_may_have_log_probs_as_a_server_gives_them(given):
     trace = one({"prompt": "q", "completion": "Four.", "logprobs": given})
     assert (trace.logprobs, trace.token_starts, trace.meta) == ((-1.0,), (0,), {})
-    assert one({"prompt": "q", "completion": "Five.", "logprobs": given}).meta["logprobs"] == [token("Four.")]
+    assert one({"prompt": "q", "completion": "Five.", "logprobs": given}).meta["logprobs"] == [
+        token("Four.")
+    ]
 
 
 def test_log_probs_without_a_token_are_named():

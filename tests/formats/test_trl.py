@@ -31,7 +31,15 @@ def write(folder, steps, *, evaluated=(), generated=(), log=True):
     for step, rollouts in steps.items():
         rows = []
         for name in rollouts.split():
-            rows.append({"step": step, "prompt": name[0], "completion": name, "right": 1.0, "advantage": 0.5})
+            rows.append(
+                {
+                    "step": step,
+                    "prompt": name[0],
+                    "completion": name,
+                    "right": 1.0,
+                    "advantage": 0.5,
+                }
+            )
         pd.DataFrame(rows).to_parquet(folder / "completions" / f"completions_{step:05d}.parquet")
     if log:
         history = [{"step": step, "eval_loss": 0.0} for step in evaluated]
@@ -57,7 +65,10 @@ def test_a_rollout_counts_once_at_the_step_that_generated_it(tmp_path):
         **dict.fromkeys(("a1", "a2", "b1", "b2"), (1, "")), **dict.fromkeys(("E1", "E2"), (3, "evaluation")),
         **dict.fromkeys(("c1", "c2", "d1", "d2"), (4, "")), **dict.fromkeys(("E3", "E4"), (5, "evaluation")),
     }  # fmt: skip
-    assert [trace.id for trace in traces][:5] == [*(f"completions_00001:{i}" for i in (1, 2, 3, 4)), "completions_00003:3"]
+    assert [trace.id for trace in traces][:5] == [
+        *(f"completions_00001:{i}" for i in (1, 2, 3, 4)),
+        "completions_00003:3",
+    ]
 
 
 def test_one_file_alone_names_its_rollouts_as_the_folder_does(tmp_path):
@@ -77,11 +88,26 @@ def test_equal_rollouts_of_one_file_are_two(tmp_path):
 def test_an_evaluation_that_fills_the_buffer_is_told_by_the_log(tmp_path):
     """At step 2 nothing else was generated. At step 4 a training batch was, and its end is there:
     c has rollouts at no other step, and E was asked at both evaluations."""
-    write(tmp_path, {1: "a1 a2 b1 b2", 2: "E1 E2 E3 E4", 3: "b3 b4 a3 a4", 4: "c1 c2 E5 E6"}, evaluated=(2, 4), generated=(1, 3, 4))
-    with pytest.warns(UserWarning, match="2 of 16 rollouts may be of training or of an evaluation.*prompts do not tell"):
+    write(
+        tmp_path,
+        {1: "a1 a2 b1 b2", 2: "E1 E2 E3 E4", 3: "b3 b4 a3 a4", 4: "c1 c2 E5 E6"},
+        evaluated=(2, 4),
+        generated=(1, 3, 4),
+    )
+    with pytest.warns(
+        UserWarning,
+        match="2 of 16 rollouts may be of training or of an evaluation.*prompts do not tell",
+    ):
         traces = list(read_traces(tmp_path / "completions"))
     splits = {trace.completion: trace.split for trace in traces}
-    assert {name for name, split in splits.items() if split == "evaluation"} == {"E1", "E2", "E3", "E4", "E5", "E6"}
+    assert {name for name, split in splits.items() if split == "evaluation"} == {
+        "E1",
+        "E2",
+        "E3",
+        "E4",
+        "E5",
+        "E6",
+    }
 
 
 def test_without_a_log_whole_files_may_be_either(tmp_path):
@@ -113,7 +139,11 @@ def test_the_overlap_is_the_longest_end_that_the_other_begins_with():
     for _ in range(300):
         earlier = rng.choices("ab", k=rng.randrange(7))
         later = rng.choices("ab", k=rng.randrange(7))
-        lengths = [n for n in range(min(len(earlier), len(later)) + 1) if earlier[len(earlier) - n :] == later[:n]]
+        lengths = [
+            n
+            for n in range(min(len(earlier), len(later)) + 1)
+            if earlier[len(earlier) - n :] == later[:n]
+        ]
         assert _overlap(earlier, later) == max(lengths)
     assert _overlap(["x"] * 200_000, ["x"] * 200_000) == 200_000  # linear
 

@@ -42,7 +42,9 @@ def test_stamped_entropies_are_scores(tmp_path):
 
 
 def test_without_the_trainers_log_probs_those_of_the_engine_stand(tmp_path):
-    run = analyze(write(tmp_path / "traces.jsonl", episode(0, entropies=[0.5, 0.25])), tmp_path / "run")
+    run = analyze(
+        write(tmp_path / "traces.jsonl", episode(0, entropies=[0.5, 0.25])), tmp_path / "run"
+    )
     assert list(run.score_table()["logprob"][0]) == [-0.5, -0.25]
 
 
