@@ -1,266 +1,401 @@
-"""A message whose content is typed blocks: thinking, text, tool calls."""
+"""A message whose content is typed parts: thinking, text, tool calls."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cotlens.formats.fields import (
+from cotlens.formats.content import (
     BLOCK_TEXT,
-    THINK,
+    SUMMARIES,
+    Part,
     content_text,
-    dicts,
-    fields_of,
-    left_over,
+    is_tool,
+    kind_of,
     part_text,
+    typed,
 )
+from cotlens.formats.fields import THINK, dicts, fields_of, is_thought, left_over, objects
 from cotlens.formats.rows import Row
 from cotlens.text.split import has_delimiters
 from cotlens.trace import Origin, Reasoning, Span, Trace, TraceError
+
+# Other names under which an answer stands next to a thought.
+ANSWERS = (
+    "answer", "final_answer", "final", "result", "reply", "final_response", "model_answer",
+    "answer_text", "output_text", "response_text", "model_output", "model_response", "prediction",
+    "assistant",
+)  # fmt: skip
 
 
 def trace_of_message(
     message: Row, prompt: str, fields: dict[str, Any], meta: dict[str, Any]
 ) -> Trace:
-    content, tools = message.get("content"), tool_calls(message)
-    parts = _parts(content)
-    if tools:  # the turn continued with a call: its thought is not cut off
-        meta, fields = (
-            meta | {"tool_calls": tools},
-            fields | {"finish_reason": fields["finish_reason"] or "tool_calls"},
-        )
+    """The trace of an assistant's message: what its fields or parts say of thinking and answer.
+
+    Args:
+        message: with `content` (text or parts), perhaps thinking and tool calls in fields.
+        prompt: the text before it.
+        fields: of the trace: id, finish reason and others.
+        meta: metadata of the trace, to which what the message says besides its text is added.
+
+    Raises:
+        TraceError: for a message without a completion, or whose answer stands under a name that
+            is not known.
+    """
+    parts = _parts(message.get("content"))
+    calls = tool_calls(message)
+    if calls:  # the turn continued with a call: its thought is not cut off
+        meta = meta | {"tool_calls": calls}
+        fields = fields | {"finish_reason": fields["finish_reason"] or "tool_calls"}
+
+    # What the fields of the message hold, and what of them goes to the metadata.
     thinking, reasoning, used = _thinking_beside(message)
-    used |= {
-        "role",
-        "content",
-        *(("tool_calls",) if isinstance(message.get("tool_calls"), list) else ()),
-    }
+    used |= {"role", "content"}
+    if message.get("tool_calls") is not None:
+        used.add("tool_calls")
+    content = message.get("content")
     if content is None and isinstance(message.get("refusal"), str):
-        content, used = message["refusal"], used | {"refusal"}
-    meta = meta | left_over(message, "message", *used)
+        content = message["refusal"]
+        used.add("refusal")
+
+    rest = left_over(message, "message", *used)
+    if content is None and thinking and not calls:
+        _refuse_lost_answer(message, used)
+    meta = meta | rest
+
+    # Parts that mark thinking and answer themselves.
     if parts and _has_blocks(parts):
-        if thinking and not any(part.get("type") in _THOUGHT_BLOCKS for part in dicts(parts)):
-            parts = [{"type": "thinking", "thinking": thinking}, *parts]
-        elif thinking:
-            meta = meta | {"thinking": thinking}
-        text, placed = blocks_of(parts)
-        text["reasoning"] = _worst([text["reasoning"], reasoning])
-        return Trace(prompt=prompt, **text, **fields, meta=meta | _with_calls(placed, message))
+        if thinking:
+            parts, meta = _with_thinking(parts, thinking, meta)
+        text_fields, placed = blocks_of(parts)
+        text_fields["reasoning"] = _worst([text_fields["reasoning"], reasoning])
+        placed = _with_calls(placed, message)
+        return Trace(
+            prompt=prompt,
+            **text_fields,
+            **fields,
+            meta=meta | placed,
+        )
+
+    # Parts of one text.
     if isinstance(content, list):
         content, placed = _one_text(parts)
         meta = meta | _with_calls(placed, message)
-    if content is None and not thinking and not tools:
+
+    if content is None and not thinking and not calls:
         raise TraceError(
             "the completion is null (the assistant message has neither content nor reasoning)"
         )
-    if not isinstance(content, str | None):
-        raise TraceError(
-            "the content of a message must be text or a list of parts, got "
-            f"{type(content).__name__}"
-        )
-    text = content or ""
+
+    text = content_text(content)
     if text and thinking and thinking.strip() in text and has_delimiters(text):
-        meta, thinking = (
-            meta | {"thinking": thinking},
-            "",  # the server left the thought in the content as well
+        # The server left the thought in the content as well.
+        meta = meta | {"thinking": thinking}
+        thinking = ""
+
+    # A source with an empty field for the thought reports that there is none, unless the text was
+    # cut off: then the server looked for the end of a thought that never came.
+    reports = "refusal" in used or any(_is_report(message.get(name)) for name in THINK)
+    if fields["finish_reason"] == "length":
+        reports = "refusal" in used
+    is_one_text = not thinking and reasoning is Reasoning.VERBATIM
+    if is_one_text and (has_delimiters(text) or not reports):
+        return Trace(
+            completion=text,
+            prompt=prompt,
+            **fields,
+            meta=meta,
         )
-    # A source with an empty field for the thought reports that there is none.
-    told = "refusal" in used or any(isinstance(message.get(key), str) for key in THINK)
-    if not thinking and reasoning is Reasoning.VERBATIM and (has_delimiters(text) or not told):
-        return Trace(completion=text, prompt=prompt, **fields, meta=meta)
+
+    parts_of_text = fields_of(thinking, text)
     return Trace(
-        prompt=prompt, **fields_of(thinking, text), reasoning=reasoning, **fields, meta=meta
+        prompt=prompt,
+        **parts_of_text,
+        reasoning=reasoning,
+        **fields,
+        meta=meta,
     )
 
 
+def _is_report(value: Any) -> bool:
+    return isinstance(value, str) and is_thought(value)
+
+
+_MARKS = ("name", "id", "model", "type", "object", "from", "phase", "provider", "signature")
+
+
+def _refuse_lost_answer(message: Row, used: set[str]) -> None:
+    """Raise TraceError if a message without content has text under names that are not known."""
+    names = []
+    for key, value in message.items():
+        if key not in used and key not in _MARKS and isinstance(value, str) and value.strip():
+            names.append(key)
+
+    if names:
+        raise TraceError(
+            f"the message has thinking and no content, and text under {', '.join(names)}; rename "
+            "the field that holds the answer to 'content' (or, if the thought was cut off, give "
+            "the message an empty content)"
+        )
+
+
 def _parts(content: Any) -> list[Any]:
-    return [_typed(part) for part in content] if isinstance(content, list) else []
+    return [typed(part) for part in content] if isinstance(content, list) else []
 
 
+# --- calls of tools --------------------------------------------------------------------------
 def tool_calls(message: Row) -> list[Row]:
-    """The calls of tools in a message, in their field or among its blocks."""
-    blocks = [part for part in dicts(_parts(message.get("content"))) if _is_call(part)]
-    return dicts(message.get("tool_calls")) or blocks
+    """The calls of tools in a message, in their field or among its parts.
+
+    A call may be JSON text, as verifiers and tables write it. `function_call` is OpenAI's older
+    field, for one call.
+    """
+    calls = objects(message.get("tool_calls"), "tool_calls")
+    if not calls and isinstance(message.get("function_call"), dict):
+        calls = [message["function_call"]]
+    if calls:
+        return calls
+    return [part for part in _parts(message.get("content")) if kind_of(part) is Part.CALL]
 
 
 def _with_calls(placed: dict[str, Any], message: Row) -> dict[str, Any]:
     """The parts found among the blocks, with the calls that the message's field holds."""
-    called = [*placed.get("tool_calls", ()), *dicts(message.get("tool_calls"))]
-    return placed | ({"tool_calls": called} if called else {})
+    calls = [*placed.get("tool_calls", ()), *objects(message.get("tool_calls"), "tool_calls")]
+    return placed | ({"tool_calls": calls} if calls else {})
 
 
+# --- thinking in a field of its own ----------------------------------------------------------
 def _thinking_beside(message: Row) -> tuple[str, Reasoning, set[str]]:
     """Thinking in a separate field, what kind it is, and the fields that add nothing to it.
 
-    The first field that is not empty wins; the same text under two names (vLLM) is one thought.
+    The first field that is not empty wins; the same text under two names (vLLM) is one thought. A
+    switch under such a name is no thought.
     """
-    found = {
-        key: content_text(message[key]) for key in THINK if isinstance(message.get(key), str | list)
-    }
-    thinking = next(filter(None, found.values()), "")
-    used = {key for key, text in found.items() if text in ("", thinking)}
+    # Under each name that holds a thought.
+    texts = {}
+    for name in THINK:
+        if name in message and is_thought(message[name]):
+            texts[name] = content_text(message[name])
+
+    thinking = next(filter(None, texts.values()), "")
+    used = {name for name, text in texts.items() if text in ("", thinking)}
+
     details = dicts(message.get("reasoning_details"))
     if not details:
         return thinking, Reasoning.VERBATIM, used
-    thinking = thinking or "".join(
-        part.get("text") or part.get("summary") or "" for part in details
-    )
+    return _with_details(thinking, details, used)
+
+
+def _with_details(
+    thinking: str, details: Sequence[Row], used: set[str]
+) -> tuple[str, Reasoning, set[str]]:
+    """The same for OpenRouter's `reasoning_details`: texts, summaries and ciphertext."""
+    if not thinking:
+        thinking = "".join(part.get("text") or part.get("summary") or "" for part in details)
+
+    # The worst kind among the details is that of the whole.
     kinds = {str(part.get("type", "")).removeprefix("reasoning.") for part in details}
-    reasoning = _worst(
-        {"summary": Reasoning.SUMMARY, "encrypted": Reasoning.REDACTED}.get(kind) for kind in kinds
-    )
-    signed = any(part.get("signature") for part in details)
-    if not thinking and signed:
+    meanings = {
+        "summary": Reasoning.SUMMARY,
+        "encrypted": Reasoning.REDACTED,
+    }
+    reasoning = _worst(meanings.get(kind) for kind in kinds)
+
+    is_signed = any(part.get("signature") for part in details)
+    if not thinking and is_signed:
         reasoning = Reasoning.REDACTED
-    used |= set() if signed or "encrypted" in kinds else {"reasoning_details"}
+    if not is_signed and "encrypted" not in kinds:
+        used = used | {"reasoning_details"}
     return thinking, reasoning, used
 
 
-def _typed(part: Any) -> Any:
-    """The part with a `type`.
+def _with_thinking(
+    parts: list[Any], thinking: str, meta: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Parts and metadata of a message that has thinking in a field too.
 
-    Bedrock names the kind by a key where others have a `type`, and some sources give a text no
-    type.
+    Thinking that no part holds comes first; else the field repeats the parts.
     """
-    if not isinstance(part, dict) or part.get("type"):
-        return part
-    if isinstance(inner := part.get("reasoningContent"), dict):
-        said = inner.get("reasoningText") or {}
-        beside = {
-            key: value
-            for key, value in (*said.items(), *inner.items())
-            if key not in ("text", "reasoningText")
-        }
-        return {"type": "thinking", "thinking": said.get("text") or "", **beside}
-    for name, kind in (("toolUse", "tool_use"), ("toolResult", "tool_result")):
-        if isinstance(part.get(name), dict):
-            return {"type": kind, **part[name]}
-    return {"type": "text", **part} if isinstance(part.get("text"), str) else part
+    if any(kind_of(part) is Part.THOUGHT for part in parts):
+        return parts, meta | {"thinking": thinking}
+    return [{"type": "thinking", "thinking": thinking}, *parts], meta
 
 
+# --- parts that are one text -----------------------------------------------------------------
 def _one_text(parts: Sequence[Any]) -> tuple[str, dict[str, Any]]:
     """One text of parts that do not mark what is thinking, and the parts that are not text.
 
     The latter come with their place in the text.
     """
-    text, placed = "", dict[str, list[Any]]()
+    text = ""
+    placed: dict[str, list[Any]] = {}
     for part in parts:
         if isinstance(part, str):
             text += part
             continue
-        said = "" if _is_tool(part) else part_text(part)
-        rest = part if not said else _beside_text(part)
+
+        # A tool's text is not the model's.
+        said = "" if is_tool(part) else part_text(part)
+        rest = _beside_text(part) if said else part
         if rest:
-            placed.setdefault("tool_calls" if _is_call(part) else "other_parts", []).append(
-                {"at": len(text), **rest}
-            )
+            name = "tool_calls" if kind_of(part) is Part.CALL else "other_parts"
+            placed.setdefault(name, []).append({"at": len(text), **rest})
+
         text += said
+
     return text, placed
 
 
 def _beside_text(part: Row) -> Row:
-    """What a block of text holds besides its text: citations, log-probs, a cache mark."""
-    rest = {
-        key: value
-        for key, value in part.items()
-        if key not in ("type", *BLOCK_TEXT, "refusal") and value not in (None, "", [])
-    }
-    return {"type": part.get("type"), **rest} if rest else {}
+    """What a part holds besides its text: citations, log-probs, a cache mark."""
+    said = part_text(part)
+    rest = {}
+    for key, value in part.items():
+        is_empty = value in (None, "", [])
+        if key != "type" and value != said and not is_empty:
+            rest[key] = value
 
-
-_THOUGHT_BLOCKS = ("thinking", "reasoning", "redacted_thinking")
-_TEXT_BLOCKS = ("text", "output_text", "refusal")
-
-
-def _is_call(block: Row) -> bool:
-    """Whether a block calls a tool.
-
-    Its type is `tool_use`, `server_tool_use`, `function_call`, `web_search_call` or similar.
-    """
-    return str(block.get("type", "")).endswith(("tool_use", "_call", "-call"))
-
-
-def _is_tool(block: Row) -> bool:
-    return _is_call(block) or str(block.get("type", "")).endswith(
-        ("tool_result", "_output", "-result")
+    return (
+        {
+            "type": part.get("type"),
+            **rest,
+        }
+        if rest
+        else {}
     )
 
 
-def _has_blocks(content: list[Any]) -> bool:
+def _has_blocks(parts: Sequence[Any]) -> bool:
     """Whether the parts of a message mark thinking, answer and tool calls themselves.
 
     If not, the parts are one text.
     """
-    parts = dicts(content)
-    if any(part.get("type") in _THOUGHT_BLOCKS for part in parts):
+    kinds = {kind_of(part) for part in parts}
+    if Part.THOUGHT in kinds:
         return True
-    return any(map(_is_tool, parts)) and not any(has_delimiters(part_text(part)) for part in parts)
+    if not kinds & {Part.CALL, Part.RESULT}:
+        return False
+    return not any(has_delimiters(part_text(part)) for part in dicts(parts))
 
 
-def blocks_of(content: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Completion and spans of a message of typed blocks, and metadata for what is not text.
+# --- parts that mark what they are -----------------------------------------------------------
+def blocks_of(content: Iterable[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Completion and spans of a message of typed parts, and metadata for what is not text.
 
-    Blocks keep their order. Calls and results of tools are in no text: `tool_calls` and
+    Parts keep their order. Calls and results of tools are in no text: `tool_calls` and
     `other_parts` hold them with `at`, the code point of the completion at which each occurs. The
     answer is the last text: text before a thought, or before a tool that more text follows, is
     commentary.
     """
-    text, think, after, used, kinds = "", [], 0, 0, [Reasoning.VERBATIM]
+    text = ""
+    think = []
+    kinds = [Reasoning.VERBATIM]
+    answer_start = 0
+    last_tool = 0  # where a tool, or commentary, last stood
     placed: dict[str, list[Any]] = {"tool_calls": [], "other_parts": []}
-    for part_of_message in content:
-        said_plainly = isinstance(part_of_message, str)
-        block: Row = {"type": "text", "text": part_of_message} if said_plainly else part_of_message
-        kind, at = block.get("type"), len(text)
-        if kind in _THOUGHT_BLOCKS:
-            part, reasoning, rest = _thought(block)
+    for part in content:
+        block: Row = {"type": "text", "text": part} if isinstance(part, str) else part
+        kind = kind_of(block)
+        at = len(text)
+        # Each part adds its text, or a place in it.
+        if kind is Part.THOUGHT:
+            thought, reasoning, rest = _thought(block)
             kinds.append(reasoning)
-            think.append(Span(at, at + len(part)))
-            text += part
-            after, used = (len(text), used) if part else (after, at)
+            text += thought
+            if thought:
+                think.append(Span(at, len(text)))
+                answer_start = len(text)
+            else:  # hidden: what was said before it is commentary all the same
+                last_tool = at
+
             if rest:
-                placed["other_parts"].append({"at": at, "type": kind, **rest})
-        elif kind in (*_TEXT_BLOCKS, "commentary"):
-            said = content_text([block])
-            after = max(after, used) if said else after
+                placed["other_parts"].append(
+                    {
+                        "at": at,
+                        "type": block.get("type"),
+                        **rest,
+                    }
+                )
+        elif kind in (Part.TEXT, Part.COMMENTARY):
+            said = part_text(block)
+            if said:
+                answer_start = max(answer_start, last_tool)
             text += said
-            used = len(text) if kind == "commentary" else used
+            if kind is Part.COMMENTARY:
+                last_tool = len(text)
             if rest := _beside_text(block):
                 placed["other_parts"].append({"at": at, **rest})
         else:
-            placed["tool_calls" if _is_call(block) else "other_parts"].append({"at": at, **block})
-            used = at if _is_tool(block) else used
+            name = "tool_calls" if kind is Part.CALL else "other_parts"
+            placed[name].append({"at": at, **block})
+            if is_tool(block):
+                last_tool = at
+
     fields = {
         "completion": text,
         "origin": Origin.FIELDS,
-        "think": tuple(span for span in think if span.length),
-        "answer": Span(after, len(text)),
+        "think": tuple(think),
+        "answer": Span(answer_start, len(text)),
         "reasoning": _worst(kinds),
     }
-    return fields, {name: parts for name, parts in placed.items() if parts}
+    return fields, {name: entries for name, entries in placed.items() if entries}
+
+
+# A signature or ciphertext: long, and nothing but the letters of Base64.
+_CIPHERTEXT = re.compile(r"[A-Za-z0-9+/_-]{80,}={0,2}")
+_HIDDEN = ("redacted_thinking", "redacted_reasoning")
 
 
 def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
-    """Text of a thinking block, what kind of text it is, and what else the block holds.
+    """Text of a thinking part, what kind of text it is, and what else the part holds.
 
-    An encrypted thought is not text, whatever field holds it (Inspect puts it in `reasoning`);
-    where there is a summary as well, the summary is the text. A signed block without text was left
-    out by the provider.
+    An encrypted thought is not text, whatever field holds it: Inspect puts a signature of
+    Anthropic's in `reasoning`. Where there is a summary as well, the summary is the text. A signed
+    part without text was left out by the provider.
     """
-    rest = {
-        key: value for key, value in block.items() if key != "type" and value not in (None, "", [])
-    }
-    summary = content_text(rest["summary"]) if isinstance(rest.get("summary"), str | list) else ""
-    hidden = block.get("type") == "redacted_thinking" or bool(block.get("redacted"))
-    name = "" if hidden else next((key for key in BLOCK_TEXT if rest.get(key)), "")
-    if name:
-        return content_text(rest.pop(name)), Reasoning.VERBATIM, rest
-    if summary:
-        rest.pop("summary")
-        return summary, Reasoning.SUMMARY, rest
-    hidden = hidden or any(rest.get(key) for key in ("signature", "encrypted_content", "data"))
-    return "", Reasoning.REDACTED if hidden else Reasoning.VERBATIM, rest
+    kind = str(block.get("type", "")).lower()
+    rest = {}
+    for key, value in block.items():
+        if key != "type" and value not in (None, "", []):
+            rest[key] = value
+
+    if kind in SUMMARIES and "summary" not in rest:
+        return part_text(block), Reasoning.SUMMARY, dict(_beside_text(block))
+
+    is_hidden = kind in _HIDDEN or bool(block.get("redacted"))
+    for name in (*BLOCK_TEXT, "think", "thought", "reasoning_content", kind, "value"):
+        if is_hidden or not isinstance(rest.get(name), str | list | dict):
+            continue
+        if isinstance(rest[name], str) and _is_ciphertext(rest[name], rest):
+            is_hidden = True
+            break
+
+        said = rest.pop(name)
+        rest = {key: value for key, value in rest.items() if value is not True}
+        return content_text(said), Reasoning.VERBATIM, rest
+
+    # The summary, where there is one; else what the provider left out.
+    if isinstance(rest.get("summary"), str | list):
+        summary = content_text(rest.pop("summary"))
+        if summary:
+            return summary, Reasoning.SUMMARY, rest
+
+    is_hidden = is_hidden or any(
+        rest.get(name) for name in ("signature", "encrypted_content", "data")
+    )
+    return "", Reasoning.REDACTED if is_hidden else Reasoning.VERBATIM, rest
 
 
-def _worst(kinds: Any) -> Reasoning:
+def _is_ciphertext(text: str, part: Row) -> bool:
+    return text == part.get("signature") or bool(_CIPHERTEXT.fullmatch(text))
+
+
+def _worst(kinds: Iterable[Reasoning | None]) -> Reasoning:
+    """The kind that says least of the thinking; verbatim where none is given."""
     order = (Reasoning.VERBATIM, Reasoning.SUMMARY, Reasoning.REDACTED)
+    known = [kind or Reasoning.VERBATIM for kind in kinds]
     return max(
-        (kind or Reasoning.VERBATIM for kind in kinds), key=order.index, default=Reasoning.VERBATIM
+        known,
+        key=order.index,
+        default=Reasoning.VERBATIM,
     )

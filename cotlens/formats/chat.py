@@ -1,27 +1,33 @@
 """Plain rows and chat messages; the parsers of the tools' formats build on them."""
 
 import re
-from dataclasses import replace
 from typing import Any
 
-from cotlens.formats.blocks import tool_calls, trace_of_message
+from cotlens.formats.blocks import ANSWERS, tool_calls, trace_of_message
+from cotlens.formats.content import (
+    content_text,
+    prompt_text,
+    role_of,
+    without_nulls,
+)
+from cotlens.formats.exact import restored
 from cotlens.formats.fields import (
     PROMPT,
     TEXT,
     THINK,
     Taker,
     common_fields,
-    content_text,
+    dicts,
     fields_of,
-    optional_ids,
-    prompt_text,
-    role_of,
-    text_or_empty,
-    without_nulls,
+    from_json,
+    is_thought,
+    objects,
 )
+from cotlens.formats.finish import read_finish
 from cotlens.formats.rows import Row
+from cotlens.formats.tokens import logprobs_of_row
 from cotlens.text.split import has_delimiters, split_think
-from cotlens.trace import Label, Origin, Reasoning, Span, Trace, TraceError, dump_json, hash_text
+from cotlens.trace import Origin, Span, Trace, TraceError, dump_json
 
 
 def parse_plain(row: Row, name: str) -> list[Trace]:
@@ -30,50 +36,65 @@ def parse_plain(row: Row, name: str) -> list[Trace]:
     `answer` is the model's answer next to `thinking`, and the gold answer next to a completion.
     Next to `thinking`, a completion is the answer, unless it holds the thinking itself or begins
     with a thought: then it is the whole text. A prompt or completion that is a list is a
-    conversation, typed blocks, or several samples.
+    conversation, typed blocks, or several samples; a completion that is an object is a message.
     """
+    refuse_part_of_stream(row)
     taker = Taker(row)
+
+    # What the row has of prompt, thinking and text decides how it is read.
     prompt = _take_prompt(taker)
-    thinking, text = taker.take(*THINK), taker.take(*TEXT)
+    thinking = taker.thinking()
+    text = _take_text(taker)
     if isinstance(prompt, list) or isinstance(text, list):
         return _parse_lists(taker, prompt, thinking, text, name)
-    if isinstance(thinking, list):
-        thinking = content_text(thinking)
-    if text is not None and thinking is not None and not isinstance(thinking, str):
-        taker.rest["thinking"], thinking = thinking, None  # a switch such as {"effort": "high"}
+
+    # One text each.
+    thinking = None if thinking is None else content_text(thinking)
     if row.get("completion", "") is None and thinking is None:
         raise TraceError("the completion is null")
-    for value in (thinking, text):
-        if value is not None and not isinstance(value, str):
-            raise TraceError(f"the completion must be text, got {type(value).__name__}")
+    if text is not None and not isinstance(text, str):
+        raise TraceError(f"the completion must be text, got {type(text).__name__}")
     common = common_fields(taker, name)
     if text is None:
-        answer = taker.take("answer")
-        if thinking is None and not (
-            isinstance(answer, str) and any(field in row for field in THINK)
-        ):
-            null = [field for field in (*TEXT, *THINK) if field in row]
-            raise TraceError(f"the completion is null ({', '.join(null)})")
-        if answer is not None and not isinstance(answer, str):
-            raise TraceError(f"the answer must be text, got {type(answer).__name__}")
-        return [
-            Trace(
-                prompt=prompt, **fields_of(thinking or "", answer or ""), **common, meta=taker.rest
-            )
-        ]
+        return [_thinking_and_answer(taker, row, prompt, thinking, common)]
+    trace = _with_text(taker, prompt, thinking, text, common)
+    return [logprobs_of_row(trace)]
+
+
+def _with_text(
+    taker: Taker, prompt: str, thinking: str | None, text: str, common: dict[str, Any]
+) -> Trace:
+    """The trace of a text: the whole completion, or the answer to the thinking next to it."""
     common["gold"] = common["gold"] or ("" if thinking else taker.text("answer"))
     if thinking is None or _is_whole(text, thinking):
-        taker.rest |= {"thinking": thinking} if thinking else {}
-        return [Trace(prompt=prompt, completion=text, **common, meta=taker.rest)]
+        if thinking:
+            taker.rest["thinking"] = thinking
+        return Trace(
+            prompt=prompt,
+            completion=text,
+            **common,
+            meta=taker.rest,
+        )
+
+    # The answer, or a text that begins with the thinking.
     place = _place_of_thinking(thinking, text)
     if place is None:
-        return [Trace(prompt=prompt, **fields_of(thinking, text), **common, meta=taker.rest)]
-    spans = {"think": (place,), "answer": Span(place.stop, len(text))}
-    return [
-        Trace(
-            prompt=prompt, completion=text, origin=Origin.FIELDS, **spans, **common, meta=taker.rest
+        return Trace(
+            prompt=prompt,
+            **fields_of(thinking, text),
+            **common,
+            meta=taker.rest,
         )
-    ]
+
+    return Trace(
+        prompt=prompt,
+        completion=text,
+        origin=Origin.FIELDS,
+        think=(place,),
+        answer=Span(place.stop, len(text)),
+        **common,
+        meta=taker.rest,
+    )
 
 
 def _is_whole(text: str, thinking: str) -> bool:
@@ -99,19 +120,176 @@ def _place_of_thinking(thinking: str, text: str) -> Span | None:
     """
     content = thinking.strip()
     at = len(text) - len(text.lstrip())
-    return (
-        Span(at, at + len(content))
-        if len(content) >= _SURELY_QUOTED and text.startswith(content, at)
-        else None
+    if len(content) < _SURELY_QUOTED or not text.startswith(content, at):
+        return None
+    return Span(
+        at,
+        at + len(content),
     )
 
 
+# --- thinking without a text -----------------------------------------------------------------
+def _thinking_and_answer(
+    taker: Taker, row: Row, prompt: str, thinking: str | None, common: dict[str, Any]
+) -> Trace:
+    """The trace of a row with thinking, and the model's answer under a name of its own.
+
+    Raises:
+        TraceError: if nothing is there, or if text stands under names that may be the answer's.
+    """
+    names = [name for name in ANSWERS if name in row] if thinking is not None else ["answer"]
+    answer = taker.take(*names) if names else None
+    if thinking is None and not (isinstance(answer, str) and any(name in row for name in THINK)):
+        _refuse_no_completion(row)
+    if answer is not None and not isinstance(answer, str):
+        raise TraceError(
+            f"the answer must be text, got {type(answer).__name__} under {', '.join(names)}"
+        )
+
+    # Without an answer the thought was cut off; unless the answer has a name that nobody knows.
+    says_so = bool(names) or common["finish_reason"] == "length" or _has_null_text(row)
+    if answer is None and not says_so:
+        _refuse_unknown_answer(taker, row)
+    fields = fields_of(thinking or "", answer or "")
+    return Trace(
+        prompt=prompt,
+        **fields,
+        **common,
+        meta=taker.rest,
+    )
+
+
+def _refuse_no_completion(row: Row) -> None:
+    """Raise TraceError for a row whose completion is null or a mere setting."""
+    settings = [name for name in THINK if row.get(name) is not None and not is_thought(row[name])]
+    if settings:
+        raise TraceError(
+            f"the row has no completion: {settings[0]} holds a setting "
+            f"({dump_json(row[settings[0]])[:40]}), no thinking; its fields are "
+            f"{', '.join(map(str, row))}. Name the field with the text 'completion'"
+        )
+
+    null = [name for name in (*TEXT, *THINK) if name in row]
+    raise TraceError(f"the completion is null ({', '.join(null)})")
+
+
+def _has_null_text(row: Row) -> bool:
+    return any(row.get(name, "") is None for name in TEXT)
+
+
+# Fields that say something about a row and are no answer.
+_ABOUT_WORDS = """
+    source category type subject topic language lang url date time timestamp created created_at
+    version tags metadata meta info usage config params parameters settings difficulty level author
+    license name title system system_prompt system_message developer user user_id task_id doc_id
+    question_id problem_id request_id session_id run_id experiment provider object status hash
+    sha256 file path effort reasoning_effort thinking_budget labels label options choices kind
+    benchmark prompt_name seed notes note comment annotator method_name error
+    """
+_ABOUT = frozenset(_ABOUT_WORDS.split())
+
+
+def _refuse_unknown_answer(taker: Taker, row: Row) -> None:
+    """Raise TraceError if a row of thinking without an answer has other text."""
+    # Any of these may be the answer.
+    unknown = []
+    for name, value in taker.rest.items():
+        is_about = name.lower() in _ABOUT or name in THINK
+        if not is_about and _holds_text(value):
+            unknown.append(name)
+
+    if unknown:
+        has_thinking = ", ".join(name for name in THINK if is_thought(row.get(name)))
+        raise TraceError(
+            f"the row has thinking ({has_thinking}) and no answer, but text under "
+            f"{', '.join(unknown[:8])}; rename the field that holds the answer to 'answer' (or, if "
+            "the thought was cut off, add an empty 'answer')"
+        )
+
+
+def _holds_text(value: Any) -> bool:
+    """Whether a value is text, or holds text a few levels down."""
+    for _ in range(4):
+        if isinstance(value, dict):
+            value = next((inner for inner in value.values() if inner), None)
+        elif isinstance(value, list):
+            value = value[0] if value else None
+
+    return isinstance(value, str) and bool(value.strip())
+
+
+def refuse_part_of_stream(row: Row) -> None:
+    """Raise TraceError for a piece of a streamed response, which is no completion."""
+    if row.get("done") is False:  # Ollama
+        raise TraceError(
+            "done is false: the row is one piece of a stream; ask with stream=false, or join the "
+            "pieces of each response to one row"
+        )
+
+
+# --- prompt and text -------------------------------------------------------------------------
 def _take_prompt(taker: Taker) -> Any:
     """The prompt; an instruction and its input (Alpaca) are joined by a blank line."""
     if taker.rest.get("instruction") and taker.rest.get("input") and not taker.rest.get("prompt"):
         return taker.text("instruction") + "\n\n" + taker.text("input")
-    prompt = taker.take(*PROMPT)
-    return prompt if isinstance(prompt, str | list) else "" if prompt is None else dump_json(prompt)
+
+    # A message, a list of them, or a text in a list.
+    prompt = _messages_of(taker.take(*PROMPT))
+    if isinstance(prompt, dict) and "content" in prompt:
+        return [prompt]
+    if isinstance(prompt, list):
+        is_one_text = len(prompt) == 1 and isinstance(prompt[0], str)
+        return prompt[0] if is_one_text else prompt
+
+    if prompt is None or isinstance(prompt, str):
+        return prompt or ""
+    return dump_json(prompt)
+
+
+def _take_text(taker: Taker) -> Any:
+    """The completion: text, a list, or a message as a list of one."""
+    text = _messages_of(taker.take(*TEXT))
+    if text is None and isinstance(taker.rest.get("message"), dict):  # Ollama
+        text = taker.rest.pop("message")
+    if not isinstance(text, dict):
+        return text
+
+    # A message, or an object with a text under a name that rows have too.
+    if any(name in text for name in ("content", "parts", "tool_calls", *THINK)):
+        return [{"role": "assistant", **text}]
+    inner = [name for name in TEXT if isinstance(text.get(name), str)]
+    if inner:
+        return [
+            {
+                "role": "assistant",
+                "content": text[inner[0]],
+            }
+        ]
+
+    raise TraceError(
+        f"the completion must be text or a message with a content, got an object with the fields "
+        f"{', '.join(map(str, text)) or 'none'}"
+    )
+
+
+def _messages_of(value: Any) -> Any:
+    """The value; messages that stand as JSON text are parsed, a completion that is JSON is not."""
+    # All of it is one text of JSON, or each message is.
+    if isinstance(value, str):
+        parsed = from_json(value) if '"role"' in value[:2000] else value
+        is_chat = isinstance(parsed, list) and bool(parsed) and all(map(_is_message, parsed))
+        return parsed if is_chat else value
+
+    if isinstance(value, list):
+        parsed = [from_json(part) for part in value]
+        is_chat = any(isinstance(part, str) for part in value) and all(map(_is_message, parsed))
+        return parsed if is_chat else value
+
+    return value
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and "role" in value and len(value) > 1
 
 
 def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str) -> list[Trace]:
@@ -119,140 +297,203 @@ def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str)
 
     The list holds messages (TRL's conversational rows), typed blocks, or samples.
     """
-    before: list[Any] = (
-        prompt
-        if isinstance(prompt, list)
-        else [{"role": "user", "content": prompt}]
-        if prompt
-        else []
-    )
+    before: list[Any] = prompt if isinstance(prompt, list) else []
+    if prompt and isinstance(prompt, str):
+        before = [{"role": "user", "content": prompt}]
+
+    # What cannot be read is named before anything is made of it.
     if text == []:
         raise TraceError("the completion is an empty list")
-    if isinstance(text, list) and all(isinstance(part, str) for part in text):
-        thoughts = (
-            thinking
-            if isinstance(thinking, list) and len(thinking) == len(text)
-            else [thinking] * len(text)
+    for part in text if isinstance(text, list) else ():
+        if not isinstance(part, str | dict):
+            got = type(part).__name__
+            raise TraceError(
+                f"the completion must be text, messages, typed parts or a list of texts; got a "
+                f"list with {got}: {dump_json(part)[:40]}"
+            )
+
+    if before and any(isinstance(part, str) for part in before):
+        raise TraceError(
+            f"the prompt is a list of {len(before)}, and not all of them are messages: which "
+            "completion belongs to which prompt is not said; give a row to each prompt"
         )
-        given = taker.rest.get("finish_reason")
-        common = common_fields(taker, name)
-        common["gold"] = common["gold"] or taker.text("answer")
-        common["prompt_id"] = common["prompt_id"] or ("" if before else common["id"])
-        samples = [common | {"id": f"{common['id']}/{i}", "sample": i} for i in range(len(text))]
-        if isinstance(given, list) and len(given) == len(text):
-            samples = [
-                one | {"finish_reason": text_or_empty(end)}
-                for one, end in zip(samples, given, strict=True)
-            ]
-        return [
+
+    before = [without_nulls(message) for message in before]
+    if isinstance(text, list) and all(isinstance(part, str) for part in text):
+        return _parse_samples(taker, before, thinking, text, name)
+
+    # Messages with a role, or the parts of one message.
+    is_chat = isinstance(text, list) and any("role" in part for part in dicts(text))
+    if is_chat:
+        after = text
+        if thinking is not None:
+            taker.rest["thinking"] = thinking
+    else:
+        answer = text if text is not None else taker.take("answer")
+        after = [{"role": "assistant", "content": answer, "thinking": thinking}]
+
+    common = common_fields(taker, name)
+    common["gold"] = common["gold"] or taker.text("answer")
+    return traces_of_turns(before, after, common, taker.rest)
+
+
+# --- several samples of one prompt -----------------------------------------------------------
+# What a list says of each sample, and the field of the trace that it belongs to.
+_OF_SAMPLE = {
+    "finish_reason": ("finish_reason", "finish_reasons", "stop_reason", "stop_reasons"),
+    "reward": ("reward", "rewards"),
+    "token_ids": ("token_ids", "completion_ids"),
+    "logprobs": ("logprobs",),
+}
+
+
+def _parse_samples(
+    taker: Taker, before: list[Any], thinking: Any, texts: list[str], name: str
+) -> list[Trace]:
+    """One trace for each text of a list; lists of the same length say something of each."""
+    n = len(texts)
+    of_samples = {}
+    for field, names in _OF_SAMPLE.items():
+        for given in names:
+            values = taker.rest.get(given)
+            if not isinstance(values, list) or len(values) != n:
+                continue
+            # One flat list of tokens is that of a single text.
+            if field in ("token_ids", "logprobs") and not _is_nested(values):
+                continue
+            of_samples[field] = taker.rest.pop(given)
+            break
+
+    thoughts = thinking if isinstance(thinking, list) and len(thinking) == n else [thinking] * n
+    common = common_fields(taker, name)
+    common["gold"] = common["gold"] or taker.text("answer")
+    common["prompt_id"] = common["prompt_id"] or ("" if before else common["id"])
+
+    traces = []
+    for i, (text, thought) in enumerate(zip(texts, thoughts, strict=True)):
+        fields = common | {
+            "id": f"{common['id']}/{i}",
+            "sample": i,
+        }
+        for field, values in of_samples.items():
+            fields |= _of_sample(field, values[i])
+
+        message = without_nulls({"content": text, "thinking": thought})
+        traces.append(
             trace_of_message(
-                without_nulls({"content": part, "thinking": thought}),
+                message,
                 prompt_text(before),
                 fields,
                 taker.rest,
             )
-            for part, thought, fields in zip(text, thoughts, samples, strict=True)
-        ]
-    if isinstance(text, list) and any("role" in part for part in text):
-        after = text
-        taker.rest |= {} if thinking is None else {"thinking": thinking}
-    else:
-        answer = text if text is not None else taker.take("answer")
-        after = [{"role": "assistant", "content": answer, "thinking": thinking}]
-    common = common_fields(taker, name)
-    common["gold"] = common["gold"] or taker.text("answer")
-    return traces_of_turns(before, after, common, taker.rest)
+        )
+
+    return traces
+
+
+def _is_nested(values: list[Any]) -> bool:
+    return all(value is None or isinstance(value, list) for value in values)
+
+
+def _of_sample(field: str, value: Any) -> dict[str, Any]:
+    if field == "finish_reason":
+        return {field: read_finish(value)}
+    return common_part(field, value)
+
+
+def common_part(field: str, value: Any) -> dict[str, Any]:
+    """One of the common fields, checked and converted as in a row of its own."""
+    return {field: common_fields(Taker({field: value}), "sample")[field]}
 
 
 # --- chat messages ---------------------------------------------------------------------------
 def parse_messages(row: Row, name: str) -> list[Trace]:
     """`{"messages": [...]}`: one trace per assistant turn, the turns before it are its prompt."""
     taker = Taker(row)
-    messages = taker.take("messages", "conversation", "conversations")
-    own = next(
-        (row[key] for key in ("completion", "response") if isinstance(row.get(key), str)), None
-    )
-    ends_in_turn = any(role_of(message) == "assistant" for message in messages[-1:])
-    said = content_text(messages[-1].get("content")) if ends_in_turn and own is not None else None
-    if (not ends_in_turn and any(row.get(key) for key in (*TEXT, *THINK))) or said != own:
-        return parse_plain({**taker.rest, "prompt": messages}, name)  # the messages are the prompt
+    messages = objects(taker.take("messages", "conversation", "conversations"), "messages")
+    last = messages[-1] if messages else {}
+    ends_in_turn = role_of(last) == "assistant"
+
+    # Next to a text of their own, the messages are its prompt, unless they end in the same text.
+    texts = [row[key] for key in ("completion", "response") if isinstance(row.get(key), str)]
+    own = texts[0] if texts else None
+    said = content_text(last.get("content")) if ends_in_turn and own is not None else None
+    has_text = any(row.get(key) for key in (*TEXT, *THINK) if not _is_setting(key, row.get(key)))
+    if (not ends_in_turn and has_text) or said != own:
+        return parse_plain({**taker.rest, "prompt": messages}, name)
+
     exact = taker.rest.pop("cotlens", None)
     common = common_fields(taker, name)
     if isinstance(exact, dict):  # written by cotlens: the last message is the completion
-        clean = [
-            {key: one[key] for key in one if key != "weight"}
-            for one in map(without_nulls, messages)
-        ]
+        clean = []
+        for message in map(without_nulls, messages):
+            clean.append({key: message[key] for key in message if key != "weight"})
+
         meta = {"prompt_messages": clean[:-1]} if clean[:-1] else {}
-        return [restored(trace_of_message(clean[-1], prompt_text(clean[:-1]), common, meta), exact)]
+        trace = trace_of_message(
+            clean[-1],
+            prompt_text(clean[:-1]),
+            common,
+            meta,
+        )
+        return [restored(trace, exact)]
+
     common["gold"] = common["gold"] or taker.text("answer")
     return traces_of_turns([], messages, common, taker.rest)
 
 
-def restored(trace: Trace, exact: Row) -> Trace:
-    """The trace with the fields that the tool's own shape cannot hold.
-
-    `write` stores them next to the text: fields of `Trace`, and `of`.
-
-    Raises:
-        TraceError: if the text differs from the text that was written.
-    """
-    if exact.get("of") != hash_text(trace.completion):
-        raise TraceError(
-            "the text is not the one that cotlens wrote here; where it was changed on purpose, "
-            "take `cotlens` away"
-        )
-    fields = {key: value for key, value in exact.items() if key not in ("of", "meta", "kept")}
-    for key in ("prompt_token_ids", "token_ids", "token_starts"):
-        fields |= {key: optional_ids(fields[key])} if key in fields else {}
-    if fields.get("logprobs") is not None:
-        fields["logprobs"] = tuple(
-            float("nan") if value is None else float(value) for value in fields["logprobs"]
-        )
-    if "think" in fields:
-        fields["think"] = tuple(Span(*span) for span in fields["think"])
-    if fields.get("answer") is not None:
-        fields["answer"] = Span(*fields["answer"])
-    if "labels" in fields:
-        fields["labels"] = tuple(Label(*label) for label in fields["labels"])
-    kinds = {"origin": Origin, "reasoning": Reasoning}
-    fields |= {key: kind(fields[key]) for key, kind in kinds.items() if key in fields}
-    meta = (
-        {key: trace.meta[key] for key in exact["kept"]} | exact.get("meta", {})
-        if "kept" in exact
-        else trace.meta
-    )
-    return replace(trace, **fields, meta=meta)
+def _is_setting(name: str, value: Any) -> bool:
+    return name in THINK and not is_thought(value)
 
 
 def traces_of_turns(
-    before: list[Any], messages: list[Any], common: dict[str, Any], meta: dict
+    before: list[Any], messages: list[Any], common: dict[str, Any], meta: dict[str, Any]
 ) -> list[Trace]:
+    """One trace per assistant turn of `messages`; `before` and earlier turns are its prompt."""
+    before = [without_nulls(message) for message in before]
     messages = [without_nulls(message) for message in messages]
     # OpenAI's fine-tuning rows: an assistant message of weight 0 is context and no completion.
-    turns = [
-        i
-        for i, message in enumerate(messages)
-        if role_of(message) == "assistant" and message.get("weight") != 0
-    ]
+    turns = []
+    for i, message in enumerate(messages):
+        if role_of(message) == "assistant" and message.get("weight") != 0:
+            turns.append(i)
+
     if not turns:
-        raise TraceError("the conversation has no assistant turn")
+        roles = ", ".join(sorted({role_of(message) or "none" for message in messages}))
+        raise TraceError(
+            f"the conversation has no assistant turn, so there is no completion (roles: {roles})"
+        )
+
     traces = []
     for number, i in enumerate(turns):
-        earlier = [without_nulls(message) for message in before] + messages[:i]
-        # Tokens, reward and finish reason of the row belong to its last turn; the other turns
-        # ended, or called a tool.
-        ended = {"finish_reason": "tool_calls" if tool_calls(messages[i]) else "stop"}
-        fields = common if number == len(turns) - 1 else common | _OF_LAST | ended
-        fields = fields | ({"id": f"{common['id']}/turn-{number}"} if len(turns) > 1 else {})
+        earlier = before + messages[:i]
+        is_last = number == len(turns) - 1
+        fields = common
+        if not is_last:
+            # Tokens, reward and finish reason of the row belong to its last turn; the other turns
+            # ended, or called a tool.
+            ended = "tool_calls" if tool_calls(messages[i]) else "stop"
+            fields = common | _OF_LAST | {"finish_reason": ended}
+
+        if len(turns) > 1:
+            fields = fields | {"id": f"{common['id']}/turn-{number}"}
+
         # Stored once for the whole conversation: a copy of the earlier messages for every turn
         # would grow with the square of its length.
-        kept = dict(meta) | (
-            {"prompt_messages": earlier} if earlier and number == len(turns) - 1 else {}
+        turn_meta = dict(meta)
+        if is_last and earlier:
+            turn_meta["prompt_messages"] = earlier
+        if is_last and messages[i + 1 :]:
+            turn_meta["later_messages"] = messages[i + 1 :]
+        traces.append(
+            trace_of_message(
+                messages[i],
+                prompt_text(earlier),
+                fields,
+                turn_meta,
+            )
         )
-        if messages[i + 1 :] and number == len(turns) - 1:
-            kept["later_messages"] = messages[i + 1 :]
-        traces.append(trace_of_message(messages[i], prompt_text(earlier), fields, kept))
+
     return traces
 
 

@@ -1,13 +1,15 @@
-"""What rows of every format have in common: ids, prompts, gold answers, token ids."""
+"""What rows of every format have in common: the names of their fields, ids, gold answers."""
 
+import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
+from cotlens.formats.finish import NAMES as FINISH
+from cotlens.formats.finish import changed_finish, read_finish
 from cotlens.formats.rows import Row
 from cotlens.trace import Origin, Span, TraceError, dump_json
 
-# --- plain rows ------------------------------------------------------------------------------
+# --- names -----------------------------------------------------------------------------------
 PROMPT = ("prompt", "question", "problem", "instruction", "input", "query")
 TEXT = (
     "completion",
@@ -21,8 +23,40 @@ TEXT = (
 )
 THINK = ("thinking", "reasoning_content", "reasoning", "thought")
 _GOLD = ("gold", "gold_answer", "ground_truth", "correct_answer", "reference_answer", "target")
+_STEP = ("step", "global_step", "gen_step")  # next to a completion: the trainer's
+
+# A setting of the request under a name of thinking: on, off, an effort or a mode.
+_SWITCH_WORDS = """
+    on off true false yes no enabled disabled enable disable active inactive auto automatic
+    adaptive dynamic default none null nil n/a minimal min low lower medium mid high higher xhigh
+    x-high extra_high extra-high very_high max maximum maximal ultra think no_think nothink
+    no-think /think /no_think thinking non-thinking non_thinking nonthinking hybrid interleaved
+    extended standard deep fast light heavy detailed concise verbose summary summarized omitted
+    preserved required optional unset unknown supported unsupported
+    """
+_SWITCHES = frozenset(_SWITCH_WORDS.split())
 
 
+def is_thought(value: Any) -> bool:
+    """Whether the value of a field of thinking is thinking: text, or parts of text.
+
+    A bare word such as `on` or `high`, a number, True or `{"effort": "high"}` is a setting.
+    """
+    if isinstance(value, str):
+        word = value.strip().lower()
+        return word not in _SWITCHES
+
+    # An object is a thought if it has a text, a list unless all of it is settings.
+    if isinstance(value, dict):
+        texts = [value.get(name) for name in (*THINK, "text", "content")]
+        return any(isinstance(text, str) for text in texts)
+    if isinstance(value, list):
+        settings = [part for part in value if isinstance(part, str) and not is_thought(part)]
+        return not value or len(settings) < len(value)
+    return False
+
+
+# --- taking fields ---------------------------------------------------------------------------
 class Taker:
     """Takes fields from a row by any of their names; fields that nobody took are metadata."""
 
@@ -34,47 +68,123 @@ class Taker:
             value = self.rest.get(name)
             if value is not None and value == value:  # a table with gaps has NaN in them
                 return self.rest.pop(name)
+
         return None
 
     def text(self, *names: str) -> str:
         value = self.take(*names)
         if isinstance(value, bytes):
             raise TraceError(f"{names[0]} must be text, got bytes")
-        return "" if value is None else value if isinstance(value, str) else dump_json(value)
+        return text_or_empty(value)
 
     def ids(self, *names: str) -> tuple[int, ...] | None:
         return optional_ids(self.take(*names))
 
+    def thinking(self) -> Any:
+        """The first field of thinking that holds a thought; settings stay metadata."""
+        for name in THINK:
+            value = self.rest.get(name)
+            if value is not None and value == value and is_thought(value):
+                return self.rest.pop(name)
+
+        return None
+
 
 def common_fields(taker: Taker, name: str) -> dict[str, Any]:
-    """Fields that every format may carry under the same names."""
+    """Fields that every format may carry under the same names.
+
+    A finish reason in words of its own is replaced by the word that it means, and stays in the
+    metadata. Log-probs that are not a list of numbers stay there too, for `tokens.logprobs_of_row`.
+    """
     row_id = taker.take("id", "trace_id", "uid")
-    reward, step = taker.take("reward"), taker.take("training_step")
     if isinstance(row_id, list | dict | bytes | bool):
         raise TraceError(f"an id must be text or a number, got {type(row_id).__name__}")
+    if row_id is None:
+        row_id = name
+
+    # Each under the names that people give it.
+    reward = taker.take("reward")
     sample = taker.take("sample", "sample_index", "sample_idx")
-    logprobs = taker.take("logprobs")
-    if logprobs is not None and not isinstance(logprobs, list | tuple):
-        raise TraceError(f"logprobs must be a list of numbers, got {type(logprobs).__name__}")
     return {
-        "id": name if row_id is None else str(row_id),
+        "id": str(row_id),
+        "training_step": _take_step(taker),
         "prompt_id": taker.text("prompt_id"),
-        "model": taker.text("model", "model_name"),
+        "model": taker.text("model", "model_name", "model_id"),
         "method": taker.text("method"),
-        "training_step": _whole(step, -1),
         "domain": taker.text("domain", "dataset", "task"),
         "split": taker.text("split"),
         "sample": _whole(sample, 0),
-        "finish_reason": taker.text("finish_reason", "stop_reason"),
-        "reward": None if reward is None else float(reward),
+        "reward": number_or_none(reward, "reward"),
         "gold": taker.text(*_GOLD),
         "prompt_token_ids": taker.ids("prompt_token_ids"),
         "token_ids": taker.ids("token_ids", "completion_token_ids", "completion_ids"),
-        "logprobs": None
-        if logprobs is None
-        else tuple(float("nan") if v is None else float(v) for v in logprobs),
+        "logprobs": _take_numbers(taker, "logprobs"),
         "token_starts": taker.ids("token_starts"),
+        "finish_reason": take_finish(taker),
     }
+
+
+def take_finish(taker: Taker) -> str:
+    """The finish reason under any of its names; another spelling stays in the metadata."""
+    given = taker.take(*FINISH)
+    taker.rest |= changed_finish(given)
+    if given is None and taker.rest.get("is_truncated") is True:  # verifiers before 0.4
+        return "length"
+    return read_finish(given)
+
+
+def _take_step(taker: Taker) -> int:
+    """The number of updates before this text; a trainer's `step` where nothing else says it."""
+    given = taker.take("training_step")
+    if given is not None:
+        return _whole(given, -1)
+    for name in _STEP:
+        value = taker.rest.get(name)
+        # ms-swift writes it as text; a name of a phase is no step.
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)
+        value = _whole(value, -1)
+        if type(value) is int and value >= 0:
+            taker.rest.pop(name)
+            return value
+
+    return -1
+
+
+def _take_numbers(taker: Taker, name: str) -> tuple[float, ...] | None:
+    """A list of numbers, with NaN for null; a value of another shape is left where it is."""
+    values = taker.take(name)
+    if values is None:
+        return None
+    if not isinstance(values, list | tuple | dict):
+        raise TraceError(f"{name} must be a list of numbers, got {type(values).__name__}")
+
+    # Objects with a token each, or a list for each sample.
+    is_nested = any(isinstance(value, dict | list) for value in values)
+    if isinstance(values, dict) or is_nested:
+        taker.rest[name] = values
+        return None
+
+    numbers = []
+    for value in values:
+        number = number_or_none(value, name)
+        numbers.append(math.nan if number is None else number)
+    return tuple(numbers)
+
+
+def number_or_none(value: Any, name: str) -> float | None:
+    """The value as a number; None stays None.
+
+    Raises:
+        TraceError: names the field, if it holds something else.
+    """
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        got = dump_json(value)[:60]
+        raise TraceError(f"{name} must be a number, got {got}") from None
 
 
 def _whole(value: Any, unknown: int) -> Any:
@@ -82,85 +192,90 @@ def _whole(value: Any, unknown: int) -> Any:
 
     A gap gives `unknown`.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None:
         return unknown
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    if not isinstance(value, float):
+        return value
+    if math.isnan(value):
+        return unknown
+    return int(value) if value.is_integer() else value
 
 
+# --- values ----------------------------------------------------------------------------------
 def fields_of(thinking: str, answer: str) -> dict[str, Any]:
     """Completion and spans of a source that has thinking and answer in separate fields."""
-    cut, end = len(thinking), len(thinking) + len(answer)
+    completion = thinking + answer
+    cut = len(thinking)
+    end = len(completion)
     return {
-        "completion": thinking + answer,
+        "completion": completion,
         "origin": Origin.FIELDS,
         "think": (Span(0, cut),) if thinking else (),
         "answer": Span(cut, end),
     }
 
 
-BLOCK_TEXT = ("thinking", "reasoning", "text", "content")
-
-
 def dicts(content: Any) -> list[Row]:
-    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    """The objects of a list; nothing for another value."""
+    if not isinstance(content, list):
+        return []
+    return [part for part in content if isinstance(part, dict)]
 
 
-def prompt_text(messages: Sequence[Row]) -> str:
-    """The prompt as one text: a single message verbatim, more with their roles.
+def from_json(value: Any) -> Any:
+    """The object or list that a text spells in JSON; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith(("{", "[")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
-    The messages stay in the metadata.
+
+def objects(value: Any, name: str) -> list[Row]:
+    """The objects of a list that may hold them as JSON text, or be such a text itself.
+
+    Raises:
+        TraceError: names the field, if an entry is no object.
     """
-    texts = [content_text(message.get("content")) for message in messages]
-    if len(messages) <= 1:
-        return "".join(texts)
-    return "\n\n".join(
-        f"{role_of(message)}: {text}" for message, text in zip(messages, texts, strict=True)
-    )
+    value = from_json(value)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise TraceError(f"{name} must be a list of objects, got {type(value).__name__}")
 
+    # Tables and some tools write each object as text.
+    entries = [from_json(entry) for entry in value]
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise TraceError(
+                f"{name}[{number}] must be an object or its JSON text, got "
+                f"{type(entry).__name__}: {dump_json(entry)[:60]}"
+            )
 
-def content_text(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(part if isinstance(part, str) else part_text(part) for part in content)
-    if not isinstance(content, str | None):
-        raise TraceError(
-            "the content of a message must be text or a list of parts, got "
-            f"{type(content).__name__}"
-        )
-    return content or ""
-
-
-def part_text(part: Row) -> str:
-    if part.get("redacted"):  # ciphertext is where other parts have their text
-        return content_text(part.get("summary"))
-    return next(
-        (part[key] for key in (*BLOCK_TEXT, "refusal") if isinstance(part.get(key), str)), ""
-    )
-
-
-def role_of(message: Row) -> str:
-    role = str(message.get("role") or message.get("from") or "").lower()
-    return {"gpt": "assistant", "model": "assistant", "human": "user"}.get(role, role)
-
-
-def without_nulls(message: Row) -> dict[str, Any]:
-    """Parquet gives every message every key; what was absent comes back as None."""
-    kept = {key: value for key, value in message.items() if value is not None}
-    return kept | (
-        {"content": kept.pop("value")} if "value" in kept and "content" not in kept else {}
-    )
+    return entries
 
 
 def left_over(part: Row, name: str, *used: str) -> dict[str, Any]:
     """The unused fields of a part of the row, for the metadata."""
-    rest = {key: value for key, value in part.items() if key not in used and value is not None}
+    rest = {}
+    for key, value in part.items():
+        if key not in used and value is not None:
+            rest[key] = value
     return {name: rest} if rest else {}
 
 
 def text_or_empty(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else dump_json(value)
+    """The text, nothing for None, and JSON text for any other value."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else dump_json(value)
 
 
 def optional_ids(values: Any) -> tuple[int, ...] | None:
+    """Token ids as a tuple; None where there are none."""
     if values is not None and not isinstance(values, list):
         raise TraceError(f"token ids must be a list of whole numbers, got {type(values).__name__}")
     return None if values is None else tuple(values)

@@ -4,21 +4,20 @@ Every parser keeps the text byte for byte and keeps token ids, log-probs and fin
 source has them; `Format.lacks` lists what a format cannot tell. `FORMATS`, at the end, is the list.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cotlens.formats.chat import parse_messages, parse_plain
-from cotlens.formats.fields import TEXT, THINK, dicts, optional_ids
+from cotlens.formats.exact import parse_cotlens
+from cotlens.formats.fields import TEXT, THINK, dicts, from_json, objects
 from cotlens.formats.harnesses import (
     beside_lm_eval,
     is_lighteval,
-    parse_inspect,
     parse_lighteval,
     parse_lm_eval,
-    parse_scout,
 )
+from cotlens.formats.inspect_logs import is_inspect, parse_inspect, parse_scout
 from cotlens.formats.labelled import (
     parse_anchors,
     parse_reasoningflow,
@@ -27,23 +26,34 @@ from cotlens.formats.labelled import (
     parse_venhoff,
 )
 from cotlens.formats.rows import Row
+from cotlens.formats.samples import (
+    is_bfcl,
+    is_columns,
+    is_nemo_rl,
+    parse_bfcl,
+    parse_columns,
+    parse_nemo_rl,
+    parse_samples,
+    samples_field,
+)
 from cotlens.formats.servers import (
     is_batch,
+    is_mt_bench,
     is_response,
+    is_sglang,
+    nested_response,
     parse_batch,
+    parse_mt_bench,
+    parse_nested,
     parse_openai,
     parse_responses,
+    parse_sglang,
     parse_vllm,
 )
-from cotlens.formats.trainers import (
-    is_verifiers,
-    parse_open_instruct,
-    parse_trl,
-    parse_verifiers,
-    parse_verifiers_results,
-    parse_verl,
-)
-from cotlens.trace import Label, Origin, Reasoning, Span, Trace, TraceError
+from cotlens.formats.trainers import parse_open_instruct, parse_verl
+from cotlens.formats.trl import beside_trl, parse_trl
+from cotlens.formats.verifiers import is_verifiers, parse_verifiers, parse_verifiers_results
+from cotlens.trace import Trace, TraceError
 
 
 class Format(NamedTuple):
@@ -66,44 +76,6 @@ class Format(NamedTuple):
     repeats: bool = False
 
 
-# --- cotlens' own ----------------------------------------------------------------------------
-def _parse_cotlens(row: Row, _: str) -> list[Trace]:
-    """A row of `RUN/traces`."""
-    if "completion" not in row:
-        raise TraceError("a light run holds no texts; analyze the source again without --light")
-    same = (
-        "completion",
-        "prompt",
-        "prompt_id",
-        "model",
-        "method",
-        "training_step",
-        "domain",
-        "split",
-        "sample",
-    )
-    fields: dict[str, Any] = {key: row[key] for key in (*same, "finish_reason", "reward", "gold")}
-    fields |= {
-        key: optional_ids(row[key]) for key in ("prompt_token_ids", "token_ids", "token_starts")
-    }
-    if (origin := Origin(row["origin"])) is Origin.FIELDS:
-        fields["think"] = tuple(Span(span["start"], span["stop"]) for span in row["think_spans"])
-        fields["answer"] = Span(row["answer_start"], row["answer_stop"])
-    return [
-        Trace(
-            id=row["trace_id"],
-            origin=origin,
-            reasoning=Reasoning(row["reasoning"]),
-            logprobs=None if row["logprobs"] is None else tuple(row["logprobs"]),
-            labels=tuple(
-                Label(label["start"], label["stop"], label["label"]) for label in row["labels"]
-            ),
-            meta=json.loads(row["meta"]),
-            **fields,
-        )
-    ]
-
-
 # --- the formats, most specific first --------------------------------------------------------
 def _has(*names: str) -> Callable[[Row], bool]:
     return lambda row: all(name in row for name in names)
@@ -112,6 +84,8 @@ def _has(*names: str) -> Callable[[Row], bool]:
 def _has_list(name: str, *alternatives: str, of: tuple[str, ...] = ()) -> Callable[[Row], bool]:
     """A test for a list of objects under one of the names, in a row without a completion field.
 
+    The objects, or the whole list, may be JSON text.
+
     Args:
         name: of the list.
         alternatives: other names of it.
@@ -119,29 +93,76 @@ def _has_list(name: str, *alternatives: str, of: tuple[str, ...] = ()) -> Callab
     """
 
     def matches(row: Row) -> bool:
-        lists = [row[key] for key in (name, *alternatives) if isinstance(row.get(key), list)]
-        if (
-            not lists
-            or len(dicts(lists[0])) != len(lists[0])
-            or {"prompt", "completion"} <= set(row)
-        ):
+        if "prompt" in row and "completion" in row:
             return False
-        return not of or all(any(key in one for key in of) for one in lists[0])
+        # The first of the names that holds a list decides.
+        for key in (name, *alternatives):
+            entries = from_json(row.get(key))
+            if isinstance(entries, list):
+                return _are_objects(entries, of)
+        return False
 
     return matches
 
 
+def _are_objects(entries: list[Any], of: tuple[str, ...]) -> bool:
+    """Whether all entries are objects, or JSON text of objects, with one of the keys."""
+    for entry in entries:
+        fields = from_json(entry)
+        if not isinstance(fields, dict):
+            return False
+        # Without keys any object will do.
+        if of and not any(key in fields for key in of):
+            return False
+    return True
+
+
+_CHOICES = _has_list("choices", of=("message", "delta", "finish_reason", "index"))
+_CANDIDATES = _has_list("candidates", of=("content", "finishReason"))  # Gemini
+
+
+def _is_openai(row: Row) -> bool:
+    if is_mt_bench(row):
+        return False
+    return _CHOICES(row) or _CANDIDATES(row)
+
+
 def _is_plain(row: Row) -> bool:
+    if isinstance(row.get("message"), dict):  # Ollama
+        return True
     return any(name in row for name in (*TEXT, *THINK))
 
 
+def _is_verl(row: Row) -> bool:
+    if "instruction" in row:
+        return False
+    names = ("input", "output", "score", "step")
+    return all(name in row for name in names)
+
+
+def _is_message(row: Row) -> bool:
+    """A single message; a conversation that is a file of messages is put together before."""
+    if not isinstance(row.get("role"), str):
+        return False
+    names = ("content", "parts", "tool_calls", *THINK)
+    return any(name in row for name in names)
+
+
+def _parse_message(row: Row, name: str) -> list[Trace]:
+    """A single message of an assistant: a completion without a prompt.
+
+    Raises:
+        TraceError: for a message of another role, which is no completion.
+    """
+    return parse_messages({"messages": [row]}, name)
+
+
 _OUTPUT = ("token_ids", "finish_reason", "index")
-_CHOICE = ("message", "finish_reason", "index")
 _NO_TOKENS = ("token ids", "log-probs")
 _LABELLED = (*_NO_TOKENS, "finish reason")
 _STRIPPED = "special tokens (decoded without them)"
 FORMATS = (
-    Format("cotlens", _has("trace_id", "think_spans", "opened_by"), _parse_cotlens, ()),
+    Format("cotlens", _has("trace_id", "think_spans", "opened_by"), parse_cotlens, ()),
     Format(
         "reasoningflow",
         _has("doc_id", "response", "spans", "edges"),
@@ -166,10 +187,12 @@ FORMATS = (
         _has("step", "completion", "advantage"),
         parse_trl,
         (*_NO_TOKENS, "finish reason", "model", "prompt id", _STRIPPED),
+        beside=beside_trl,
+        repeats=True,
     ),
     Format(
         "verl",
-        lambda row: _has("input", "output", "score", "step")(row) and "instruction" not in row,
+        _is_verl,
         parse_verl,
         (
             *_NO_TOKENS,
@@ -194,6 +217,7 @@ FORMATS = (
             "offsets of tokens (the text is parsed from them)",
             "digits of log-probs beyond the fourth",
         ),
+        repeats=True,
     ),
     Format(
         "verifiers-results",
@@ -217,7 +241,7 @@ FORMATS = (
     Format("lighteval", is_lighteval, parse_lighteval, ("finish reason", "model")),
     Format(
         "inspect",
-        lambda row: all(isinstance(row.get(key), dict) for key in ("sample", "eval")),
+        is_inspect,
         parse_inspect,
         ("token ids", "log-probs and finish reasons of all turns but the last"),
     ),
@@ -231,19 +255,32 @@ FORMATS = (
         parse_responses,
         (*_NO_TOKENS, "thinking (summaries at most, of hosted models)"),
     ),
+    Format(
+        "nested",
+        lambda row: bool(nested_response(row)),
+        parse_nested,
+        ("what the response inside the row does not say",),
+    ),
     Format("vllm", _has_list("outputs", of=_OUTPUT), parse_vllm, ("model",)),
+    Format("sglang", is_sglang, parse_sglang, ("model", "prompt")),
+    Format("mt-bench", is_mt_bench, parse_mt_bench, (*_LABELLED, "prompt")),
     Format(
         "openai",
-        _has_list("choices", of=_CHOICE),
+        _is_openai,
         parse_openai,
         ("token ids (unless the server returns them)",),
     ),
+    Format("bfcl", is_bfcl, parse_bfcl, (*_LABELLED, "prompt", "model")),
+    Format("nemo-rl", is_nemo_rl, parse_nemo_rl, (*_LABELLED, "which log-probs are the text's")),
+    Format("columns", is_columns, parse_columns, _NO_TOKENS),
+    Format("samples", lambda row: bool(samples_field(row)), parse_samples, _NO_TOKENS),
     Format(
         "messages",
         _has_list("messages", "conversation", "conversations"),
         parse_messages,
         _NO_TOKENS,
     ),
+    Format("message", _is_message, _parse_message, (*_NO_TOKENS, "prompt")),
     Format("plain", _is_plain, parse_plain, ()),
 )
 
@@ -253,6 +290,7 @@ def find_format(name: str) -> Format:
     for shape in FORMATS:
         if shape.name == name:
             return shape
+
     raise TraceError(
         f"unknown format {name!r}; expected one of {', '.join(shape.name for shape in FORMATS)}"
     )
@@ -262,10 +300,23 @@ def detect_row(row: Row) -> Format:
     for shape in FORMATS:
         if shape.matches(row):
             return shape
+
+    if "event" in row or str(row.get("type", "")).endswith((".delta", "_delta")):
+        raise TraceError(
+            f"the row is one event of a stream (type {row.get('type', row.get('event'))!r}); ask "
+            "with stream=false, or keep the whole response"
+        )
+
+    for name in ("messages", "conversation", "conversations", "choices", "outputs"):
+        if isinstance(row.get(name), list):
+            objects(row[name], name)  # says which entry is no object
+
+    inside = [name for name, value in row.items() if isinstance(value, list) and dicts(value)]
+    hint = f"; if {inside[0]!r} holds the rows, give that list as a file" if inside else ""
     raise TraceError(
         f"no known format has the fields {_fields(row)}; expected at least 'completion' (or "
         "'response', 'raw', "
-        "'output', 'text'), or 'thinking' and 'answer', or 'messages'"
+        f"'output', 'text'), or 'thinking' and 'answer', or 'messages'{hint}"
     )
 
 

@@ -18,16 +18,19 @@ def parse_reasoningflow(row: Row, name: str) -> list[Trace]:
     It is labelled from end to end, so all of it is read as thinking.
     """
     taker = Taker(row)
-    doc, group, spans = taker.take("doc_id"), taker.take("group"), taker.take("spans")
-    labels = tuple(
-        Label(start, stop, label) for _, start, stop, label, part in spans if part == "r"
-    )
-    fields: dict[str, Any] = common_fields(taker, name) | {"id": f"{doc}@{group}"}
-    text = fields_of(taker.text("response"), "")
+    document = taker.take("doc_id")
+    group = taker.take("group")
+    spans = taker.take("spans")
+    labels = []
+    for _, start, stop, label, part in spans:
+        if part == "r":  # of the response
+            labels.append(Label(start, stop, label))
+
+    fields: dict[str, Any] = common_fields(taker, name) | {"id": f"{document}@{group}"}
+    fields |= fields_of(taker.text("response"), "")
     prompt = taker.text("question")
-    return [
-        Trace(prompt=prompt, **text, **fields, labels=labels, meta=taker.rest | {"spans": spans})
-    ]
+    meta = taker.rest | {"spans": spans}
+    return [Trace(prompt=prompt, **fields, labels=tuple(labels), meta=meta)]
 
 
 def parse_schoenfeld(row: Row, name: str) -> list[Trace]:
@@ -37,10 +40,23 @@ def parse_schoenfeld(row: Row, name: str) -> list[Trace]:
     """
     taker = Taker(row)
     sentences = taker.take("sentences")
-    labels = tuple(_label(item["span"], item["sentence_label"] or "") for item in sentences)
-    text, prompt = fields_of(taker.text("response"), ""), taker.text("question")
+    labels = [
+        _label(
+            item["span"],
+            item["sentence_label"] or "",
+        )
+        for item in sentences
+    ]
+    fields = fields_of(taker.text("response"), "")
+    prompt = taker.text("question")
+    fields |= common_fields(taker, name)
     return [
-        Trace(prompt=prompt, **text, **common_fields(taker, name), labels=labels, meta=taker.rest)
+        Trace(
+            prompt=prompt,
+            **fields,
+            labels=tuple(labels),
+            meta=taker.rest,
+        )
     ]
 
 
@@ -51,10 +67,12 @@ def parse_venhoff(row: Row, name: str) -> list[Trace]:
     here.
     """
     taker = Taker(row)
+    # Only segments with a place.
     segments = taker.take("segments")
-    labels = tuple(_label(item["span"], item["label"]) for item in segments if item["span"])
-    text = fields_of(taker.text("thinking"), "")
-    return [Trace(**text, **common_fields(taker, name), labels=labels, meta=taker.rest)]
+    labels = [_label(item["span"], item["label"]) for item in segments if item["span"]]
+    fields = fields_of(taker.text("thinking"), "")
+    fields |= common_fields(taker, name)
+    return [Trace(**fields, labels=tuple(labels), meta=taker.rest)]
 
 
 def parse_anchors(row: Row, name: str) -> list[Trace]:
@@ -63,11 +81,22 @@ def parse_anchors(row: Row, name: str) -> list[Trace]:
     `solution` ends its thinking with a tag, so it is split there.
     """
     taker = Taker(row)
+    # A chunk may have several tags.
     chunks = taker.take("chunks")
-    labels = tuple(_label(chunk["span"], ",".join(chunk["function_tags"])) for chunk in chunks)
-    prompt, completion = taker.text("prompt", "problem"), taker.text("solution")
+    labels = [
+        _label(
+            chunk["span"],
+            ",".join(chunk["function_tags"]),
+        )
+        for chunk in chunks
+    ]
+    prompt = taker.text("prompt", "problem")
+    completion = taker.text("solution")
     fields = common_fields(taker, name)
-    return [Trace(prompt=prompt, completion=completion, **fields, labels=labels, meta=taker.rest)]
+    trace = Trace(
+        prompt=prompt, completion=completion, **fields, labels=tuple(labels), meta=taker.rest
+    )
+    return [trace]
 
 
 def parse_self_jailbreak(row: Row, name: str) -> list[Trace]:
@@ -76,14 +105,23 @@ def parse_self_jailbreak(row: Row, name: str) -> list[Trace]:
     The source removed the answers.
     """
     taker = Taker(row)
-    sentences, indices = taker.take("sentences"), taker.take("self_jailbreak_sentences")
-    found = set(indices or ())
-    labels = tuple(
-        _label(sentence["span"], "self_jailbreak" if i in found else "other")
-        for i, sentence in enumerate(sentences)
-        if indices is not None
-    )
-    text, prompt = fields_of(taker.text("thinking"), ""), taker.text("prompt")
+    sentences = taker.take("sentences")
+    indices = taker.take("self_jailbreak_sentences")
+    jailbreaks = set(indices or ())
+    labels = []
+    # Without indices the document was not labelled.
+    for i, sentence in enumerate(sentences if indices is not None else ()):
+        is_jailbreak = i in jailbreaks
+        labels.append(_label(sentence["span"], "self_jailbreak" if is_jailbreak else "other"))
+
+    fields = fields_of(taker.text("thinking"), "")
+    prompt = taker.text("prompt")
+    fields |= common_fields(taker, name)
     return [
-        Trace(prompt=prompt, **text, **common_fields(taker, name), labels=labels, meta=taker.rest)
+        Trace(
+            prompt=prompt,
+            **fields,
+            labels=tuple(labels),
+            meta=taker.rest,
+        )
     ]

@@ -83,6 +83,7 @@ def read_prompts(paths: str | Path | Sequence[str | Path]) -> Iterator[Prompt]:
                     )
             except TraceError as error:
                 raise TraceError(f"{path}:{number}: {error}") from None
+
             seen.add(hash(prompt.id))
             yield prompt
 
@@ -104,12 +105,19 @@ def _parse(row: Row | BadRow, place: str) -> Prompt:
         raise TraceError(
             f"the row has no prompt; its fields are {', '.join(map(str, row)) or 'none'}"
         )
+
     messages = _messages(rest.pop("prompt"), take("system"))
     own, shared = take("id"), take("prompt_id")
     # The hash of the request, not of the rendered prompt, so that it pairs checkpoints.
     own = own or shared or hash_text(dump_json(messages))
     fields = {"domain": take("domain"), "split": take("split"), "gold": take("gold", "answer")}
-    return Prompt(own, messages, {"prompt_id": shared or own, **fields}, rest, place)
+    return Prompt(
+        own,
+        messages,
+        {"prompt_id": shared or own, **fields},
+        rest,
+        place,
+    )
 
 
 def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
@@ -118,6 +126,7 @@ def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
         raise TraceError(
             f"the prompt must be text or a list of messages, got {type(prompt).__name__}"
         )
+
     messages = [
         {key: value for key, value in message.items() if value is not None} for message in messages
     ]
@@ -126,6 +135,7 @@ def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
             raise TraceError(
                 f"a message needs a role and a content of text, got {dump_json(message)[:80]}"
             )
+
     if not messages or not messages[-1]["content"].strip():
         raise TraceError("the prompt is empty")
     if messages[-1]["role"] == "assistant":
@@ -133,6 +143,7 @@ def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
             "the last message is the assistant's; end with the user's, and give its beginning as "
             "--prefill"
         )
+
     if system and messages[0]["role"] == "system":
         raise TraceError("the row has a system text, and its messages begin with another")
     messages = [{"role": "system", "content": system}, *messages] if system else messages
@@ -140,4 +151,5 @@ def _messages(prompt: Any, system: str) -> list[dict[str, Any]]:
         dump_json(messages).encode()
     except UnicodeEncodeError:
         raise TraceError("the prompt has a lone surrogate, which no tokenizer can read") from None
+
     return messages

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cotlens.formats.conversations import joined_messages
 from cotlens.formats.known import Format, describe_mismatch, detect_row, find_format
 from cotlens.formats.rows import BadRow, Row, read_rows
 from cotlens.formats.trainers import decode_rollout, parse_open_instruct
@@ -67,10 +68,19 @@ def read_records(
         TraceError: names the number of the row, from 1.
     """
     shape, seen = find_format(format) if format else None, dict[int, int]()
-    for number, row in enumerate(records, 1):
+    for number, row in joined_messages(enumerate(records, 1)):
         try:
+            if isinstance(row, BadRow):
+                raise TraceError(row.reason)
             shape = shape or detect_row(row)
-            yield from _parse_row(row, shape, f"row:{number}", seen, tokenizer, bool(format))
+            yield from _parse_row(
+                row,
+                shape,
+                f"row:{number}",
+                seen,
+                tokenizer,
+                bool(format),
+            )
         except TraceError as error:
             raise TraceError(f"row {number}: {error}") from error.__cause__
 
@@ -86,6 +96,7 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
             raise TraceError(
                 f"{path}: is a study, which holds no traces; give the runs that it was made from"
             )
+
         known = ("traces", "state.json", "dataset_dict.json")
         inside = _inside(path, _SUFFIXES) or _inside(
             path, (".json", ".json.gz")
@@ -101,7 +112,9 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
                 "the same arguments to "
                 "finish them, or name the files inside to read what is there"
             )
+
         files += inside if inside and not any((path / name).exists() for name in known) else [path]
+
     return files
 
 
@@ -130,6 +143,7 @@ def _names(files: Sequence[Path]) -> list[str]:
             name if names.count(name) == 1 else "/".join([*file.parts[:-1][-depth:], _stem(file)])
             for file, name in zip(files, names, strict=True)
         ]
+
     return names
 
 
@@ -144,7 +158,7 @@ def _read_file(
 ) -> Iterator[Trace]:
     beside: Row | None = None
     is_given = shape is not None
-    for number, row in read_rows(path, max_line_bytes):
+    for number, row in joined_messages(read_rows(path, max_line_bytes)):
         try:
             if isinstance(row, BadRow):
                 raise TraceError(row.reason)
@@ -152,11 +166,25 @@ def _read_file(
             if beside is None:
                 beside = shape.beside(path) if shape.beside else {}
             whole = {**row, **beside} if beside else row
-            traces = _parse_row(whole, shape, f"{name}:{number}", seen, tokenizer, is_given)
+            traces = _parse_row(
+                whole,
+                shape,
+                f"{name}:{number}",
+                seen,
+                tokenizer,
+                is_given,
+            )
         except TraceError as error:
             if on_reject is None:
                 raise TraceError(f"{path}:{number}: {error}") from error.__cause__
-            on_reject(Reject(str(path), number, str(error), _row_text(row)))
+            on_reject(
+                Reject(
+                    str(path),
+                    number,
+                    str(error),
+                    _row_text(row),
+                )
+            )
         else:
             yield from traces
 
@@ -182,13 +210,13 @@ def _parse_row(
     ) as error:
         if isinstance(error, TraceError):
             raise
-        raise TraceError(
-            f"not a row of format {shape.name}: {type(error).__name__}: {error}"
-        ) from error
+        raise TraceError(f"not a row of format {shape.name}: {_reason(error)}") from error
+
     if not traces:
         raise TraceError(
             "the row holds no completion (an empty list of choices, outputs or samples)"
         )
+
     exact = row.get("cotlens")  # it records itself what the thinking is
     if not (
         shape.name == "cotlens"
@@ -196,6 +224,7 @@ def _parse_row(
         or (shape.name == "scout" and exact)
     ):
         traces = [flag_summary(trace) for trace in traces]
+
     contents = {hash(trace.id): hash((trace.prompt, trace.completion)) for trace in traces}
     if shape.repeats:
         traces = [trace for trace in traces if seen.get(hash(trace.id)) != contents[hash(trace.id)]]
@@ -207,21 +236,38 @@ def _parse_row(
                 "of one question "
                 "ids of their own, and the question's as prompt_id)"
             )
+
         seen[key] = contents[key] if shape.repeats else 0
+
     return traces
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a row, in words, where a parser met something that it does not expect."""
+    if isinstance(error, KeyError):
+        return f"the field {error} is missing"
+    if isinstance(error, TypeError | AttributeError | IndexError):
+        return (
+            f"a field holds another kind of value than expected ({error}); docs/traces.md says "
+            "what a row may look like"
+        )
+
+    return f"{type(error).__name__}: {error}"
 
 
 def detect_format(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Format:
     """The format of a file, from its first readable row."""
     first_fault = "it has no rows"
-    for number, row in read_rows(input_files(path)[0], max_line_bytes):
+    for number, row in joined_messages(read_rows(input_files(path)[0], max_line_bytes)):
         if isinstance(row, BadRow):
             first_fault = f"line {number}: {row.reason}" if number == 1 else first_fault
             continue
+
         try:
             return detect_row(row)
         except TraceError as error:
             first_fault = f"line {number}: {error}" if number == 1 else first_fault
+
     raise TraceError(
         f"{path}: no row can be read ({first_fault}); expected JSON lines, a JSON array or parquet"
     )
@@ -252,11 +298,13 @@ def _with_json_meta(trace: Trace) -> Trace:
             f"trace {trace.id!r}: a lone surrogate in its metadata: "
             f"{text[error.start - 20 :][:20]!r}"
         ) from None
+
     meta = json.loads(text)
     try:
         same = bool(meta == trace.meta)
     except ValueError:  # arrays of a table do not compare
         same = False
+
     return trace if same else replace(trace, meta=meta)
 
 

@@ -65,19 +65,23 @@ def read_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadR
     if path.is_dir():
         yield from _folder_rows(path)
         return
+
     try:
         with path.open("rb") as raw:
             magic = raw.read(4)
     except OSError as error:
         raise TraceError(f"{path}: cannot be opened: {error.strerror}") from None
+
     if not magic:
         raise TraceError(f"{path}: the file is empty")
     if magic == b"PAR1":
         yield from _parquet_rows([path])
         return
+
     if magic == b"PK\x03\x04":
         yield from _inspect_rows(path, "eval")
         return
+
     with gzip.open(path, "rb") if magic[:2] == b"\x1f\x8b" else path.open("rb") as file:
         stream: Any = file  # gzip's file and a plain one share readline, read and peek, but no type
         try:
@@ -86,6 +90,7 @@ def read_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadR
             raise TraceError(
                 f"{path}: the compressed file is cut off or damaged: {error}"
             ) from None
+
         if _INSPECT_JSON.match(head):
             yield from _inspect_rows(path, "json")
         elif head.startswith(b"["):
@@ -95,31 +100,71 @@ def read_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadR
 
 
 def _line_rows(path: Path, file: IO[bytes], limit: int) -> Iterator[tuple[int, Row | BadRow]]:
-    number, empty = 0, True
+    """One row per line, or per object where the file is pretty-printed over several lines."""
+    number = 0
+    is_empty = True
     try:
         while line := file.readline(limit + 1):
             number += 1
             size = len(line)
             while size > limit and not line.endswith(b"\n") and (line := file.readline(limit)):
                 size += len(line)
+
             if size > limit + 1 or (size > limit and not line.endswith(b"\n")):
-                got, allowed = size / 2**20, limit / 2**20
-                fault = (
-                    f"the line has {got:.0f} MiB, more than the "
-                    f"{allowed:.0f} MiB allowed (--max-line-mb)"
-                )
-                yield number, BadRow(f"{fault}; split it, or raise the limit", "")
-            elif line.strip():
-                yield number, _parse_line(line, number)
-            else:
+                yield number, _too_long(size, limit, "line")
+            elif not line.strip():
                 continue
-            empty = False
+            elif is_empty and line.removeprefix(b"\xef\xbb\xbf").strip() == b"{":
+                yield from _object_rows(file, number, limit)
+            else:
+                yield number, _parse_line(line, number)
+
+            is_empty = False
     except _DAMAGED as error:
         raise TraceError(
             f"{path}:{number + 1}: the compressed file is cut off or damaged: {error}"
         ) from None
-    if empty:
+
+    if is_empty:
         raise TraceError(f"{path}: the file has no rows")
+
+
+def _too_long(size: int, limit: int, what: str) -> BadRow:
+    got = size / 2**20
+    allowed = limit / 2**20
+    return BadRow(
+        f"the {what} has {got:.0f} MiB, more than the {allowed:.0f} MiB allowed (--max-line-mb); "
+        "split it, or raise the limit",
+        "",
+    )
+
+
+def _object_rows(file: IO[bytes], number: int, limit: int) -> Iterator[tuple[int, Row | BadRow]]:
+    """Rows of objects that are printed over several lines, each from a line `{` to a line `}`.
+
+    A row's number is that of its first line. The first `{` is read already.
+    """
+    # Lines of the object that is being read; a row begins at the first of them.
+    start = number
+    lines = [b"{\n"]
+    size = 0
+    while line := file.readline(limit + 1):
+        number += 1
+        if not lines and not line.strip():
+            continue
+        start = start if lines else number
+        size += len(line)
+        if size <= limit:
+            lines.append(line)
+        if line.startswith(b"}"):
+            is_whole = size <= limit
+            row = _parse_line(b"".join(lines).rstrip().rstrip(b","), 1)
+            yield start, row if is_whole else _too_long(size, limit, "object")
+            lines = []
+            size = 0
+
+    if lines:
+        yield start, _parse_line(b"".join(lines), 1)
 
 
 def _parse_line(line: bytes, number: int) -> Row | BadRow:
@@ -131,10 +176,19 @@ def _parse_line(line: bytes, number: int) -> Row | BadRow:
             f"{kind}: byte 0x{line[error.start]:02x} at byte {error.start} of the line",
             repr(line[:1000]),
         )
+
+    if text.startswith(("data:", "event:")):
+        return BadRow(
+            "a line of an event stream (data: ...), no JSON object; ask with stream=false, or join "
+            "the pieces of each response to one row",
+            text,
+        )
+
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
         return BadRow(f"not valid JSON: {_fault(error)}", text)
+
     if not isinstance(row, dict):
         return BadRow(f"expected a JSON object, got {type(row).__name__}", text)
     return row
@@ -157,6 +211,7 @@ def _array_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | BadRow
         rows = json.loads(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError, *_DAMAGED) as error:
         raise TraceError(f"{path}: begins as a JSON array but is not valid JSON: {error}") from None
+
     if not rows:
         raise TraceError(f"{path}: the file has no rows")
     for number, row in enumerate(rows, 1):
@@ -179,6 +234,7 @@ def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
     if (path / "traces").is_dir():
         yield from _parquet_rows(sorted((path / "traces").glob("*.parquet")))
         return
+
     if (path / "dataset_dict.json").exists():
         splits = _read_list(path / "dataset_dict.json", "splits")
         number = 0
@@ -188,11 +244,14 @@ def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
             for _, row in _folder_rows(path / split):
                 number += 1
                 yield number, {"split": split, **row}
+
         return
+
     if (path / "state.json").exists():
         files = [data.get("filename") for data in _read_list(path / "state.json", "_data_files")]
         yield from _arrow_rows([path / _plain_name(name) for name in files])
         return
+
     found = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
     raise TraceError(
         f"{path}: a folder must be a cotlens run (traces/*.parquet), a Hugging Face dataset "
@@ -222,16 +281,19 @@ def _inspect_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
             f"{path}: an Inspect log (or another zip file), which Inspect's own reader reads; "
             "`pip install inspect-ai`, or `cotlens[inspect]`"
         ) from None
+
     if kind == "eval":
         try:
             with zipfile.ZipFile(path) as file:
                 names = file.namelist()
         except (zipfile.BadZipFile, OSError) as error:
             raise TraceError(f"{path}: the zip file is cut off or damaged: {error}") from None
+
         if not any(name in names for name in ("header.json", "_journal/start.json")):
             raise TraceError(
                 f"{path}: a zip file, but no Inspect log; it holds {', '.join(names[:8])}"
             )
+
     try:
         yield from enumerate(_inspect_samples(inspect_log, str(path), kind), 1)
     except TraceError:
@@ -259,6 +321,7 @@ def _inspect_samples(inspect_log: Any, path: str, kind: str) -> Iterator[Row]:
     else:
         with zipfile.ZipFile(path) as file:
             held = {name for name in file.namelist() if name.startswith("samples/")}
+
         named = [
             (one.id, one.epoch)
             for one in inspect_log.read_eval_log_sample_summaries(path, format=kind)
@@ -276,6 +339,7 @@ def _inspect_samples(inspect_log: Any, path: str, kind: str) -> Iterator[Row]:
             )
             for start in range(0, len(listed), _INSPECT_SAMPLES)
         )
+
     number = 0
     for samples in parts:
         for sample in samples:
@@ -284,6 +348,7 @@ def _inspect_samples(inspect_log: Any, path: str, kind: str) -> Iterator[Row]:
                 "eval": about,
                 "sample": sample.model_dump(mode="json", exclude_none=True, exclude=_INSPECT_LEFT),
             }
+
     if not number:
         raise TraceError(f"{path}: the log has no samples (status {header.status})")
 
@@ -294,6 +359,7 @@ def _read_list(path: Path, key: str) -> list[Any]:
         found = json.loads(path.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TraceError(f"{path}: not a file of a Hugging Face dataset: {error!r}") from None
+
     wanted = str if key == "splits" else dict
     if not isinstance(found, list) or not all(isinstance(item, wanted) for item in found):
         raise TraceError(f"{path}: {key} must be a list of {wanted.__name__}, got {found!r}")
@@ -314,6 +380,7 @@ def _parquet_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
             raise TraceError(
                 f"{path}: row {number + 1} and on cannot be read (cut off or damaged?): {reason}"
             ) from None
+
     if number == 0:
         raise TraceError(f"{files[0] if files else 'traces/'}: no rows")
 
@@ -332,5 +399,6 @@ def _arrow_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
             raise TraceError(
                 f"{path}: not a whole Arrow file (cut off or damaged?): {error}"
             ) from None
+
     if number == 0:
         raise TraceError(f"{files[0] if files else 'dataset'}: the dataset has no rows")

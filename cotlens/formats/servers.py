@@ -1,73 +1,192 @@
 """What servers and engines return.
 
-These are OpenAI-compatible chat and text completions, OpenAI responses, batches and vLLM outputs.
+These are chat and text completions of OpenAI's shape, Gemini's candidates, OpenAI responses,
+batches, and the outputs of vLLM and SGLang.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cotlens.formats.blocks import blocks_of, trace_of_message
-from cotlens.formats.chat import parse_messages
+from cotlens.formats.chat import parse_messages, parse_plain
+from cotlens.formats.content import prompt_text, typed, without_nulls
 from cotlens.formats.fields import (
     PROMPT,
     Taker,
     common_fields,
     dicts,
     left_over,
+    objects,
     optional_ids,
-    prompt_text,
-    text_or_empty,
-    without_nulls,
 )
+from cotlens.formats.finish import changed_finish, read_finish
 from cotlens.formats.rows import Row
-from cotlens.text.tokens import start_inside
+from cotlens.formats.tokens import (
+    openai_tokens,
+    sglang_tokens,
+    starts_of_bytes,
+    vllm_logprobs,
+    with_openai_logprobs,
+)
 from cotlens.trace import Trace, TraceError
 
 
+# --- chat and text completions ---------------------------------------------------------------
 def parse_openai(row: Row, name: str) -> list[Trace]:
     """A chat or text completion as an OpenAI-compatible server returns it.
 
-    The request's messages are its prompt where they were kept.
+    The request's messages are its prompt where they were kept. Gemini's `candidates` are choices
+    with a `content` of parts.
     """
     taker = Taker(row)
-    choices, request = taker.take("choices"), taker.take("request") or {}
-    before = (
-        taker.take("messages", "prompt") or request.get("messages") or request.get("prompt") or []
-    )
-    before = [{"role": "user", "content": before}] if isinstance(before, str) else before
-    common, traces = common_fields(taker, name), []
+    choices = objects(taker.take("choices", "candidates"), "choices")
+    before = _request_of(taker)
+    if isinstance(before, str):
+        before = [{"role": "user", "content": before}]
+    prompt_ids = taker.rest.get("prompt_token_ids")
+    common = common_fields(taker, name)
+    common["model"] = common["model"] or taker.text("modelVersion")
     common["prompt_id"] = common["prompt_id"] or ("" if before else common["id"])
+
+    traces = []
     for choice in choices:
-        sample = int(choice.get("index") or 0)
-        fields = common | {
-            "id": f"{common['id']}/{sample}" if len(choices) > 1 else common["id"],
-            "sample": sample,
-            "finish_reason": text_or_empty(choice.get("finish_reason")),
-            "token_ids": optional_ids(choice.get("token_ids")),
-        }
+        if "delta" in choice:
+            raise TraceError(
+                "choices[].delta: the row is one piece of a stream, no completion; ask with "
+                "stream=false, or join the pieces of each response to one message"
+            )
+
+        # What the choice says of itself.
+        sample = _index_of(choice)
+        fields = common | {"sample": sample} | _choice_fields(choice, prompt_ids)
+        if len(choices) > 1:
+            fields["id"] = f"{common['id']}/{sample}"
         meta = dict(taker.rest) | ({"prompt_messages": before} if before else {})
-        meta |= left_over(
-            choice, "choice", "index", "finish_reason", "token_ids", "message", "text"
+        used = (*_OF_CHOICE, "content") if isinstance(choice.get("content"), dict) else _OF_CHOICE
+        meta |= left_over(choice, "choice", *used) | changed_finish(_finish_of(choice))
+        trace = trace_of_message(
+            _message_of(choice),
+            prompt_text(before),
+            fields,
+            meta,
         )
-        message = choice.get("message") or {"content": choice.get("text")}
-        trace = trace_of_message(without_nulls(message), prompt_text(before), fields, meta)
-        traces.append(with_openai_logprobs(trace, _token_logprobs(choice.get("logprobs") or {})))
+        traces.append(
+            with_openai_logprobs(
+                trace,
+                openai_tokens(choice.get("logprobs")),
+            )
+        )
+
     return traces
 
 
-def _token_logprobs(logprobs: Row) -> list[Row] | None:
-    """A log-prob per token, of a chat completion or, in the older shape, of a text completion."""
-    if isinstance(tokens := logprobs.get("tokens"), list):
-        values = logprobs.get("token_logprobs") or []
-        if len(tokens) != len(values):
-            raise TraceError(f"logprobs: {len(tokens)} tokens and {len(values)} token_logprobs")
-        return [
-            {"token": token, "logprob": value} for token, value in zip(tokens, values, strict=True)
-        ]
-    return logprobs.get("content")
+_OF_CHOICE = (
+    "index", "finish_reason", "finishReason", "token_ids", "response_token_ids",
+    "prompt_token_ids", "message", "text",
+)  # fmt: skip
 
 
+def _request_of(taker: Taker) -> Any:
+    """The messages or the text of the request, where the row keeps them."""
+    request = taker.take("request") or {}
+    # The row's own messages, else those of the request.
+    before = taker.take("messages", "prompt")
+    if before is None and isinstance(request, dict):
+        before = request.get("messages") or request.get("prompt")
+    if before is None or isinstance(before, str):
+        return before or []
+    return objects(before, "messages")
+
+
+def _index_of(part: Row) -> int:
+    index = part.get("index") or 0
+    if isinstance(index, float) and index.is_integer():
+        return int(index)  # a table with gaps
+    if not isinstance(index, int):
+        raise TraceError(f"index must be a whole number, got {index!r}")
+    return index
+
+
+def _finish_of(choice: Row) -> Any:
+    given = choice.get("finish_reason")
+    return choice.get("finishReason") if given is None else given
+
+
+def _choice_fields(choice: Row, prompt_ids: Any) -> dict[str, Any]:
+    """Finish reason and token ids of a choice; SGLang and vLLM have names of their own for these.
+
+    SGLang 0.5.23 has `response_token_ids` and `prompt_token_ids` in the choice of a chat.
+    """
+    token_ids = choice.get("token_ids")
+    if token_ids is None:
+        token_ids = choice.get("response_token_ids")
+    if choice.get("prompt_token_ids") is not None:
+        prompt_ids = choice["prompt_token_ids"]
+    return {
+        "finish_reason": read_finish(_finish_of(choice)),
+        "token_ids": optional_ids(token_ids),
+        "prompt_token_ids": optional_ids(prompt_ids),
+    }
+
+
+def _message_of(choice: Row) -> Row:
+    message = choice.get("message")
+    if message is None and isinstance(choice.get("content"), dict):
+        message = choice["content"]  # Gemini
+    if message is None:
+        # Completions of some servers have the thought next to the text.
+        beside = {key: choice[key] for key in ("reasoning_content", "reasoning") if key in choice}
+        message = {"content": choice.get("text"), **beside}
+
+    return without_nulls(message)
+
+
+def is_mt_bench(row: Row) -> bool:
+    """Answers of MT-bench: choices with the text of each turn."""
+    choices = dicts(row.get("choices"))
+    return bool(choices) and all(isinstance(choice.get("turns"), list) for choice in choices)
+
+
+def parse_mt_bench(row: Row, name: str) -> list[Trace]:
+    """An answer of FastChat's MT-bench: one trace per turn of each choice; no prompts.
+
+    Shape: FastChat, `llm_judge/gen_model_answer.py`: question_id, answer_id, model_id, choices of
+    index and turns.
+    """
+    taker = Taker(row)
+    choices = objects(taker.take("choices"), "choices")
+    answer, question = taker.take("answer_id"), taker.take("question_id")
+    common = common_fields(taker, name)
+    if answer is not None:
+        common["id"] = str(answer)
+    prompt_id = common["prompt_id"] or (common["id"] if question is None else str(question))
+
+    traces = []
+    for choice in choices:
+        sample = _index_of(choice)
+        # Each turn is a trace.
+        for turn, text in enumerate(choice["turns"]):
+            if not isinstance(text, str):
+                raise TraceError(f"choices[].turns must be texts, got {type(text).__name__}")
+            parts = [common["id"], str(sample)] if len(choices) > 1 else [common["id"]]
+            fields = common | {
+                "id": "/".join([*parts, f"turn-{turn}"]),
+                "sample": sample,
+                # A later turn answers another prompt, which the file does not hold.
+                "prompt_id": prompt_id if turn == 0 else f"{prompt_id}/turn-{turn}",
+            }
+            traces.append(
+                Trace(
+                    completion=text,
+                    **fields,
+                    meta=taker.rest,
+                )
+            )
+
+    return traces
+
+
+# --- responses -------------------------------------------------------------------------------
 _ITEMS = ("reasoning", "message")
 
 
@@ -77,8 +196,8 @@ def is_response(row: Row) -> bool:
     if not isinstance(items, list) or len(dicts(items)) != len(items):
         return False
     kinds = [str(item.get("type", "")) for item in items]
-    typed = all(kind in _ITEMS or kind.endswith(("_call", "_output")) for kind in kinds)
-    return row.get("object") == "response" or (typed and any(kind in _ITEMS for kind in kinds))
+    is_typed = all(kind in _ITEMS or kind.endswith(("_call", "_output")) for kind in kinds)
+    return row.get("object") == "response" or (is_typed and any(kind in _ITEMS for kind in kinds))
 
 
 def parse_responses(row: Row, name: str) -> list[Trace]:
@@ -89,29 +208,65 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
     order.
     """
     taker = Taker(row)
-    items, before = dicts(taker.take("output")), taker.take("input", "prompt", "instructions") or []
+    items = dicts(taker.take("output"))
+
+    # The request, and why the response ended.
+    before = taker.take("input", "prompt", "instructions") or []
     before = [{"role": "user", "content": before}] if isinstance(before, str) else dicts(before)
     incomplete = taker.rest.pop("incomplete_details", None) or {}
     finish = incomplete.get("reason") or taker.text("status")
+    if not items:
+        raise TraceError(f"the response has no output (status {finish or 'unknown'})")
+
+    # Items of messages hold blocks, every other item is one.
     blocks: list[Row] = []
     for item in items:
         blocks += _message_blocks(item) if item.get("type") == "message" else [item]
+
     common = common_fields(taker, name)
     fields, placed = blocks_of([without_nulls(block) for block in blocks])
-    if not items:
-        raise TraceError(f"the response has no output (status {finish or 'unknown'})")
-    if placed.get("tool_calls") and not fields["answer"].length:
-        finish = "tool_calls"
     meta = taker.rest | placed | ({"prompt_messages": before} if before else {})
-    common["finish_reason"] = {"completed": "stop"}.get(finish, finish)
-    return [Trace(prompt=prompt_text(before), **fields, **common, meta=meta)]
+    common["finish_reason"] = read_finish(finish)
+    if placed.get("tool_calls") and not fields["answer"].length:
+        common["finish_reason"] = "tool_calls"
+    elif finish != "completed":
+        meta |= changed_finish(finish or None)
+
+    return [
+        Trace(
+            prompt=prompt_text(before),
+            **fields,
+            **common,
+            meta=meta,
+        )
+    ]
 
 
+def _message_blocks(item: Row) -> Sequence[Row]:
+    """The blocks of a message item; its text before the answer (see `phase`) is commentary."""
+    left_out = ("content", "id", "role", "status")
+    around = {key: value for key, value in item.items() if key not in left_out}
+    blocks = [around] if len(around) > 1 else []
+    # A text, or parts of text.
+    content = item.get("content")
+    if isinstance(content, str):
+        content = [{"type": "output_text", "text": content}]
+    for part in content or []:
+        block = typed(part)
+        if isinstance(block, str):
+            block = {"type": "output_text", "text": block}
+        if item.get("phase") == "commentary":
+            block = {**block, "type": "commentary"}
+        blocks.append(block)
+
+    return blocks
+
+
+# --- batches, and responses inside a row -----------------------------------------------------
 def is_batch(row: Row) -> bool:
     """A line of a batch's output: a request's `custom_id` with its outcome."""
-    return "custom_id" in row and any(
-        isinstance(row.get(key, ""), dict | None) for key in ("response", "result")
-    )
+    outcomes = (row.get("response", ""), row.get("result", ""))
+    return "custom_id" in row and any(isinstance(value, dict | None) for value in outcomes)
 
 
 def parse_batch(row: Row, name: str) -> list[Trace]:
@@ -125,142 +280,208 @@ def parse_batch(row: Row, name: str) -> list[Trace]:
     taken = ("custom_id", "response", "result", "error", "id")
     answer = row.get("response") or row.get("result") or {}
     body = answer.get("body", answer.get("message"))
-    error = (
-        row.get("error")
-        or answer.get("error")
-        or (body.get("error") if isinstance(body, dict) else None)
-    )
+    inner_error = body.get("error") if isinstance(body, dict) else None
+    error = row.get("error") or answer.get("error") or inner_error
     status = answer.get("status_code", answer.get("type", "none"))
     if error or not isinstance(body, dict) or status not in (200, "succeeded"):
         raise TraceError(
             f"the request {row['custom_id']} failed (status {status}): "
             f"{error or 'it has no answer'}"
         )
-    inner = (
-        body
-        | {"id": row["custom_id"], "response_id": body.get("id")}
-        | left_over(row, "batch", *taken)
-    )
+
+    inner = dict(body) | {
+        "id": row["custom_id"],
+        "response_id": body.get("id"),
+    }
+    inner |= left_over(row, "batch", *taken)
     if answer.get("message") is body:
-        inner["messages"] = [
-            {"role": inner.pop("role", "assistant"), "content": inner.pop("content", None)}
-        ]
-        return parse_messages(inner, name)
-    return (parse_responses if is_response(body) else parse_openai)(inner, name)
+        message = {
+            "role": inner.pop("role", "assistant"),
+            "content": inner.pop("content", None),
+        }
+        return parse_messages(
+            inner | {"messages": [message]},
+            name,
+        )
 
-
-def _message_blocks(item: Row) -> list[Row]:
-    """The blocks of a message item; its text before the answer (see `phase`) is commentary."""
-    around = {key: item[key] for key in item if key not in ("content", "id", "role", "status")}
-    said = [
-        {**part, "type": "commentary"} if item.get("phase") == "commentary" else part
-        for part in dicts(item.get("content"))
-    ]
-    return [*([around] if len(around) > 1 else []), *said]
-
-
-def with_openai_logprobs(trace: Trace, content: Sequence[Row] | None) -> Trace:
-    """The trace with its tokens' log-probs and offsets.
-
-    Servers give them for the content only. Where the reasoning is separate they do not cover the
-    completion, and go to the metadata.
-    """
-    if not content:
-        return trace
-    if trace.think:
-        return replace(trace, meta={**trace.meta, "answer_logprobs": list(content)})
-    if trace.token_ids is not None and len(trace.token_ids) != len(content):
-        return trace
-    pieces = [
-        bytes(token["bytes"]) if token.get("bytes") is not None else token["token"].encode()
-        for token in content
-    ]
-    starts = starts_of_bytes(pieces, trace.completion)
-    logprobs = tuple(
-        float("nan") if token["logprob"] is None else float(token["logprob"]) for token in content
+    return (parse_responses if is_response(body) else parse_openai)(
+        inner,
+        name,
     )
-    return replace(trace, logprobs=logprobs, token_starts=None if starts is None else tuple(starts))
 
 
-def starts_of_bytes(pieces: Sequence[bytes], text: str) -> list[int] | None:
-    """Code point at which each token's bytes begin; None where the bytes are not those of the text.
+_NESTED = ("response", "result", "output", "completion", "body", "raw_response", "api_response")
 
-    A token that begins inside a character begins at that character; see also `start_inside`.
+
+def nested_response(row: Row) -> str:
+    """The name of the field that holds a whole response of a server; empty if there is none."""
+    for name in _NESTED:
+        inner = row.get(name)
+        if isinstance(inner, dict) and _parser_of(inner):
+            return name
+
+    return ""
+
+
+def _parser_of(body: Row) -> Callable[[Row, str], list[Trace]] | None:
+    """The parser of a server's response, or None if it is no such response."""
+    if is_response(body):
+        return parse_responses
+    for name in ("choices", "candidates"):
+        choices = body.get(name)
+        if isinstance(choices, list) and choices and len(dicts(choices)) == len(choices):
+            return parse_openai
+
+    is_anthropic = body.get("type") == "message" and isinstance(body.get("content"), list)
+    return _parse_anthropic if is_anthropic else None
+
+
+def _parse_anthropic(row: Row, name: str) -> list[Trace]:
+    """A message of Anthropic's API, with what the row around it says."""
+    taker = Taker(row)
+    # As a message of a conversation, after those of the request.
+    message = {"role": "assistant", "content": taker.rest.pop("content")}
+    taker.rest.pop("role", None)
+    taker.rest.pop("type", None)
+    before = taker.take("messages", "prompt") or []
+    before = [{"role": "user", "content": before}] if isinstance(before, str) else before
+    messages = [*objects(before, "messages"), message]
+    return parse_messages(
+        taker.rest | {"messages": messages},
+        name,
+    )
+
+
+def parse_nested(row: Row, name: str) -> list[Trace]:
+    """A row that holds a whole response in a field, with fields of its own around it.
+
+    NeMo Gym's rollouts have it beside the request's parameters: `responses_create_params`,
+    `response`, `reward` (NVIDIA NeMo Gym, `rollout_collection.py`).
     """
-    data = text.encode()
-    if not b"".join(pieces).startswith(data):
-        return None
-    starts, at_byte, at_char = [], 0, 0
-    for piece in pieces:
-        inside = at_byte < len(data) and (data[at_byte] & 0xC0) == 0x80
-        starts.append(start_inside(text, starts[-1], at_char - 1) if inside else at_char)
-        at_char += sum((byte & 0xC0) != 0x80 for byte in data[at_byte : at_byte + len(piece)])
-        at_byte += len(piece)
-    return starts
+    field = nested_response(row)
+    body = dict(row[field])
+    around = {key: value for key, value in row.items() if key != field}
+    request = around.get("responses_create_params")
+    if isinstance(request, dict) and "input" in request:
+        body["input"] = request["input"]
+        rest = {key: value for key, value in request.items() if key != "input"}
+        around["responses_create_params"] = rest
+
+    # The row's own id names the request; the response has another one.
+    if around.get("id") is not None and body.get("id") is not None:
+        body["response_id"] = body.pop("id")
+    for key, value in around.items():
+        body.setdefault(key, value)
+
+    parse = _parser_of(row[field])
+    assert parse is not None  # the row was recognised by it
+    return parse(body, name)
 
 
+# --- engines ---------------------------------------------------------------------------------
 def parse_vllm(row: Row, name: str) -> list[Trace]:
-    """A vLLM RequestOutput dumped as JSON.
+    """A vLLM RequestOutput: one trace per output.
 
-    It gives one trace per output, with its token ids and the log-probs of the chosen tokens.
+    Shape: vLLM 0.33, `vllm/outputs.py`. It has the token ids and the log-probs of the chosen
+    tokens.
     """
     taker = Taker(row)
-    request_id, outputs, prompt = (
-        taker.take("request_id"),
-        taker.take("outputs"),
-        taker.text(*PROMPT),
-    )
+    request_id = taker.take("request_id")
+    outputs = objects(taker.take("outputs"), "outputs")
+    prompt = taker.text(*PROMPT)
     common = common_fields(taker, name)
     if request_id is not None and common["id"] == name:
         common["id"] = str(request_id)
     common["prompt_id"] = common["prompt_id"] or ("" if prompt else common["id"])
+
     traces = []
     for output in outputs:
-        sample = int(output.get("index") or 0)
+        # The text, and the tokens that it was made of.
+        sample = _index_of(output)
+        text = output.get("text")
+        if not isinstance(text, str):
+            what = "null" if text is None else f"no text but {type(text).__name__}"
+            raise TraceError(f"the completion is {what} (outputs[{sample}].text)")
+
         token_ids = optional_ids(output.get("token_ids"))
-        logprobs, starts = _vllm_logprobs(
-            output.get("logprobs"), token_ids, output.get("text") or ""
-        )
-        if output.get("text") is None:
-            raise TraceError(f"the completion is null (outputs[{sample}].text)")
+        logprobs, starts = vllm_logprobs(output.get("logprobs"), token_ids, text)
         fields = common | {
             "id": f"{common['id']}/{sample}" if len(outputs) > 1 else common["id"],
             "sample": sample,
-            "finish_reason": text_or_empty(output.get("finish_reason")),
+            "finish_reason": read_finish(output.get("finish_reason")),
             "token_ids": token_ids,
             "logprobs": logprobs,
             "token_starts": starts,
         }
-        meta = taker.rest | left_over(
-            output, "output", "index", "text", "token_ids", "logprobs", "finish_reason"
+        used = ("index", "text", "token_ids", "logprobs", "finish_reason")
+        meta = taker.rest | left_over(output, "output", *used)
+        meta |= changed_finish(output.get("finish_reason"))
+        traces.append(
+            Trace(
+                completion=text,
+                prompt=prompt,
+                **fields,
+                meta=meta,
+            )
         )
-        traces.append(Trace(completion=output["text"], prompt=prompt, **fields, meta=meta))
+
     return traces
 
 
-def _vllm_logprobs(entries: Any, token_ids: tuple[int, ...] | None, text: str) -> tuple[Any, Any]:
-    """Log-prob of each chosen token, and offsets where the decoded tokens spell the text."""
-    if not entries or token_ids is None:
-        return None, None
-    if len(entries) != len(token_ids):
+def is_sglang(row: Row) -> bool:
+    """An output of SGLang's native endpoint or engine."""
+    is_output = isinstance(row.get("text"), str) or "output_ids" in row
+    return isinstance(row.get("meta_info"), dict) and is_output
+
+
+def parse_sglang(row: Row, name: str) -> list[Trace]:
+    """An output of SGLang's `/generate` or Engine.generate: text, output_ids and meta_info.
+
+    Shape: SGLang 0.5.23, `managers/tokenizer_manager.py`. The finish reason is an object; the
+    log-probs of the tokens are (log-prob, id, text or null), of the prompt's tokens likewise.
+    """
+    taker = Taker(row)
+    about = dict(taker.rest.pop("meta_info"))
+    output_ids = optional_ids(taker.rest.pop("output_ids", None))
+    if not isinstance(row.get("text"), str):
         raise TraceError(
-            f"a vLLM output has {len(token_ids)} token_ids and {len(entries)} entries of logprobs"
+            "the row has output_ids and no text (skip_tokenizer_init); decode the ids with the "
+            "model's tokenizer and put the result under 'text'"
         )
-    if any(entry is not None and not isinstance(entry, dict) for entry in entries):
-        raise TraceError(
-            "logprobs of a vLLM output must be one dict of token id to log-prob a token"
-        )
-    chosen = [
-        (entry or {}).get(str(token)) for entry, token in zip(entries, token_ids, strict=True)
-    ]
-    values = [c.get("logprob") if isinstance(c, dict) else c for c in chosen]
-    logprobs = tuple(float("nan") if value is None else float(value) for value in values)
-    decoded = [
-        str(c["decoded_token"])
-        for c in chosen
-        if isinstance(c, dict) and c.get("decoded_token") is not None
-    ]
-    if len(decoded) < len(token_ids):
-        return logprobs, None
-    starts = starts_of_bytes([piece.encode() for piece in decoded], text)
-    return logprobs, None if starts is None else tuple(starts)
+
+    # Reason and id stand in `meta_info`.
+    given = about.pop("finish_reason", None)
+    tokens = sglang_tokens(about.pop("output_token_logprobs", None))
+    about.pop("output_token_logprobs_length", None)
+    taker.rest.setdefault("finish_reason", given)
+    if taker.rest.get("id") is None and isinstance(about.get("id"), str):
+        taker.rest["id"] = about.pop("id")
+
+    # The ids of the log-probs are those of the output; both may be there.
+    if output_ids is None and tokens is not None:
+        output_ids = tokens.token_ids
+    if output_ids is not None:
+        taker.rest["token_ids"] = list(output_ids)
+    if tokens is not None and tokens.token_ids == output_ids:
+        taker.rest["logprobs"] = list(tokens.logprobs)
+        starts = _starts_of(tokens.pieces, row["text"])
+        if starts is not None:
+            taker.rest["token_starts"] = starts
+    elif tokens is not None:
+        about["output_token_logprobs"] = [list(pair) for pair in zip(*tokens[:2], strict=True)]
+
+    if (ids := taker.rest.pop("input_ids", None)) is not None:
+        taker.rest["prompt_token_ids"] = ids
+    return parse_plain(
+        taker.rest | {"meta_info": about},
+        name,
+    )
+
+
+def _starts_of(pieces: list[str] | None, text: str) -> list[int] | None:
+    if pieces is None:
+        return None
+    return starts_of_bytes(
+        [piece.encode("utf-8", "surrogatepass") for piece in pieces],
+        text,
+    )

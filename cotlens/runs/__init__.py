@@ -5,6 +5,7 @@ schema       every column of every table, with its type and meaning
 tables       traces become rows: one per trace, one per step
 analyze      files of traces become a run
 score        adds token scores by a model
+stamped      scores that a trainer left in its own files
 judge        adds verdicts by a judge, or verdicts made elsewhere
 generate     samples a model's traces into shards
 shards       what these four share: finished shards are kept, anything else refused or removed

@@ -42,6 +42,7 @@ from cotlens.runs.shards import (
     shards_of,
     write_info,
 )
+from cotlens.runs.stamped import trainer_of, write_stamped_scores
 from cotlens.runs.tables import step_rows, trace_rows
 from cotlens.text.families import Tags
 from cotlens.trace import Trace, TraceError, dump_json, hash_text
@@ -159,6 +160,9 @@ def analyze(
         if light:
             over_shards(shards_of(folder), run.path / "traces", _without_texts, made_by=made_by)
             remove_shards(folder)
+        else:
+            write_stamped_scores(run)
+
         counts = {
             "n_traces": read_info(run.path / "traces")["n_traces"],
             "n_steps": read_info(run.path / "steps")["n_steps"],
@@ -271,7 +275,9 @@ def hash_detectors() -> str:
 
 
 def _make_traces(tags: Tags | None, traces: Sequence[Trace]) -> Made:
-    return Made(trace_rows(traces, tags), {"n_traces": len(traces)})
+    trainers = {trainer_of(trace) for trace in traces}
+    notes = {"n_traces": len(traces), "stamped_by": ",".join(sorted(trainers - {""}))}
+    return Made(trace_rows(traces, tags), notes)
 
 
 def _make_steps(tags: Tags | None, light: bool, shard: Path) -> Made:

@@ -152,6 +152,28 @@ ROWS = {
         "id": "c",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}}],
     },
+    "nested": {"id": "n", "reward": 1.0, "response": RESPONSE},
+    "sglang": {
+        "text": TEXT,
+        "output_ids": [1],
+        "meta_info": {"id": "s", "finish_reason": {"type": "stop"}},
+    },
+    "mt-bench": {
+        "question_id": 81,
+        "answer_id": "a",
+        "model_id": "m",
+        "choices": [{"index": 0, "turns": ["one", TEXT]}],
+    },
+    "bfcl": {"id": "simple_0", "result": TEXT, "latency": 0.5},
+    "nemo-rl": {"content": ["q", TEXT], "rewards": 1.0, "idx": 0, "input_lengths": 3},
+    "columns": {
+        "gen_step": ["1", "1"],
+        "prompt": ["p", "q"],
+        "completion": ["a", TEXT],
+        "advantages": [0.0, 0.0],
+    },
+    "samples": {"problem": "q", "generations": ["a", TEXT]},
+    "message": {"role": "assistant", "content": TEXT},
     "messages": {"id": "m", "messages": [USER, {"role": "assistant", "content": TEXT}]},
     "plain": {"id": "p", "prompt": "p", "completion": TEXT},
     "reasoningflow": {
@@ -409,6 +431,9 @@ def test_lm_eval_prompts_as_lists_and_as_messages():
         ("pretrained=m,think_end_token=</think>", "q", "It is 4.", "redacted", "absent"),
         ({"pretrained": "m"}, "q<|assistant|>\n<think>\n", "I add", "verbatim", "open"),
         (None, "q<|assistant|>\n<think>\n", "It is 4.", "redacted", "absent"),
+        ("not known", "q<|assistant|>\n<think>\n", "It is 4.", "redacted", "absent"),
+        ("not known", "q", "It is 4.", "verbatim", "absent"),
+        ("", "q<|assistant|>\n<think>\n", "I add", "verbatim", "open"),
         (None, "q<|assistant|>\n<think>\n", "I add.</think>4", "verbatim", "closed"),
         ({"think_end_token": "</think>"}, "q", "<think>I add", "verbatim", "open"),
         (None, "q", "It is 4.", "verbatim", "absent"),
@@ -419,9 +444,10 @@ def test_thinking_that_lm_eval_cut_is_no_open_thought(
 ):
     """The results file says whether an end token was given; without it, what can be either is left out of dynamics."""
     row = LM_EVAL | {"arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": {}}}, "resps": [[text]]}
-    results = (
-        None if arguments is None else {"model_name": "m", "config": {"model_args": arguments}}
-    )
+    results = None
+    if arguments is not None:
+        known = None if arguments == "not known" else arguments  # simple_evaluate(model=HFLM(...))
+        results = {"model_name": "m", "config": {"model_args": known}}
     (trace,) = read_traces(samples_file(tmp_path, row, results=results))
     assert (trace.reasoning.value, split_trace(trace).status.value) == (reasoning, status)
     assert trace.model == ("m" if results else "")
@@ -467,7 +493,7 @@ def test_inspect_samples_become_one_trace_a_turn():
     first, last = read_records([INSPECT])
     assert (first.id, first.sample, first.domain, first.gold) == ("row:s1/2/turn-0", 1, "sums", "4")
     assert parts(first) == ([" I ask.\r\n"], "Wait.")
-    assert (first.finish_reason, last.finish_reason) == ("tool_calls", "max_tokens")
+    assert (first.finish_reason, last.finish_reason) == ("tool_calls", "length")
     assert (last.completion, last.prompt) == (
         TEXT,
         "user: q\n\nassistant:  I ask.\r\nWait.\n\ntool: 4",
@@ -566,7 +592,7 @@ def test_openai_responses_show_summaries():
     cut = one(
         RESPONSE | {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     )
-    assert cut.finish_reason == "max_output_tokens"
+    assert (cut.finish_reason, cut.meta["finish_reason"]) == ("length", "max_output_tokens")
     asks = [
         RESPONSE["output"][0],
         {"type": "function_call", "name": "add", "arguments": "{}", "call_id": "c"},
@@ -593,7 +619,7 @@ CLAUDE = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "
             },
             "stop",
         ),
-        ({"result": {"type": "succeeded", "message": CLAUDE}}, "end_turn"),
+        ({"result": {"type": "succeeded", "message": CLAUDE}}, "stop"),
     ],
 )
 def test_a_batch_names_its_traces_by_the_request(outcome, finish):
@@ -1014,7 +1040,7 @@ BAD = {
     ),
     "verifiers nodes": (
         VERIFIERS_TRACE | {"nodes": [{"message": 3, "sampled": True}]},
-        "not a row of format verifiers",
+        "a message must be an object with a role and a content, got int: 3",
     ),
     "lm-eval choices": (
         LM_EVAL | {"resps": [[["-1", "True"]], [["-2", "False"]]]},
@@ -1033,8 +1059,8 @@ BAD = {
         {"eval": {}, "sample": {"id": 1, "messages": [], "error": {"message": "boom"}}},
         "sample 1 has no turn of a model: boom",
     ),
-    "scout messages": (SCOUT | {"messages": "{}"}, "messages must be a JSON list"),
-    "scout JSON": (SCOUT | {"messages": "["}, "not a row of format scout: JSONDecodeError"),
+    "scout messages": (SCOUT | {"messages": "{}"}, "messages must be a list of objects, got dict"),
+    "scout JSON": (SCOUT | {"messages": "["}, "messages must be a list of objects, got str"),
     "empty response": (RESPONSE | {"output": []}, "the response has no output .status completed."),
 }
 
@@ -1217,7 +1243,7 @@ def test_a_real_inspect_log_can_be_read(tmp_path, kind):
     assert parts(last) == (["It is 4.\n"], TEXT)
     assert (first.finish_reason, last.finish_reason, last.gold, last.domain) == (
         "tool_calls",
-        "max_tokens",
+        "length",
         "4",
         "sums",
     )

@@ -392,7 +392,8 @@ def test_trl_strings_as_up_to_1_10(tmp_path):
         "advantage": -1.0,
     }
     pd.DataFrame([row, row]).to_parquet(tmp_path / "completions_00005.parquet")
-    first, second = read_traces(tmp_path / "completions_00005.parquet")
+    with pytest.warns(UserWarning, match="2 of 2 rollouts may be of training or of an evaluation"):
+        first, second = read_traces(tmp_path / "completions_00005.parquet")
     assert (first.id, second.id, first.training_step) == (
         "completions_00005:1",
         "completions_00005:2",
