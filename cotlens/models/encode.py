@@ -1,5 +1,6 @@
 """Turn a trace into the token ids that a model reads, and find where tokens begin in its text."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -7,8 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotlens.models.load import first_line
-from cotlens.text.families import FAMILIES, FOREIGN_END, HARMONY, Tags
+from cotlens.text.delimiters import (
+    RENDERED_END,
+    find_tag,
+    known_pairs,
+    new_tags,
+    opens_thought,
+    response_tags,
+)
+from cotlens.text.families import FAMILIES, HARMONY_TAGS, THINK, family_of
 from cotlens.text.split import OpenedBy, Status, split_trace
+from cotlens.text.tags import Channels, Tags
 from cotlens.trace import Origin, Trace, TraceError
 
 
@@ -103,7 +113,7 @@ def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
 
     tags = tags_of(tokenizer, trace.completion)
     tag = tags.open.strip()
-    split = split_trace(trace)
+    split = split_trace(trace, tags=new_tags(tokenizer))
 
     # The template opened a thought that the completion opens itself, or does not have.
     has_own_tag = trace.completion.lstrip().startswith(tag)
@@ -112,7 +122,7 @@ def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
 
     # The completion starts inside a thought that nothing opened.
     starts_inside = split.opened_by in (OpenedBy.PROMPT, OpenedBy.MODEL)
-    if starts_inside and not _is_open(prompt):
+    if starts_inside and not opens_thought(prompt):
         return prompt + tags.open, source
     return prompt, source
 
@@ -127,8 +137,7 @@ def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
     """
     # "... Assistant: <think>", perhaps with the beginning of a thought.
     prompt = trace.prompt
-    last_tag = max(prompt.rstrip().rfind(tags.open.strip()) for tags in (*FAMILIES, HARMONY))
-    if last_tag > 0 and _is_open(prompt):
+    if opens_thought(prompt) and not _is_tag_alone(prompt):
         return True
 
     # What the template writes after a user's message, with or without an opening tag.
@@ -141,7 +150,7 @@ def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
     if bare_end and bare_prompt.endswith(bare_end):
         return True
 
-    if FOREIGN_END.search(prompt):
+    if RENDERED_END.search(prompt):
         raise TraceError(
             f"trace {trace.id!r}: its prompt ends in {prompt[-30:]!r}, but this model's chat "
             f"template ends one in {end!r}: it was rendered for another model; "
@@ -161,34 +170,48 @@ def _apply_template(trace: Trace, tokenizer: Any, messages: Any) -> str:
         ) from None
 
 
-def _is_open(prompt: str) -> bool:
-    """Whether a thought is open at the end of a prompt."""
-    for tags in (*FAMILIES, HARMONY):
-        opened_at = prompt.rfind(tags.open.strip())
-        closed_at = prompt.rfind(tags.close)
-        if opened_at > closed_at:
-            return True
-    return False
+def _is_tag_alone(prompt: str) -> bool:
+    """Whether a prompt begins with an opening delimiter: nothing before it was rendered."""
+    pairs = (*known_pairs(), HARMONY_TAGS)
+    return any(prompt.lstrip().startswith(pair.open.strip()) for pair in pairs)
 
 
 def tags_of(tokenizer: Any, completion: str = "") -> Tags:
-    """The delimiters of a thought: the completion's, else the chat template's, else `<think>`.
+    """The delimiters of a thought, with the line breaks that the model writes around them.
 
-    They come with the line breaks that models write around them.
+    They are the completion's; else those of the tokenizer's response template or chat template;
+    else `<think>`.
     """
     template = str(tokenizer.chat_template or "")
-    if "<|channel|>" in template and "<|message|>" in template:
-        return HARMONY
+    channels_tags = _channels_tags(template)
+    if channels_tags:
+        return channels_tags
 
-    family = _family_in(completion) or _family_in(template) or FAMILIES[0]
-    return Tags(family.open + "\n", "\n" + family.close + "\n\n")
+    pair = _pair_in(completion) or response_tags(tokenizer) or _pair_in(template) or THINK[0]
+    family = family_of(str(getattr(tokenizer, "name_or_path", "")))
+    if family and family.written and family.tags[0] == pair:
+        return family.written
+    return Tags(pair.open.rstrip("\n") + "\n", "\n" + pair.close + "\n\n")
 
 
-def _family_in(text: str) -> Tags | None:
-    """The first family whose closing tag the text holds."""
+def _pair_in(text: str) -> Tags | None:
+    """The first pair whose closing delimiter the text holds."""
+    for pair in known_pairs():
+        if find_tag(text, pair.close) >= 0:
+            return pair
+    return None
+
+
+def _channels_tags(template: str) -> Tags | None:
+    """The delimiters of a chat template that gives each message a header, or None."""
     for family in FAMILIES:
-        if family.close in text:
-            return family
+        # s1 has the template of Qwen2.5, which knows no thought.
+        if family.channels is None or family.name == "s1":
+            continue
+        header = family.channels.opened + family.turns.assistant[0]
+        words = re.findall(r"<\|\w+\|>|[\w=/]+", header)
+        if all(word in template for word in words):
+            return family.tags[0]
     return None
 
 
@@ -255,7 +278,7 @@ def _cut_pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[_Piece]:
         return
 
     tags = tags_of(tokenizer)
-    split = split_trace(trace)
+    split = split_trace(trace, tags=new_tags(tokenizer))
     position = 0
     for number, span in enumerate(split.think):
         thought = span.of(completion)
@@ -263,7 +286,7 @@ def _cut_pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[_Piece]:
             yield _Piece(completion[position : span.start], position)
 
         # The prompt may have opened the first thought.
-        if number > 0 or not _is_open(prompt):
+        if number > 0 or not opens_thought(prompt):
             opening = tags.open
             if thought.startswith("\n"):
                 opening = opening.rstrip("\n")
@@ -281,10 +304,19 @@ def _cut_pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[_Piece]:
             yield _Piece(closing, None)
         position = span.stop
 
-    if tags is HARMONY and not split.think:
-        yield _Piece("<|channel|>final<|message|>", None)
+    channels = _channels_of(tags)
+    if channels and not split.think:
+        yield _Piece(channels.direct, None)
     if position < len(completion):
         yield _Piece(completion[position:], position)
+
+
+def _channels_of(tags: Tags) -> Channels | None:
+    """The format whose thought these delimiters enclose, if its messages have a header each."""
+    for family in FAMILIES:
+        if family.channels and family.tags[0] == tags:
+            return family.channels
+    return None
 
 
 def _count_drift(tokenizer: Any, prompt: str, text: str, tokens: set[tuple[int, int]]) -> int:

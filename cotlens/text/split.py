@@ -6,23 +6,65 @@ every span can be checked against the text.
 Rules, in the order they are applied:
 
 1. A source with separate fields is taken at its word (`Trace.origin` is fields) and never searched.
-2. The *first* closing tag ends a thought. An opening tag inside a thought is text.
-3. A tag that the prompt opened counts: the thought then starts at character 0.
-4. A closing tag with no opening tag before it means the same, even when the prompt is unknown.
-5. No tag at all, the model's chat template is known to open the thought, and no finish reason says
-   that the model stopped by itself: the thought was cut off. `Split.opened_by` is then `model`, so
-   that this inference can be told from what was read. A tag that is only quoted (`<think>` in
-   backticks) is text.
-6. After a thought, a further block that is opened (not in quotes) and closed is a thought too; the
+2. A format whose messages have a header each (gpt-oss) is read message by message (channels.py).
+3. The *first* closing tag ends a thought. An opening tag inside a thought is text, unless it only
+   repeats the first one; then so does the closing tag.
+4. A tag that the prompt opened counts: the thought then starts at character 0.
+5. A closing tag with no opening tag before it means the same, even when the prompt is unknown.
+6. A tool call ends a thought that nothing closes, where the family's own parsers say so; the call
+   is neither thinking nor answer. So does the beginning of another turn, if the text holds several.
+7. No tag at all, the model's chat template is known to open the thought, and the finish reason does
+   not speak against it: the thought was cut off. `Split.opened_by` is then `model`, so that this
+   inference can be told from what was read. A tag that is only quoted (`<think>` in backticks) is
+   text.
+8. After a thought, a further block that is opened (not in quotes) and closed is a thought too; the
    text between them is commentary: neither thinking nor answer.
+9. Delimiters around the answer (`<response>`, `<answer>`) are outside its span.
+
+The case of tags does not matter. What is known of a family is in families.py.
 """
 
-import re
 from enum import StrEnum
 from typing import NamedTuple
 
-from cotlens.text.families import ASSISTANT_TURN, FAMILIES, TEMPLATE_OPENS, Tags
-from cotlens.trace import Origin, Span, Trace
+from cotlens.text.channels import (
+    FORMATS,
+    Message,
+    read_inside,
+    read_messages,
+    read_stripped,
+)
+from cotlens.text.delimiters import (
+    Marks,
+    echo_end,
+    end_of_calls,
+    find_tag,
+    first_pair,
+    is_quoted,
+    is_rendered,
+    known_pairs,
+    next_span,
+    pairs_in,
+    prompt_closes,
+    prompt_opens,
+    starts_with,
+    with_first_close,
+)
+from cotlens.text.delimiters import has_delimiters as has_delimiters
+from cotlens.text.delimiters import opens_thought as opens_thought
+from cotlens.text.families import family_of
+from cotlens.text.rules import (
+    CALLED,
+    CUT,
+    STOPPED,
+    Rules,
+    inside_wrappers,
+    rules_of,
+    special_wrappers,
+    template_opens,
+)
+from cotlens.text.tags import Channels, Family, OnCall, Opens, Tags
+from cotlens.trace import Origin, Reasoning, Span, Trace
 
 
 class Status(StrEnum):
@@ -61,43 +103,66 @@ class Split(NamedTuple):
     opened_by: OpenedBy
 
 
-_STOPPED = frozenset(("stop", "eos", "end_turn", "stop_sequence", "tool_calls", "tool_use"))
-_QUOTES = frozenset("`\"'“‘”’")
-
-
 def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
     """The parts of a trace: as its source gave them, or else as `split_think` finds them."""
     if trace.origin is Origin.TEXT:
-        # A model that stopped by itself without any delimiter skipped the thought; it was not cut
-        # off inside it.
-        model = "" if trace.finish_reason in _STOPPED else trace.model
-        return split_think(trace.completion, trace.prompt, model=model, tags=tags)
+        return split_think(
+            trace.completion,
+            trace.prompt,
+            model=trace.model,
+            tags=tags,
+            finish_reason=trace.finish_reason,
+        )
+
     n = len(trace.completion)
     answer = trace.answer or Span(n, n)
     think = tuple(_within_tags(trace.completion, span) for span in trace.think)
     if not any(span.length for span in think):
+        if _is_cut_thought(trace, answer):
+            return Split((Span(0, n),), Span(n, n), Status.OPEN, OpenedBy.MODEL)
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
+
     # Without text after the thinking, and without a finish reason that says the model stopped by
     # itself, the thought does not count as closed.
-    closed = answer.length > 0 or trace.finish_reason in _STOPPED
+    closed = answer.length > 0 or trace.finish_reason.lower() in STOPPED
     return Split(think, answer, Status.CLOSED if closed else Status.OPEN, OpenedBy.FIELDS)
+
+
+def _is_cut_thought(trace: Trace, answer: Span) -> bool:
+    """Whether what a source gives as the answer is a thought that was cut off.
+
+    A server's parser looks for the closing tag. Where the thought was cut before it, some give an
+    empty field of thinking and all of the text as the answer.
+    """
+    if trace.reasoning is not Reasoning.VERBATIM or answer.start > 0:
+        return False
+    if trace.finish_reason.lower() not in CUT or not answer.length:
+        return False
+    return template_opens(family_of(trace.model), trace.finish_reason)
 
 
 def _within_tags(text: str, span: Span) -> Span:
     """A thought from a separate field, without the delimiters that some sources leave around it."""
     thought = span.of(text)
-    without_lead, without_trail = thought.lstrip(), thought.rstrip()
+    lead = len(thought) - len(thought.lstrip())
+    trail = len(thought.rstrip())
     start, stop = span
-    for family in FAMILIES:
-        if without_lead.startswith(family.open):
-            start = span.stop - len(without_lead) + len(family.open)
-        if without_trail.endswith(family.close):
-            stop = span.start + len(without_trail) - len(family.close)
+    for pair in known_pairs():
+        if starts_with(thought, pair.open, lead):
+            start = span.start + lead + len(pair.open)
+        close_at = trail - len(pair.close)
+        if close_at >= 0 and starts_with(thought[:trail], pair.close, close_at):
+            stop = span.start + close_at
     return Span(start, max(start, stop))
 
 
 def split_think(
-    completion: str, prompt: str = "", *, model: str = "", tags: Tags | None = None
+    completion: str,
+    prompt: str = "",
+    *,
+    model: str = "",
+    tags: Tags | None = None,
+    finish_reason: str = "",
 ) -> Split:
     """Where the thoughts and the answer of a completion are, and whether the last one was closed.
 
@@ -105,8 +170,10 @@ def split_think(
         completion: text as generated; it may contain an echo of the prompt.
         prompt: text before it, best as rendered by the chat template: a thought may have been
             opened there.
-        model: name of the model, used only where neither text has any delimiter (rule 5).
+        model: name of the model. It tells apart families with the same delimiters (rule 6), and
+            whether a text without any is a thought (rule 7).
         tags: delimiters to look for instead of every known family.
+        finish_reason: why the model stopped, as its source says; in any case.
 
     >>> parts = split_think("<think>2+2=4</think>Four.")
     >>> parts.think[0].of("<think>2+2=4</think>Four."), parts.status.value
@@ -114,240 +181,222 @@ def split_think(
     """
     if tags is not None and not all(tags):
         raise ValueError(f"the delimiters of a thought must not be empty, got {tags}")
-    if tags is None:
-        harmony = _split_harmony(completion, prompt) or _split_stripped_harmony(completion, model)
-        if harmony:
-            return harmony
-    families = FAMILIES if tags is None else (tags,)
-    start = _echo_end(completion, prompt)
-    if _prompt_closes(prompt, families) and not completion.lstrip().startswith(
-        tuple(tag.open for tag in families)
-    ):
-        return Split((), Span(0, len(completion)), Status.ABSENT, OpenedBy.NOTHING)
-    opened = next((family for family in families if _prompt_opens(prompt, family)), None)
-    family = opened or _first_family(completion, start, families)
-    if family is None:
-        return _split_untagged(completion, prompt, model if tags is None else "")
-    return _split_tagged(completion, start, family, opened is not None)
+    if tags is None and (split := _split_channels(completion, prompt, model)):
+        return split
+
+    pairs = (tags,) if tags else pairs_in(completion, prompt)
+    start = echo_end(completion, prompt, pairs)
+    family = family_of(model) if model and tags is None else None
+    if prompt_closes(prompt, pairs) and not _opens_itself(completion, pairs):
+        return _answer_only(completion, family)
+
+    # A thought that the prompt opened, else one that the text delimits.
+    opened = [pair for pair in pairs if prompt_opens(prompt, pair)]
+    pair = with_first_close(completion, start, opened) if opened else None
+    pair = pair or first_pair(completion, start, pairs)
+    if pair is None:
+        inside = _split_inside(completion) if tags is None else None
+        return inside or _split_untagged(completion, prompt, family, finish_reason)
+    rules = rules_of(pair, family) if tags is None else Rules()
+    is_called = finish_reason.lower() in CALLED
+    return _split_tagged(completion, start, pair, rules, bool(opened), is_called)
 
 
-def _split_tagged(text: str, start: int, family: Tags, opened: bool) -> Split:
-    """The parts of a text that has at least one delimiter of `family`.
+def _opens_itself(completion: str, pairs: tuple[Tags, ...]) -> bool:
+    """Whether a completion begins with an opening tag."""
+    begin = len(completion) - len(completion.lstrip())
+    return any(starts_with(completion, pair.open, begin) for pair in pairs)
 
-    The delimiter is in the text or at the end of its prompt.
+
+def _split_tagged(
+    text: str, start: int, pair: Tags, rules: Rules, opened: bool, is_called: bool
+) -> Split:
+    """The parts of a text that has at least one of these delimiters, or whose prompt opened them.
+
+    Args:
+        text: the completion.
+        start: where its own text begins.
+        pair: the delimiters.
+        rules: what ends a thought besides them, and what stands around the answer.
+        opened: whether the prompt opened the thought.
+        is_called: whether the source says that the turn ended with a tool call.
     """
-    first_open = _find_unquoted(text, family.open, start)
-    first_close = _find_unquoted(text, family.close, start)
+    marks = Marks(text, pair, rules.calls)
+    begin, opened_by = _first_thought(marks, start, opened)
+
+    think = []
+    while True:
+        stop, after, status = _end_of_thought(marks, begin, rules, is_called)
+        think.append(Span(begin, stop))
+        if status is Status.OPEN:
+            answer = Span(len(text), len(text))
+            break
+        begin = _next_block(marks, after)
+        if begin < 0:
+            answer = inside_wrappers(text, Span(after, len(text)), rules.wrappers)
+            break
+
+    if rules.on_call is OnCall.APART:
+        think = _without_calls(marks, think)
+    return Split(tuple(think), answer, status, opened_by)
+
+
+def _first_thought(marks: Marks, start: int, opened: bool) -> tuple[int, OpenedBy]:
+    """Where the first thought begins, and what shows it."""
+    text, pair = marks.text, marks.pair
+    first_open = _find_unquoted(text, pair.open, start)
     if opened:
         # Some servers repeat the tag that the prompt already opened.
-        repeated = first_open >= 0 and not text[start:first_open].strip()
-        begin = first_open + len(family.open) if repeated else start
-        opened_by = OpenedBy.PROMPT
-    elif first_open >= 0 and (first_close < 0 or first_open < first_close):
-        begin, opened_by = first_open + len(family.open), OpenedBy.TEXT
-    else:
-        begin, opened_by = start, OpenedBy.PROMPT
-    think, answer = [], Span(len(text), len(text))
+        return _skip_repeated(text, start, pair.open), OpenedBy.PROMPT
+
+    first_close = _find_unquoted(text, pair.close, start)
+    if first_open >= 0 and (first_close < 0 or first_open < first_close):
+        begin = first_open + len(pair.open)
+        return _skip_repeated(text, begin, pair.open), OpenedBy.TEXT
+    return start, OpenedBy.PROMPT
+
+
+def _skip_repeated(text: str, at: int, tag: str) -> int:
+    """The place after all repetitions of a tag that only blanks part."""
     while True:
-        close = text.find(family.close, begin)
-        if close < 0:
-            think.append(Span(begin, len(text)))
-            return Split(tuple(think), answer, Status.OPEN, opened_by)
-        think.append(Span(begin, close))
-        after = close + len(family.close)
-        begin = _next_block(text, after, family)
-        if begin < 0:
-            return Split(tuple(think), Span(after, len(text)), Status.CLOSED, opened_by)
+        following = at + len(text[at:]) - len(text[at:].lstrip())
+        if not starts_with(text, tag, following):
+            return at
+        at = following + len(tag)
 
 
-def _next_block(text: str, after: int, family: Tags) -> int:
+def _end_of_thought(
+    marks: Marks, begin: int, rules: Rules, is_called: bool
+) -> tuple[int, int, Status]:
+    """Where a thought stops, where what follows it begins, and how it ended."""
+    n = len(marks.text)
+    close = marks.close_after(begin)
+    limit = close if close >= 0 else n
+    call = next_span(marks.call_spans, begin) if rules.on_call is OnCall.ENDS else None
+
+    # Stitched turns: another turn of the assistant begins before the thought is closed.
+    turn = next_span(marks.assistants, begin)
+    if turn and turn.start < limit:
+        stops = [turn.start]
+        for span in (call, next_span(marks.edges, begin)):
+            if span and span.start < turn.start:
+                stops.append(span.start)
+        return min(stops), _skip_repeated(marks.text, turn.stop, marks.pair.close), Status.CLOSED
+
+    if close >= 0:
+        after = _skip_repeated(marks.text, close + len(marks.pair.close), marks.pair.close)
+        return close, after, Status.CLOSED
+    if call:
+        after = end_of_calls(marks.text, call.start, rules.calls)
+        return call.start, after, Status.CLOSED
+
+    # The call itself stands in a field of the source.
+    if is_called and rules.on_call is not OnCall.STAYS:
+        return n, n, Status.CLOSED
+    return n, n, Status.OPEN
+
+
+def _next_block(marks: Marks, after: int) -> int:
     """Where the next thought after `after` begins, or -1.
 
     A tag in the middle of an answer must also be closed.
     """
-    last_close = text.rfind(family.close)
-    at = _find_unquoted(text, family.open, after)
+    text, tag = marks.text, marks.pair.open
+    last_close = marks.closes[-1] if marks.closes else -1
+    at = _find_unquoted(text, tag, after)
     while at >= 0:
-        begin = at + len(family.open)
+        begin = at + len(tag)
         line = text[max(after, at - 80) : at].rpartition("\n")[2]
         if not line.strip() or begin <= last_close:
-            return begin
-        at = _find_unquoted(text, family.open, begin)
+            return _skip_repeated(text, begin, tag)
+        at = _find_unquoted(text, tag, begin)
     return -1
 
 
-def _split_untagged(text: str, prompt: str, model: str) -> Split:
-    """A completion without a delimiter: an answer, unless the model's template opened a thought."""
-    n = len(text)
-    rendered = ASSISTANT_TURN.search(prompt) is not None
-    if n and model and not rendered and TEMPLATE_OPENS.search(model):
-        return Split((Span(0, n),), Span(n, n), Status.OPEN, OpenedBy.MODEL)
-    return Split((), Span(0, n), Status.ABSENT, OpenedBy.NOTHING)
-
-
-def _first_family(text: str, start: int, families: tuple[Tags, ...]) -> Tags | None:
-    """The family that delimits this text.
-
-    It is the family that the text begins with; else one whose closing tag was never opened; else
-    the one that comes first. A thought may talk about the delimiters of another family; such a
-    mention does not delimit it.
-    """
-    begin = start + len(text) - start - len(text[start:].lstrip())
-    leading = next((family for family in families if text.startswith(family.open, begin)), None)
-    if leading:
-        return leading
-    opens = {family: _find_unquoted(text, family.open, start) for family in families}
-    closes = {family: _find_unquoted(text, family.close, start) for family in families}
-    unopened = [
-        (at, family) for family, at in closes.items() if at >= 0 and not 0 <= opens[family] < at
-    ]
-    found = unopened or [(at, family) for family, at in opens.items() if at >= 0]
-    return min(found)[1] if found else None
-
-
-def _prompt_closes(prompt: str, families: tuple[Tags, ...]) -> bool:
-    """Whether a rendered prompt ends with a closed thought: thinking was switched off."""
-    return ASSISTANT_TURN.search(prompt) is not None and prompt.rstrip().endswith(
-        tuple(tag.close for tag in families)
-    )
+def _without_calls(marks: Marks, think: list[Span]) -> list[Span]:
+    """The thoughts, cut wherever a tool call stands in one."""
+    pieces = []
+    for start, stop in think:
+        call = next_span(marks.call_spans, start)
+        while call and call.start < stop:
+            pieces.append(Span(start, call.start))
+            start = min(stop, end_of_calls(marks.text, call.start, marks.calls))
+            call = next_span(marks.call_spans, start)
+        pieces.append(Span(start, stop))
+    return [piece for piece in pieces if piece.length] or think[:1]
 
 
 def _find_unquoted(text: str, tag: str, start: int) -> int:
     """Where the tag first stands without quotation marks on both sides, or -1."""
-    at = text.find(tag, start)
-    while at > 0 and text[at - 1] in _QUOTES and text[at + len(tag) : at + len(tag) + 1] in _QUOTES:
-        at = text.find(tag, at + len(tag))
+    at = find_tag(text, tag, start)
+    while at >= 0 and is_quoted(text, at, at + len(tag)):
+        at = find_tag(text, tag, at + len(tag))
     return at
 
 
-def has_delimiters(text: str) -> bool:
-    """Whether the text has a delimiter of any known family, quoted ones aside."""
-    return "<|channel|>" in text or any(
-        _find_unquoted(text, tag, 0) >= 0 for family in FAMILIES for tag in family
-    )
+def _split_untagged(text: str, prompt: str, family: Family | None, finish_reason: str) -> Split:
+    """A completion without a delimiter: an answer, unless the model's template opened a thought."""
+    n = len(text)
+    if not n or family is None or is_rendered(prompt):
+        return _answer_only(text, family)
+    if template_opens(family, finish_reason):
+        return Split((Span(0, n),), Span(n, n), Status.OPEN, OpenedBy.MODEL)
+
+    # A thought that the template always opens, and that ended in a call.
+    if family.opens is Opens.ALWAYS and family.on_call is OnCall.ENDS:
+        call = next_span(Marks(text, family.tags[0], family.calls).call_spans, 0)
+        if call:
+            after = end_of_calls(text, call.start, family.calls)
+            answer = Span(after, n)
+            return Split((Span(0, call.start),), answer, Status.CLOSED, OpenedBy.MODEL)
+    return _answer_only(text, family)
 
 
-def _prompt_opens(prompt: str, family: Tags) -> bool:
-    """Whether the prompt ends inside a thought.
-
-    It does after an opening tag, or after a prefilled part of the thought.
-    """
-    at = prompt.rfind(family.open.rstrip())
-    if at < 0 or prompt.find(family.close, at) >= 0:
-        return False
-    if not prompt[at + len(family.open.rstrip()) :].strip() and (
-        at == 0 or prompt[at - 1] in "\n>]:"
-    ):
-        # At the very end, where a template puts it; "What is <think>" is a user's question.
-        return True
-    turns = [match.end() for match in ASSISTANT_TURN.finditer(prompt, 0, at)]
-    # A user who merely mentions the tag comes before the assistant's turn; a prefilled thought
-    # right after it.
-    return bool(turns) and not prompt[turns[-1] : at].strip()
+def _answer_only(text: str, family: Family | None) -> Split:
+    """A completion without a thought."""
+    answer = inside_wrappers(text, Span(0, len(text)), special_wrappers(family))
+    return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
 
 
-def opens_thought(prompt: str) -> bool:
-    """Whether a rendered prompt ends inside a thought of any known family."""
-    return any(_prompt_opens(prompt, family) for family in FAMILIES)
+# --- messages with a header each -----------------------------------------------------------------
+def _split_channels(text: str, prompt: str, model: str) -> Split | None:
+    """The parts of a text whose messages have headers, with or without special tokens, or None."""
+    for channels in FORMATS:
+        messages = read_messages(text, prompt, channels)
+        if messages is not None:
+            return _split_messages(text, messages, channels)
+    stripped = read_stripped(text, model)
+    return _split_messages(text, *stripped) if stripped else None
 
 
-def _echo_end(text: str, prompt: str) -> int:
-    """Where the completion's own text begins, if it repeats the prompt first; else 0.
-
-    Only an echo that contains a delimiter matters: the first delimiter after the echo is the
-    model's.
-    """
-    if len(prompt) < 8:
-        return 0
-    tags = [tag for family in FAMILIES for tag in family if tag in prompt]
-    if not tags:
-        return 0
-    at = text.find(prompt)
-    if at < 0 or any(0 <= text.find(tag) < at for tag in tags):
-        return 0
-    # A prompt that ends by opening the thought is echoed with its tag: the search must still see
-    # that tag.
-    opened = next((family.open for family in FAMILIES if _prompt_opens(prompt, family)), None)
-    return at + (prompt.rfind(opened.rstrip()) if opened else len(prompt))
+def _split_inside(text: str) -> Split | None:
+    """The parts of a text that begins inside a thought of such a format, or None."""
+    for channels in FORMATS:
+        messages = read_inside(text, channels)
+        if messages is not None:
+            return _split_messages(text, messages, channels)
+    return None
 
 
-# --- gpt-oss Harmony -------------------------------------------------------------------------
-_HARMONY = re.compile(r"<\|(start|channel|message|end|return|call|constrain)\|>")
-_HARMONY_PREFILL = re.compile(r"<\|channel\|>(\w++)[^<]*+<\|message\|>(?:(?!<\|).)*+\Z", re.DOTALL)
-_STRIPPED = re.compile(r"assistant(analysis|final|commentary)")
+def _split_messages(text: str, messages: list[Message], channels: Channels) -> Split:
+    """Messages of the last turn: thinking, the answer, and others, which are neither."""
+    turn: list[Message] = []
+    for message in messages:
+        if message.role == "user":
+            turn = []
+        elif message.role in ("", "assistant", "model"):
+            turn.append(message)
 
-
-class _Message(NamedTuple):
-    role: str
-    channel: str
-    content: Span
-    ended: bool
-
-
-def _harmony_messages(text: str, channel: str) -> list[_Message]:
-    """Every message of a raw Harmony text; `channel` is the one the prompt opened, if any."""
-    messages, role, field, field_at = [], "assistant", "message" if channel else "", 0
-    for match in [*_HARMONY.finditer(text), None]:
-        at = match.start() if match else len(text)
-        token = match.group(1) if match else ""
-        if field == "message":
-            messages.append(
-                _Message(role, channel, Span(field_at, at), token in ("end", "return", "call"))
-            )
-            role, channel = "assistant", ""
-        elif field == "start":
-            role = text[field_at:at].split(" ")[0]
-        elif field == "channel":
-            header = text[field_at:at]
-            channel = (
-                "tool" if " to=" in header else header.split(" ")[0].strip()
-            )  # a call is not thinking
-        field, field_at = token, match.end() if match else at
-    return messages
-
-
-def _split_harmony(text: str, prompt: str) -> Split | None:
-    """The parts of a text with Harmony's special tokens, or None. Only the last turn counts."""
-    prefill = _HARMONY_PREFILL.search(prompt) if "<|channel|>" in prompt else None
-    begins = text.lstrip()[:12].startswith(
-        ("<|channel|>", "<|start|>")
-    )  # elsewhere they are only mentioned
-    if prefill is None and not begins:
-        return None
-    messages = _harmony_messages(text, prefill.group(1) if prefill else "")
-    last_user = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
-    turn = [message for message in messages[last_user + 1 :] if message.role == "assistant"]
-    return _split_channels(text, turn, OpenedBy.PROMPT if prefill else OpenedBy.TEXT)
-
-
-def _split_stripped_harmony(text: str, model: str) -> Split | None:
-    """The parts of `analysis...assistantfinal...`, or None.
-
-    This is what remains of Harmony when its special tokens are dropped.
-    """
-    if not text.startswith("analysis") or text[8:9] == " ":
-        return None
-    marks = list(_STRIPPED.finditer(text))
-    if not marks and not (text[8:9].isupper() or "gpt-oss" in model.lower()):
-        return None
-    starts = [(8, "analysis"), *((mark.end(), mark.group(1)) for mark in marks)]
-    stops = [*(mark.start() for mark in marks), len(text)]
-    turn = [
-        _Message("assistant", channel, Span(start, stop), stop < len(text))
-        for (start, channel), stop in zip(starts, stops, strict=True)
-    ]
-    return _split_channels(text, turn, OpenedBy.TEXT)
-
-
-def _split_channels(text: str, turn: list[_Message], opened_by: OpenedBy) -> Split:
-    """Analysis is thinking, final is the answer, commentary and tool calls are neither."""
-    think = tuple(message.content for message in turn if message.channel == "analysis")
-    finals = [message.content for message in turn if message.channel == "final"]
-    answer = finals[-1] if finals else Span(len(text), len(text))
+    think = [message for message in turn if message.channel in channels.think]
+    answers = [message.content for message in turn if message.channel in channels.answer]
+    answer = answers[-1] if answers else Span(len(text), len(text))
     if not think:
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
-    is_open = turn[-1].channel == "analysis" and not turn[-1].ended
-    return Split(think, answer, Status.OPEN if is_open else Status.CLOSED, opened_by)
+
+    is_open = turn[-1].channel in channels.think and not turn[-1].is_whole
+    opened_by = OpenedBy.PROMPT if think[0].by_prompt else OpenedBy.TEXT
+    spans = tuple(message.content for message in think)
+    return Split(spans, answer, Status.OPEN if is_open else Status.CLOSED, opened_by)
 
 
 def request_of(trace: Trace) -> str:

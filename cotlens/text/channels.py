@@ -1,0 +1,288 @@
+"""Formats in which each message has a header: gpt-oss's Harmony and its like.
+
+A message is thinking, answer, or neither (a tool call, a commentary), by its channel. The prompt
+may hold the beginning of the first message: the texts are read from there.
+"""
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+from cotlens.text.tags import Channels
+from cotlens.trace import Span
+
+HARMONY = Channels(
+    begins=re.compile(r"<\|(?:channel|start)\|>"),
+    header=re.compile(
+        r"(?:<\|start\|>(?P<role>[^<]*+))?+(?:<\|channel\|>(?P<channel>[^<]*+))?+"
+        r"(?:<\|constrain\|>[^<]*+)?+<\|message\|>"
+    ),
+    stop=re.compile(r"(?P<end><\|(?:end|return|call)\|>)|<\|(?:start|channel|constrain)\|>"),
+    opener="<|start|>",
+    halves=(
+        (re.compile(r"assistant\b[^<]{0,99}+<\|(?:channel|message)\|>"), "<|start|>"),
+        (re.compile(r" to=[^<]{1,99}+<\|channel\|>"), "<|start|>assistant"),
+        (
+            re.compile(r"(?:analysis|commentary|final)\b[^<]{0,99}+<\|message\|>"),
+            "<|start|>assistant<|channel|>",
+        ),
+    ),
+    inside="<|end|><|start|>assistant",
+    think=("analysis",),
+    answer=("final",),
+    opened="<|channel|>analysis<|message|>",
+    direct="<|channel|>final<|message|>",
+)
+MUSE = Channels(
+    begins=re.compile(r"(?:<\|start\|>assistant)? ?to=[^\s<]{1,200}+<\|message\|>"),
+    header=re.compile(
+        r"(?:<\|start\|>(?P<role>\w++)(?: (?!to=)[^<]*+)?+)?+"
+        r" ?(?:to=(?P<channel>[^\s<]{1,200}+))?+<\|message\|>"
+    ),
+    stop=re.compile(r"(?P<end><\|eo[mt]\|>)|<\|start\|>"),
+    opener="<|start|>",
+    halves=((re.compile(r"assistant to=[^\s<]{1,99}+<\|message\|>"), "<|start|>"),),
+    inside="<|eom|><|start|>assistant",
+    think=("self",),
+    answer=("user",),
+    opened="<|start|>assistant to=self<|message|>",
+    direct=" to=user<|message|>",
+)
+XTML = Channels(
+    begins=re.compile(r"<\|open\|>\s*(?:think|response|tools|message)\b"),
+    header=re.compile(
+        r"<\|open\|>\s*+(?P<channel>\w{1,20}+)(?: role=\"(?P<role>\w{1,20}+)\")?+"
+        r"[^<]{0,200}+<\|sep\|>"
+    ),
+    stop=re.compile(
+        r"(?P<end><\|close\|>\s*+\w{0,20}+\s*+(?:<\|sep\|>|\Z)|<\|end_of_msg\|>)|<\|open\|>"
+    ),
+    opener='<|open|>message role="assistant"',
+    inside="<|close|>think<|sep|>",
+    think=("think",),
+    answer=("response",),
+    opened="<|open|>think<|sep|>",
+    direct="<|open|>response<|sep|>",
+)
+SOLAR = Channels(
+    begins=re.compile(r"(?:<\|begin\|>assistant)?<\|(?:think|content|tool_calls)\|>"),
+    header=re.compile(
+        r"(?:<\|begin\|>(?P<role>[^<]*+))?+"
+        r"<\|(?P<channel>think|content|tool_calls|tool_response)\|>"
+    ),
+    stop=re.compile(r"(?P<end><\|(?:end|calls|flush)\|>)|<\|begin\|>"),
+    opener="<|begin|>",
+    halves=((re.compile(r"assistant<\|(?:think|content|tool_calls)\|>"), "<|begin|>"),),
+    inside="<|end|><|begin|>assistant<|content|>",
+    think=("think",),
+    answer=("content",),
+    opened="<|think|>",
+    direct="<|content|>",
+)
+INKLING = Channels(
+    begins=re.compile(r"(?:<\|message_model\|>)?<\|content_(?:thinking|text|invoke\w{0,40})\|>"),
+    header=re.compile(
+        r"(?:<\|message_(?P<role>\w{1,20}+)\|>[^<]*+)?+"
+        r"<\|content_(?!model_end)(?P<channel>\w{1,40}+)\|>"
+    ),
+    stop=re.compile(r"(?P<end><\|(?:end_message|content_model_end_sampling)\|>)|<\|message_"),
+    opener="<|message_",
+    inside="<|end_message|><|message_model|><|content_text|>",
+    think=("thinking",),
+    answer=("text",),
+    opened="<|content_thinking|>",
+    direct="<|content_text|>",
+)
+HYPERCLOVA = Channels(
+    begins=re.compile(r"<\|im_start\|>assistant/think\n"),
+    header=re.compile(r"<\|im_start\|>(?P<role>\w{1,20}+)(?P<channel>/think| ?->[^\n<]{0,99}+|)\n"),
+    stop=re.compile(r"(?P<end><\|im_end\|>)|<\|im_start\|>"),
+    opener="<|im_start|>",
+    halves=((re.compile(r"/think\n"), "<|im_start|>assistant"),),
+    think=("/think",),
+    answer=("",),
+    opened="<|im_start|>assistant/think\n",
+    direct="\n",
+)
+S1 = Channels(
+    begins=re.compile(r"<\|im_start\|>(?:think|answer)\b"),
+    header=re.compile(r"<\|im_start\|>(?:(?P<channel>think|answer)|(?P<role>\w{1,20}+))(?:\n|\Z)"),
+    stop=re.compile(r"(?P<end><\|im_end\|>)|<\|im_start\|>"),
+    opener="<|im_start|>",
+    inside="\n<|im_start|>answer\n",
+    think=("think",),
+    answer=("answer",),
+    opened="<|im_start|>think\n",
+    direct="<|im_start|>answer\n",
+)
+
+FORMATS = (MUSE, HARMONY, XTML, SOLAR, INKLING, HYPERCLOVA, S1)
+
+
+class Message(NamedTuple):
+    """A message of a completion.
+
+    Attributes:
+        role: of its header; empty where the header has none.
+        channel: likewise; `tool` for a call.
+        content: its text.
+        is_whole: whether the model ended it itself.
+        by_prompt: whether the prompt named the channel.
+    """
+
+    role: str
+    channel: str
+    content: Span
+    is_whole: bool
+    by_prompt: bool
+
+
+def read_messages(text: str, prompt: str, channels: Channels) -> list[Message] | None:
+    """The messages of a completion, or None if it is not in this format."""
+    # The prompt may hold the beginning of the first message: the text is read from there.
+    at = prompt.rfind(channels.opener)
+    if at >= 0 and not _ends_message(prompt[at:], channels):
+        before = prompt[at:]
+        if channels.begins.match(before + text):
+            messages = _messages_of(before + text, len(before), channels)
+            if messages:
+                return messages
+
+    if channels.begins.match(text.lstrip()):
+        return _messages_of(text, 0, channels)
+
+    # The prompt is not known, and held half of the header.
+    for half, before in channels.halves:
+        if half.match(text):
+            return _messages_of(before + text, len(before), channels)
+    return None
+
+
+def read_inside(text: str, channels: Channels) -> list[Message] | None:
+    """The messages of a completion that starts inside a thought, or None.
+
+    The prompt, which opened the thought, is not known: the thought's end shows it.
+    """
+    if not channels.inside or channels.inside not in text:
+        return None
+    before = channels.opened
+    return _messages_of(before + text, len(before), channels)
+
+
+def _ends_message(text: str, channels: Channels) -> bool:
+    """Whether a message ends in a text that begins with the opener of one."""
+    stops = channels.stop.finditer(text, len(channels.opener))
+    return any(match["end"] for match in stops)
+
+
+def _messages_of(whole: str, n_before: int, channels: Channels) -> list[Message]:
+    """The messages of a text of which the first `n_before` characters belong to the prompt.
+
+    A message that the completion has no part in is left out.
+    """
+    messages = []
+    header = None
+    for match in _marks(channels).finditer(whole):
+        if header is not None and match.start() >= n_before:
+            content = Span(header.end(), match.start())
+            messages.append(_message(header, content, bool(match["end"]), n_before))
+        header = match if match["header"] is not None else None
+
+    # The last message may have been cut off.
+    if header is not None:
+        messages.append(_message(header, Span(header.end(), len(whole)), False, n_before))
+    return messages
+
+
+@cache
+def _marks(channels: Channels) -> re.Pattern[str]:
+    """Headers, and what ends a message."""
+    return re.compile(f"(?P<header>{channels.header.pattern})|{channels.stop.pattern}")
+
+
+def _message(header: re.Match[str], content: Span, is_whole: bool, n_before: int) -> Message:
+    role = header["role"] or ""
+    name = header["channel"] or ""
+
+    # A call names its recipient after the role or the channel; it is no thought, wherever it is.
+    is_call = " to=" in role or " to=" in name
+    channel = "tool" if is_call else _first_word(name)
+    return Message(
+        role=_first_word(role),
+        channel=channel,
+        content=Span(max(content.start - n_before, 0), content.stop - n_before),
+        is_whole=is_whole,
+        by_prompt=0 <= header.start("channel") < n_before,
+    )
+
+
+def _first_word(text: str) -> str:
+    words = text.split()
+    return words[0] if words else ""
+
+
+# --- the same without special tokens -------------------------------------------------------------
+_HARMONY_MARK = re.compile(
+    r"assistant(?: to=(?P<to>[\w.-]{1,99}?))?(?P<channel>analysis|commentary|final)"
+)
+_HARMONY_FIRST = re.compile(r"analysis(?! )|commentary(?! (?!to=))|final(?=[A-Z\d*])")
+_MUSE_MARK = re.compile(r"assistant to=(?P<channel>self|user|commentary|)")
+_MUSE_FIRST = re.compile(r"(?:assistant)? ?to=(?P<channel>self|user)")
+
+
+def read_stripped(text: str, model: str) -> tuple[list[Message], Channels] | None:
+    """The messages of a text whose special tokens were dropped, and its format, or None.
+
+    gpt-oss: `analysis...assistantfinal...`; Muse: ` to=self...assistant to=user...`; Kimi K3, whose
+    tokens leave the names of elements: `...thinkresponse...responsemessage`.
+    """
+    # Headers with the role; the first one may lack it.
+    begins = _HARMONY_FIRST.match(text)
+    if begins or _HARMONY_MARK.match(text):
+        marks = list(_HARMONY_MARK.finditer(text))
+        if begins is None:
+            return _between(text, "", 0, marks), HARMONY
+
+        # "analysis of", or a sentence that begins with the word, is no header.
+        is_thought = begins.group() == "analysis" and text[begins.end() :][:1].isupper()
+        if marks or is_thought or "gpt-oss" in model.lower():
+            return _between(text, begins.group(), begins.end(), marks), HARMONY
+
+    if begins := _MUSE_FIRST.match(text):
+        marks = [mark for mark in _MUSE_MARK.finditer(text) if mark.start() >= begins.end()]
+        return _between(text, begins["channel"], begins.end(), marks), MUSE
+    if "kimi-k3" in model.lower() and "thinkresponse" in text:
+        return _read_stripped_xtml(text), XTML
+    return None
+
+
+def _between(text: str, channel: str, start: int, marks: list[re.Match[str]]) -> list[Message]:
+    """The messages between marks; `channel` is that of the text before the first one."""
+    messages = []
+    for mark in [*marks, None]:
+        stop = mark.start() if mark else len(text)
+        if channel:
+            messages.append(
+                Message("assistant", channel, Span(start, stop), mark is not None, False)
+            )
+        if mark:
+            is_call = "to" in mark.groupdict() and mark["to"] is not None
+            channel = "tool" if is_call else mark["channel"] or "tool"
+            start = mark.end()
+    return messages
+
+
+def _read_stripped_xtml(text: str) -> list[Message]:
+    """Thinking and answer of Kimi K3 without its special tokens."""
+    start = len("think") if text.startswith("think") else 0
+    thought_stop = text.find("thinkresponse", start)
+    answer_start = thought_stop + len("thinkresponse")
+
+    # The answer ends where its element and the message do, or where calls begin.
+    stops = [text.find(end, answer_start) for end in ("responsemessage", "responsetools")]
+    found = [stop for stop in stops if stop >= 0]
+    answer_stop = min(found, default=len(text))
+    return [
+        Message("assistant", "think", Span(start, thought_stop), True, False),
+        Message("assistant", "response", Span(answer_start, answer_stop), bool(found), False),
+    ]
