@@ -208,9 +208,10 @@ def _channels_tags(template: str) -> Tags | None:
         # s1 has the template of Qwen2.5, which knows no thought.
         if family.channels is None or family.name == "s1":
             continue
+        # The special tokens of a thought's header, and words that no other template has.
         header = family.channels.opened + family.turns.assistant[0]
-        words = re.findall(r"<\|\w+\|>|[\w=/]+", header)
-        if all(word in template for word in words):
+        parts = re.findall(r"<\|\w+\|>|\w+[=/]\w+", header)
+        if all(part in template for part in parts):
             return family.tags[0]
     return None
 

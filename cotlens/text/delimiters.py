@@ -158,6 +158,7 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_HEADER = 200
+_PLAIN_TAG = re.compile(r"<\w+>")
 
 
 def is_rendered(prompt: str) -> bool:
@@ -181,16 +182,20 @@ def prompt_opens(prompt: str, pair: Tags) -> bool:
     if at < 0 or find_tag(prompt, pair.close, at) >= 0:
         return False
 
-    # "What is <think>" is a user's question; a template's tag stands on a line or after a header.
+    # "What is <think>" is a user's question; a template's tag stands on a line or after a header,
+    # and nobody writes a special token by chance.
     rest = prompt[at + len(tag) :]
+    is_special = _PLAIN_TAG.fullmatch(tag) is None
     starts_line = at == 0 or prompt[at - 1] == "\n"
     if not rest.strip():
-        return starts_line or prompt[at - 1] in ">]:｜" or _follows_header(prompt, at)
+        before = prompt[:at].rstrip(" \t")
+        return starts_line or is_special or before.endswith((":", "\n", ">", "]", "｜"))
 
     # A prefilled thought: no other turn begins after it.
     if ASSISTANT_TURN.search(rest) or _EDGE.search(rest):
         return False
-    return _follows_header(prompt, at) or (starts_line and rest.startswith("\n"))
+    on_its_line = starts_line and (is_special or rest.startswith("\n"))
+    return on_its_line or _follows_header(prompt, at)
 
 
 def prompt_closes(prompt: str, pairs: tuple[Tags, ...]) -> bool:
@@ -318,15 +323,16 @@ def end_of_calls(text: str, at: int, calls: tuple[Tags, ...]) -> int:
     pattern = _call_pattern(calls)
     match = pattern.match(text, at)
     while match:
-        closes = [call.close for call in calls if match.group().startswith(call.open.rstrip(">"))]
-        close = closes[0].rstrip(">")
+        openings = [call for call in calls if match.group().startswith(call.open.rstrip(">"))]
+        closing = max(openings, key=lambda call: len(call.open)).close
+        close = closing.rstrip(">")
         found = text.find(close, match.end())
         if found < 0:
             return len(text)
 
         # The closing delimiter may have a suffix as well.
         at = found + len(close)
-        if closes[0].endswith(">"):
+        if closing.endswith(">"):
             at = text.find(">", at) + 1 or len(text)
         following = _BLANKS.match(text, at)
         match = pattern.match(text, following.end()) if following else None
