@@ -18,7 +18,7 @@ HARMONY = Channels(
         r"(?:<\|constrain\|>[^<]*+)?+<\|message\|>"
     ),
     stop=re.compile(r"(?P<end><\|(?:end|return|call)\|>)|<\|(?:start|channel|constrain)\|>"),
-    opener="<|start|>",
+    openers=("<|start|>", "<|channel|>"),
     halves=(
         (re.compile(r"assistant\b[^<]{0,99}+<\|(?:channel|message)\|>"), "<|start|>"),
         (re.compile(r" to=[^<]{1,99}+<\|channel\|>"), "<|start|>assistant"),
@@ -40,7 +40,7 @@ MUSE = Channels(
         r" ?(?:to=(?P<channel>[^\s<]{1,200}+))?+<\|message\|>"
     ),
     stop=re.compile(r"(?P<end><\|eo[mt]\|>)|<\|start\|>"),
-    opener="<|start|>",
+    openers=("<|start|>", "to=self<|message|>"),
     halves=((re.compile(r"assistant to=[^\s<]{1,99}+<\|message\|>"), "<|start|>"),),
     inside="<|eom|><|start|>assistant",
     think=("self",),
@@ -57,7 +57,7 @@ XTML = Channels(
     stop=re.compile(
         r"(?P<end><\|close\|>\s*+\w{0,20}+\s*+(?:<\|sep\|>|\Z)|<\|end_of_msg\|>)|<\|open\|>"
     ),
-    opener='<|open|>message role="assistant"',
+    openers=('<|open|>message role="assistant"', "<|open|>think"),
     inside="<|close|>think<|sep|>",
     think=("think",),
     answer=("response",),
@@ -71,7 +71,7 @@ SOLAR = Channels(
         r"<\|(?P<channel>think|content|tool_calls|tool_response)\|>"
     ),
     stop=re.compile(r"(?P<end><\|(?:end|calls|flush)\|>)|<\|begin\|>"),
-    opener="<|begin|>",
+    openers=("<|begin|>", "<|think|>"),
     halves=((re.compile(r"assistant<\|(?:think|content|tool_calls)\|>"), "<|begin|>"),),
     inside="<|end|><|begin|>assistant<|content|>",
     think=("think",),
@@ -86,7 +86,7 @@ INKLING = Channels(
         r"<\|content_(?!model_end)(?P<channel>\w{1,40}+)\|>"
     ),
     stop=re.compile(r"(?P<end><\|(?:end_message|content_model_end_sampling)\|>)|<\|message_"),
-    opener="<|message_",
+    openers=("<|message_", "<|content_thinking|>"),
     inside="<|end_message|><|message_model|><|content_text|>",
     think=("thinking",),
     answer=("text",),
@@ -97,7 +97,7 @@ HYPERCLOVA = Channels(
     begins=re.compile(r"<\|im_start\|>assistant/think\n"),
     header=re.compile(r"<\|im_start\|>(?P<role>\w{1,20}+)(?P<channel>/think| ?->[^\n<]{0,99}+|)\n"),
     stop=re.compile(r"(?P<end><\|im_end\|>)|<\|im_start\|>"),
-    opener="<|im_start|>",
+    openers=("<|im_start|>",),
     halves=((re.compile(r"/think\n"), "<|im_start|>assistant"),),
     think=("/think",),
     answer=("",),
@@ -108,7 +108,7 @@ S1 = Channels(
     begins=re.compile(r"<\|im_start\|>(?:think|answer)\b"),
     header=re.compile(r"<\|im_start\|>(?:(?P<channel>think|answer)|(?P<role>\w{1,20}+))(?:\n|\Z)"),
     stop=re.compile(r"(?P<end><\|im_end\|>)|<\|im_start\|>"),
-    opener="<|im_start|>",
+    openers=("<|im_start|>",),
     inside="\n<|im_start|>answer\n",
     think=("think",),
     answer=("answer",),
@@ -117,6 +117,9 @@ S1 = Channels(
 )
 
 FORMATS = (MUSE, HARMONY, XTML, SOLAR, INKLING, HYPERCLOVA, S1)
+
+
+REST = "rest"  # the channel of text after the last message, without a header of its own
 
 
 class Message(NamedTuple):
@@ -137,11 +140,16 @@ class Message(NamedTuple):
     by_prompt: bool
 
 
+_MESSAGE = "<|message|>"  # the end of a header, of which a prompt may hold all but this
+
+
 def read_messages(text: str, prompt: str, channels: Channels) -> list[Message] | None:
     """The messages of a completion, or None if it is not in this format."""
     # The prompt may hold the beginning of the first message: the text is read from there.
-    at = prompt.rfind(channels.opener)
-    if at >= 0 and not _ends_message(prompt[at:], channels):
+    for opener in channels.openers:
+        at = prompt.rfind(opener)
+        if at < 0 or _ends_message(prompt, at + len(opener), channels):
+            continue
         before = prompt[at:]
         if channels.begins.match(before + text):
             messages = _messages_of(before + text, len(before), channels)
@@ -166,13 +174,14 @@ def read_inside(text: str, channels: Channels) -> list[Message] | None:
     if not channels.inside or channels.inside not in text:
         return None
     before = channels.opened
+    if text.startswith(_MESSAGE):
+        before = before.removesuffix(_MESSAGE)
     return _messages_of(before + text, len(before), channels)
 
 
-def _ends_message(text: str, channels: Channels) -> bool:
-    """Whether a message ends in a text that begins with the opener of one."""
-    stops = channels.stop.finditer(text, len(channels.opener))
-    return any(match["end"] for match in stops)
+def _ends_message(text: str, start: int, channels: Channels) -> bool:
+    """Whether a message ends in the rest of a text."""
+    return any(match["end"] for match in channels.stop.finditer(text, start))
 
 
 def _messages_of(whole: str, n_before: int, channels: Channels) -> list[Message]:
@@ -182,15 +191,20 @@ def _messages_of(whole: str, n_before: int, channels: Channels) -> list[Message]
     """
     messages = []
     header = None
+    stop = len(whole)
     for match in _marks(channels).finditer(whole):
         if header is not None and match.start() >= n_before:
             content = Span(header.end(), match.start())
             messages.append(_message(header, content, bool(match["end"]), n_before))
         header = match if match["header"] is not None else None
+        stop = match.end()
 
-    # The last message may have been cut off.
+    # The last message may have been cut off, or what follows it may lack a header.
     if header is not None:
         messages.append(_message(header, Span(header.end(), len(whole)), False, n_before))
+    elif messages and whole[stop:].strip():
+        rest = Span(max(stop, n_before) - n_before, len(whole) - n_before)
+        messages.append(Message("", REST, rest, False, False))
     return messages
 
 

@@ -72,6 +72,17 @@ def starts_with(text: str, tag: str, at: int = 0) -> bool:
     return _pattern((tag,)).match(text, at) is not None
 
 
+@cache
+def _repeated(tag: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:\s*+{re.escape(tag)})*+", re.IGNORECASE)
+
+
+def skip_repeated(text: str, at: int, tag: str) -> int:
+    """The place after all repetitions of a tag that only blanks part."""
+    match = _repeated(tag).match(text, at)
+    return match.end() if match else at
+
+
 def is_quoted(text: str, start: int, stop: int) -> bool:
     """Whether a stretch has quotation marks on both sides."""
     return start > 0 and text[start - 1] in _QUOTES and text[stop : stop + 1] in _QUOTES
@@ -154,7 +165,7 @@ RENDERED_END = re.compile(rf"(?:{_ANY_ASSISTANT}|\[/INST\])\s*(?:<think>\s*)?\Z"
 _HEADER = re.compile(
     r"(?:<[|｜][^<>\n]{1,60}[|｜]>|<[^<>\n]{0,30}assistant[^<>\n]{0,30}>"
     r"|(?:^|[\n>\]|｜=])[ \t]{0,4}[#*]{0,4}[ \t]?"
-    r"(?:assistant|model|bot|ai|chatbot)[\]:*>|]{0,4})\Z",
+    r"(?:assistant|model|bot|ai|chatbot|gpt|answer|response)[\]:*>|]{0,4})\Z",
     re.IGNORECASE,
 )
 _LONGEST_HEADER = 200

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from cotlens.text.channels import (
     FORMATS,
+    REST,
     Message,
     read_inside,
     read_messages,
@@ -47,6 +48,7 @@ from cotlens.text.delimiters import (
     pairs_in,
     prompt_closes,
     prompt_opens,
+    skip_repeated,
     starts_with,
     with_first_close,
 )
@@ -247,22 +249,13 @@ def _first_thought(marks: Marks, start: int, opened: bool) -> tuple[int, OpenedB
     first_open = _find_unquoted(text, pair.open, start)
     if opened:
         # Some servers repeat the tag that the prompt already opened.
-        return _skip_repeated(text, start, pair.open), OpenedBy.PROMPT
+        return skip_repeated(text, start, pair.open), OpenedBy.PROMPT
 
     first_close = _find_unquoted(text, pair.close, start)
     if first_open >= 0 and (first_close < 0 or first_open < first_close):
         begin = first_open + len(pair.open)
-        return _skip_repeated(text, begin, pair.open), OpenedBy.TEXT
+        return skip_repeated(text, begin, pair.open), OpenedBy.TEXT
     return start, OpenedBy.PROMPT
-
-
-def _skip_repeated(text: str, at: int, tag: str) -> int:
-    """The place after all repetitions of a tag that only blanks part."""
-    while True:
-        following = at + len(text[at:]) - len(text[at:].lstrip())
-        if not starts_with(text, tag, following):
-            return at
-        at = following + len(tag)
 
 
 def _end_of_thought(
@@ -281,10 +274,10 @@ def _end_of_thought(
         for span in (call, next_span(marks.edges, begin)):
             if span and span.start < turn.start:
                 stops.append(span.start)
-        return min(stops), _skip_repeated(marks.text, turn.stop, marks.pair.close), Status.CLOSED
+        return min(stops), skip_repeated(marks.text, turn.stop, marks.pair.close), Status.CLOSED
 
     if close >= 0:
-        after = _skip_repeated(marks.text, close + len(marks.pair.close), marks.pair.close)
+        after = skip_repeated(marks.text, close + len(marks.pair.close), marks.pair.close)
         return close, after, Status.CLOSED
     if call:
         after = end_of_calls(marks.text, call.start, rules.calls)
@@ -308,7 +301,7 @@ def _next_block(marks: Marks, after: int) -> int:
         begin = at + len(tag)
         line = text[max(after, at - 80) : at].rpartition("\n")[2]
         if not line.strip() or begin <= last_close:
-            return _skip_repeated(text, begin, tag)
+            return skip_repeated(text, begin, tag)
         at = _find_unquoted(text, tag, begin)
     return -1
 
@@ -389,6 +382,10 @@ def _split_messages(text: str, messages: list[Message], channels: Channels) -> S
 
     think = [message for message in turn if message.channel in channels.think]
     answers = [message.content for message in turn if message.channel in channels.answer]
+
+    # A source may leave out the header of the answer.
+    if think and not answers and think[-1].is_whole and turn[-1].channel == REST:
+        answers.append(turn[-1].content)
     answer = answers[-1] if answers else Span(len(text), len(text))
     if not think:
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)

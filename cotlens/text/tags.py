@@ -51,7 +51,7 @@ class Channels(NamedTuple):
         begins: pattern of how such a completion begins.
         header: pattern of a header, with the groups `role` and `channel`.
         stop: pattern of what ends a message; in its group `end` if the model ended it itself.
-        opener: how a header begins; the prompt is read from its last one on.
+        openers: how a header begins; the prompt is read from its last one on.
         think: channels of thinking.
         answer: channels of the answer; all others are neither.
         opened: header of a thought.
@@ -63,7 +63,7 @@ class Channels(NamedTuple):
     begins: re.Pattern[str]
     header: re.Pattern[str]
     stop: re.Pattern[str]
-    opener: str
+    openers: tuple[str, ...]
     think: tuple[str, ...]
     answer: tuple[str, ...]
     opened: str
