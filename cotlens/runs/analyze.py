@@ -24,7 +24,9 @@ from cotlens.runs.run import COUNTS, Run
 from cotlens.runs.schema import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS
 from cotlens.runs.shards import prepare_run, write_info
 from cotlens.runs.tables import analyze_traces
+from cotlens.text.delimiters import new_tags
 from cotlens.text.families import Tags
+from cotlens.text.unknown import UnknownTags
 from cotlens.trace import Trace, TraceError
 
 SHARD_TRACES = 1000
@@ -63,7 +65,8 @@ def analyze(
         light: leave out texts and token lists: the figures can still be drawn, from a run small
             enough to commit.
         tokenizer: folder or Hub repository of the tokenizer of rows that hold token ids and no
-            text.
+            text. Its `response_template` gives the delimiters of the thought, if they are not
+            known.
         force: make the run anew, whatever it was made from.
         progress: called with the number of traces done since the last call.
 
@@ -73,6 +76,10 @@ def analyze(
     files = input_files(paths)
     if not files:
         raise TraceError("nothing to analyze: no input file was given")
+
+    # A tokenizer may bring delimiters that the table lacks.
+    decoder = load_tokenizer(tokenizer) if tokenizer else None
+    tags = tags or new_tags(decoder)
 
     run = Run(Path(out))
     # Everything that decides the tables. The tokenizer is named only where it is used.
@@ -96,19 +103,23 @@ def analyze(
             return run
 
         counts = dict.fromkeys(COUNTS, 0)
+        unknown_tags = UnknownTags()
         with _RejectFile(run.path) as rejects:
             traces = read_traces(
                 files,
                 format=format,
                 on_reject=rejects.write if on_error == "skip" else None,
                 max_line_bytes=max_line_bytes,
-                tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
+                tokenizer=decoder,
             )
             named = (_with_names(trace, model, method) for trace in traces)
             for number, shard in enumerate(_in_shards(named)):
                 counts["n_traces"] += len(shard)
                 counts["n_steps"] += _write_shard(run, number, shard, tags, light)
                 counts["n_shards"] = number + 1
+                if not counts["n_steps"]:
+                    for trace in shard:
+                        unknown_tags.look_at(trace)
                 if progress:
                     progress(len(shard))
 
@@ -118,7 +129,9 @@ def analyze(
                 raise TraceError(
                     f"none of the {rejects.n} rows could be read; the first: {rejects.first}"
                 )
-        write_info(run, made_by | {"complete": True} | counts)
+        advice = "" if counts["n_steps"] else unknown_tags.advice()
+        about = {"advice": advice} if advice else {}
+        write_info(run, made_by | {"complete": True} | counts | about)
     return run
 
 

@@ -36,6 +36,7 @@ from cotlens.models.sample import (
 from cotlens.models.vllm import open_vllm
 from cotlens.runs.shards import prepare_generation
 from cotlens.runs.tables import analyze_traces
+from cotlens.text.delimiters import new_tags
 from cotlens.trace import TraceError, hash_text
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def generate(
         "prompts": _describe_prompts(prompts),
     }
 
+    tags = new_tags(opened.tokenizer)
+
     # Prompts are rendered again at each pass: a million of them need not fit in memory.
     render = partial(render_prompt, opened.tokenizer, prefill, variables)
     n_prompt_tokens = longest_completion(
@@ -167,7 +170,7 @@ def generate(
                         progress(1)
 
                 ordered = [traces[job.prompt.id, job.sample] for job in shard_jobs]
-                trace_table, _steps = analyze_traces(ordered)
+                trace_table, _steps = analyze_traces(ordered, tags)
                 write_parquet(path, trace_table)
             counts.update(_count(path))
 

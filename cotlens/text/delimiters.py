@@ -67,6 +67,11 @@ def find_last(text: str, tag: str) -> int:
     return at
 
 
+def count_tag(text: str, tag: str) -> int:
+    """How often a tag stands in a text, without regard to case."""
+    return sum(1 for _ in _pattern((tag,)).finditer(text))
+
+
 def starts_with(text: str, tag: str, at: int = 0) -> bool:
     """Whether a tag stands at a place of the text, without regard to case."""
     return _pattern((tag,)).match(text, at) is not None
@@ -368,11 +373,22 @@ def response_tags(tokenizer: Any) -> Tags | None:
         field = fields.get(name)
         if not isinstance(field, dict):
             continue
-        opening = _literal(field, "open")
+        # What a template prefills ends the anchor of the response.
+        opening = _literal(field, "open") or _last_tag(_literal(spec, "start_anchor"))
         closing = _literal(field, "close")
         if opening and closing:
             return Tags(opening, closing)
     return None
+
+
+def _last_tag(anchor: str) -> str:
+    """The tag that ends an anchor, unless it only opens the assistant's turn."""
+    match = _TAG_AT_END.search(anchor)
+    is_turn = match is None or ASSISTANT_TURN.search(match[1]) is not None
+    return "" if is_turn else match[1]
+
+
+_TAG_AT_END = re.compile(r"(<[^<>\s]{1,60}>|\[[^\[\]\s]{1,60}\])\s*\Z")
 
 
 def new_tags(tokenizer: Any) -> Tags | None:
@@ -400,11 +416,12 @@ def _literal(field: dict[str, Any], end: str) -> str:
     pattern = field.get(f"{end}_pattern")
     if not isinstance(pattern, str):
         return ""
-    core = re.sub(r"^(?:\\s\*|\\n\*)|(?:\\s\*|\\n\*)$", "", pattern)
-    text = re.sub(r"\\([^\w\s])", r"\1", core)
-    return text if re.escape(text) == core or _is_plain(core) else ""
+    # Blanks around the text may be allowed; all else that has a meaning in patterns is escaped.
+    core = _OPTIONAL_BLANKS.sub("", pattern).replace(r"\n", "\n")
+    if _UNESCAPED.search(core):
+        return ""
+    return re.sub(r"\\(.)", r"\1", core)
 
 
-def _is_plain(pattern: str) -> bool:
-    """Whether a pattern matches one text: all that has a meaning in patterns is escaped."""
-    return not re.search(r"(?<!\\)[.^$*+?{}\[\]()|]|\\\w", pattern)
+_OPTIONAL_BLANKS = re.compile(r"^(?:\\s\*|\\n\*|\\n\?)+|(?:\\s\*|\\n\*|\\n\?)+$")
+_UNESCAPED = re.compile(r"(?<!\\)[.^$*+?{}\[\]()|]|\\\w")

@@ -37,6 +37,7 @@ from cotlens.text.channels import (
 )
 from cotlens.text.delimiters import (
     Marks,
+    count_tag,
     echo_end,
     end_of_calls,
     find_tag,
@@ -187,21 +188,64 @@ def split_think(
         return split
 
     pairs = (tags,) if tags else pairs_in(completion, prompt)
-    start = echo_end(completion, prompt, pairs)
     family = family_of(model) if model and tags is None else None
     if prompt_closes(prompt, pairs) and not _opens_itself(completion, pairs):
         return _answer_only(completion, family)
 
-    # A thought that the prompt opened, else one that the text delimits.
-    opened = [pair for pair in pairs if prompt_opens(prompt, pair)]
-    pair = with_first_close(completion, start, opened) if opened else None
-    pair = pair or first_pair(completion, start, pairs)
+    start = echo_end(completion, prompt, pairs)
+    pair, opened = _find_pair(completion, prompt, start, pairs)
     if pair is None:
         inside = _split_inside(completion) if tags is None else None
         return inside or _split_untagged(completion, prompt, family, finish_reason)
     rules = rules_of(pair, family) if tags is None else Rules()
     is_called = finish_reason.lower() in CALLED
-    return _split_tagged(completion, start, pair, rules, bool(opened), is_called)
+    return _split_tagged(completion, start, pair, rules, opened, is_called)
+
+
+def _find_pair(
+    completion: str, prompt: str, start: int, pairs: tuple[Tags, ...]
+) -> tuple[Tags | None, bool]:
+    """The delimiters of a text, and whether its prompt opened the thought."""
+    opened = [pair for pair in pairs if prompt_opens(prompt, pair)]
+    if opened:
+        return with_first_close(completion, start, opened), True
+    return first_pair(completion, start, pairs), False
+
+
+def is_well_formed(completion: str, prompt: str = "") -> bool:
+    """Whether a completion is exactly one closed thought and then an answer, neither of them blank.
+
+    Each delimiter stands once, nothing stands before the first, and a thought that the prompt
+    opened is not opened again. Delimiters that the text only mentions count too.
+    """
+    split = split_think(completion, prompt)
+    if split.status is not Status.CLOSED or len(split.think) != 1:
+        return False
+    thought = split.think[0].of(completion)
+    if not thought.strip() or not split.answer.of(completion).strip():
+        return False
+
+    # Where each message has a header: a thought and an answer, and no more.
+    found = _read_channels(completion, prompt, "")
+    if found:
+        messages, channels = found
+        return messages[0].channel in channels.think and len(messages) == 2
+
+    pair = delimiters_of(completion, prompt)
+    if pair is None:
+        return False
+    n_open = count_tag(completion, pair.open)
+    n_close = count_tag(completion, pair.close)
+    if prompt_opens(prompt, pair):
+        return n_open == 0 and n_close == 1
+    return n_open == 1 and n_close == 1 and _opens_itself(completion, (pair,))
+
+
+def delimiters_of(completion: str, prompt: str = "") -> Tags | None:
+    """The pair of delimiters that `split_think` splits by; None if it splits by no pair."""
+    pairs = pairs_in(completion, prompt)
+    pair, _ = _find_pair(completion, prompt, echo_end(completion, prompt, pairs), pairs)
+    return pair
 
 
 def _opens_itself(completion: str, pairs: tuple[Tags, ...]) -> bool:
@@ -353,13 +397,18 @@ def _answer_only(text: str, family: Family | None) -> Split:
 
 # --- messages with a header each -----------------------------------------------------------------
 def _split_channels(text: str, prompt: str, model: str) -> Split | None:
-    """The parts of a text whose messages have headers, with or without special tokens, or None."""
+    """The parts of a text whose messages have headers, or None."""
+    found = _read_channels(text, prompt, model)
+    return _split_messages(text, *found) if found else None
+
+
+def _read_channels(text: str, prompt: str, model: str) -> tuple[list[Message], Channels] | None:
+    """The messages of such a text and their format, with or without special tokens, or None."""
     for channels in FORMATS:
         messages = read_messages(text, prompt, channels)
         if messages is not None:
-            return _split_messages(text, messages, channels)
-    stripped = read_stripped(text, model)
-    return _split_messages(text, *stripped) if stripped else None
+            return messages, channels
+    return read_stripped(text, model)
 
 
 def _split_inside(text: str) -> Split | None:
