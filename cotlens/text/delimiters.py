@@ -93,6 +93,12 @@ def is_quoted(text: str, start: int, stop: int) -> bool:
     return start > 0 and text[start - 1] in _QUOTES and text[stop : stop + 1] in _QUOTES
 
 
+def find_unquoted(text: str, tag: str, start: int) -> int:
+    """Where a tag first stands without quotation marks on both sides, or -1."""
+    match = next(_unquoted(_pattern((tag,)), text, start), None)
+    return match.start() if match else -1
+
+
 def _unquoted(pattern: re.Pattern[str], text: str, start: int = 0) -> Iterator[re.Match[str]]:
     for match in pattern.finditer(text, start):
         if not is_quoted(text, match.start(), match.end()):
@@ -384,8 +390,9 @@ def response_tags(tokenizer: Any) -> Tags | None:
 def _last_tag(anchor: str) -> str:
     """The tag that ends an anchor, unless it only opens the assistant's turn."""
     match = _TAG_AT_END.search(anchor)
-    is_turn = match is None or ASSISTANT_TURN.search(match[1]) is not None
-    return "" if is_turn else match[1]
+    if match is None or ASSISTANT_TURN.search(match[1]):
+        return ""
+    return match[1]
 
 
 _TAG_AT_END = re.compile(r"(<[^<>\s]{1,60}>|\[[^\[\]\s]{1,60}\])\s*\Z")
@@ -405,7 +412,7 @@ def new_tags(tokenizer: Any) -> Tags | None:
     return tags
 
 
-def _literal(field: dict[str, Any], end: str) -> str:
+def _literal(field: Any, end: str) -> str:
     """The text of a delimiter: given as one, or as a pattern that allows blanks around a text."""
     given = field.get(end)
     if isinstance(given, list) and given:

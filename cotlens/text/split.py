@@ -40,9 +40,8 @@ from cotlens.text.delimiters import (
     count_tag,
     echo_end,
     end_of_calls,
-    find_tag,
+    find_unquoted,
     first_pair,
-    is_quoted,
     is_rendered,
     known_pairs,
     next_span,
@@ -117,18 +116,30 @@ def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
             finish_reason=trace.finish_reason,
         )
 
-    n = len(trace.completion)
-    answer = trace.answer or Span(n, n)
     think = tuple(_within_tags(trace.completion, span) for span in trace.think)
+    answer = trace.answer or _end_of(trace.completion)
     if not any(span.length for span in think):
         if _is_cut_thought(trace, answer):
-            return Split((Span(0, n),), Span(n, n), Status.OPEN, OpenedBy.MODEL)
+            return _all_thought(trace.completion)
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
 
     # Without text after the thinking, and without a finish reason that says the model stopped by
     # itself, the thought does not count as closed.
-    closed = answer.length > 0 or trace.finish_reason.lower() in STOPPED
-    return Split(think, answer, Status.CLOSED if closed else Status.OPEN, OpenedBy.FIELDS)
+    status = Status.OPEN
+    if answer.length > 0 or trace.finish_reason.lower() in STOPPED:
+        status = Status.CLOSED
+    return Split(think, answer, status, OpenedBy.FIELDS)
+
+
+def _end_of(text: str) -> Span:
+    """The empty span at the end of a text: the answer of a completion without one."""
+    return Span(len(text), len(text))
+
+
+def _all_thought(text: str) -> Split:
+    """A completion that is a thought from its beginning, cut off, as the model's template says."""
+    think = (Span(0, len(text)),)
+    return Split(think, _end_of(text), Status.OPEN, OpenedBy.MODEL)
 
 
 def _is_cut_thought(trace: Trace, answer: Span) -> bool:
@@ -137,9 +148,9 @@ def _is_cut_thought(trace: Trace, answer: Span) -> bool:
     A server's parser looks for the closing tag. Where the thought was cut before it, some give an
     empty field of thinking and all of the text as the answer.
     """
-    if trace.reasoning is not Reasoning.VERBATIM or answer.start > 0:
-        return False
-    if trace.finish_reason.lower() not in CUT or not answer.length:
+    is_all_answer = answer.start == 0 and answer.length > 0
+    is_cut = trace.finish_reason.lower() in CUT
+    if not is_all_answer or not is_cut or trace.reasoning is not Reasoning.VERBATIM:
         return False
     return template_opens(family_of(trace.model), trace.finish_reason)
 
@@ -147,15 +158,16 @@ def _is_cut_thought(trace: Trace, answer: Span) -> bool:
 def _within_tags(text: str, span: Span) -> Span:
     """A thought from a separate field, without the delimiters that some sources leave around it."""
     thought = span.of(text)
-    lead = len(thought) - len(thought.lstrip())
-    trail = len(thought.rstrip())
+    first = span.stop - len(thought.lstrip())
+    last = span.start + len(thought.rstrip())
     start, stop = span
+
     for pair in known_pairs():
-        if starts_with(thought, pair.open, lead):
-            start = span.start + lead + len(pair.open)
-        close_at = trail - len(pair.close)
-        if close_at >= 0 and starts_with(thought[:trail], pair.close, close_at):
-            stop = span.start + close_at
+        if starts_with(text, pair.open, first):
+            start = first + len(pair.open)
+        close = last - len(pair.close)
+        if close >= first and starts_with(text, pair.close, close):
+            stop = close
     return Span(start, max(start, stop))
 
 
@@ -182,34 +194,63 @@ def split_think(
     >>> parts.think[0].of("<think>2+2=4</think>Four."), parts.status.value
     ('2+2=4', 'closed')
     """
-    if tags is not None and not all(tags):
-        raise ValueError(f"the delimiters of a thought must not be empty, got {tags}")
-    if tags is None and (split := _split_channels(completion, prompt, model)):
-        return split
+    is_called = finish_reason.lower() in CALLED
+    if tags is not None:
+        if not all(tags):
+            raise ValueError(f"the delimiters of a thought must not be empty, got {tags}")
+        found = _find_pair(completion, prompt, (tags,))
+        if found is None:
+            return _answer_only(completion, None)
+        return _split_tagged(completion, found, Rules(), is_called)
 
-    pairs = (tags,) if tags else pairs_in(completion, prompt)
-    family = family_of(model) if model and tags is None else None
+    # A format whose messages have headers.
+    messages = _read_channels(completion, prompt, model)
+    if messages:
+        return _split_messages(completion, *messages)
+
+    # Thinking that was switched off, unless the model thinks all the same.
+    pairs = pairs_in(completion, prompt)
+    family = family_of(model)
     if prompt_closes(prompt, pairs) and not _opens_itself(completion, pairs):
         return _answer_only(completion, family)
 
+    # A pair of delimiters, in the text or opened by the prompt.
+    found = _find_pair(completion, prompt, pairs)
+    if found:
+        rules = rules_of(found.pair, family)
+        return _split_tagged(completion, found, rules, is_called)
+
+    # A thought of such a format whose header is not known, or none at all.
+    messages = _read_inside(completion)
+    if messages:
+        return _split_messages(completion, *messages)
+    return _split_untagged(completion, prompt, family, finish_reason)
+
+
+class _Found(NamedTuple):
+    """The delimiters of a completion.
+
+    Attributes:
+        pair: the delimiters.
+        start: where the completion's own text begins, after an echo of the prompt.
+        by_prompt: whether the prompt opened the thought.
+    """
+
+    pair: Tags
+    start: int
+    by_prompt: bool
+
+
+def _find_pair(completion: str, prompt: str, pairs: tuple[Tags, ...]) -> _Found | None:
+    """The pair of delimiters that the prompt opened, else the one of the text, or None."""
     start = echo_end(completion, prompt, pairs)
-    pair, opened = _find_pair(completion, prompt, start, pairs)
-    if pair is None:
-        inside = _split_inside(completion) if tags is None else None
-        return inside or _split_untagged(completion, prompt, family, finish_reason)
-    rules = rules_of(pair, family) if tags is None else Rules()
-    is_called = finish_reason.lower() in CALLED
-    return _split_tagged(completion, start, pair, rules, opened, is_called)
-
-
-def _find_pair(
-    completion: str, prompt: str, start: int, pairs: tuple[Tags, ...]
-) -> tuple[Tags | None, bool]:
-    """The delimiters of a text, and whether its prompt opened the thought."""
     opened = [pair for pair in pairs if prompt_opens(prompt, pair)]
     if opened:
-        return with_first_close(completion, start, opened), True
-    return first_pair(completion, start, pairs), False
+        pair = with_first_close(completion, start, opened)
+        return _Found(pair, start, by_prompt=True)
+
+    pair = first_pair(completion, start, pairs)
+    return _Found(pair, start, by_prompt=False) if pair else None
 
 
 def is_well_formed(completion: str, prompt: str = "") -> bool:
@@ -226,26 +267,27 @@ def is_well_formed(completion: str, prompt: str = "") -> bool:
         return False
 
     # Where each message has a header: a thought and an answer, and no more.
-    found = _read_channels(completion, prompt, "")
-    if found:
-        messages, channels = found
-        return messages[0].channel in channels.think and len(messages) == 2
+    headed = _read_channels(completion, prompt, "")
+    if headed:
+        messages, channels = headed
+        begins_with_thought = messages[0].channel in channels.think
+        return begins_with_thought and len(messages) == 2
 
-    pair = delimiters_of(completion, prompt)
-    if pair is None:
+    found = _find_pair(completion, prompt, pairs_in(completion, prompt))
+    if found is None:
         return False
-    n_open = count_tag(completion, pair.open)
-    n_close = count_tag(completion, pair.close)
-    if prompt_opens(prompt, pair):
+    n_open = count_tag(completion, found.pair.open)
+    n_close = count_tag(completion, found.pair.close)
+    if found.by_prompt:
         return n_open == 0 and n_close == 1
-    return n_open == 1 and n_close == 1 and _opens_itself(completion, (pair,))
+    opens_first = _opens_itself(completion, (found.pair,))
+    return n_open == 1 and n_close == 1 and opens_first
 
 
 def delimiters_of(completion: str, prompt: str = "") -> Tags | None:
     """The pair of delimiters that `split_think` splits by; None if it splits by no pair."""
-    pairs = pairs_in(completion, prompt)
-    pair, _ = _find_pair(completion, prompt, echo_end(completion, prompt, pairs), pairs)
-    return pair
+    found = _find_pair(completion, prompt, pairs_in(completion, prompt))
+    return found.pair if found else None
 
 
 def _opens_itself(completion: str, pairs: tuple[Tags, ...]) -> bool:
@@ -254,83 +296,90 @@ def _opens_itself(completion: str, pairs: tuple[Tags, ...]) -> bool:
     return any(starts_with(completion, pair.open, begin) for pair in pairs)
 
 
-def _split_tagged(
-    text: str, start: int, pair: Tags, rules: Rules, opened: bool, is_called: bool
-) -> Split:
+def _split_tagged(text: str, found: _Found, rules: Rules, is_called: bool) -> Split:
     """The parts of a text that has at least one of these delimiters, or whose prompt opened them.
 
     Args:
         text: the completion.
-        start: where its own text begins.
-        pair: the delimiters.
+        found: its delimiters.
         rules: what ends a thought besides them, and what stands around the answer.
-        opened: whether the prompt opened the thought.
         is_called: whether the source says that the turn ended with a tool call.
     """
-    marks = Marks(text, pair, rules.calls)
-    begin, opened_by = _first_thought(marks, start, opened)
+    marks = Marks(text, found.pair, rules.calls)
+    begin, opened_by = _first_thought(marks, found)
 
     think = []
     while True:
-        stop, after, status = _end_of_thought(marks, begin, rules, is_called)
-        think.append(Span(begin, stop))
-        if status is Status.OPEN:
-            answer = Span(len(text), len(text))
+        end = _end_of_thought(marks, begin, rules, is_called)
+        think.append(Span(begin, end.stop))
+        if end.status is Status.OPEN:
+            answer = _end_of(text)
             break
-        begin = _next_block(marks, after)
+
+        # A further thought may follow.
+        begin = _next_block(marks, end.after)
         if begin < 0:
-            answer = inside_wrappers(text, Span(after, len(text)), rules.wrappers)
+            rest = Span(end.after, len(text))
+            answer = inside_wrappers(text, rest, rules.wrappers)
             break
 
     if rules.on_call is OnCall.APART:
         think = _without_calls(marks, think)
-    return Split(tuple(think), answer, status, opened_by)
+    return Split(tuple(think), answer, end.status, opened_by)
 
 
-def _first_thought(marks: Marks, start: int, opened: bool) -> tuple[int, OpenedBy]:
+def _first_thought(marks: Marks, found: _Found) -> tuple[int, OpenedBy]:
     """Where the first thought begins, and what shows it."""
     text, pair = marks.text, marks.pair
-    first_open = _find_unquoted(text, pair.open, start)
-    if opened:
+    if found.by_prompt:
         # Some servers repeat the tag that the prompt already opened.
-        return skip_repeated(text, start, pair.open), OpenedBy.PROMPT
+        return skip_repeated(text, found.start, pair.open), OpenedBy.PROMPT
 
-    first_close = _find_unquoted(text, pair.close, start)
-    if first_open >= 0 and (first_close < 0 or first_open < first_close):
-        begin = first_open + len(pair.open)
-        return skip_repeated(text, begin, pair.open), OpenedBy.TEXT
-    return start, OpenedBy.PROMPT
+    first_open = find_unquoted(text, pair.open, found.start)
+    first_close = find_unquoted(text, pair.close, found.start)
+    is_opened = first_open >= 0 and not 0 <= first_close < first_open
+    if not is_opened:
+        return found.start, OpenedBy.PROMPT
+    begin = first_open + len(pair.open)
+    return skip_repeated(text, begin, pair.open), OpenedBy.TEXT
 
 
-def _end_of_thought(
-    marks: Marks, begin: int, rules: Rules, is_called: bool
-) -> tuple[int, int, Status]:
-    """Where a thought stops, where what follows it begins, and how it ended."""
+class _End(NamedTuple):
+    """The end of a thought: where it stops, where what follows begins, and how it ended."""
+
+    stop: int
+    after: int
+    status: Status
+
+
+def _end_of_thought(marks: Marks, begin: int, rules: Rules, is_called: bool) -> _End:
     n = len(marks.text)
+    pair = marks.pair
     close = marks.close_after(begin)
-    limit = close if close >= 0 else n
-    call = next_span(marks.call_spans, begin) if rules.on_call is OnCall.ENDS else None
+    call = None
+    if rules.on_call is OnCall.ENDS:
+        call = next_span(marks.call_spans, begin)
 
     # Stitched turns: another turn of the assistant begins before the thought is closed.
     turn = next_span(marks.assistants, begin)
-    if turn and turn.start < limit:
-        stops = [turn.start]
-        for span in (call, next_span(marks.edges, begin)):
-            if span and span.start < turn.start:
-                stops.append(span.start)
-        return min(stops), skip_repeated(marks.text, turn.stop, marks.pair.close), Status.CLOSED
+    if turn and (close < 0 or turn.start < close):
+        edge = next_span(marks.edges, begin)
+        stops = [span.start for span in (call, edge, turn) if span]
+        after = skip_repeated(marks.text, turn.stop, pair.close)
+        return _End(min(stops), after, Status.CLOSED)
 
     if close >= 0:
-        after = skip_repeated(marks.text, close + len(marks.pair.close), marks.pair.close)
-        return close, after, Status.CLOSED
+        after = close + len(pair.close)
+        after = skip_repeated(marks.text, after, pair.close)
+        return _End(close, after, Status.CLOSED)
     if call:
         after = end_of_calls(marks.text, call.start, rules.calls)
-        return call.start, after, Status.CLOSED
+        return _End(call.start, after, Status.CLOSED)
 
-    # The call itself stands in a field of the source.
+    # The call itself may stand in a field of the source.
     if is_called and rules.on_call is not OnCall.STAYS:
-        return n, n, Status.CLOSED
-    return n, n, Status.OPEN
+        return _End(n, n, Status.CLOSED)
+    return _End(n, n, Status.OPEN)
 
 
 def _next_block(marks: Marks, after: int) -> int:
@@ -340,13 +389,15 @@ def _next_block(marks: Marks, after: int) -> int:
     """
     text, tag = marks.text, marks.pair.open
     last_close = marks.closes[-1] if marks.closes else -1
-    at = _find_unquoted(text, tag, after)
+
+    at = find_unquoted(text, tag, after)
     while at >= 0:
         begin = at + len(tag)
-        line = text[max(after, at - 80) : at].rpartition("\n")[2]
+        before = text[max(after, at - 80) : at]
+        line = before.rpartition("\n")[2]
         if not line.strip() or begin <= last_close:
             return skip_repeated(text, begin, tag)
-        at = _find_unquoted(text, tag, begin)
+        at = find_unquoted(text, tag, begin)
     return -1
 
 
@@ -363,47 +414,38 @@ def _without_calls(marks: Marks, think: list[Span]) -> list[Span]:
     return [piece for piece in pieces if piece.length] or think[:1]
 
 
-def _find_unquoted(text: str, tag: str, start: int) -> int:
-    """Where the tag first stands without quotation marks on both sides, or -1."""
-    at = find_tag(text, tag, start)
-    while at >= 0 and is_quoted(text, at, at + len(tag)):
-        at = find_tag(text, tag, at + len(tag))
-    return at
-
-
 def _split_untagged(text: str, prompt: str, family: Family | None, finish_reason: str) -> Split:
     """A completion without a delimiter: an answer, unless the model's template opened a thought."""
-    n = len(text)
-    if not n or family is None or is_rendered(prompt):
+    if not text or family is None or is_rendered(prompt):
         return _answer_only(text, family)
     if template_opens(family, finish_reason):
-        return Split((Span(0, n),), Span(n, n), Status.OPEN, OpenedBy.MODEL)
+        return _all_thought(text)
 
     # A thought that the template always opens, and that ended in a call.
     if family.opens is Opens.ALWAYS and family.on_call is OnCall.ENDS:
-        call = next_span(Marks(text, family.tags[0], family.calls).call_spans, 0)
+        marks = Marks(text, family.tags[0], family.calls)
+        call = next_span(marks.call_spans, 0)
         if call:
+            think = (Span(0, call.start),)
             after = end_of_calls(text, call.start, family.calls)
-            answer = Span(after, n)
-            return Split((Span(0, call.start),), answer, Status.CLOSED, OpenedBy.MODEL)
+            answer = Span(after, len(text))
+            return Split(think, answer, Status.CLOSED, OpenedBy.MODEL)
     return _answer_only(text, family)
 
 
 def _answer_only(text: str, family: Family | None) -> Split:
     """A completion without a thought."""
-    answer = inside_wrappers(text, Span(0, len(text)), special_wrappers(family))
+    whole = Span(0, len(text))
+    answer = inside_wrappers(text, whole, special_wrappers(family))
     return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
 
 
 # --- messages with a header each -----------------------------------------------------------------
-def _split_channels(text: str, prompt: str, model: str) -> Split | None:
-    """The parts of a text whose messages have headers, or None."""
-    found = _read_channels(text, prompt, model)
-    return _split_messages(text, *found) if found else None
+_Headed = tuple[list[Message], Channels]  # messages, and their format
 
 
-def _read_channels(text: str, prompt: str, model: str) -> tuple[list[Message], Channels] | None:
-    """The messages of such a text and their format, with or without special tokens, or None."""
+def _read_channels(text: str, prompt: str, model: str) -> _Headed | None:
+    """The messages of a text and their format, with or without special tokens, or None."""
     for channels in FORMATS:
         messages = read_messages(text, prompt, channels)
         if messages is not None:
@@ -411,12 +453,12 @@ def _read_channels(text: str, prompt: str, model: str) -> tuple[list[Message], C
     return read_stripped(text, model)
 
 
-def _split_inside(text: str) -> Split | None:
-    """The parts of a text that begins inside a thought of such a format, or None."""
+def _read_inside(text: str) -> _Headed | None:
+    """The messages of a text that begins inside a thought, and their format, or None."""
     for channels in FORMATS:
         messages = read_inside(text, channels)
         if messages is not None:
-            return _split_messages(text, messages, channels)
+            return messages, channels
     return None
 
 
@@ -430,19 +472,23 @@ def _split_messages(text: str, messages: list[Message], channels: Channels) -> S
             turn.append(message)
 
     think = [message for message in turn if message.channel in channels.think]
-    answers = [message.content for message in turn if message.channel in channels.answer]
+    answers = [message for message in turn if message.channel in channels.answer]
 
     # A source may leave out the header of the answer.
-    if think and not answers and think[-1].is_whole and turn[-1].channel == REST:
-        answers.append(turn[-1].content)
-    answer = answers[-1] if answers else Span(len(text), len(text))
+    last = turn[-1] if turn else None
+    if think and last and last.channel == REST:
+        answers = answers or [last]
+    answer = answers[-1].content if answers else _end_of(text)
     if not think:
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
 
-    is_open = turn[-1].channel in channels.think and not turn[-1].is_whole
-    opened_by = OpenedBy.PROMPT if think[0].by_prompt else OpenedBy.TEXT
-    spans = tuple(message.content for message in think)
-    return Split(spans, answer, Status.OPEN if is_open else Status.CLOSED, opened_by)
+    is_open = think[-1] is last and not think[-1].is_whole
+    return Split(
+        think=tuple(message.content for message in think),
+        answer=answer,
+        status=Status.OPEN if is_open else Status.CLOSED,
+        opened_by=OpenedBy.PROMPT if think[0].by_prompt else OpenedBy.TEXT,
+    )
 
 
 def request_of(trace: Trace) -> str:

@@ -65,7 +65,7 @@ def test_gemma_without_its_special_tokens_is_told(tmp_path):
 
 class Tokenizer:
     def __init__(self, **fields):
-        self.response_template = {"start_anchor": "<a>", "fields": fields} if fields else None
+        self.response_template = {"start_anchor": "<|assistant|>", "fields": fields} if fields else None
 
 
 RESPONSE_TEMPLATES = [
