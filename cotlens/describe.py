@@ -14,7 +14,7 @@ from cotlens.formats.read import Reject, detect_format, read_traces
 from cotlens.runs.analyze import load_tokenizer
 from cotlens.runs.run import Run
 from cotlens.studies.study import Study, is_study
-from cotlens.text.delimiters import new_tags
+from cotlens.text.response import new_tags
 from cotlens.text.split import Split, split_trace
 from cotlens.text.unknown import UnknownTags
 from cotlens.trace import Trace, TraceError

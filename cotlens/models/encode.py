@@ -8,15 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotlens.models.load import first_line
-from cotlens.text.delimiters import (
-    RENDERED_END,
-    find_tag,
-    known_pairs,
-    new_tags,
-    opens_thought,
-    response_tags,
-)
+from cotlens.text.delimiters import find_tag, known_pairs
 from cotlens.text.families import FAMILIES, HARMONY_TAGS, THINK, family_of
+from cotlens.text.prompts import RENDERED_END, opens_thought
+from cotlens.text.response import new_tags, response_tags
 from cotlens.text.split import OpenedBy, Status, split_trace
 from cotlens.text.tags import Channels, Tags
 from cotlens.trace import Origin, Trace, TraceError

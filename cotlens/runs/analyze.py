@@ -24,8 +24,8 @@ from cotlens.runs.run import COUNTS, Run
 from cotlens.runs.schema import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS
 from cotlens.runs.shards import prepare_run, write_info
 from cotlens.runs.tables import analyze_traces
-from cotlens.text.delimiters import new_tags
 from cotlens.text.families import Tags
+from cotlens.text.response import new_tags
 from cotlens.text.unknown import UnknownTags
 from cotlens.trace import Trace, TraceError
 

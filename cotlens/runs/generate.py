@@ -36,7 +36,7 @@ from cotlens.models.sample import (
 from cotlens.models.vllm import open_vllm
 from cotlens.runs.shards import prepare_generation
 from cotlens.runs.tables import analyze_traces
-from cotlens.text.delimiters import new_tags
+from cotlens.text.response import new_tags
 from cotlens.trace import TraceError, hash_text
 
 if TYPE_CHECKING:

@@ -2,10 +2,13 @@
 
 split        split_trace: thinking and answer, and whether the thought was closed
 families     one table: delimiters, templates, turns, calls and wrappers, a row a family
-tags         what a row of the table holds
+tags         what a row of the table holds, and what a completion is split into
+tagged       completions whose thought stands between a pair of delimiters
 channels     formats in which each message has a header: gpt-oss's Harmony and its like
-delimiters   where the delimiters of the table stand in a text; whether a prompt opens a thought
+prompts      whether a rendered prompt ends inside a thought
 rules        which rules of the table hold for one completion
+delimiters   where the delimiters of the table stand in a text
+response     the delimiters that a tokenizer brings
 unknown      delimiters that are not in the table, and what to do about them
 steps        segment_trace: steps that tile the thinking, byte for byte
 """

@@ -148,21 +148,22 @@ def read_messages(text: str, prompt: str, channels: Channels) -> list[Message] |
     # The prompt may hold the beginning of the first message: the text is read from there.
     for opener in channels.openers:
         at = prompt.rfind(opener)
-        if at < 0 or _ends_message(prompt, at + len(opener), channels):
+        start = at + len(opener)
+        if at < 0 or _ends_message(prompt, start, channels):
             continue
+
         before = prompt[at:]
-        if channels.begins.match(before + text):
-            messages = _messages_of(before + text, len(before), channels)
-            if messages:
-                return messages
+        messages = _messages_after(before, text, channels)
+        if messages and channels.begins.match(before + text):
+            return messages
 
     if channels.begins.match(text.lstrip()):
-        return _messages_of(text, 0, channels)
+        return _messages_after("", text, channels)
 
     # The prompt is not known, and held half of the header.
     for half, before in channels.halves:
         if half.match(text):
-            return _messages_of(before + text, len(before), channels)
+            return _messages_after(before, text, channels)
     return None
 
 
@@ -176,63 +177,80 @@ def read_inside(text: str, channels: Channels) -> list[Message] | None:
     before = channels.opened
     if text.startswith(_MESSAGE):
         before = before.removesuffix(_MESSAGE)
-    return _messages_of(before + text, len(before), channels)
+    return _messages_after(before, text, channels)
 
 
 def _ends_message(text: str, start: int, channels: Channels) -> bool:
     """Whether a message ends in the rest of a text."""
-    return any(match["end"] for match in channels.stop.finditer(text, start))
+    stops = channels.stop.finditer(text, start)
+    return any(stop["end"] for stop in stops)
 
 
-def _messages_of(whole: str, n_before: int, channels: Channels) -> list[Message]:
-    """The messages of a text of which the first `n_before` characters belong to the prompt.
+def _messages_after(before: str, text: str, channels: Channels) -> list[Message]:
+    """The messages of a completion after the beginning of a header.
 
     A message that the completion has no part in is left out.
     """
+    whole = before + text
+    n_before = len(before)
     messages = []
     header = None
     stop = len(whole)
-    for match in _marks(channels).finditer(whole):
+
+    marks = _marks(channels)
+    for match in marks.finditer(whole):
         if header is not None and match.start() >= n_before:
-            content = Span(header.end(), match.start())
-            messages.append(_message(header, content, bool(match["end"]), n_before))
+            is_whole = match["end"] is not None
+            message = _message(header, match.start(), n_before, is_whole)
+            messages.append(message)
         header = match if match["header"] is not None else None
         stop = match.end()
 
     # The last message may have been cut off, or what follows it may lack a header.
     if header is not None:
-        messages.append(_message(header, Span(header.end(), len(whole)), False, n_before))
+        message = _message(header, len(whole), n_before, is_whole=False)
+        messages.append(message)
     elif messages and whole[stop:].strip():
-        rest = Span(max(stop, n_before) - n_before, len(whole) - n_before)
-        messages.append(Message("", REST, rest, False, False))
+        start = max(stop - n_before, 0)
+        rest = Span(start, len(text))
+        message = Message("", REST, rest, is_whole=False, by_prompt=False)
+        messages.append(message)
     return messages
 
 
 @cache
 def _marks(channels: Channels) -> re.Pattern[str]:
     """Headers, and what ends a message."""
-    return re.compile(f"(?P<header>{channels.header.pattern})|{channels.stop.pattern}")
+    header = channels.header.pattern
+    stop = channels.stop.pattern
+    return re.compile(f"(?P<header>{header})|{stop}")
 
 
-def _message(header: re.Match[str], content: Span, is_whole: bool, n_before: int) -> Message:
+def _message(header: re.Match[str], stop: int, n_before: int, is_whole: bool) -> Message:
+    """The message of a header, up to a place of the whole text."""
     role = header["role"] or ""
     name = header["channel"] or ""
 
     # A call names its recipient after the role or the channel; it is no thought, wherever it is.
-    is_call = " to=" in role or " to=" in name
-    channel = "tool" if is_call else _first_word(name)
+    channel = _first_word(name)
+    if " to=" in role or " to=" in name:
+        channel = "tool"
+
+    start = max(header.end() - n_before, 0)
     return Message(
         role=_first_word(role),
         channel=channel,
-        content=Span(max(content.start - n_before, 0), content.stop - n_before),
+        content=Span(start, stop - n_before),
         is_whole=is_whole,
         by_prompt=0 <= header.start("channel") < n_before,
     )
 
 
 def _first_word(text: str) -> str:
-    words = text.split()
-    return words[0] if words else ""
+    words = text.split(maxsplit=1)
+    if not words:
+        return ""
+    return words[0]
 
 
 # --- the same without special tokens -------------------------------------------------------------
@@ -258,13 +276,17 @@ def read_stripped(text: str, model: str) -> tuple[list[Message], Channels] | Non
             return _between(text, "", 0, marks), HARMONY
 
         # "analysis of", or a sentence that begins with the word, is no header.
-        is_thought = begins.group() == "analysis" and text[begins.end() :][:1].isupper()
+        channel = begins.group()
+        following = text[begins.end() : begins.end() + 1]
+        is_thought = channel == "analysis" and following.isupper()
         if marks or is_thought or "gpt-oss" in model.lower():
-            return _between(text, begins.group(), begins.end(), marks), HARMONY
+            return _between(text, channel, begins.end(), marks), HARMONY
 
-    if begins := _MUSE_FIRST.match(text):
-        marks = [mark for mark in _MUSE_MARK.finditer(text) if mark.start() >= begins.end()]
+    begins = _MUSE_FIRST.match(text)
+    if begins:
+        marks = list(_MUSE_MARK.finditer(text, begins.end()))
         return _between(text, begins["channel"], begins.end(), marks), MUSE
+
     if "kimi-k3" in model.lower() and "thinkresponse" in text:
         return _read_stripped_xtml(text), XTML
     return None
@@ -273,30 +295,42 @@ def read_stripped(text: str, model: str) -> tuple[list[Message], Channels] | Non
 def _between(text: str, channel: str, start: int, marks: list[re.Match[str]]) -> list[Message]:
     """The messages between marks; `channel` is that of the text before the first one."""
     messages = []
-    for mark in [*marks, None]:
-        stop = mark.start() if mark else len(text)
+    for mark in marks:
         if channel:
-            messages.append(
-                Message("assistant", channel, Span(start, stop), mark is not None, False)
-            )
-        if mark:
-            is_call = "to" in mark.groupdict() and mark["to"] is not None
-            channel = "tool" if is_call else mark["channel"] or "tool"
-            start = mark.end()
+            content = Span(start, mark.start())
+            messages.append(_stripped(channel, content, is_whole=True))
+        channel = mark["channel"] or "tool"
+        if mark.groupdict().get("to"):
+            channel = "tool"
+        start = mark.end()
+
+    content = Span(start, len(text))
+    messages.append(_stripped(channel, content, is_whole=False))
     return messages
+
+
+def _stripped(channel: str, content: Span, is_whole: bool) -> Message:
+    return Message("assistant", channel, content, is_whole, by_prompt=False)
 
 
 def _read_stripped_xtml(text: str) -> list[Message]:
     """Thinking and answer of Kimi K3 without its special tokens."""
-    start = len("think") if text.startswith("think") else 0
+    start = 0
+    if text.startswith("think"):
+        start = len("think")
     thought_stop = text.find("thinkresponse", start)
     answer_start = thought_stop + len("thinkresponse")
 
     # The answer ends where its element and the message do, or where calls begin.
-    stops = [text.find(end, answer_start) for end in ("responsemessage", "responsetools")]
-    found = [stop for stop in stops if stop >= 0]
-    answer_stop = min(found, default=len(text))
+    answer_stop = len(text)
+    for end in ("responsemessage", "responsetools"):
+        at = text.find(end, answer_start, answer_stop)
+        if at >= 0:
+            answer_stop = at
+
+    thought = Span(start, thought_stop)
+    answer = Span(answer_start, answer_stop)
     return [
-        Message("assistant", "think", Span(start, thought_stop), True, False),
-        Message("assistant", "response", Span(answer_start, answer_stop), bool(found), False),
+        _stripped("think", thought, is_whole=True),
+        _stripped("response", answer, is_whole=answer_stop < len(text)),
     ]

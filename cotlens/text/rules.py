@@ -30,7 +30,9 @@ def template_opens(family: Family | None, finish_reason: str) -> bool:
     reason = finish_reason.lower()
     if family is None or reason in STOPPED:
         return False
-    return family.opens is Opens.ALWAYS or (family.opens is Opens.DEFAULT and reason in CUT)
+    if family.opens is Opens.DEFAULT:
+        return reason in CUT
+    return family.opens is Opens.ALWAYS
 
 
 class Rules(NamedTuple):
@@ -56,7 +58,7 @@ def rules_of(pair: Tags, family: Family | None) -> Rules:
         family: of the model, by its name.
     """
     sharing = [row for row in FAMILIES if _has_pair(row, pair)]
-    if family in sharing and family is not None:
+    if family and family in sharing:
         sharing = [family]
 
     # A call ends the thought unless every family with these delimiters is known to read on.
@@ -66,21 +68,28 @@ def rules_of(pair: Tags, family: Family | None) -> Rules:
         behaviours.add(row.on_call)
         if row.on_call is not OnCall.STAYS:
             calls += row.calls
-    on_call = behaviours.pop() if len(behaviours) == 1 else OnCall.ENDS
-    if on_call is OnCall.UNKNOWN:
-        on_call = OnCall.ENDS
+    on_call = OnCall.ENDS
+    if len(behaviours) == 1 and OnCall.UNKNOWN not in behaviours:
+        on_call = behaviours.pop()
 
-    # An answer that begins at once belongs to its family alone.
+    # A wrapper without an opening delimiter belongs to its family alone.
     wrappers: list[Tags] = []
     for row in FAMILIES:
-        wrappers += [wrapper for wrapper in row.wrappers if wrapper.open or row in sharing]
-    return Rules(tuple(dict.fromkeys(calls)), on_call, tuple(dict.fromkeys(wrappers)))
+        for wrapper in row.wrappers:
+            if wrapper.open or row in sharing:
+                wrappers.append(wrapper)
+    return Rules(
+        calls=tuple(dict.fromkeys(calls)),
+        on_call=on_call,
+        wrappers=tuple(dict.fromkeys(wrappers)),
+    )
 
 
 def _has_pair(family: Family, pair: Tags) -> bool:
     """Whether a family has these delimiters, the suffix of a checkpoint aside."""
     bare = re.sub(r"^<think:[^<>]*>$", "<think>", pair.open)
-    return any(bare == own.open for own in family.tags)
+    openings = [own.open for own in family.tags]
+    return bare in openings
 
 
 @cache
@@ -92,7 +101,8 @@ def special_wrappers(family: Family | None) -> tuple[Tags, ...]:
     wrappers: list[Tags] = []
     for row in FAMILIES:
         for wrapper in row.wrappers:
-            if wrapper.open and ("|" in wrapper.open or row is family):
+            is_sure = row is family or "|" in wrapper.open
+            if wrapper.open and is_sure:
                 wrappers.append(wrapper)
     return tuple(dict.fromkeys(wrappers))
 
@@ -109,6 +119,7 @@ def inside_wrappers(text: str, answer: Span, wrappers: tuple[Tags, ...]) -> Span
     """
     begin = answer.stop - len(answer.of(text).lstrip())
     for wrapper in wrappers:
+        # Without an opening delimiter the answer begins at once.
         if not wrapper.open:
             close = find_tag(text, wrapper.close, begin)
             if 0 <= close < answer.stop:
@@ -117,12 +128,14 @@ def inside_wrappers(text: str, answer: Span, wrappers: tuple[Tags, ...]) -> Span
         if not starts_with(text, wrapper.open, begin):
             continue
 
+        # A wrapper that is not closed was cut off.
         start = begin + len(wrapper.open)
         close = find_tag(text, wrapper.close, start)
         if close < 0:
             return Span(start, answer.stop)
-        rest = close + len(wrapper.close)
-        match = _NOTHING.match(text, rest)
-        if "|" in wrapper.close or (match and match.end() == answer.stop):
+        after = close + len(wrapper.close)
+        nothing = _NOTHING.match(text, after)
+        ends_answer = nothing is not None and nothing.end() == answer.stop
+        if ends_answer or "|" in wrapper.close:
             return Span(start, close)
     return answer

@@ -24,9 +24,6 @@ Rules, in the order they are applied:
 The case of tags does not matter. What is known of a family is in families.py.
 """
 
-from enum import StrEnum
-from typing import NamedTuple
-
 from cotlens.text.channels import (
     FORMATS,
     REST,
@@ -35,26 +32,11 @@ from cotlens.text.channels import (
     read_messages,
     read_stripped,
 )
-from cotlens.text.delimiters import (
-    Marks,
-    count_tag,
-    echo_end,
-    end_of_calls,
-    find_unquoted,
-    first_pair,
-    is_rendered,
-    known_pairs,
-    next_span,
-    pairs_in,
-    prompt_closes,
-    prompt_opens,
-    skip_repeated,
-    starts_with,
-    with_first_close,
-)
+from cotlens.text.delimiters import count_tag, known_pairs, pairs_in, starts_with
 from cotlens.text.delimiters import has_delimiters as has_delimiters
-from cotlens.text.delimiters import opens_thought as opens_thought
 from cotlens.text.families import family_of
+from cotlens.text.prompts import is_rendered, prompt_closes
+from cotlens.text.prompts import opens_thought as opens_thought
 from cotlens.text.rules import (
     CALLED,
     CUT,
@@ -65,44 +47,9 @@ from cotlens.text.rules import (
     special_wrappers,
     template_opens,
 )
-from cotlens.text.tags import Channels, Family, OnCall, Opens, Tags
+from cotlens.text.tagged import Marks, end_of, end_of_calls, find_pair, next_span, split_tagged
+from cotlens.text.tags import Channels, Family, OnCall, OpenedBy, Opens, Split, Status, Tags
 from cotlens.trace import Origin, Reasoning, Span, Trace
-
-
-class Status(StrEnum):
-    """How the thought ended."""
-
-    CLOSED = "closed"
-    OPEN = "open"  # cut off before the closing tag: there is no answer
-    ABSENT = "absent"  # there is no thought
-
-
-class OpenedBy(StrEnum):
-    """What shows that a thought began."""
-
-    TEXT = "text"  # an opening tag in the completion
-    # an opening tag at the end of the prompt, or a closing tag that was never opened
-    PROMPT = "prompt"
-    MODEL = "model"  # neither; the model's chat template opens it
-    FIELDS = "fields"  # the source
-    NOTHING = ""  # no thought
-
-
-class Split(NamedTuple):
-    """The parts of one completion, in code points.
-
-    Attributes:
-        think: one span per thought, tags excluded. Text between thoughts is commentary and in no
-            span.
-        answer: the text after the last thought; empty where the thought is open.
-        status: closed, open or absent.
-        opened_by: what shows that the thought began.
-    """
-
-    think: tuple[Span, ...]
-    answer: Span
-    status: Status
-    opened_by: OpenedBy
 
 
 def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
@@ -117,7 +64,7 @@ def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
         )
 
     think = tuple(_within_tags(trace.completion, span) for span in trace.think)
-    answer = trace.answer or _end_of(trace.completion)
+    answer = trace.answer or end_of(trace.completion)
     if not any(span.length for span in think):
         if _is_cut_thought(trace, answer):
             return _all_thought(trace.completion)
@@ -131,15 +78,10 @@ def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
     return Split(think, answer, status, OpenedBy.FIELDS)
 
 
-def _end_of(text: str) -> Span:
-    """The empty span at the end of a text: the answer of a completion without one."""
-    return Span(len(text), len(text))
-
-
 def _all_thought(text: str) -> Split:
     """A completion that is a thought from its beginning, cut off, as the model's template says."""
     think = (Span(0, len(text)),)
-    return Split(think, _end_of(text), Status.OPEN, OpenedBy.MODEL)
+    return Split(think, end_of(text), Status.OPEN, OpenedBy.MODEL)
 
 
 def _is_cut_thought(trace: Trace, answer: Span) -> bool:
@@ -198,10 +140,10 @@ def split_think(
     if tags is not None:
         if not all(tags):
             raise ValueError(f"the delimiters of a thought must not be empty, got {tags}")
-        found = _find_pair(completion, prompt, (tags,))
+        found = find_pair(completion, prompt, (tags,))
         if found is None:
             return _answer_only(completion, None)
-        return _split_tagged(completion, found, Rules(), is_called)
+        return split_tagged(completion, found, Rules(), is_called)
 
     # A format whose messages have headers.
     messages = _read_channels(completion, prompt, model)
@@ -215,42 +157,16 @@ def split_think(
         return _answer_only(completion, family)
 
     # A pair of delimiters, in the text or opened by the prompt.
-    found = _find_pair(completion, prompt, pairs)
+    found = find_pair(completion, prompt, pairs)
     if found:
         rules = rules_of(found.pair, family)
-        return _split_tagged(completion, found, rules, is_called)
+        return split_tagged(completion, found, rules, is_called)
 
     # A thought of such a format whose header is not known, or none at all.
     messages = _read_inside(completion)
     if messages:
         return _split_messages(completion, *messages)
     return _split_untagged(completion, prompt, family, finish_reason)
-
-
-class _Found(NamedTuple):
-    """The delimiters of a completion.
-
-    Attributes:
-        pair: the delimiters.
-        start: where the completion's own text begins, after an echo of the prompt.
-        by_prompt: whether the prompt opened the thought.
-    """
-
-    pair: Tags
-    start: int
-    by_prompt: bool
-
-
-def _find_pair(completion: str, prompt: str, pairs: tuple[Tags, ...]) -> _Found | None:
-    """The pair of delimiters that the prompt opened, else the one of the text, or None."""
-    start = echo_end(completion, prompt, pairs)
-    opened = [pair for pair in pairs if prompt_opens(prompt, pair)]
-    if opened:
-        pair = with_first_close(completion, start, opened)
-        return _Found(pair, start, by_prompt=True)
-
-    pair = first_pair(completion, start, pairs)
-    return _Found(pair, start, by_prompt=False) if pair else None
 
 
 def is_well_formed(completion: str, prompt: str = "") -> bool:
@@ -263,17 +179,19 @@ def is_well_formed(completion: str, prompt: str = "") -> bool:
     if split.status is not Status.CLOSED or len(split.think) != 1:
         return False
     thought = split.think[0].of(completion)
-    if not thought.strip() or not split.answer.of(completion).strip():
+    answer = split.answer.of(completion)
+    if not thought.strip() or not answer.strip():
         return False
 
     # Where each message has a header: a thought and an answer, and no more.
     headed = _read_channels(completion, prompt, "")
     if headed:
         messages, channels = headed
-        begins_with_thought = messages[0].channel in channels.think
-        return begins_with_thought and len(messages) == 2
+        first = messages[0]
+        return len(messages) == 2 and first.channel in channels.think
 
-    found = _find_pair(completion, prompt, pairs_in(completion, prompt))
+    pairs = pairs_in(completion, prompt)
+    found = find_pair(completion, prompt, pairs)
     if found is None:
         return False
     n_open = count_tag(completion, found.pair.open)
@@ -286,132 +204,16 @@ def is_well_formed(completion: str, prompt: str = "") -> bool:
 
 def delimiters_of(completion: str, prompt: str = "") -> Tags | None:
     """The pair of delimiters that `split_think` splits by; None if it splits by no pair."""
-    found = _find_pair(completion, prompt, pairs_in(completion, prompt))
+    pairs = pairs_in(completion, prompt)
+    found = find_pair(completion, prompt, pairs)
     return found.pair if found else None
 
 
 def _opens_itself(completion: str, pairs: tuple[Tags, ...]) -> bool:
     """Whether a completion begins with an opening tag."""
     begin = len(completion) - len(completion.lstrip())
-    return any(starts_with(completion, pair.open, begin) for pair in pairs)
-
-
-def _split_tagged(text: str, found: _Found, rules: Rules, is_called: bool) -> Split:
-    """The parts of a text that has at least one of these delimiters, or whose prompt opened them.
-
-    Args:
-        text: the completion.
-        found: its delimiters.
-        rules: what ends a thought besides them, and what stands around the answer.
-        is_called: whether the source says that the turn ended with a tool call.
-    """
-    marks = Marks(text, found.pair, rules.calls)
-    begin, opened_by = _first_thought(marks, found)
-
-    think = []
-    while True:
-        end = _end_of_thought(marks, begin, rules, is_called)
-        think.append(Span(begin, end.stop))
-        if end.status is Status.OPEN:
-            answer = _end_of(text)
-            break
-
-        # A further thought may follow.
-        begin = _next_block(marks, end.after)
-        if begin < 0:
-            rest = Span(end.after, len(text))
-            answer = inside_wrappers(text, rest, rules.wrappers)
-            break
-
-    if rules.on_call is OnCall.APART:
-        think = _without_calls(marks, think)
-    return Split(tuple(think), answer, end.status, opened_by)
-
-
-def _first_thought(marks: Marks, found: _Found) -> tuple[int, OpenedBy]:
-    """Where the first thought begins, and what shows it."""
-    text, pair = marks.text, marks.pair
-    if found.by_prompt:
-        # Some servers repeat the tag that the prompt already opened.
-        return skip_repeated(text, found.start, pair.open), OpenedBy.PROMPT
-
-    first_open = find_unquoted(text, pair.open, found.start)
-    first_close = find_unquoted(text, pair.close, found.start)
-    is_opened = first_open >= 0 and not 0 <= first_close < first_open
-    if not is_opened:
-        return found.start, OpenedBy.PROMPT
-    begin = first_open + len(pair.open)
-    return skip_repeated(text, begin, pair.open), OpenedBy.TEXT
-
-
-class _End(NamedTuple):
-    """The end of a thought: where it stops, where what follows begins, and how it ended."""
-
-    stop: int
-    after: int
-    status: Status
-
-
-def _end_of_thought(marks: Marks, begin: int, rules: Rules, is_called: bool) -> _End:
-    n = len(marks.text)
-    pair = marks.pair
-    close = marks.close_after(begin)
-    call = None
-    if rules.on_call is OnCall.ENDS:
-        call = next_span(marks.call_spans, begin)
-
-    # Stitched turns: another turn of the assistant begins before the thought is closed.
-    turn = next_span(marks.assistants, begin)
-    if turn and (close < 0 or turn.start < close):
-        edge = next_span(marks.edges, begin)
-        stops = [span.start for span in (call, edge, turn) if span]
-        after = skip_repeated(marks.text, turn.stop, pair.close)
-        return _End(min(stops), after, Status.CLOSED)
-
-    if close >= 0:
-        after = close + len(pair.close)
-        after = skip_repeated(marks.text, after, pair.close)
-        return _End(close, after, Status.CLOSED)
-    if call:
-        after = end_of_calls(marks.text, call.start, rules.calls)
-        return _End(call.start, after, Status.CLOSED)
-
-    # The call itself may stand in a field of the source.
-    if is_called and rules.on_call is not OnCall.STAYS:
-        return _End(n, n, Status.CLOSED)
-    return _End(n, n, Status.OPEN)
-
-
-def _next_block(marks: Marks, after: int) -> int:
-    """Where the next thought after `after` begins, or -1.
-
-    A tag in the middle of an answer must also be closed.
-    """
-    text, tag = marks.text, marks.pair.open
-    last_close = marks.closes[-1] if marks.closes else -1
-
-    at = find_unquoted(text, tag, after)
-    while at >= 0:
-        begin = at + len(tag)
-        before = text[max(after, at - 80) : at]
-        line = before.rpartition("\n")[2]
-        if not line.strip() or begin <= last_close:
-            return skip_repeated(text, begin, tag)
-        at = find_unquoted(text, tag, begin)
-    return -1
-
-
-def _without_calls(marks: Marks, think: list[Span]) -> list[Span]:
-    """The thoughts, cut wherever a tool call stands in one."""
-    pieces = []
-    for start, stop in think:
-        call = next_span(marks.call_spans, start)
-        while call and call.start < stop:
-            pieces.append(Span(start, call.start))
-            start = min(stop, end_of_calls(marks.text, call.start, marks.calls))
-            call = next_span(marks.call_spans, start)
-        pieces.append(Span(start, stop))
-    return [piece for piece in pieces if piece.length] or think[:1]
+    openings = [pair.open for pair in pairs]
+    return any(starts_with(completion, opening, begin) for opening in openings)
 
 
 def _split_untagged(text: str, prompt: str, family: Family | None, finish_reason: str) -> Split:
@@ -471,24 +273,27 @@ def _split_messages(text: str, messages: list[Message], channels: Channels) -> S
         elif message.role in ("", "assistant", "model"):
             turn.append(message)
 
+    # A source may leave out the header of the answer: then it is what follows the thought.
     think = [message for message in turn if message.channel in channels.think]
-    answers = [message for message in turn if message.channel in channels.answer]
-
-    # A source may leave out the header of the answer.
-    last = turn[-1] if turn else None
-    if think and last and last.channel == REST:
-        answers = answers or [last]
-    answer = answers[-1].content if answers else _end_of(text)
+    answer = end_of(text)
+    for message in turn:
+        is_rest = message.channel == REST and think and not answer.length
+        if message.channel in channels.answer or is_rest:
+            answer = message.content
     if not think:
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
 
-    is_open = think[-1] is last and not think[-1].is_whole
-    return Split(
-        think=tuple(message.content for message in think),
-        answer=answer,
-        status=Status.OPEN if is_open else Status.CLOSED,
-        opened_by=OpenedBy.PROMPT if think[0].by_prompt else OpenedBy.TEXT,
-    )
+    # The last message was cut off.
+    last = turn[-1]
+    status = Status.CLOSED
+    if last.channel in channels.think and not last.is_whole:
+        status = Status.OPEN
+
+    opened_by = OpenedBy.TEXT
+    if think[0].by_prompt:
+        opened_by = OpenedBy.PROMPT
+    spans = tuple(message.content for message in think)
+    return Split(spans, answer, status, opened_by)
 
 
 def request_of(trace: Trace) -> str:

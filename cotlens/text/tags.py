@@ -1,9 +1,11 @@
-"""What a row of the table of model families holds: delimiters, turns, calls, messages."""
+"""What a row of the table of model families holds, and what a completion is split into."""
 
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
+
+from cotlens.trace import Span
 
 
 class Tags(NamedTuple):
@@ -106,3 +108,39 @@ class Family:
     wrappers: tuple[Tags, ...] = ()
     channels: Channels | None = None
     source: str = ""
+
+
+class Status(StrEnum):
+    """How the thought ended."""
+
+    CLOSED = "closed"
+    OPEN = "open"  # cut off before the closing tag: there is no answer
+    ABSENT = "absent"  # there is no thought
+
+
+class OpenedBy(StrEnum):
+    """What shows that a thought began."""
+
+    TEXT = "text"  # an opening tag in the completion
+    # an opening tag at the end of the prompt, or a closing tag that was never opened
+    PROMPT = "prompt"
+    MODEL = "model"  # neither; the model's chat template opens it
+    FIELDS = "fields"  # the source
+    NOTHING = ""  # no thought
+
+
+class Split(NamedTuple):
+    """The parts of one completion, in code points.
+
+    Attributes:
+        think: one span per thought, tags excluded. Text between thoughts is commentary and in no
+            span.
+        answer: the text after the last thought; empty where the thought is open.
+        status: closed, open or absent.
+        opened_by: what shows that the thought began.
+    """
+
+    think: tuple[Span, ...]
+    answer: Span
+    status: Status
+    opened_by: OpenedBy

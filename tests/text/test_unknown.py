@@ -6,7 +6,7 @@ import pytest
 
 from cotlens.describe import describe_path
 from cotlens.runs.analyze import analyze
-from cotlens.text.delimiters import new_tags, response_tags
+from cotlens.text.response import new_tags, response_tags
 from cotlens.text.tags import Tags
 from cotlens.text.unknown import find_unknown
 
@@ -65,7 +65,9 @@ def test_gemma_without_its_special_tokens_is_told(tmp_path):
 
 class Tokenizer:
     def __init__(self, **fields):
-        self.response_template = {"start_anchor": "<|assistant|>", "fields": fields} if fields else None
+        self.response_template = (
+            {"start_anchor": "<|assistant|>", "fields": fields} if fields else None
+        )
 
 
 RESPONSE_TEMPLATES = [
