@@ -14,7 +14,9 @@ from cotlens.formats.read import Reject, detect_format, read_traces
 from cotlens.runs.analyze import load_tokenizer
 from cotlens.runs.run import Run, is_run
 from cotlens.studies.study import Study, is_study
+from cotlens.text.response import new_tags
 from cotlens.text.split import Split, split_trace
+from cotlens.text.unknown import UnknownTags
 from cotlens.trace import Trace, TraceError
 
 Report = dict[str, Any]  # what is reported -> a number, a text, a list of texts, or counts by name
@@ -57,6 +59,7 @@ def _describe_traces(path: Path, format: str | None, tokenizer: str) -> Report:
     """Return the report of a file or folder of traces; bad rows are counted and skipped."""
     shape = find_format(format) if format else detect_format(path)
     decoder = load_tokenizer(tokenizer) if tokenizer else None
+    tags = new_tags(decoder)
     rejects: list[Reject] = []
     traces = read_traces(path, format=shape.name, on_reject=rejects.append, tokenizer=decoder)
 
@@ -65,10 +68,15 @@ def _describe_traces(path: Path, format: str | None, tokenizer: str) -> Report:
     thinking_lengths = []
     answer_lengths = []
     summarised_models = set()
+    unknown_tags = UnknownTags()
+    has_thought = False
 
     for trace in tqdm(traces, unit=" traces", desc="info"):
-        split = split_trace(trace)
+        split = split_trace(trace, tags=tags)
         n_traces += 1
+        has_thought = has_thought or bool(split.think)
+        if not has_thought:
+            unknown_tags.look_at(trace)
         counts["models"][trace.model] += 1
         counts["statuses"][_status_in_words(split)] += 1
         counts["reasoning"][trace.reasoning.value] += 1
@@ -90,6 +98,7 @@ def _describe_traces(path: Path, format: str | None, tokenizer: str) -> Report:
         first_fault = f"line {rejects[0].number}: {rejects[0].reason}"
 
     fields = counts["fields"]
+    advice = "" if has_thought else unknown_tags.advice()
     return {
         "path": str(path),
         "format": shape.name,
@@ -99,6 +108,7 @@ def _describe_traces(path: Path, format: str | None, tokenizer: str) -> Report:
         "models": dict(counts["models"].most_common()),
         "statuses": dict(counts["statuses"].most_common()),
         "reasoning": dict(counts["reasoning"].most_common()),
+        **({"advice": advice} if advice else {}),
         "thinking": _length_summary(thinking_lengths),
         "answer": _length_summary(answer_lengths),
         "has": {name: fields[name] for name in _FIELDS if fields[name]},
@@ -177,6 +187,7 @@ def _describe_run(run: Run) -> Report:
         "models": _counts(traces["model"]),
         "statuses": _counts(traces["status"]),
         "reasoning": _counts(traces["reasoning"]),
+        **({"advice": info["advice"]} if info.get("advice") else {}),
         "thinking": _length_summary(traces.loc[is_verbatim, "n_think_chars"].tolist()),
         "answer": _length_summary(traces["n_answer_chars"].tolist()),
         "cannot_know": [*sorted(lacks), *_unknown_reasoning(summarised_models)],

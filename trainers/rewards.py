@@ -25,9 +25,15 @@ from cotlens.judges.grade import Grade, grade
 from cotlens.judges.guard import Guard, judge
 from cotlens.judges.local import load_guard
 from cotlens.judges.verdict import Item, Part, Verdict
-from cotlens.text.split import Split, Status, split_think
+from cotlens.text.split import (
+    Split,
+    Status,
+    delimiters_of,
+    is_well_formed,
+    split_think,
+)
 from cotlens.trace import TraceError
-from trainers.render import opens_thought, request_of
+from trainers.render import request_of
 
 Texts = Sequence[Any]  # prompts or completions: strings, or lists of messages
 Scores = list[float | None]  # one per completion; None: the reward does not apply
@@ -269,10 +275,11 @@ def _correct(answer: str, gold: str, seconds: float) -> float:
 def format_reward(*, domains: Collection[str] = ()) -> Reward:
     """A reward of 1 for exactly one closed thought, else 0.
 
-    ThinkSafe's rule (arXiv 2601.23143), and stricter. One `<think>` and one `</think>`, in this
-    order, nothing before the first, and neither thought nor answer blank (our addition: an empty
-    thought would earn safety and form for nothing). If the prompt opened the thought (R1's
-    distills), one `</think>` and no `<think>`. Tags that the text only mentions count too.
+    ThinkSafe's rule (arXiv 2601.23143), and stricter. One opening and one closing delimiter of any
+    known family, in this order, nothing before the first, and neither thought nor answer blank (our
+    addition: an empty thought would earn safety and form for nothing). If the prompt opened the
+    thought (R1's distills), one closing delimiter and no opening one. Delimiters that the text only
+    mentions count too. Where each message has a header (gpt-oss), one thought and one answer.
 
     Args:
         domains: where the reward applies; empty: everywhere.
@@ -286,16 +293,7 @@ def format_reward(*, domains: Collection[str] = ()) -> Reward:
 
 
 def _has_form(sample: Sample) -> float:
-    if not sample.thinking.strip() or not sample.answer.strip():
-        return 0.0
-
-    # If the prompt has the opening tag, the completion must not repeat it.
-    n_opening = sample.text.count("<think>")
-    n_closing = sample.text.count("</think>")
-    if opens_thought(sample.prompt):
-        return float(n_opening == 0 and n_closing == 1)
-    starts_with_thought = sample.text.lstrip().startswith("<think>")
-    return float(n_opening == 1 and n_closing == 1 and starts_with_thought)
+    return float(is_well_formed(sample.text, sample.prompt))
 
 
 # --- what every reward reads ---
@@ -372,7 +370,7 @@ def take_apart(prompt: str | list, completion: str | list, request: str | None =
         request=request,
         text=text,
         thinking="\n\n".join(thoughts),
-        answer=_outside(text, split),
+        answer=_outside(text, rendered, split),
         status=split.status,
     )
 
@@ -384,12 +382,13 @@ def _parsed_thinking(message: Mapping[str, Any]) -> Any:
     return None
 
 
-def _outside(text: str, split: Split) -> str:
+def _outside(text: str, prompt: str, split: Split) -> str:
     """All text that is not thinking, if the thought is closed.
 
     Text before the first thought or between thoughts must not escape a judge.
     """
-    if split.status is not Status.CLOSED or "</think>" not in text:
+    pair = delimiters_of(text, prompt)
+    if split.status is not Status.CLOSED or pair is None:
         return split.answer.of(text)
 
     # Each gap runs from the end of one thought to the start of the next.
@@ -398,10 +397,12 @@ def _outside(text: str, split: Split) -> str:
     for span in split.think:
         gaps.append(text[start : span.start])
         start = span.stop
-    gaps.append(text[start:])
+    tags = re.compile("|".join(map(re.escape, pair)), re.IGNORECASE)
+    before = [tags.sub("", gap).strip() for gap in gaps]
 
-    without_tags = [re.sub(r"</?think>", "", gap).strip() for gap in gaps]
-    return "\n\n".join(filter(None, without_tags))
+    # Between the last thought and the answer there may be a call, or what wraps the answer.
+    answer = split.answer.of(text).strip() or tags.sub("", text[start:]).strip()
+    return "\n\n".join(filter(None, [*before, answer]))
 
 
 # --- from a recipe ---

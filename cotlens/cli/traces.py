@@ -195,6 +195,8 @@ def analyze(
     if info["n_rejected"]:
         rejects = run.path / "rejects.jsonl"
         remark(f"{info['n_rejected']:,} rows could not be read: see {rejects}")
+    if advice := info.get("advice"):
+        remark(advice)
 
 
 # Options of `info`.

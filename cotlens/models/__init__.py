@@ -4,6 +4,7 @@ In reading order:
 
 load         load_model: a checkpoint, checked, ready to score
 encode       encode_trace: a trace as token ids, and where its tokens begin in the text
+opening      encode_opening: what a model reads before it carries a cut trace on
 batches      batches of equal cost, halved when memory runs out
 scores       entropy, log-prob, rank and KL from hidden states, without holding the logits
 sums         the running sums over tiles of logits that `scores` keeps

@@ -1,17 +1,21 @@
 """Turn a trace into the token ids that a model reads, and find where tokens begin in its text."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotlens.models.load import first_line
-from cotlens.text.families import FAMILIES, FOREIGN_END, HARMONY, Tags
+from cotlens.text.delimiters import find_tag, known_pairs
+from cotlens.text.families import FAMILIES, HARMONY_TAGS, THINK, family_of
+from cotlens.text.prompts import RENDERED_END, opens_thought
+from cotlens.text.response import new_tags, response_tags
 from cotlens.text.split import OpenedBy, Status, split_trace
+from cotlens.text.tags import Channels, Tags
 from cotlens.text.tokens import start_inside
-from cotlens.trace import Origin, Span, Trace, TraceError
+from cotlens.trace import Origin, Trace, TraceError
 
 
 class Encoded(NamedTuple):
@@ -57,87 +61,10 @@ def encode_trace(trace: Trace, tokenizer: Any) -> Encoded:
             f"trace {trace.id!r} has no token ids, and the model came without a tokenizer"
         )
 
-    context = _encode_context(trace, tokenizer)
+    context = encode_context(trace, tokenizer)
     if trace.token_ids is not None:
         return _keep_ids(trace, context, tokenizer)
     return _encode_completion(trace, context, tokenizer)
-
-
-class Opening(NamedTuple):
-    """The beginning of a turn, which a model is to carry on.
-
-    Attributes:
-        ids: token ids of prompt and prefix.
-        prompt: text before the turn, as the model reads it.
-        prefix: text of the turn so far, as the model reads it.
-    """
-
-    ids: tuple[int, ...]
-    prompt: str
-    prefix: str
-
-
-def encode_opening(trace: Trace, cut: int, insert: str, tokenizer: Any) -> Opening:
-    """What a model reads before it carries on `trace.completion[:cut] + insert`.
-
-    The trace keeps its own ids up to a cut that lies between two of its tokens; otherwise prefix
-    and insert are encoded as one text. Delimiters that a source with separate fields left out are
-    put in, as `encode_trace` does.
-
-    Raises:
-        TraceError: as `encode_trace`.
-    """
-    context = _encode_context(trace, tokenizer)
-    prefix_ids = _own_ids(trace, cut)
-    if prefix_ids is not None:
-        insert_ids, _ = encode(tokenizer, insert)
-        ids = (*context.ids, *prefix_ids, *insert_ids)
-        return Opening(ids, context.text, trace.completion[:cut] + insert)
-
-    ids = list(context.ids)
-    prefix = ""
-    for piece in _cut_pieces(_cut_trace(trace, cut, insert), tokenizer, context.text):
-        piece_ids, _ = encode(tokenizer, piece.text)
-        ids += piece_ids
-        prefix += piece.text
-    return Opening(tuple(ids), context.text, prefix)
-
-
-def _own_ids(trace: Trace, cut: int) -> tuple[int, ...] | None:
-    """The trace's own ids of its text up to the cut; None where they cannot be told.
-
-    They cannot if they are unknown, if the cut lies inside a token, or if the ids are those of a
-    continuation, whose text begins before them.
-    """
-    starts = trace.token_starts
-    if trace.token_ids is None or not starts or trace.origin is Origin.FIELDS:
-        return None
-    if trace.prompt_token_ids is None or starts[0] != 0 or cut not in starts:
-        return None
-    return trace.token_ids[: starts.index(cut)]
-
-
-def _cut_trace(trace: Trace, cut: int, insert: str) -> Trace:
-    """The trace as if the model had written its text up to the cut and the insert, and no more."""
-    text = trace.completion[:cut] + insert
-    bare: dict[str, Any] = {"token_ids": None, "token_starts": None, "logprobs": None, "labels": ()}
-    if trace.origin is Origin.TEXT:
-        return replace(trace, completion=text, finish_reason="length", **bare)
-
-    # Thinking and answer in fields: the part in which the cut lies takes the insert.
-    think = tuple(span for span in trace.think if span.start < cut)
-    is_answer = not think or cut > think[-1].stop
-    if not is_answer:
-        think = (*think[:-1], Span(think[-1].start, len(text)))
-    answer_start = trace.answer.start if trace.answer and is_answer else len(text)
-    return replace(
-        trace,
-        completion=text,
-        think=think,
-        answer=Span(min(answer_start, len(text)), len(text)),
-        finish_reason="stop" if is_answer else "length",
-        **bare,
-    )
 
 
 class _Context(NamedTuple):
@@ -154,7 +81,7 @@ class _Context(NamedTuple):
     text: str = ""
 
 
-def _encode_context(trace: Trace, tokenizer: Any) -> _Context:
+def encode_context(trace: Trace, tokenizer: Any) -> _Context:
     if trace.prompt_token_ids is not None:
         text = tokenizer.decode(list(trace.prompt_token_ids))
         return _Context(trace.prompt_token_ids, "ids", text)
@@ -182,7 +109,7 @@ def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
 
     tags = tags_of(tokenizer, trace.completion)
     tag = tags.open.strip()
-    split = split_trace(trace)
+    split = split_trace(trace, tags=new_tags(tokenizer))
 
     # The template opened a thought that the completion opens itself, or does not have.
     has_own_tag = trace.completion.lstrip().startswith(tag)
@@ -191,7 +118,7 @@ def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
 
     # The completion starts inside a thought that nothing opened.
     starts_inside = split.opened_by in (OpenedBy.PROMPT, OpenedBy.MODEL)
-    if starts_inside and not _is_open(prompt):
+    if starts_inside and not opens_thought(prompt):
         return prompt + tags.open, source
     return prompt, source
 
@@ -206,8 +133,7 @@ def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
     """
     # "... Assistant: <think>", perhaps with the beginning of a thought.
     prompt = trace.prompt
-    last_tag = max(prompt.rstrip().rfind(tags.open.strip()) for tags in (*FAMILIES, HARMONY))
-    if last_tag > 0 and _is_open(prompt):
+    if opens_thought(prompt) and not _is_tag_alone(prompt):
         return True
 
     # What the template writes after a user's message, with or without an opening tag.
@@ -221,7 +147,7 @@ def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
     if bare_end and bare_prompt.endswith(bare_end):
         return True
 
-    if FOREIGN_END.search(prompt):
+    if RENDERED_END.search(prompt):
         raise TraceError(
             f"trace {trace.id!r}: its prompt ends in {prompt[-30:]!r}, but this model's chat "
             f"template ends one in {end!r}: it was rendered for another model; "
@@ -250,34 +176,49 @@ def apply_template(
         ) from None
 
 
-def _is_open(prompt: str) -> bool:
-    """Whether a thought is open at the end of a prompt."""
-    for tags in (*FAMILIES, HARMONY):
-        opened_at = prompt.rfind(tags.open.strip())
-        closed_at = prompt.rfind(tags.close)
-        if opened_at > closed_at:
-            return True
-    return False
+def _is_tag_alone(prompt: str) -> bool:
+    """Whether a prompt begins with an opening delimiter: nothing before it was rendered."""
+    pairs = (*known_pairs(), HARMONY_TAGS)
+    return any(prompt.lstrip().startswith(pair.open.strip()) for pair in pairs)
 
 
 def tags_of(tokenizer: Any, completion: str = "") -> Tags:
-    """The delimiters of a thought: the completion's, else the chat template's, else `<think>`.
+    """The delimiters of a thought, with the line breaks that the model writes around them.
 
-    They come with the line breaks that models write around them.
+    They are the completion's; else those of the tokenizer's response template or chat template;
+    else `<think>`.
     """
     template = str(tokenizer.chat_template or "")
-    if "<|channel|>" in template and "<|message|>" in template:
-        return HARMONY
+    channels_tags = _channels_tags(template)
+    if channels_tags:
+        return channels_tags
 
-    family = _family_in(completion) or _family_in(template) or FAMILIES[0]
-    return Tags(family.open + "\n", "\n" + family.close + "\n\n")
+    pair = _pair_in(completion) or response_tags(tokenizer) or _pair_in(template) or THINK[0]
+    family = family_of(str(getattr(tokenizer, "name_or_path", "")))
+    if family and family.written and family.tags[0] == pair:
+        return family.written
+    return Tags(pair.open.rstrip("\n") + "\n", "\n" + pair.close + "\n\n")
 
 
-def _family_in(text: str) -> Tags | None:
-    """The first family whose closing tag the text holds."""
+def _pair_in(text: str) -> Tags | None:
+    """The first pair whose closing delimiter the text holds."""
+    for pair in known_pairs():
+        if find_tag(text, pair.close) >= 0:
+            return pair
+    return None
+
+
+def _channels_tags(template: str) -> Tags | None:
+    """The delimiters of a chat template that gives each message a header, or None."""
     for family in FAMILIES:
-        if family.close in text:
-            return family
+        # s1 has the template of Qwen2.5, which knows no thought.
+        if family.channels is None or family.name == "s1":
+            continue
+        # The special tokens of a thought's header, and words that no other template has.
+        header = family.channels.opened + family.turns.assistant[0]
+        parts = re.findall(r"<\|\w+\|>|\w+[=/]\w+", header)
+        if all(part in template for part in parts):
+            return family.tags[0]
     return None
 
 
@@ -299,7 +240,7 @@ def _encode_completion(trace: Trace, context: _Context, tokenizer: Any) -> Encod
     text = ""
     ends: list[int] = []
 
-    for piece in _cut_pieces(trace, tokenizer, context.text):
+    for piece in cut_pieces(trace, tokenizer, context.text):
         piece_ids, offsets = encode(tokenizer, piece.text)
         if piece.start is not None:
             scored += range(len(ids), len(ids) + len(piece_ids))
@@ -333,7 +274,7 @@ class _Piece(NamedTuple):
     start: int | None
 
 
-def _cut_pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[_Piece]:
+def cut_pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[_Piece]:
     """The completion in pieces, with the tags that a source with separate fields left out.
 
     A tag brings the line breaks that its model writes around it, unless the text has them.
@@ -344,7 +285,7 @@ def _cut_pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[_Piece]:
         return
 
     tags = tags_of(tokenizer)
-    split = split_trace(trace)
+    split = split_trace(trace, tags=new_tags(tokenizer))
     position = 0
     for number, span in enumerate(split.think):
         thought = span.of(completion)
@@ -352,7 +293,7 @@ def _cut_pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[_Piece]:
             yield _Piece(completion[position : span.start], position)
 
         # The prompt may have opened the first thought.
-        if number > 0 or not _is_open(prompt):
+        if number > 0 or not opens_thought(prompt):
             opening = tags.open
             if thought.startswith("\n"):
                 opening = opening.rstrip("\n")
@@ -370,10 +311,19 @@ def _cut_pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[_Piece]:
             yield _Piece(closing, None)
         position = span.stop
 
-    if tags is HARMONY and not split.think:
-        yield _Piece("<|channel|>final<|message|>", None)
+    channels = _channels_of(tags)
+    if channels and not split.think:
+        yield _Piece(channels.direct, None)
     if position < len(completion):
         yield _Piece(completion[position:], position)
+
+
+def _channels_of(tags: Tags) -> Channels | None:
+    """The format whose thought these delimiters enclose, if its messages have a header each."""
+    for family in FAMILIES:
+        if family.channels and family.tags[0] == tags:
+            return family.channels
+    return None
 
 
 def _count_drift(tokenizer: Any, prompt: str, text: str, tokens: set[tuple[int, int]]) -> int:

@@ -171,7 +171,7 @@ def continue_trace(
 
 def _continuation_job(engine: Engine, trace: Trace, cut: int, insert: str) -> Job:
     """What the model reads before it carries a cut trace on."""
-    from cotlens.models.encode import encode_opening
+    from cotlens.models.opening import encode_opening
 
     if engine.tokenizer is None:
         raise TraceError(f"{engine.name}: a model without a tokenizer cannot continue a text")

@@ -45,6 +45,8 @@ from cotlens.runs.shards import (
 from cotlens.runs.stamped import trainer_of, write_stamped_scores
 from cotlens.runs.tables import step_rows, trace_rows
 from cotlens.text.families import Tags
+from cotlens.text.response import new_tags
+from cotlens.text.unknown import UnknownTags
 from cotlens.trace import Trace, TraceError, dump_json, hash_text
 
 SHARD_TRACES = 1000
@@ -88,7 +90,8 @@ def analyze(
         light: leave out texts and token lists: the figures can still be drawn, from a run small
             enough to commit.
         tokenizer: folder or Hub repository of the tokenizer of rows that hold token ids and no
-            text.
+            text. Its `response_template` gives the delimiters of the thought, if they are not
+            known.
         force: make the run anew, whatever it was made from.
         progress: called with the number of traces done since the last call.
 
@@ -100,6 +103,10 @@ def analyze(
     files = input_files(source if _are_paths(source) else _write_source(source))
     if not files:
         raise TraceError("nothing to analyze: no input file was given")
+
+    # A tokenizer may bring delimiters that the table lacks.
+    decoder = load_tokenizer(tokenizer) if tokenizer else None
+    tags = tags or new_tags(decoder)
 
     run = Run(Path(out))
     _check_folder(run, files)
@@ -129,17 +136,19 @@ def analyze(
 
         # Ingest: the traces, split. A light run keeps their text only until it has their steps.
         folder = run.path / (".full" if light else "traces")
+        unknown_tags = UnknownTags()
         with _RejectFile(run.path) as rejects:
             traces = read_traces(
                 files,
                 format=format,
                 on_reject=rejects.write if on_error == "skip" else None,
                 max_line_bytes=max_line_bytes,
-                tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
+                tokenizer=decoder,
             )
             named = (_with_names(trace, model, method) for trace in traces)
+            seen = _look_for_tags(named, unknown_tags)
             make_traces = partial(_make_traces, tags)
-            ingested = make_shards(_in_shards(named), folder, make_traces, made_by=made_by)
+            ingested = make_shards(_in_shards(seen), folder, make_traces, made_by=made_by)
 
             # Steps: as soon as a shard of traces is there, a shard of steps is made from it.
             with closing(ingested):
@@ -169,7 +178,10 @@ def analyze(
             "n_rejected": n_rejected,
             "n_shards": len(read_ledger(run.path / "traces")),
         }
-        write_info(run.path, {"inputs": inputs, **made_by, "complete": True, **counts})
+        # Texts without any thinking may have delimiters that are not known.
+        advice = "" if counts["n_steps"] else unknown_tags.advice()
+        about = {"advice": advice} if advice else {}
+        write_info(run.path, {"inputs": inputs, **made_by, "complete": True, **counts, **about})
     return run
 
 
@@ -379,6 +391,13 @@ def _with_names(trace: Trace, model: str, method: str) -> Trace:
     # The model's name decides whether its thinking is a summary.
     named = replace(trace, model=trace.model or model, method=trace.method or method)
     return flag_summary(named)
+
+
+def _look_for_tags(traces: Iterator[Trace], unknown_tags: UnknownTags) -> Iterator[Trace]:
+    """The traces, of which the first are looked at for delimiters that are not known."""
+    for trace in traces:
+        unknown_tags.look_at(trace)
+        yield trace
 
 
 def _in_shards(traces: Iterator[Trace]) -> Iterator[Shard]:

@@ -32,6 +32,7 @@ from cotlens.models.sample import (
 from cotlens.models.vllm import VllmEngine
 from cotlens.runs.shards import Made, Shard, make_shards, shard_name
 from cotlens.runs.tables import trace_rows
+from cotlens.text.response import new_tags
 from cotlens.trace import Trace, TraceError, hash_text
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def generate(
     if isinstance(writer, VllmEngine):
         writer.longest = longest
 
+    tags = new_tags(writer.tokenizer)
     n_reported = 0
 
     def report(n: int) -> None:
@@ -136,7 +138,7 @@ def generate(
 
     def write_shard(jobs: Sequence[Job]) -> Made:
         traces = list(sample_jobs(writer, jobs, sampling, method=method, progress=report))
-        return Made(trace_rows(traces), _count(traces))
+        return Made(trace_rows(traces, tags), _count(traces))
 
     # Everything that decides the texts, so that nothing else is mixed with them.
     made_by = writer.describe() | {

@@ -1,3 +1,6 @@
+import time
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +9,7 @@ from places import read_rows
 from cotlens import Span, Trace, split_trace
 from cotlens.text.families import Tags
 from cotlens.text.split import Status, split_think
-from cotlens.trace import Origin
+from cotlens.trace import Origin, Reasoning
 
 R1_PROMPT = "<｜User｜>What is 2 + 2?<｜Assistant｜><think>\n"
 
@@ -90,6 +93,78 @@ CASES = {
         "", ["We call.", "Good."], "Done.", "closed", "text",
     ),
     "stripped harmony cut off": ("analysisWe add", "", ["We add"], "", "open", "text"),
+    "stripped harmony without a thought": ("assistantfinal4", "", [], "4", "absent", ""),
+    "stripped harmony with the role": ("assistantanalysisWe add.assistantfinal4", "", ["We add."], "4", "closed", "text"),
+    "stripped harmony with a recipient": (
+        "analysisWe call.assistant to=functions.fcommentary json{}assistantfinal4", "", ["We call."], "4", "closed", "text",
+    ),
+    "stripped harmony that begins with a call": (
+        "commentary to=functions.f json{}assistantanalysisGood.assistantfinal4", "", ["Good."], "4", "closed", "text",
+    ),
+    "a sentence about a commentary": ("commentary on it", "", [], "commentary on it", "absent", ""),
+    "harmony with the role in front": (
+        "assistant<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>",
+        "", ["a"], "b", "closed", "text",
+    ),
+    "harmony whose header the prompt began": (
+        "<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b",
+        "<|start|>assistant<|channel|>analysis", ["a"], "b", "closed", "prompt",
+    ),
+    "harmony whose channel the completion names": (
+        "analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b",
+        "<|start|>assistant<|channel|>", ["a"], "b", "closed", "text",
+    ),
+    "harmony inside a thought of an unknown prompt": (
+        "a<|end|><|start|>assistant<|channel|>final<|message|>b", "q", ["a"], "b", "closed", "prompt",
+    ),
+    "harmony with a recipient in the header of the role": (
+        "<|start|>assistant to=python<|channel|>analysis code<|message|>1<|call|>", "", [], "", "absent", "",
+    ),
+    "muse without special tokens": (" to=selfa.assistant to=userb.", "", ["a."], "b.", "closed", "text"),
+    "nested tags": ("<think>\n<think>\na\n</think>\n</think>\nb", "", ["\na\n"], "\nb", "closed", "text"),
+    "nested and closed once": ("<think><think>a</think>b", "", ["a"], "b", "closed", "text"),
+    "capital letters": ("<THINK>a</Think>b", "", ["a"], "b", "closed", "text"),
+    "a suffix of the checkpoint": ("<think:6124c78e>a</think:6124c78e>b", "", ["a"], "b", "closed", "text"),
+    "another suffix is text": ("<think:1>a</think>b</think:1>c", "", ["a</think>b"], "c", "closed", "text"),
+    "phrases": ("Here is my thought process: a Here is my response: b", "", [" a "], " b", "closed", "text"),
+    "phrases in the middle": ("So. Here is my response: b", "", [], "So. Here is my response: b", "absent", ""),
+    "short phrases": ("Here's my thought process: a Here is my response: b", "", [" a "], " b", "closed", "text"),
+    "wrapped answer": ("<think>a</think>\n<answer>b</answer>\n", "", ["a"], "b", "closed", "text"),
+    "wrapper that was cut off": ("<think>a</think><response>b", "", ["a"], "b", "closed", "text"),
+    "text after a wrapper is answer too": (
+        "<think>a</think><answer>b</answer> and c", "", ["a"], "<answer>b</answer> and c", "closed", "text",
+    ),
+    "wrapper in the middle of an answer": (
+        "<think>a</think>So <answer>b</answer>", "", ["a"], "So <answer>b</answer>", "closed", "text",
+    ),
+    "wrapper without a thought is text": ("<answer>b</answer>", "", [], "<answer>b</answer>", "absent", ""),
+    "special wrapper without a thought": ("<|START_TEXT|>b<|END_TEXT|>", "", [], "b", "absent", ""),
+    "call in an open thought": ('<think>a\n<tool_call>\n{"name": "f"}\n</tool_call>', "", ["a\n"], "", "closed", "text"),
+    "call in the middle of a line": ('<think>a.<tool_call>{"name": "f"}</tool_call>', "", ["a."], "", "closed", "text"),
+    "call that is cut off": ('<think>a\n<tool_call>\n{"na', "", ["a\n"], "", "closed", "text"),
+    "text after a call": ("<think>a\n<tool_call>\n{}\n</tool_call>\nb", "", ["a\n"], "\nb", "closed", "text"),
+    "two calls": ("<think>a\n<tool_call>{}</tool_call>\n<tool_call>{}</tool_call>", "", ["a\n"], "", "closed", "text"),
+    "call that is only mentioned": ("<think>I use the <tool_call> tag", "", ["I use the <tool_call> tag"], "", "open", "text"),
+    "call in quotation marks": ("<think>I use `<tool_call>`", "", ["I use `<tool_call>`"], "", "open", "text"),
+    "call drafted in a thought": (
+        "<think>a <tool_call>{}</tool_call> b</think>c", "", ["a <tool_call>{}</tool_call> b"], "c", "closed", "text",
+    ),
+    "turns in one text": (
+        "<think>a<tool_call>{}</tool_call><|im_end|>\n<|im_start|>user\n<tool_response>2</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n<think>b</think>c", "", ["a", "b"], "c", "closed", "text",
+    ),
+    "a cut turn and another one": (
+        "<think>a<|im_end|>\n<|im_start|>assistant\nb", "", ["a"], "\nb", "closed", "text",
+    ),
+    "call apart": (
+        "<|inner_prefix|>a<|tools_prefix|>[{}]<|tools_suffix|>b<|inner_suffix|>c", "", ["a", "b"], "c", "closed", "text",
+    ),
+    "prefilled after an unknown header": ("b", "<|new|>assistant<|x|>\n<think>\na", ["b"], "", "open", "prompt"),
+    "prefilled on its line": ("b", "2+2?\n<think>\na", ["b"], "", "open", "prompt"),
+    "opened behind a space": ("b", "<sep>assistant: <think>\n", ["b"], "", "open", "prompt"),
+    "a tag in an earlier message": (
+        "b", "<|im_start|>user\n<think>\nWhy?<|im_end|>\n<|im_start|>assistant\n", [], "b", "absent", "",
+    ),
     "the word analysis": ("analysis of variance", "", [], "analysis of variance", "absent", ""),
 }  # fmt: skip
 
@@ -124,6 +199,69 @@ def test_a_model_that_stopped_by_itself_without_tags_skipped_the_thought():
     assert (
         split_trace(Trace(id="t", completion="I'm sorry.", model=trace.model)).status is Status.OPEN
     )
+
+
+CUT_OFF = [
+    ("MiniMaxAI/MiniMax-M2.1", "length", "open"),
+    ("MiniMaxAI/MiniMax-M2.1", "MAX_TOKENS", "open"),
+    ("MiniMaxAI/MiniMax-M2.1", "", "open"),  # a template without a switch
+    ("MiniMaxAI/MiniMax-M2.1", "stop", "absent"),
+    ("MiniMaxAI/MiniMax-M2.1", "eos_token", "absent"),
+    ("allenai/Olmo-3-32B-Think", "length", "open"),
+    ("Qwen/Qwen3.5-35B-A3B", "length", "open"),
+    ("Qwen/Qwen3.5-35B-A3B", "", "absent"),  # thinking may be off
+    ("Qwen/Qwen3-8B", "length", "absent"),  # the model writes the tag
+    ("deepseek-ai/DeepSeek-V3.1", "length", "absent"),
+    ("meta-llama/Llama-3.1-8B", "length", "absent"),
+]
+
+
+@pytest.mark.parametrize(("model", "reason", "expected"), CUT_OFF)
+def test_a_text_without_a_tag_is_cut_off_where_the_template_opens_the_thought(
+    model, reason, expected
+):
+    trace = Trace(id="t", completion="So we", model=model, finish_reason=reason)
+    assert split_trace(trace).status == expected
+
+    # A server's empty field of thinking says no more than the text.
+    fields = replace(trace, origin=Origin.FIELDS, answer=Span(0, 5))
+    if reason in ("length", "MAX_TOKENS"):
+        assert split_trace(fields).status == expected
+    assert split_trace(replace(fields, reasoning=Reasoning.REDACTED)).status is Status.ABSENT
+
+
+def test_a_call_in_a_field_closes_the_thought_of_the_content():
+    trace = Trace(id="t", completion="<think>\nI need it.", finish_reason="tool_calls")
+    assert split_trace(trace) == ((Span(7, 18),), Span(18, 18), Status.CLOSED, "text")
+    assert split_trace(replace(trace, model="Qwen/QwQ-32B")).status is Status.OPEN
+    assert split_trace(replace(trace, finish_reason="stop")).status is Status.OPEN
+
+
+def test_a_thought_that_the_template_always_opens_may_end_in_a_call():
+    text = "I need it.\n<minimax:tool_call>\n</minimax:tool_call>"
+    trace = Trace(id="t", completion=text, model="MiniMax-M2", finish_reason="tool_calls")
+    assert split_trace(trace)[:3] == ((Span(0, 11),), Span(51, 51), Status.CLOSED)
+
+
+def test_kimi_k3_without_special_tokens():
+    text = "Two.thinkresponseFour.responsemessage"
+    assert parts(text, model="moonshotai/Kimi-K3")[:3] == (["Two."], "Four.", Status.CLOSED)
+    assert parts(text)[:3] == ([], text, Status.ABSENT)
+
+
+HOSTILE = ["<think>", "</think>", "<think>a<tool_call></tool_call>", "<|im_start|>assistant\n<think>", "<", " ", "to=", "<answer>",
+           "<|channel|>analysis<|message|>", "assistant to=a", "<|open|>think<|sep|>", "<think:a", "`<think>`"]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_a_hostile_text_takes_time_in_proportion(unit):
+    """Half a million characters, as completion, after an opening tag, and as prompt."""
+    text = (unit * (500_000 // len(unit) + 1))[:500_000]
+    start = time.perf_counter()
+    split_think(text, finish_reason="tool_calls")
+    split_think("<|inner_prefix|>" + text, "<|im_start|>assistant\n<think>\n")
+    split_think("a</think>b", text)
+    assert time.perf_counter() - start < 20
 
 
 def test_custom_tags_are_the_only_ones_looked_for():
