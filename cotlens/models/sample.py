@@ -15,7 +15,7 @@ imported without them.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cotlens.formats.prompts import Prompt, as_prompts
 from cotlens.models.engine import Engine, Job, Sampling, Written
@@ -204,12 +204,11 @@ def as_engine(model: "Model | Engine", batch_tokens: int | None = None) -> Engin
     Raises:
         TraceError: if the loaded model has no tokenizer.
     """
-    from cotlens.models.load import Model
-
-    if not isinstance(model, Model):
-        return model
+    if hasattr(model, "write"):
+        return cast("Engine", model)
     from cotlens.models.local import LocalEngine
 
+    model = cast("Model", model)
     return LocalEngine(
         model.network, model.tokenizer, model.name, revision=model.revision, budget=batch_tokens
     )

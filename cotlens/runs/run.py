@@ -369,7 +369,9 @@ class Run:
     def _read(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
         """The shards of a table in one; None reads every column."""
         if not (self.path / table / "run.json").exists():
-            raise TraceError(f"{self.path}: no {table} yet; {self._how_to_renew()}")
+            is_old = bool(self.shards(table))
+            reason = "made by an older version of cotlens" if is_old else f"no {table} yet"
+            raise TraceError(f"{self.path}: {reason}; {self._how_to_renew()}")
         try:
             whole = read_shards(self.path / table, columns)
         except TraceError as error:
@@ -379,7 +381,7 @@ class Run:
     def _how_to_renew(self) -> str:
         """The command that makes the run's tables."""
         paths = [made_from["path"] for made_from in self.info["inputs"]]
-        return f"make it with `cotlens analyze {' '.join(paths)} -o {self.path}`"
+        return f"make it with `cotlens analyze {' '.join(paths)} -o {self.path} --force`"
 
     def _repr_html_(self) -> str:
         """What the run was made from, its counts, its scorers and its judges, for a notebook."""
