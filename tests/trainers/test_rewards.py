@@ -188,7 +188,11 @@ FORMS = [
     ("q", "<|START_THINKING|>t<|END_THINKING|><|START_RESPONSE|>a<|END_RESPONSE|>", 1.0),
     ("]~b]ai\n<think>\n", "t</think>a", 1.0),
     ("[|assistant|]<thought>\n", "t</thought>a", 1.0),
-    ("q", "<|channel|>analysis<|message|>t<|end|><|start|>assistant<|channel|>final<|message|>a", 1.0),
+    (
+        "q",
+        "<|channel|>analysis<|message|>t<|end|><|start|>assistant<|channel|>final<|message|>a",
+        1.0,
+    ),
     ("q", "<|channel|>final<|message|>a", 0.0),
     ("q", "<|channel|>analysis<|message|>t<|end|>" * 2 + "<|channel|>final<|message|>a", 0.0),
     ("q", "analysisThink.assistantfinalAnswer.", 1.0),
