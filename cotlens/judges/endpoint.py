@@ -16,6 +16,7 @@ from typing import Any
 from cotlens.judges.cache import hash_of
 from cotlens.judges.defuse import MAX_CHARS, clean, defuse, shorten
 from cotlens.judges.verdict import UNDECIDED, Item, Part, Verdict
+from cotlens.text.split import OpenedBy, split_think
 from cotlens.trace import TraceError
 
 # Rubrics are part of a judge's identity, line breaks included: a backslash only joins lines here.
@@ -438,7 +439,7 @@ def _json_objects(raw: str) -> list[dict[str, Any]]:
     tried.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_unique_names)
-    text = _THOUGHT.sub("", raw)
+    text = _after_thought(raw)
     objects = []
     start = 0
     for _ in range(_MAX_BRACES):
@@ -456,8 +457,17 @@ def _json_objects(raw: str) -> list[dict[str, Any]]:
     return objects
 
 
-_THOUGHT = re.compile(r"(?s)\A\s*<think>.*?(?:</think>|\Z)")
 _MAX_BRACES = 50
+_LONGEST_TAG = 80  # characters before a thought that the reply opens itself
+
+
+def _after_thought(raw: str) -> str:
+    """A reply without the thought that it begins with; a tag that it quotes delimits nothing."""
+    split = split_think(raw)
+    begins = split.opened_by is OpenedBy.TEXT and split.think[0].start <= _LONGEST_TAG
+    if not begins or "{" in raw[: split.think[0].start]:
+        return raw
+    return raw[split.think[-1].stop :]
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cotlens.models.load import first_line
 from cotlens.text.delimiters import find_tag, known_pairs
 from cotlens.text.families import FAMILIES, HARMONY_TAGS, THINK, family_of
-from cotlens.text.prompts import RENDERED_END, opens_thought
+from cotlens.text.prompts import RENDERED_END, opens_thought, prompt_opens
 from cotlens.text.response import new_tags, response_tags
 from cotlens.text.split import OpenedBy, Status, split_trace
 from cotlens.text.tags import Channels, Tags
@@ -118,7 +118,7 @@ def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
 
     # The completion starts inside a thought that nothing opened.
     starts_inside = split.opened_by in (OpenedBy.PROMPT, OpenedBy.MODEL)
-    if starts_inside and not opens_thought(prompt):
+    if starts_inside and not _is_open(prompt, tokenizer):
         return prompt + tags.open, source
     return prompt, source
 
@@ -133,7 +133,7 @@ def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
     """
     # "... Assistant: <think>", perhaps with the beginning of a thought.
     prompt = trace.prompt
-    if opens_thought(prompt) and not _is_tag_alone(prompt):
+    if _is_open(prompt, tokenizer) and not _is_tag_alone(prompt):
         return True
 
     # What the template writes after a user's message, with or without an opening tag.
@@ -174,6 +174,14 @@ def apply_template(
         raise TraceError(
             f"{place}: the chat template cannot take the prompt: {first_line(error)}"
         ) from None
+
+
+def _is_open(prompt: str, tokenizer: Any) -> bool:
+    """Whether a prompt ends inside a thought, of a known family or of the tokenizer's own."""
+    own = new_tags(tokenizer)
+    if own and prompt_opens(prompt, own):
+        return True
+    return opens_thought(prompt)
 
 
 def _is_tag_alone(prompt: str) -> bool:
@@ -293,7 +301,7 @@ def cut_pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[_Piece]:
             yield _Piece(completion[position : span.start], position)
 
         # The prompt may have opened the first thought.
-        if number > 0 or not opens_thought(prompt):
+        if number > 0 or not _is_open(prompt, tokenizer):
             opening = tags.open
             if thought.startswith("\n"):
                 opening = opening.rstrip("\n")

@@ -108,6 +108,7 @@ def skip_repeated(text: str, at: int, tag: str) -> int:
 # --- outside quotation marks ---------------------------------------------------------------------
 def is_quoted(text: str, start: int, stop: int) -> bool:
     """Whether a stretch has quotation marks on both sides."""
+    # Nothing stands before the first character.
     if start == 0:
         return False
     before = text[start - 1]
@@ -166,6 +167,7 @@ def first_pair(text: str, start: int, pairs: tuple[Tags, ...]) -> Tags | None:
         return with_first_close(text, begin, leading)
 
     places = _first_places(text, start, pairs)
+    # A thought whose closing tag nothing opened was opened by the prompt.
     unopened = []
     opened = []
     for pair in pairs:
@@ -201,6 +203,7 @@ def _first_places(text: str, start: int, pairs: tuple[Tags, ...]) -> dict[str, i
 
 def with_first_close(text: str, start: int, pairs: Sequence[Tags]) -> Tags:
     """Of pairs with the same opening delimiter, the one whose closing one comes first."""
+    # The first pair, where none is closed.
     first = pairs[0]
     first_at = len(text)
     for pair in pairs:

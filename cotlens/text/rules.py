@@ -58,7 +58,7 @@ def rules_of(pair: Tags, family: Family | None) -> Rules:
         family: of the model, by its name.
     """
     sharing = [row for row in FAMILIES if _has_pair(row, pair)]
-    if family and family in sharing:
+    if family in sharing and family and (family.calls or family.on_call is not OnCall.UNKNOWN):
         sharing = [family]
 
     # A call ends the thought unless every family with these delimiters is known to read on.

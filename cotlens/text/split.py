@@ -65,7 +65,9 @@ def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
 
     think = tuple(_within_tags(trace.completion, span) for span in trace.think)
     answer = trace.answer or end_of(trace.completion)
-    if not any(span.length for span in think):
+    n_chars = sum(span.length for span in think)
+    if not n_chars:
+        # A source that gave no thought, or one that missed it.
         if _is_cut_thought(trace, answer):
             return _all_thought(trace.completion)
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
@@ -197,9 +199,9 @@ def is_well_formed(completion: str, prompt: str = "") -> bool:
     n_open = count_tag(completion, found.pair.open)
     n_close = count_tag(completion, found.pair.close)
     if found.by_prompt:
-        return n_open == 0 and n_close == 1
+        return (n_open, n_close) == (0, 1)
     opens_first = _opens_itself(completion, (found.pair,))
-    return n_open == 1 and n_close == 1 and opens_first
+    return opens_first and (n_open, n_close) == (1, 1)
 
 
 def delimiters_of(completion: str, prompt: str = "") -> Tags | None:
@@ -314,4 +316,6 @@ def part_text(trace: Trace, part: str, tags: Tags | None = None) -> str:
     split = split_trace(trace, tags=tags)
     if part == "answer":
         return split.answer.of(trace.completion)
-    return "\n\n".join(span.of(trace.completion) for span in split.think)
+
+    thoughts = [span.of(trace.completion) for span in split.think]
+    return "\n\n".join(thoughts)

@@ -6,7 +6,7 @@ import pytest
 from tiny import byte_tokenizer, tiny_tokenizer
 
 from cotlens import Span, Trace, TraceError
-from cotlens.models.encode import encode_trace
+from cotlens.models.encode import encode_trace, tags_of
 from cotlens.trace import Origin
 
 
@@ -223,3 +223,33 @@ def test_drift_counts_the_tokens_that_joining_changes():
     encoded = encode_trace(Trace(id="a", prompt="o", completion="n and"), tokenizer)
     assert encoded.n_drift == 1
     assert encoded.exact
+
+
+# --- delimiters ----------------------------------------------------------------------------------
+
+
+def test_a_response_template_gives_the_delimiters_of_separate_fields():
+    """Thinking "on", answer "and": the model reads the delimiters that its tokenizer names."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.response_template = {
+        "start_anchor": "<|assistant|>",
+        "fields": {"thinking": {"open": "<hm>", "close_pattern": r"</hm>\s*"}},
+    }
+    spans = {"think": (Span(0, 2),), "answer": Span(2, 5)}
+    trace = Trace(id="a", prompt="the", completion="onand", origin=Origin.FIELDS, **spans)
+    text = tokenizer.decode(encode_trace(trace, tokenizer).ids)
+    assert text == "the<hm>\non\n</hm>\n\nand"
+
+    # Text with the same delimiters is split by them: its thought is not opened again.
+    trace = Trace(id="a", prompt="the\n<hm>\n", completion="on</hm>and")
+    assert tokenizer.decode(encode_trace(trace, tokenizer).ids) == "the\n<hm>\non</hm>and"
+
+
+def test_a_tokenizer_with_a_known_name_writes_thoughts_as_its_template_does():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ messages[0]['content'] }}</think>"
+    tokenizer.name_or_path = "zai-org/GLM-4.7"
+    assert tags_of(tokenizer) == ("<think>", "</think>")
+    tokenizer.name_or_path = "my/checkpoint"
+    assert tags_of(tokenizer) == ("<think>\n", "\n</think>\n\n")

@@ -219,7 +219,8 @@ def test_a_name_finds_its_row(model):
 
 
 @pytest.mark.parametrize(
-    "model", ["", "m", "gpt-4o", "Qwen/QwQ-32B-Preview", "meta-llama/Llama-3.1-8B"]
+    "model",
+    ["", "m", "gpt-4o", "Qwen/QwQ-32B-Preview", "meta-llama/Llama-3.1-8B", "my-llama/step-3000"],
 )
 def test_other_names_find_none(model):
     assert family_of(model) is None
