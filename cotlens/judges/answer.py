@@ -34,7 +34,11 @@ _NUMBER = re.compile(
     r"(?:\s?(?:%|°|percent\b|hundred\b|thousand\b|million\b|billion\b|trillion\b))?(?![\w*^/×·])"
 )
 _DENIED = re.compile(r"(?i)(?:\bnot|n't|\bno longer|\binstead of|\brather than)\s[^.\d]{0,20}$")
-_HEDGED = re.compile(r"[\d$)}]\W{0,3}\s(?:or|and|to)\s$")
+_HEDGED = re.compile(
+    r"(?i)[\d$)}]\W{0,3}\s(?:or|and|to)\s$|\b(?:at least|at most|more than|less than|greater than"
+    r"|fewer than|up to|over|under|above|below|minimum of|maximum of)\s$"
+)
+_PROSE = re.compile(r"[A-Za-z]{2,},? [A-Za-z]{2,}|[A-Za-z]{3,}\s?:|\$[^$]+\$|\\[(\[]")
 _TERM = re.compile(r"[\w)}\]]\s?[-+−]\s?$")
 _BOLD = re.compile(r"\*\*.{1,200}?\*\*")
 _FURTHER = re.compile(r"[\d$\\]|\b(?:or|and)\b")
@@ -104,7 +108,10 @@ def candidates(text: str, *, of_choice: bool = False) -> list[str]:
         pieces.append(text)
     if len(lines) > 1:
         pieces.append(lines[-1])
-    return pieces + _last_expression(text, of_choice)
+    # A formula that cannot be read is no reason to read its end.
+    if _PROSE.search(text):
+        pieces += _last_expression(text, of_choice)
+    return pieces
 
 
 def _announced(text: str, of_choice: bool) -> list[str]:

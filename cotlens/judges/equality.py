@@ -169,9 +169,9 @@ def _same_listing(gold: Answer, answer: Answer) -> bool:
     """Compare lists: tuples in order, sets without, and bare lists as what the other one is."""
     if not isinstance(gold, Listing):
         assert isinstance(answer, Listing)
-        return _same_ratio(gold, answer)
+        return _same_ratio(gold, answer) or (_is_single(answer) and same(gold, answer.items[0]))
     if not isinstance(answer, Listing):
-        return _same_ratio(answer, gold)
+        return _same_ratio(answer, gold) or (_is_single(gold) and same(gold.items[0], answer))
 
     kinds = {gold.kind, answer.kind}
     if "ratio" in kinds:
@@ -186,6 +186,11 @@ def _same_listing(gold: Answer, answer: Answer) -> bool:
     if n_named == 2 or "tuple" not in kinds:
         return _same_without_order(gold.items, answer.items)
     return _same_in_order(gold.items, answer.items)
+
+
+def _is_single(listing: Listing) -> bool:
+    """Whether it is a set of one: a solution is often written as such."""
+    return listing.kind == "set" and len(listing.items) == 1
 
 
 def _same_ratio(number: Answer, listing: Listing) -> bool:
@@ -324,6 +329,14 @@ def _same_formula(gold: Answer, answer: Answer) -> bool:
     """Compare two expressions, at least one of which is no plain number."""
     gold_expression = _expression(gold, is_angle=_has_pi(answer))
     answer_expression = _expression(answer, is_angle=_has_pi(gold))
+
+    # Where both have a unit, the answer is converted.
+    gold_unit = gold.unit if isinstance(gold, Formula | Quantity) else None
+    answer_unit = answer.unit if isinstance(answer, Formula | Quantity) else None
+    if gold_unit and answer_unit and gold_unit != answer_unit:
+        if gold_unit.powers != answer_unit.powers:
+            return False
+        answer_expression *= as_rational(answer_unit.factor / gold_unit.factor)
 
     if isinstance(gold, Quantity) and same_rounded(answer_expression, gold.number):
         return True

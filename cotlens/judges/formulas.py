@@ -30,7 +30,8 @@ def parse_formula(text: str) -> Any:
 
     if len(text) > _LONGEST:
         raise Unreadable(f"a formula of more than {_LONGEST} characters")
-    exact = _DECIMAL.sub(_as_fraction, text)
+    exact = _DEGREES.sub(r"\\frac{\1 \\pi}{180}", text)
+    exact = _DECIMAL.sub(_as_fraction, exact)
     exact = _GROUPS.sub("", exact)
     config = [LatexExtractionConfig()]
     parsed = parse(f"${exact}$", config, fallback_mode="no_fallback", parsing_timeout=0)
@@ -43,6 +44,7 @@ def parse_formula(text: str) -> Any:
     return expression.subs(dict.fromkeys(units, sympy.I))
 
 
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s?°")
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 _GROUPS = re.compile(r"(?<=\d)[, ](?=\d{3}(?!\d))")
 

@@ -106,7 +106,8 @@ def compare(answer: str, gold: str) -> str:
         text = one_notation(piece)
         if not text or text.lower() in _NO_ANSWER:
             continue
-        if text == gold_text:
+        has_words = re.search(r"[A-Za-z]{2}", text)
+        if text == gold_text or (has_words and text.lower() == gold_text.lower()):
             return Grade.CORRECT.value
         try:
             stated = _read_answer(text, reference)

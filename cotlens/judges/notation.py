@@ -53,7 +53,8 @@ _REWRITES = [
         (r"\\div(?![A-Za-z])", "/"),
         (r"\\(?:degree|textdegree)(?![A-Za-z])", "°"),
         (r"\^\s?\{?\s?(?:\\circ|°)(?![A-Za-z])\s?\}?", "°"),
-        (r"\{([-+])\}", r"\1"),
+        (r"\\minus(?![A-Za-z])", "-"),
+        (r"(?<![A-Za-z])\{([-+])\}", r"\1"),
         # the signs that TeX escapes; \$ is money
         (r"\\([%#_&])", r"\1"),
         (r"\\\$", "¤"),
@@ -173,6 +174,8 @@ def _strip_marks(text: str) -> str:
         bare = bare.rstrip(",;:\n ")
         if bare.endswith("\\"):
             bare = bare[:-1]
+        if re.fullmatch(r"\{[^{},]*\}", bare):
+            bare = bare[1:-1]
         if bare == text:
             return text
         text = bare

@@ -29,6 +29,7 @@ class Number(NamedTuple):
 
 
 _LONGEST = 2000  # digits of a number, and of its power of ten
+_FLOAT_DIGITS = 15
 ROUNDED_DIGITS = 6  # a decimal with as many significant digits may be a rounded value
 
 
@@ -46,6 +47,8 @@ def is_rounded(exact: Fraction, decimal: Number) -> bool:
     while (decimal.value * 10**n_places).denominator != 1:
         n_places += 1
     last = Fraction(1, 10**n_places)
+    # A float has no more than fifteen digits that are right.
+    last *= 10 ** max(0, decimal.n_digits - _FLOAT_DIGITS)
 
     distance = abs(exact) - abs(decimal.value)
     if decimal.is_cut:

@@ -155,15 +155,15 @@ def _with_unit(number: Number, text: str) -> Quantity | None:
 
     # 75% of the eggs is a percentage, and 5 hours of work are hours.
     percent = _PURE[0][0].match(text)
-    if percent and _says_what_is_counted(text[percent.end() :]):
+    if percent and says_what_is_counted(text[percent.end() :]):
         return Quantity(number, _PERCENT)
-    if not _says_what_is_counted(text):
+    if not says_what_is_counted(text):
         return None
     unit = read_unit(first) if len(first) > 2 else None
     return Quantity(number, unit)
 
 
-def _says_what_is_counted(text: str) -> bool:
+def says_what_is_counted(text: str) -> bool:
     """Whether words after a number leave it as it is."""
     words = re.sub(r"[()\[\],.]", " ", text).split()
     # One letter is a variable.

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 from cotlens.judges.numerals import Unreadable
-from cotlens.judges.quantities import Quantity, read_quantity
+from cotlens.judges.quantities import Quantity, Unit, read_quantity, read_unit, says_what_is_counted
 
 
 class Choice(NamedTuple):
@@ -25,9 +25,10 @@ class Words(NamedTuple):
 
 
 class Formula(NamedTuple):
-    """An expression in LaTeX that is no plain number."""
+    """An expression in LaTeX that is no plain number, with its unit if it has one."""
 
     text: str
+    unit: Unit | None = None
 
 
 class Named(NamedTuple):
@@ -94,12 +95,16 @@ _CHOICE = re.compile(
     r"(?:\(?([A-Ja-j])\)[.:]?|([A-J])[.:](?!\d)|([A-J])(?=$))(?:\s(.*)|$)",
     re.DOTALL,
 )
+_APPROXIMATELY = re.compile(
+    r"(?:=|\\approx|~|(?i:about|approximately|around|roughly|exactly|only|just|a total of)\s)+\s?"
+)
 _RELATION = re.compile(r"\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z])|<|>")
 _EQUALS = re.compile(r"=|\\approx|\\equiv(?![A-Za-z])|:=")
 _UNION = re.compile(r"\\cup(?![A-Za-z])|(?<=[\])}]) ?U ?(?=[\[({\\])")
-_OR = re.compile(r",? (?:or|and) |\\(?:lor|vee|land|wedge)(?![A-Za-z])")
+_OR = re.compile(r",? (?:or|and) |\\(?:lor|vee)(?![A-Za-z])")
+_AND = re.compile(r",? and |\\(?:land|wedge)(?![A-Za-z])")
 _REALS = re.compile(r"\\mathbb\s?\{R\}|\\R|(?i:all|any|every) real numbers?|(?i:all reals)")
-_EMPTY = re.compile(r"\\emptyset|\\\{\s?\\\}|(?i:the )?(?i:empty set)")
+_EMPTY = re.compile(r"\\emptyset|\\\{\s?\\\}|(?i:(?:the )?empty set|no (?:real )?solutions?)")
 _MATRIX = re.compile(
     r"\[?\(?\s?\\begin\s?\{([pbBv]?matrix|array|smallmatrix)\}(?:\{[clr|@ ]*\})?(.*)"
     r"\\end\s?\{\1\}\s?\)?\]?"
@@ -122,6 +127,14 @@ _FUNCTIONS = frozenset(
     lcm det mod sgn abs
     """.split()  # noqa: SIM905
 )
+_COMMANDS = frozenset(
+    """
+    frac sqrt binom cdot times over infty pm overline bar vec hat lfloor rfloor lceil rceil prime
+    alpha beta gamma delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma
+    tau phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega angle triangle
+    ell hbar cosec arccot arcsec sum prod int circ operatorname pmod bmod
+    """.split()  # noqa: SIM905
+)
 
 
 def read(text: str) -> Answer:
@@ -130,7 +143,10 @@ def read(text: str) -> Answer:
     Raises:
         Unreadable: if it is nothing that is known, or can be read in two ways.
     """
-    text = text.strip().removeprefix("=").strip()
+    text = text.strip()
+    approximately = _APPROXIMATELY.match(text)
+    if approximately:
+        text = text[approximately.end() :].strip()
     if not text:
         raise Unreadable("the answer is empty")
     if len(text) > LONGEST:
@@ -217,8 +233,9 @@ def _read_inequalities(text: str) -> Region | None:
     """Return the region of inequalities of one variable, joined by `or`."""
     if not _RELATION.search(text):
         return None
-    if re.search(r"\band\b|\\land|\\wedge", text):
-        raise Unreadable("inequalities joined by `and`")
+    both = _split(text, _AND)
+    if len(both) == 2:
+        return _read_both(*both)
 
     pieces = []
     variables = set()
@@ -229,6 +246,22 @@ def _read_inequalities(text: str) -> Region | None:
     if len(variables) > 1:
         raise Unreadable("inequalities of several variables")
     return Region(tuple(pieces), variables.pop())
+
+
+def _read_both(first: str, second: str) -> Region:
+    """Return the region of two inequalities that both hold: a bound below, and one above."""
+    variable, pieces = _read_chain(first)
+    other_variable, other_pieces = _read_chain(second)
+    if variable != other_variable or len(pieces + other_pieces) != 2:
+        raise Unreadable("inequalities joined by `and`")
+
+    lower, upper = pieces[0], other_pieces[0]
+    if lower.low is None:
+        lower, upper = upper, lower
+    if lower.high is not None or upper.low is not None or lower.low is None or upper.high is None:
+        raise Unreadable("inequalities joined by `and`")
+    piece = Piece(lower.low, upper.high, lower.has_low, upper.has_high)
+    return Region((piece,), variable)
 
 
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
@@ -376,6 +409,8 @@ def _read_equation(text: str) -> Answer | None:
     if len(sides) == 2:
         if is_named:
             return Named(_plain_name(sides[0]), read(sides[1]))
+        if _is_name(sides[1]):
+            return Named(_plain_name(sides[1]), read(sides[0]))
         if signs[0] == r"\approx":
             return read(sides[0])
         return Equation(sides[0], sides[1])
@@ -423,13 +458,28 @@ def _read_formula(text: str) -> Answer | None:
         return None
     if re.search(r"(?<![\\A-Za-z])[A-Za-z]\.|[.?!]\s|\.\.\.|[^\x00-\x7f°]", text):
         return None
+    text, unit = _split_unit(text)
     if _PROSE.search(text):
         return None
     for letters in _LETTERS.findall(text):
         is_word = not letters.startswith("\\") and len(letters) > 3
         if is_word and letters.lower() not in _FUNCTIONS:
             return None
-    return Formula(text)
+        is_unknown = letters.startswith("\\") and letters[1:] not in _COMMANDS | _FUNCTIONS
+        if is_unknown:
+            return None
+    return Formula(text, unit)
+
+
+def _split_unit(text: str) -> tuple[str, Unit | None]:
+    r"""Return a formula without the unit after it, and the unit: 12\pi cm^{2}, \sqrt{2} units."""
+    for border in re.finditer(r" (?=[A-Za-z]{2})", text):
+        words = text[border.end() :]
+        unit = read_unit(words)
+        is_label = len(words) > 3 and says_what_is_counted(words)
+        if unit or (is_label and not set(words.split()) & _FUNCTIONS):
+            return text[: border.start()], unit
+    return text, None
 
 
 def read_value(text: str) -> Answer:
