@@ -38,7 +38,7 @@ _HEDGED = re.compile(
     r"(?i)[\d$)}]\W{0,3}\s(?:or|and|to)\s$|\b(?:at least|at most|more than|less than|greater than"
     r"|fewer than|up to|over|under|above|below|minimum of|maximum of)\s$"
 )
-_PROSE = re.compile(r"[A-Za-z]{2,},? [A-Za-z]{2,}|[A-Za-z]{3,}\s?:|\$[^$]+\$|\\[(\[]")
+_PROSE = re.compile(r"[A-Za-z]{2},? [A-Za-z]{2}|[A-Za-z]{3}\s?:|\$[^$]+\$|\\[(\[]")
 _TERM = re.compile(r"[\w)}\]]\s?[-+−]\s?$")
 _BOLD = re.compile(r"\*\*.{1,200}?\*\*")
 _FURTHER = re.compile(r"[\d$\\]|\b(?:or|and)\b")
