@@ -17,9 +17,7 @@ from cotlens.judges.formulas import (
     same_expression,
     same_rounded,
 )
-from cotlens.judges.numerals import Unreadable
-from cotlens.judges.quantities import DEGREE, Quantity, same_quantity
-from cotlens.judges.reading import (
+from cotlens.judges.kinds import (
     Answer,
     Choice,
     Equation,
@@ -30,8 +28,10 @@ from cotlens.judges.reading import (
     Piece,
     Region,
     Words,
-    read,
 )
+from cotlens.judges.numerals import Unreadable
+from cotlens.judges.quantities import DEGREE, Quantity, same_quantity
+from cotlens.judges.reading import read
 
 
 def same(gold: Answer, answer: Answer) -> bool:

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from cotlens.judges.answer import candidates
 from cotlens.judges.equality import same
+from cotlens.judges.kinds import Answer, Choice, Words
 from cotlens.judges.notation import one_notation
 from cotlens.judges.numerals import Unreadable
 from cotlens.judges.quantities import Quantity
-from cotlens.judges.reading import Answer, Choice, Words, normal_words, read
+from cotlens.judges.reading import normal_words, read
 
 if TYPE_CHECKING:
     from pebble import ProcessPool

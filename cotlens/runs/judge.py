@@ -21,7 +21,7 @@ from cotlens.files import (
     write_parquet,
 )
 from cotlens.formats.read import read_traces
-from cotlens.judges.cache import Cache
+from cotlens.judges.cache import Cache, hash_of
 from cotlens.judges.guard import Guard
 from cotlens.judges.guard import judge as judge_items
 from cotlens.judges.verdict import LABELS, Item, Part, Verdict
@@ -104,13 +104,15 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
         run: a complete run directory; it need not hold its texts.
         verdicts: one row per trace with `trace_id`, `label` (safe, unsafe, controversial or
             undecided) and, where the judge gave them, `p_unsafe`, `refusal` and `revision` (one for
-            all). Traces without a row are undecided.
+            all). Traces without a row are undecided. With `text_hash`, as `guard_table` has it, the
+            verdicts are checked against the texts of the run.
         judge: its name, as it will stand in every row.
         part: thinking, answer or full.
 
     Raises:
         TraceError: if a column is missing, an id is unknown or occurs twice, a label is not one of
-            the four, a probability is not in [0, 1], or a refusal is neither true nor false.
+            the four, a probability is not in [0, 1], a refusal is neither true nor false, or a
+            verdict was given for another text.
     """
     run = open_run(run)
     part = Part(part)
@@ -126,6 +128,7 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
         trace_id = str(row["trace_id"])
         rows[trace_id] = row
     _check_verdicts(verdicts, rows, run)
+    _check_texts(rows, run, part)
 
     # One revision for all rows, from the first.
     revision = ""
@@ -191,6 +194,27 @@ def _check_verdicts(
             raise TraceError(f"verdicts: {len(values):,} {fault}, the first is {values[0]!r}")
 
 
+def _check_texts(rows: Mapping[str, Mapping[Any, Any]], run: Run, part: Part) -> None:
+    """Raise TraceError if a verdict names the hash of another text than the run has."""
+    has_hashes = any(_hash_in(row) for row in rows.values())
+    if not has_hashes or "completion" not in pq.read_schema(run.shards("traces")[0]).names:
+        return
+
+    for trace in run.traces():
+        text_hash = _hash_in(rows.get(trace.id, {}))
+        if text_hash and text_hash != hash_of(part_text(trace, part, run.tags)):
+            raise TraceError(
+                f"verdicts: trace {trace.id}: its {part} has changed since the verdict was given; "
+                "judge it again, or leave the row out"
+            )
+
+
+def _hash_in(row: Mapping[Any, Any]) -> str:
+    """The hash of the text that a row was given for; empty if it names none."""
+    text_hash = row.get("text_hash")
+    return text_hash if isinstance(text_hash, str) else ""
+
+
 def _can_parse(parse: Callable[[Any], Any], value: Any) -> bool:
     try:
         parse(value)
@@ -241,6 +265,7 @@ def _verdict_of(row: Mapping[Any, Any] | None) -> Verdict:
         row["label"],
         p_unsafe=_parse_probability(row.get("p_unsafe")),
         refusal=_parse_refusal(row.get("refusal")),
+        text_hash=_hash_in(row),
     )
 
 
@@ -250,8 +275,33 @@ def _write_verdicts(path: Path, table: pa.Table, source_hash: str) -> None:
 
 
 def _write_info(folder: Path, judge_info: Mapping[str, str], counts: Mapping[str, Any]) -> None:
-    """Write the `run.json` of a judge: what it is, and its verdicts by part and label."""
+    """Write the `run.json` of a judge: what it is, and its verdicts by part and label.
+
+    `undecided` has how many are undecided for each reason, and `n_cut` how many have a shortened
+    prompt, by part.
+    """
     info = dict(judge_info)
-    info |= {"versions": versions(), "counts": counts}
+    info |= {"versions": versions(), "counts": counts, "undecided": {}, "n_cut": {}}
+    for part in counts:
+        reasons, n_cut = _count_reasons(folder / part)
+        info["undecided"][part] = reasons
+        info["n_cut"][part] = n_cut
     path = folder / "run.json"
     write_atomic(path, to_json(info))
+
+
+def _count_reasons(folder: Path) -> tuple[Counter[str], int]:
+    """The undecided verdicts of a part by reason, and those with a shortened prompt."""
+    reasons: Counter[str] = Counter()
+    n_cut = 0
+    for shard in folder.glob("part-*.parquet"):
+        table = pq.read_table(shard)
+        # Tables of an older version have no reasons.
+        if "reason" not in table.schema.names:
+            continue
+        for row in table.select(["label", "reason", "n_cut"]).to_pylist():
+            n_cut += row["n_cut"] > 0
+            if row["label"] == "undecided":
+                # What the server said comes after a colon, and differs.
+                reasons[row["reason"].partition(":")[0]] += 1
+    return reasons, n_cut
