@@ -92,8 +92,12 @@ def defuse_steps(steps: Sequence[str], special: Sequence[str]) -> list[str]:
     for step in steps:
         # A break at the border of two steps belongs to the first of them.
         stop = start + len(step)
-        places_inside = [place - start for place in places if start < place <= stop]
-        pieces.append(insert_breaks(step, places_inside))
+        places_inside = []
+        for place in places:
+            if start < place <= stop:
+                places_inside.append(place - start)
+        piece = insert_breaks(step, places_inside)
+        pieces.append(piece)
         start = stop
     return pieces
 
@@ -136,14 +140,21 @@ def windows(text: str, longest: int) -> list[str]:
     if len(text) <= longest:
         return [text]
 
-    n_windows = math.ceil((len(text) - shared) / (longest - shared))
-    step = math.ceil((len(text) - shared) / n_windows)
+    # Each window brings `step` characters that the one before it lacks.
+    n_new = len(text) - shared
+    longest_step = longest - shared
+    n_windows = math.ceil(n_new / longest_step)
+    step = math.ceil(n_new / n_windows)
+
     pieces = []
-    for start in range(0, len(text) - shared, step):
-        pieces.append(text[start : start + step + shared])
+    for start in range(0, n_new, step):
+        stop = start + step + shared
+        pieces.append(text[start:stop])
     return pieces
 
 
 def in_halves(text: str) -> list[str]:
     """Return the two overlapping halves of a text."""
-    return windows(text, (len(text) + 1) // 2 + min(OVERLAP, len(text) // 10))
+    half = math.ceil(len(text) / 2)
+    shared = min(OVERLAP, len(text) // 10)
+    return windows(text, half + shared)

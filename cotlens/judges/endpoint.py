@@ -135,7 +135,10 @@ class EndpointGuard:
         for window in windows(item.text, MAX_CHARS):
             verdicts += self._judge_window(prompt, window, item.part)
 
-        n_defused = len(breaks(item.text)) + len(breaks(prompt))
+        # Counted in the whole text: windows share some of it.
+        text_breaks = breaks(item.text)
+        prompt_breaks = breaks(prompt)
+        n_defused = len(text_breaks) + len(prompt_breaks)
         n_cut += max(verdict.n_cut for verdict in verdicts)
         return worst(verdicts)._replace(n_cut=n_cut, n_defused=n_defused)
 
@@ -145,29 +148,41 @@ class EndpointGuard:
         Where the prompt is longer than the text, the prompt loses its middle instead.
         """
         # Break delimiters last: a cut may have made some.
-        rendered = self.render_rubric(defuse(prompt)[0], defuse(text)[0], part)
+        safe_prompt, _ = defuse(prompt)
+        safe_text, _ = defuse(text)
+        rendered = self.render_rubric(safe_prompt, safe_text, part)
         try:
             reply = self._ask(rendered)
         except RequestError as error:
             if error.failure is Failure.FILTERED:
-                return [UNDECIDED._replace(reason=f"refused by a content filter: {error}")]
+                reason = f"refused by a content filter: {error}"
+                return [UNDECIDED._replace(reason=reason)]
 
             longer = max(len(prompt), len(text))
             if error.failure is not Failure.TOO_LONG or longer < 2 * _SHORTEST:
                 raise TraceError(f"{self.url}: {self.model} refused the request: {error}") from None
-
-            if len(prompt) > len(text):
-                prompt, n_cut = shorten(prompt, len(prompt) // 2)
-                verdicts = self._judge_window(prompt, text, part)
-                return [verdict._replace(n_cut=verdict.n_cut + n_cut) for verdict in verdicts]
-            verdicts = []
-            for half in in_halves(text):
-                verdicts += self._judge_window(prompt, half, part)
-            return verdicts
+            return self._judge_shorter(prompt, text, part)
 
         # An answer that is not whole decides nothing.
-        verdict = UNDECIDED if reply.reason else self.parse(reply.text)
+        verdict = UNDECIDED
+        if not reply.reason:
+            verdict = self.parse(reply.text)
         return [verdict._replace(raw=reply.text, reason=reply.reason)]
+
+    def _judge_shorter(self, prompt: str, text: str, part: Part) -> list[Verdict]:
+        """Return the verdicts on the halves of a window, or on it with half of the prompt."""
+        verdicts = []
+        if len(prompt) > len(text):
+            half = len(prompt) // 2
+            prompt, n_cut = shorten(prompt, half)
+            for verdict in self._judge_window(prompt, text, part):
+                n_all_cut = verdict.n_cut + n_cut
+                verdicts.append(verdict._replace(n_cut=n_all_cut))
+            return verdicts
+
+        for text_half in in_halves(text):
+            verdicts += self._judge_window(prompt, text_half, part)
+        return verdicts
 
     def _ask(self, rendered: str) -> Reply:
         """Return the reply to a rendered rubric, without the settings that the server refuses.

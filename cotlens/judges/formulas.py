@@ -34,7 +34,12 @@ def parse_formula(text: str) -> Any:
     exact = _DECIMAL.sub(_as_fraction, exact)
     exact = _GROUPS.sub("", exact)
     config = [LatexExtractionConfig()]
-    parsed = parse(f"${exact}$", config, fallback_mode="no_fallback", parsing_timeout=0)
+    parsed = parse(
+        f"${exact}$",
+        config,
+        fallback_mode="no_fallback",
+        parsing_timeout=0,
+    )
     if not parsed or not is_expression(parsed[0]):
         raise Unreadable(f"math-verify cannot parse {text!r}")
 
@@ -78,7 +83,7 @@ def same_expression(gold: Any, answer: Any) -> bool:
     gold = gold.doit()
     answer = answer.doit()
     symbols = gold.free_symbols | answer.free_symbols
-    names = sorted({str(symbol) for symbol in symbols})
+    names = sorted(set(map(str, symbols)))
     if len(names) > _MOST_VARIABLES:
         raise Unreadable(f"a formula with more than {_MOST_VARIABLES} variables")
 
@@ -93,7 +98,9 @@ def same_expression(gold: Any, answer: Any) -> bool:
         # Both may be undefined at a place, but not one of them.
         if gold_value is None and answer_value is None:
             continue
-        if gold_value is None or answer_value is None or not _is_close(gold_value, answer_value):
+        if gold_value is None or answer_value is None:
+            return False
+        if not _is_close(gold_value, answer_value):
             return False
         n_compared += 1
 
@@ -107,7 +114,8 @@ def _coordinate(number: int, place: int) -> Fraction:
     sign = -1 if (number + place) % 2 else 1
     numerator = 7 * number + 3 * place**2 + 2
     denominator = 5 + 2 * place + 3 * number
-    return sign * Fraction(numerator, denominator)
+    size = Fraction(numerator, denominator)
+    return sign * size
 
 
 def _value_at(expression: Any, values: Mapping[str, Fraction]) -> Any:
@@ -116,11 +124,14 @@ def _value_at(expression: Any, values: Mapping[str, Fraction]) -> Any:
 
     replaced = {}
     for symbol in expression.free_symbols:
-        replaced[symbol] = as_rational(values[str(symbol)])
+        name = str(symbol)
+        replaced[symbol] = as_rational(values[name])
 
-    value = sympy.N(expression.subs(replaced), _DIGITS)
-    is_number = value.is_number and not value.has(sympy.nan, sympy.zoo, sympy.oo)
-    return value if is_number else None
+    exact = expression.subs(replaced)
+    value = sympy.N(exact, _DIGITS)
+    if not value.is_number or value.has(sympy.nan, sympy.zoo, sympy.oo):
+        return None
+    return value
 
 
 def _is_close(gold: Any, answer: Any) -> bool:
@@ -128,8 +139,13 @@ def _is_close(gold: Any, answer: Any) -> bool:
     import sympy
 
     distance = sympy.Abs(gold - answer)
-    size = sympy.Max(sympy.Abs(gold), sympy.Abs(answer))
-    limit = sympy.Float(10, _DIGITS) ** (5 - _DIGITS)
+    gold_size = sympy.Abs(gold)
+    answer_size = sympy.Abs(answer)
+    size = sympy.Max(gold_size, answer_size)
+
+    # The last five digits may differ.
+    ten = sympy.Float(10, _DIGITS)
+    limit = ten ** (5 - _DIGITS)
     return bool(distance <= limit * size)
 
 
@@ -150,4 +166,6 @@ def is_multiple(gold: Any, answer: Any) -> bool:
     if not gold.free_symbols or gold.free_symbols != answer.free_symbols:
         return False
     ratio = sympy.simplify(gold / answer)
-    return not ratio.free_symbols and ratio.is_zero is False and ratio.is_finite is True
+    if ratio.free_symbols:
+        return False
+    return ratio.is_zero is False and ratio.is_finite is True

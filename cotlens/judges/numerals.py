@@ -28,6 +28,7 @@ class Number(NamedTuple):
     is_cut: bool = False
 
 
+_Match = re.Match[str]
 _LONGEST = 2000  # digits of a number, and of its power of ten
 _FLOAT_DIGITS = 15
 ROUNDED_DIGITS = 6  # a decimal with as many significant digits may be a rounded value
@@ -38,17 +39,20 @@ def is_rounded(exact: Fraction, decimal: Number) -> bool:
 
     Only a decimal of `ROUNDED_DIGITS` digits or more may be: 0.333333 is 1/3, and 0.333 is not.
     """
-    if decimal.n_digits < ROUNDED_DIGITS or exact == 0 or (exact < 0) != (decimal.value < 0):
+    is_long = decimal.n_digits >= ROUNDED_DIGITS
+    is_same_sign = exact * decimal.value > 0
+    if not is_long or not is_same_sign:
         return False
 
     # The last digit that is written; there may be zeros after the last that is not zero.
-    n_whole = len(str(abs(int(decimal.value))))
-    n_places = max(0, decimal.n_digits - n_whole)
+    whole = str(abs(int(decimal.value)))
+    n_places = max(0, decimal.n_digits - len(whole))
     while (decimal.value * 10**n_places).denominator != 1:
         n_places += 1
     last = Fraction(1, 10**n_places)
     # A float has no more than fifteen digits that are right.
-    last *= 10 ** max(0, decimal.n_digits - _FLOAT_DIGITS)
+    n_surplus = max(0, decimal.n_digits - _FLOAT_DIGITS)
+    last *= 10**n_surplus
 
     distance = abs(exact) - abs(decimal.value)
     if decimal.is_cut:
@@ -82,9 +86,15 @@ def _plain(text: str) -> str:
     return plain
 
 
-def _read_decimal(match: re.Match[str]) -> Number:
+def _fraction(text: str) -> Fraction:
+    """Return the value of a decimal, which may end with its point."""
+    plain = _plain(text)
+    return Fraction(plain.rstrip("."))
+
+
+def _read_decimal(match: _Match) -> Number:
     digits = _plain(match[1])
-    value = Fraction(digits.rstrip("."))
+    value = _fraction(digits)
 
     n_digits = 0
     if "." in digits:
@@ -93,14 +103,14 @@ def _read_decimal(match: re.Match[str]) -> Number:
     return Number(value, n_digits)
 
 
-def _read_european(match: re.Match[str]) -> Number:
+def _read_european(match: _Match) -> Number:
     """A number with points between thousands, such as 1.234.567 or 1.234,5."""
     whole = match[1].replace(".", "")
     decimals = match[2] or "0"
     return Number(Fraction(f"{whole}.{decimals}"))
 
 
-def _read_repeating(match: re.Match[str]) -> Number:
+def _read_repeating(match: _Match) -> Number:
     r"""A decimal whose last digits repeat without end: 0.1\overline{6}, 0.1(6)."""
     whole = _plain(match[1])
     return _repeat(whole, match[2], match[3])
@@ -110,11 +120,12 @@ def _repeat(whole: str, fixed: str, unit: str) -> Number:
     """Return whole.fixed, and the unit repeated after it."""
     start = Fraction(f"{whole or 0}.{fixed or 0}")
     nines = 10 ** len(unit) - 1
-    tail = Fraction(int(unit), nines * 10 ** len(fixed))
+    scale = 10 ** len(fixed)
+    tail = Fraction(int(unit), nines * scale)
     return Number(start + tail)
 
 
-def _read_dots(match: re.Match[str]) -> Number:
+def _read_dots(match: _Match) -> Number:
     """A decimal with three dots.
 
     The shortest stretch that stands at its end at least twice repeats, and so does a single digit
@@ -126,11 +137,12 @@ def _read_dots(match: re.Match[str]) -> Number:
         return _repeat(whole, "", digits)
 
     # What stands there twice may be chance, as in 2.718281828..., but not three times.
-    for length in range(1, min(20, len(digits) // 2) + 1):
+    longest = min(20, len(digits) // 2)
+    for length in range(1, longest + 1):
         unit = digits[-length:]
         n_times = 0
         start = len(digits)
-        while start >= length and digits[start - length : start] == unit:
+        while digits.endswith(unit, 0, start):
             start -= length
             n_times += 1
 
@@ -142,31 +154,33 @@ def _read_dots(match: re.Match[str]) -> Number:
     significant = (whole + digits).lstrip("0")
     if len(significant) < ROUNDED_DIGITS:
         raise Unreadable(f"which digits of {match[0]} repeat is not clear")
-    return Number(Fraction(f"{whole or 0}.{digits}"), len(significant), is_cut=True)
+    value = Fraction(f"{whole or 0}.{digits}")
+    return Number(value, len(significant), is_cut=True)
 
 
-def _read_fraction(match: re.Match[str]) -> Number:
-    numerator = Fraction(_plain(match[1]).rstrip("."))
-    denominator = Fraction(_plain(match[2]).rstrip("."))
+def _read_fraction(match: _Match) -> Number:
+    numerator = _fraction(match[1])
+    denominator = _fraction(match[2])
     if denominator == 0:
         raise Unreadable("division by zero")
     return Number(numerator / denominator)
 
 
-def _read_mixed(match: re.Match[str]) -> Number:
+def _read_mixed(match: _Match) -> Number:
     whole = int(_plain(match[1]))
     numerator = int(_plain(match[2]))
     denominator = int(_plain(match[3]))
     # 3 5/2 may be a product, a sum or a slip.
     if not 0 < numerator < denominator:
         raise Unreadable(f"{match[0]} may be a mixed number, and may be a product")
-    return Number(whole + Fraction(numerator, denominator))
+    part = Fraction(numerator, denominator)
+    return Number(whole + part)
 
 
-def _read_scientific(match: re.Match[str]) -> Number:
+def _read_scientific(match: _Match) -> Number:
     factor = Fraction(1)
     if match[1]:
-        factor = Fraction(_plain(match[1]).rstrip("."))
+        factor = _fraction(match[1])
     exponent = int(_plain(match[2]))
     if abs(exponent) > _LONGEST:
         raise Unreadable("the power of ten is too large")
@@ -180,7 +194,7 @@ _NAMED_BASES = {
 _BASE = rf"(\d{{1,3}}|{'|'.join(_NAMED_BASES)})"
 
 
-def _read_base(match: re.Match[str]) -> Number:
+def _read_base(match: _Match) -> Number:
     """A whole number in the base of its subscript."""
     digits = _plain(match[1])
     name = match[2].lower()
@@ -195,7 +209,7 @@ def _read_base(match: re.Match[str]) -> Number:
 
 
 # A form of numbers, and what reads it. Signs are read before.
-_FORMS: list[tuple[re.Pattern[str], Callable[[re.Match[str]], Number]]] = [
+_FORMS: list[tuple[re.Pattern[str], Callable[[_Match], Number]]] = [
     (re.compile(pattern), read)
     for pattern, read in (
         (rf"({_DECIMAL})", _read_decimal),
@@ -240,7 +254,11 @@ def read_number(text: str) -> Number | None:
             sign = -sign
         if body.startswith(("-", "+")):
             body = body[1:].lstrip()
-        elif body.startswith("(") and body.find(")") == len(body) - 1:
+            continue
+
+        closing = body.find(")")
+        is_enclosed = body.startswith("(") and closing == len(body) - 1
+        if is_enclosed:
             body = body[1:-1].strip()
 
     for pattern, read_form in _FORMS:

@@ -13,9 +13,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPException
 from typing import Any, NamedTuple
 
 from cotlens.trace import TraceError
@@ -379,7 +380,7 @@ def _body_of(error: urllib.error.HTTPError) -> str:
         return ""
 
 
-def _wait_asked_for(headers: HTTPMessage) -> float:
+def _wait_asked_for(headers: Message) -> float:
     """Return the seconds that the server asks to wait, as a number or a date; 0 if it does not."""
     asked = str(headers.get("Retry-After", "")).strip()
     if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", asked, re.ASCII):

@@ -90,18 +90,25 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     """
     if len(verdicts) == 1:
         return verdicts[0]
-    gravest = max(verdicts, key=lambda verdict: _ORDER.index(verdict.label))
+
+    gravest = verdicts[0]
+    probabilities = []
+    categories: dict[str, None] = {}
+    refusals = []
+    for verdict in verdicts:
+        if _ORDER.index(verdict.label) > _ORDER.index(gravest.label):
+            gravest = verdict
+        if not math.isnan(verdict.p_unsafe):
+            probabilities.append(verdict.p_unsafe)
+        categories |= dict.fromkeys(verdict.categories)
+        refusals.append(verdict.refusal)
 
     # An undecided text has no probability.
-    probabilities = [v.p_unsafe for v in verdicts if not math.isnan(v.p_unsafe)]
-    p_unsafe = max(probabilities, default=math.nan)
-    if gravest.label == "undecided":
-        p_unsafe = math.nan
-
-    categories: dict[str, None] = {}
-    for verdict in verdicts:
-        categories |= dict.fromkeys(verdict.categories)
-    refusals = [verdict.refusal for verdict in verdicts]
-    refusal = None if None in refusals else all(refusals)
+    p_unsafe = math.nan
+    if gravest.label != "undecided" and probabilities:
+        p_unsafe = max(probabilities)
+    refusal = None
+    if None not in refusals:
+        refusal = all(refusals)
 
     return gravest._replace(p_unsafe=p_unsafe, categories=tuple(categories), refusal=refusal)

@@ -57,7 +57,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
 
 def _tokenizer_file(name: str, revision: str | None) -> str | None:
     """Return the path of a tokenizer.json; None if there is none."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     if Path(name).is_dir():
         path = Path(name) / "tokenizer.json"

@@ -280,12 +280,18 @@ def _write_info(folder: Path, judge_info: Mapping[str, str], counts: Mapping[str
     `undecided` has how many are undecided for each reason, and `n_cut` how many have a shortened
     prompt, by part.
     """
-    info = dict(judge_info)
-    info |= {"versions": versions(), "counts": counts, "undecided": {}, "n_cut": {}}
+    undecided = {}
+    n_cut = {}
     for part in counts:
-        reasons, n_cut = _count_reasons(folder / part)
-        info["undecided"][part] = reasons
-        info["n_cut"][part] = n_cut
+        undecided[part], n_cut[part] = _count_reasons(folder / part)
+
+    info = dict(judge_info)
+    info |= {
+        "versions": versions(),
+        "counts": counts,
+        "undecided": undecided,
+        "n_cut": n_cut,
+    }
     path = folder / "run.json"
     write_atomic(path, to_json(info))
 
