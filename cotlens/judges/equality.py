@@ -30,7 +30,7 @@ from cotlens.judges.kinds import (
     Words,
 )
 from cotlens.judges.numerals import Unreadable
-from cotlens.judges.quantities import DEGREE, Quantity, same_quantity
+from cotlens.judges.quantities import DEGREE, Quantity, Unit, same_quantity
 from cotlens.judges.reading import read
 
 
@@ -60,6 +60,7 @@ def same(gold: Answer, answer: Answer) -> bool:
     if isinstance(answer, Named):
         return same(gold, answer.value)
 
+    # What has parts is compared part by part.
     if Region in kinds:
         return _same_region(gold, answer)
     if Matrix in kinds:
@@ -124,6 +125,7 @@ def _value_of_equation(answer: Answer, other: Answer) -> Answer:
     if not isinstance(answer, Equation) or isinstance(other, Equation | Named):
         return answer
 
+    # Without variables both sides are numbers, and must be the same one.
     left = read(answer.left)
     right = read(answer.right)
     names = _variables(left) | _variables(right)
@@ -132,6 +134,7 @@ def _value_of_equation(answer: Answer, other: Answer) -> Answer:
             raise Unreadable(f"{answer.left} does not equal {answer.right}")
         return left
 
+    # A side of several variables is what the question asks for.
     has_digits = re.search(r"\d", answer.left)
     says_value = len(_variables(left)) > 1 and not has_digits
     return right if says_value else answer
@@ -179,7 +182,7 @@ def _same_listing(gold: Answer, answer: Answer) -> bool:
     if kinds == {"set", "tuple"}:
         return False
 
-    # Names give an order: x = 1, y = 2 is (1, 2).
+    # Names give an order: x = 1, y = 2 is (1, 2). Where both have names, their order is free.
     n_named = _has_names(gold) + _has_names(answer)
     if n_named == 1:
         return _same_in_order(_by_name(gold), _by_name(answer))
@@ -218,7 +221,11 @@ def _same_ratios(gold: Listing, answer: Listing) -> bool:
 
 
 def _values(listing: Listing) -> list[Fraction]:
-    return [item.number.value for item in listing.items if isinstance(item, Quantity)]
+    values = []
+    for item in listing.items:
+        if isinstance(item, Quantity):
+            values.append(item.number.value)
+    return values
 
 
 def _may_be_a_time(values: Sequence[Fraction]) -> bool:
@@ -235,27 +242,35 @@ def _by_name(listing: Listing) -> list[Answer]:
     """Return the items in the order of their names; in their own if they have none."""
     if not _has_names(listing):
         return list(listing.items)
-    named = [item for item in listing.items if isinstance(item, Named)]
-    named.sort(key=lambda item: item.name)
-    return [item.value for item in named]
+    value_of = {}
+    for item in listing.items:
+        if isinstance(item, Named):
+            value_of[item.name] = item.value
+    return [value_of[name] for name in sorted(value_of)]
 
 
 def _same_in_order(gold: Sequence[Answer], answer: Sequence[Answer]) -> bool:
     if len(gold) != len(answer):
         return False
-    pairs = zip(gold, answer, strict=True)
-    return all(same(gold_item, answer_item) for gold_item, answer_item in pairs)
+    for gold_item, answer_item in zip(gold, answer, strict=True):
+        if not same(gold_item, answer_item):
+            return False
+    return True
 
 
 def _same_without_order(gold: Sequence[Answer], answer: Sequence[Answer]) -> bool:
     """Whether each item of one list is in the other."""
+    # Which of the answer's items some item of the reference equals.
+    is_met = [False] * len(answer)
     for gold_item in gold:
-        if not any(same(gold_item, answer_item) for answer_item in answer):
+        is_stated = False
+        for place, answer_item in enumerate(answer):
+            if same(gold_item, answer_item):
+                is_stated = True
+                is_met[place] = True
+        if not is_stated:
             return False
-    n_missing = 0
-    for answer_item in answer:
-        n_missing += not any(same(gold_item, answer_item) for gold_item in gold)
-    return n_missing == 0
+    return all(is_met)
 
 
 def _same_matrix(gold: Answer, answer: Answer) -> bool:
@@ -264,8 +279,10 @@ def _same_matrix(gold: Answer, answer: Answer) -> bool:
     answer_rows = _rows(answer)
     if len(gold_rows) != len(answer_rows):
         return False
-    pairs = zip(gold_rows, answer_rows, strict=True)
-    return all(_same_in_order(gold_row, answer_row) for gold_row, answer_row in pairs)
+    for gold_row, answer_row in zip(gold_rows, answer_rows, strict=True):
+        if not _same_in_order(gold_row, answer_row):
+            return False
+    return True
 
 
 def _rows(answer: Answer) -> Sequence[Sequence[Answer]]:
@@ -281,6 +298,7 @@ def _rows(answer: Answer) -> Sequence[Sequence[Answer]]:
 
 def _same_region(gold: Answer, answer: Answer) -> bool:
     """Compare sets of numbers, whether inequalities, intervals or braces describe them."""
+    # x > 2 is not y > 2; an interval has no variable.
     if isinstance(gold, Region) and isinstance(answer, Region):
         variables = {gold.variable, answer.variable} - {""}
         if len(variables) > 1:
@@ -313,8 +331,13 @@ def _union(pieces: Sequence[Piece]) -> Any:
 
     union = sympy.S.EmptySet
     for piece in pieces:
-        low = -sympy.oo if piece.low is None else _expression(piece.low)
-        high = sympy.oo if piece.high is None else _expression(piece.high)
+        # An end without bound is infinite.
+        low = -sympy.oo
+        high = sympy.oo
+        if piece.low is not None:
+            low = _expression(piece.low)
+        if piece.high is not None:
+            high = _expression(piece.high)
         if low.free_symbols or high.free_symbols:
             raise Unreadable("an interval with a variable at its end")
         interval = sympy.Interval(low, high, not piece.has_low, not piece.has_high)
@@ -331,18 +354,26 @@ def _same_formula(gold: Answer, answer: Answer) -> bool:
     answer_expression = _expression(answer, is_angle=_has_pi(gold))
 
     # Where both have a unit, the answer is converted.
-    gold_unit = gold.unit if isinstance(gold, Formula | Quantity) else None
-    answer_unit = answer.unit if isinstance(answer, Formula | Quantity) else None
+    gold_unit = _unit_of(gold)
+    answer_unit = _unit_of(answer)
     if gold_unit and answer_unit and gold_unit != answer_unit:
         if gold_unit.powers != answer_unit.powers:
             return False
-        answer_expression *= as_rational(answer_unit.factor / gold_unit.factor)
+        ratio = answer_unit.factor / gold_unit.factor
+        answer_expression *= as_rational(ratio)
 
+    # A decimal may be the other one rounded.
     if isinstance(gold, Quantity) and same_rounded(answer_expression, gold.number):
         return True
     if isinstance(answer, Quantity) and same_rounded(gold_expression, answer.number):
         return True
     return same_expression(gold_expression, answer_expression)
+
+
+def _unit_of(answer: Answer) -> Unit | None:
+    if isinstance(answer, Formula | Quantity):
+        return answer.unit
+    return None
 
 
 def _has_pi(answer: Answer) -> bool:

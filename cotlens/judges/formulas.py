@@ -30,6 +30,7 @@ def parse_formula(text: str) -> Any:
 
     if len(text) > _LONGEST:
         raise Unreadable(f"a formula of more than {_LONGEST} characters")
+    # Degrees become a number, and a decimal a fraction.
     exact = _DEGREES.sub(r"\\frac{\1 \\pi}{180}", text)
     exact = _DECIMAL.sub(_as_fraction, exact)
     exact = _GROUPS.sub("", exact)
@@ -87,6 +88,7 @@ def same_expression(gold: Any, answer: Any) -> bool:
     if len(names) > _MOST_VARIABLES:
         raise Unreadable(f"a formula with more than {_MOST_VARIABLES} variables")
 
+    # Numbers need one comparison, formulas with variables several.
     n_compared = 0
     for place in range(_N_PLACES if names else 1):
         values = {}
@@ -165,6 +167,7 @@ def is_multiple(gold: Any, answer: Any) -> bool:
 
     if not gold.free_symbols or gold.free_symbols != answer.free_symbols:
         return False
+    # A ratio without variables is the number.
     ratio = sympy.simplify(gold / answer)
     if ratio.free_symbols:
         return False

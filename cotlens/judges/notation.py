@@ -20,6 +20,7 @@ _SYMBOLS = {
     "λ": r"\lambda ", "μ": r"\mu ", "π": r"\pi ", "ρ": r"\rho ", "σ": r"\sigma ", "τ": r"\tau ",
     "φ": r"\phi ", "ω": r"\omega ", "“": '"', "”": '"', "‘": "'", "’": "'", "º": "°", "˚": "°",
 }  # fmt: skip
+_Match = re.Match[str]
 _TRANSLATION = (
     _MINUS | _SPACES | _INVISIBLE | {ord(symbol): text for symbol, text in _SYMBOLS.items()}
 )
@@ -79,6 +80,8 @@ _DEPTH = 4  # wrappers inside each other
 # `$` delimits a formula if it touches what is inside and no digit comes after; else it is money.
 _DOLLARS = re.compile(r"\$\$([^$]+)\$\$|(?<![\d¤])\$(?=\S)([^$\n]*[^$\s])\$(?!\d)")
 _BARE_ARGUMENT = re.compile(r"\\(frac|sqrt)(?![A-Za-z])")
+_ROOT_INDEX = re.compile(r"\s?\[[^\[\]]{1,9}\]")
+_DIGITS = re.compile(r"\d+")
 _ROOT = re.compile(r"([√∛])\s?")
 
 
@@ -128,14 +131,19 @@ def _without_unicode(text: str) -> str:
     # A bar or dot over a digit stands after it.
     plain = re.sub(r"((?:\d[\u0305\u0304])+)", _bar, plain)
     plain = re.sub(r"(\d)\u0307", r"\\dot{\1}", plain)
-    return _ROOT.sub(_root, plain) if "√" in plain or "∛" in plain else plain
+    return _ROOT.sub(_root, plain)
 
 
 def _decompose(character: str) -> str:
     """Return what a character stands for: ½ is a fraction, ² a power, 𝑥 a letter, ٣ a digit."""
     kind, *codes = unicodedata.decomposition(character).split(" ")
-    letters = "".join(chr(int(code, 16)) for code in codes if code)
-    letters = letters.replace("\u2044", "/").replace("\u2212", "-")
+    letters = ""
+    for code in codes:
+        letters += chr(int(code, 16))
+    letters = letters.replace("\u2044", "/")
+    letters = letters.replace("\u2212", "-")
+
+    # ½ has both numbers, and ⅟ only one.
     if kind == "<fraction>" and not letters.endswith("/"):
         numerator, _, denominator = letters.partition("/")
         return rf"\frac{{{numerator}}}{{{denominator}}}"
@@ -146,17 +154,22 @@ def _decompose(character: str) -> str:
     if kind in ("<wide>", "<font>", "<compat>", "<circle>"):
         return letters
 
+    # A digit of another script.
     digit = unicodedata.decimal(character, None)
-    return character if digit is None else str(digit)
+    if digit is None:
+        return character
+    return str(digit)
 
 
-def _bar(match: re.Match[str]) -> str:
+def _bar(match: _Match) -> str:
     digits = re.sub(r"\D", "", match[1])
     return rf"\overline{{{digits}}}"
 
 
-def _root(match: re.Match[str]) -> str:
-    return r"\sqrt " if match[1] == "√" else r"\sqrt[3] "
+def _root(match: _Match) -> str:
+    if match[1] == "√":
+        return r"\sqrt "
+    return r"\sqrt[3] "
 
 
 def _strip_marks(text: str) -> str:
@@ -168,7 +181,9 @@ def _strip_marks(text: str) -> str:
         for mark in ("**", "__", "*", "_"):
             if len(bare) > 2 * len(mark) and bare.startswith(mark) and bare.endswith(mark):
                 bare = bare[len(mark) : -len(mark)]
-        bare = bare.removesuffix("**") if bare.count("**") == 1 else bare
+        # What opened before the answer closes after it.
+        if bare.count("**") == 1:
+            bare = bare.removesuffix("**")
         if not bare.endswith(".."):
             bare = bare.rstrip(".")
         bare = bare.rstrip(",;:\n ")
@@ -190,7 +205,7 @@ def _brace_arguments(text: str) -> str:
         place = match.end()
 
         # A root may have an index in brackets.
-        index = re.compile(r"\s?\[[^\[\]]{1,9}\]").match(text, place)
+        index = _ROOT_INDEX.match(text, place)
         if match[1] == "sqrt" and index:
             pieces.append(index[0].strip())
             place = index.end()
@@ -200,11 +215,14 @@ def _brace_arguments(text: str) -> str:
             argument = _ARGUMENT.match(text, place)
             if argument is None:
                 break
-            pieces.append("{" + (argument[1] or argument[2] or argument[3]) + "}")
+            inside = argument[1] or argument[2] or argument[3]
+            pieces.append("{" + inside + "}")
             place = argument.end()
+
             # A root of plain text is of a whole number: √12.
-            if match[1] == "sqrt" and (digits := re.compile(r"\d+").match(text, place)):
-                pieces[-1] = pieces[-1][:-1] + digits[0] + "}"
+            digits = _DIGITS.match(text, place)
+            if match[1] == "sqrt" and digits:
+                pieces[-1] = pieces[-1].removesuffix("}") + digits[0] + "}"
                 place = digits.end()
         start = place
     pieces.append(text[start:])
@@ -224,6 +242,6 @@ def _decimal_braces(text: str) -> str:
     return re.sub(r"(?<=\d)\{,\}(?=\d)", ".", text)
 
 
-def _thousands(match: re.Match[str]) -> str:
+def _thousands(match: _Match) -> str:
     groups = re.sub(r"[\s{}]", "", match[2])
     return match[1] + groups

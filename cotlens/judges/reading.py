@@ -83,6 +83,7 @@ def read(text: str) -> Answer:
         text = text[approximately.end() :].strip()
     if not text:
         raise Unreadable("the answer is empty")
+    # Reading is not linear in the length of an answer.
     if len(text) > LONGEST:
         raise Unreadable(f"the answer is longer than {LONGEST:,} characters")
 
@@ -117,6 +118,7 @@ def _read_region(text: str) -> Answer | None:
     if described:
         return _read_region(described[2].strip())
 
+    # A union, one interval, or inequalities.
     parts = _split(text, _UNION)
     if len(parts) > 1:
         return _read_union(parts)
@@ -148,6 +150,7 @@ def _read_interval(text: str, *, is_plain: bool = False) -> Piece | None:
     if len(ends) != 2 or not all(ends):
         return None
 
+    # (1, 2) is a pair, and (1, infinity) is none.
     low = _read_end(ends[0])
     high = _read_end(ends[1])
     is_pair = match[1] == "(" and match[3] == ")" and low is not None and high is not None
@@ -189,10 +192,14 @@ def _read_both(first: str, second: str) -> Region:
     if variable != other_variable or len(pieces + other_pieces) != 2:
         raise Unreadable("inequalities joined by `and`")
 
-    lower, upper = pieces[0], other_pieces[0]
+    # One of them bounds below, and the other above.
+    lower = pieces[0]
+    upper = other_pieces[0]
     if lower.low is None:
-        lower, upper = upper, lower
-    if lower.high is not None or upper.low is not None or lower.low is None or upper.high is None:
+        lower = other_pieces[0]
+        upper = pieces[0]
+    is_range = lower.high is None and upper.low is None
+    if not is_range or lower.low is None or upper.high is None:
         raise Unreadable("inequalities joined by `and`")
     piece = Piece(lower.low, upper.high, lower.has_low, upper.has_high)
     return Region((piece,), variable)
@@ -203,6 +210,7 @@ _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
 
 def _read_chain(text: str) -> tuple[str, list[Piece]]:
     """Return the variable and the intervals of one inequality: x > 2, 2 < x, or 1 < x < 2."""
+    # The variable is one side, or the middle of three.
     sides = [side.strip() for side in _RELATION.split(text)]
     signs = _RELATION.findall(text)
     places = [place for place, side in enumerate(sides) if re.fullmatch(r"\\?[A-Za-z]+", side)]
@@ -217,6 +225,7 @@ def _read_chain(text: str) -> tuple[str, list[Piece]]:
     if places[0] < len(signs):
         bounds.append((signs[places[0]], read_value(sides[places[0] + 1])))
 
+    # A sign says on which side the bound is, and whether it belongs to the interval.
     low = None
     high = None
     has_low = False
@@ -244,6 +253,7 @@ def _read_braces(text: str) -> Answer | None:
     if _EMPTY.fullmatch(text):
         return Listing((), "set")
 
+    # What stands inside of them, if they belong together.
     for start, stop, kind in _BRACKETS:
         if not (text.startswith(start) and text.endswith(stop)):
             continue
@@ -292,6 +302,7 @@ def _read_matrix(text: str) -> Answer | None:
         rows = _split(rows_text[1], re.compile(","))
         cells = [_split(row.strip()[1:-1], re.compile(",")) for row in rows]
     else:
+        # Bars make a determinant, which is a number.
         if match[1] == "vmatrix":
             raise Unreadable("a determinant")
         rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr", match[2]) if row.strip()]
@@ -307,6 +318,7 @@ def _read_list(text: str) -> Answer | None:
 
     A comma between digits without a space is also a decimal point: `equality` decides.
     """
+    # Words and signs separate alike, also together: 1, 2, and 3.
     parts = []
     for part in _split(text, _OR):
         parts += _split(part, re.compile("[,;]"))
@@ -315,6 +327,7 @@ def _read_list(text: str) -> Answer | None:
         return Listing(tuple(_expand_signs(text)), "bare")
     if len(parts) < 2 or not all(parts):
         return None
+    # Words with commas are one answer; letters of options are several.
     if _WORDS.fullmatch(text) and not all(len(part) == 1 for part in parts):
         return None
     return Listing(_read_items(parts), "bare")
@@ -339,6 +352,7 @@ def _read_equation(text: str) -> Answer | None:
     if len(sides) != len(signs) + 1 or not all(sides) or r"\equiv" in signs:
         raise Unreadable("an equation with an empty side, or a congruence")
 
+    # One sign: a name and its value, or an equation.
     is_named = _is_name(sides[0])
     if len(sides) == 2:
         if is_named:
@@ -373,6 +387,7 @@ def _read_words(text: str) -> Answer | None:
     r"""An answer in words: letters that are neither a product of variables nor a function."""
     if not _WORDS.fullmatch(text):
         return None
+    # Up to three letters may be a product: xyz.
     words = re.findall(r"[A-Za-z]+", text)
     is_product = text == words[0] and len(text) <= 3 and not _SHORT_WORDS.fullmatch(text)
     if is_product or text in _FUNCTIONS:
@@ -392,6 +407,7 @@ def _read_formula(text: str) -> Answer | None:
         return None
     if re.search(r"(?<![\\A-Za-z])[A-Za-z]\.|[.?!]\s|\.\.\.|[^\x00-\x7f°]", text):
         return None
+    # Letters are variables, functions or commands; words are prose.
     text, unit = _split_unit(text)
     if _PROSE.search(text):
         return None
