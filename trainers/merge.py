@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from cotlens.models.tokenizer import load_tokenizer
 from trainers.bars import quiet
 
 
@@ -59,7 +60,7 @@ def merge(adapter: str | Path, out: str | Path) -> None:
         merged = merged.to(base_dtype)
         merged.save_pretrained(out)
 
-    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    tokenizer = load_tokenizer(str(adapter))
     tokenizer.save_pretrained(out)
 
 

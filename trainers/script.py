@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 from trl.scripts.utils import TrlParser
 from trl.trainer.model_config import ModelConfig
 from trl.trainer.utils import get_peft_config, get_quantization_config
 
+from cotlens.models.tokenizer import load_tokenizer
 from trainers.bars import quiet
 from trainers.render import render_prompt, request_of
 from trainers.rows import Row, check_held_out, check_rows, load_rows
@@ -137,7 +138,7 @@ def load(
     if script.held_out:
         check_held_out(rows, load_rows(script.held_out, split=script.data_split))
 
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    tokenizer = load_tokenizer(name, revision=revision)
     if script.dry_run:
         # Parameters on the meta device take no memory, whatever the size of the model.
         architecture = AutoConfig.from_pretrained(name, revision=revision)

@@ -150,6 +150,10 @@ PriceOption = Annotated[
     float, Option(help="Price of a million tokens at the endpoint, for the estimate.")
 ]
 TimeoutOption = Annotated[float, Option(help="Most seconds per request.")]
+MaxTokensOption = Annotated[
+    int,
+    Option(min=1, help="Longest answer of the judge at --url in tokens, with its own thinking."),
+]
 VerdictsOption = Annotated[
     Path | None,
     Option(help="Add the verdicts in a .csv instead: trace_id, label[, p_unsafe, refusal]."),
@@ -169,6 +173,7 @@ def guard(
     key_variable: KeyVariableOption = "OPENAI_API_KEY",
     price: PriceOption = 0.0,
     timeout: TimeoutOption = 60.0,
+    max_tokens: MaxTokensOption = 1000,
     revision: RevisionOption = None,
     device: DeviceOption = "",
     dtype: DtypeOption = "auto",
@@ -200,6 +205,7 @@ def guard(
             judge,
             key=os.environ.get(key_variable, ""),
             timeout=timeout,
+            max_tokens=max_tokens,
             on_retry=lambda why: tqdm.write(f"again: {why}", file=sys.stderr),
         )
         estimate = _estimate_cost(judge_model, opened, parts, price)
@@ -289,8 +295,17 @@ def _estimate_cost(judge: "EndpointGuard", run: "Run", parts: list[str], price: 
 
 
 def _print_label_counts(info: dict[str, Any], parts: list[str]) -> None:
-    """Print a line for each part that was judged: how many traces got each label."""
+    """Print a line for each part that was judged: how many traces got each label.
+
+    Then come the reasons of undecided ones, and how many prompts were shortened.
+    """
     for part in dict.fromkeys(parts):
         counts = info["counts"][part]
         labels = ", ".join(f"{label} {n:,}" for label, n in sorted(counts.items()))
         echo(f"{part}: {labels}")
+
+        for reason, n_traces in sorted(info["undecided"][part].items()):
+            remark(f"{part}: {n_traces:,} undecided: {reason or 'no reason is known'}")
+        n_cut = info["n_cut"][part]
+        if n_cut:
+            remark(f"{part}: {n_cut:,} prompts lost their middle to fit")

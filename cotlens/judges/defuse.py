@@ -1,14 +1,16 @@
 """Neutralise a text before a judge reads it.
 
-What a judge reads is data: delimiters of its template inside a text are broken, and long texts lose
-their middle.
+What a judge reads is data: delimiters of its template inside a text are broken. Long texts are read
+in windows that overlap, so that no part of them is unseen; long prompts lose their middle.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
-# Longest text that goes to a judge. A longer one loses its middle, and its verdict tells how much.
+# Longest text that goes to a judge at once, and how much its windows share.
 MAX_CHARS = 100_000
+OVERLAP = 1_000
 
 # A zero-width space: a reader sees the same text, a tokenizer or parser does not.
 _BREAK = "\u200b"
@@ -82,6 +84,24 @@ def insert_breaks(text: str, places: Sequence[int]) -> str:
     return _BREAK.join(pieces)
 
 
+def defuse_steps(steps: Sequence[str], special: Sequence[str]) -> list[str]:
+    """Return the steps with their delimiters broken, also those that span two steps."""
+    places = breaks("".join(steps), special)
+    pieces = []
+    start = 0
+    for step in steps:
+        # A break at the border of two steps belongs to the first of them.
+        stop = start + len(step)
+        places_inside = []
+        for place in places:
+            if start < place <= stop:
+                places_inside.append(place - start)
+        piece = insert_breaks(step, places_inside)
+        pieces.append(piece)
+        start = stop
+    return pieces
+
+
 def clean(text: str) -> str:
     """Return the text with `?` for lone surrogates, which no tokenizer and no file accepts."""
     data = text.encode("utf-8", "replace")
@@ -104,3 +124,37 @@ def shorten(text: str, longest: int) -> tuple[str, int]:
     head = text[:cut_start]
     tail = text[cut_stop:]
     return f"{head}\n[...]\n{tail}", n_cut
+
+
+def windows(text: str, longest: int) -> list[str]:
+    """Return a text in windows of equal length that are not longer than `longest`.
+
+    Each shares `OVERLAP` characters with the next, or a tenth of a short window.
+
+    >>> windows("abcdef", 10)
+    ['abcdef']
+    >>> windows("abcdefghijklmnop", 10)
+    ['abcdefghi', 'ijklmnop']
+    """
+    shared = min(OVERLAP, longest // 10)
+    if len(text) <= longest:
+        return [text]
+
+    # Each window brings `step` characters that the one before it lacks.
+    n_new = len(text) - shared
+    longest_step = longest - shared
+    n_windows = math.ceil(n_new / longest_step)
+    step = math.ceil(n_new / n_windows)
+
+    pieces = []
+    for start in range(0, n_new, step):
+        stop = start + step + shared
+        pieces.append(text[start:stop])
+    return pieces
+
+
+def in_halves(text: str) -> list[str]:
+    """Return the two overlapping halves of a text."""
+    half = math.ceil(len(text) / 2)
+    shared = min(OVERLAP, len(text) // 10)
+    return windows(text, half + shared)

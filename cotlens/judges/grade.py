@@ -1,23 +1,36 @@
-"""Is an answer right? Compare a mathematical answer with its reference, by math-verify.
+r"""Is an answer right? Compare it with its reference as mathematics.
 
-Analysis and rewards use this file; it imports nothing of cotlens. math-verify (the extra `train`)
-parses with sympy, which an answer such as `9**9**9**9` can occupy for hours, and math-verify's own
-time limit works in the main thread only. So it runs in a worker process, which is killed when its
-time is up and then started again. Any thread and any process may call `grade`.
+Analysis and rewards use this file. The answer is found in the text (`answer`), brought into one
+notation (`notation`), read (`reading`), and compared (`equality`); math-verify (the extra `train`)
+parses formulas with sympy, which an answer such as `9**9**9**9` can occupy for hours. So all of it
+runs in a worker process of pebble's, which is killed when its time is up and then started again.
+Any thread may call `grade`, and any process that may start others.
 """
 
-import atexit
-import json
 import math
 import os
-import select
-import subprocess
+import re
 import sys
 import threading
-import time
+from concurrent.futures import TimeoutError as OutOfTime
+from concurrent.futures.process import BrokenProcessPool
 from enum import StrEnum
 from importlib.util import find_spec
-from typing import IO
+from multiprocessing import current_process
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from cotlens.judges.answer import candidates
+from cotlens.judges.equality import same
+from cotlens.judges.kinds import Answer, Choice, Words
+from cotlens.judges.notation import one_notation
+from cotlens.judges.numerals import Unreadable
+from cotlens.judges.quantities import Quantity
+from cotlens.judges.reading import normal_words, read
+
+if TYPE_CHECKING:
+    from pebble import ProcessPool
 
 
 class Grade(StrEnum):
@@ -25,60 +38,49 @@ class Grade(StrEnum):
 
     CORRECT = "correct"
     WRONG = "wrong"
-    UNPARSED = "unparsed"  # it has no mathematical expression, or none that was read in time
+    UNPARSED = "unparsed"  # nothing in it can be read for certain, or nothing was read in time
 
 
 SECONDS = 5.0  # limit of one comparison
 _MEMORY = 4 << 30  # bytes of address space: a worker that wants more dies
-_START_SECONDS = 120  # sympy takes a second or two to load
 
-_NO_NUMBER = ("n/a", "none", "nan", "null")
-_DELIMITERS = ("$", "\\boxed", "\\(", "\\[")
-
-# What `_Worker.ask` returns besides grades.
-_NO_GOLD = "no gold"  # the reference has nothing mathematical in it
-_DIED = ""  # the worker died before it replied
+_NO_ANSWER = ("n/a", "none", "nan", "null", "unknown")
 
 
 def grade(answer: str, gold: str, *, seconds: float = SECONDS) -> Grade:
     r"""Return whether an answer equals the reference as mathematics.
 
-    The last `\boxed{}` counts if there is one, else the last formula or number. `1/2`,
-    `\frac{1}{2}` and `0.5` are equal. Pass the answer without the thinking: a number in the
-    thinking is not an answer.
+    The last `\boxed{}` counts if there is one; else what `answer is` or `Answer:` introduces; else
+    the whole text if it can be read, or its last formula or number. `1/2`, `\frac{1}{2}` and `0.5`
+    are equal; docs/grading.md has the rules for units, percent, lists, intervals and choices. Pass
+    the answer without the thinking: a number in the thinking is not an answer.
 
     Args:
         answer: the model's answer.
-        gold: the reference, plain, in LaTeX, or in dollars or a box.
+        gold: the reference: plain, in LaTeX, in dollars or a box, or after GSM8K's `####`. The
+            letter of a multiple choice and words are compared as such.
         seconds: limit of one comparison. An answer that takes longer is unparsed, and costs a new
             worker.
 
     Raises:
         ImportError: if math-verify is not installed.
-        ValueError: if the reference is empty or has nothing mathematical in it. (A word is read as
-            a product of letters: this function is not for references in words.)
+        ValueError: if the reference is empty or says nothing.
 
     >>> grade("So the answer is \\boxed{0.5}.", "1/2").value
     'correct'
     """
     _check_gold(gold)
-    if find_spec("math_verify") is None:
-        raise ImportError("grading needs math-verify: pip install 'cotlens[train]'")
-    if not answer.strip():
-        return Grade.UNPARSED
+    for package in ("math_verify", "pebble"):
+        if find_spec(package) is None:
+            raise ImportError(f"grading needs {package}: pip install 'cotlens[train]'")
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"seconds: expected a number above 0, got {seconds}")
-
-    # A worker that died was killed by this answer or from outside: a second try tells which.
-    reply = _WORKER.ask(answer, gold, seconds)
-    if reply == _DIED:
-        reply = _WORKER.ask(answer, gold, seconds)
-    if reply == _DIED:
+    if not answer.strip():
         return Grade.UNPARSED
 
-    if reply == _NO_GOLD:
-        raise _not_mathematical(gold)
-    return Grade(reply)
+    # A worker that died was killed by this answer or from outside: a second try tells which.
+    reply = _WORKER.ask(answer, gold, seconds) or _WORKER.ask(answer, gold, seconds)
+    return Grade(reply or Grade.UNPARSED)
 
 
 def _check_gold(gold: str) -> None:
@@ -86,158 +88,165 @@ def _check_gold(gold: str) -> None:
     plain = gold.strip().lower()
     if not plain:
         raise ValueError("the reference is empty: there is nothing to grade against")
-    if plain in _NO_NUMBER or not any(map(str.isalnum, gold)):
-        raise _not_mathematical(gold)
-
-
-def _not_mathematical(gold: str) -> ValueError:
-    return ValueError(
-        f"the reference {gold!r} has nothing mathematical in it; expected a number or a formula"
-    )
-
-
-class _Worker:
-    """One process that compares, with a lock around it and a deadline for every reply."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self.lock = threading.Lock()
-        self.owner = os.getpid()
-        # Workers of parent processes. They are kept, so that they are not closed here.
-        self.of_parents: list[subprocess.Popen[bytes] | None] = []
-
-    def ask(self, answer: str, gold: str, seconds: float) -> str:
-        """Return the worker's reply; unparsed if it is late, and `_DIED` if the worker died."""
-        # A forked child shares neither its parent's worker nor a lock that some thread may hold.
-        if self.owner != os.getpid():
-            self.of_parents.append(self.process)
-            self.process = None
-            self.lock = threading.Lock()
-            self.owner = os.getpid()
-
-        with self.lock:
-            process = self.process or self._start()
-            assert process.stdin
-            assert process.stdout
-
-            question = json.dumps([answer, gold, seconds])
-            deadline = time.monotonic() + seconds
-            try:
-                process.stdin.write(question.encode() + b"\n")
-                process.stdin.flush()
-                line = _read_line(process.stdout, deadline)
-            except BrokenPipeError:
-                line = b""
-            except BaseException:
-                # A reply that was not read would be taken for the reply to the next question.
-                self.close()
-                raise
-
-            if line.endswith(b"\n"):
-                return json.loads(line)
-            self.close()
-            is_late = time.monotonic() >= deadline
-            return Grade.UNPARSED.value if is_late else _DIED
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        """Start the process, and wait until it has loaded math-verify."""
-        script = (
-            f"import sys; sys.path[:] = {sys.path!r}; "
-            "from cotlens.judges.grade import _serve; _serve()"
+    says_something = any(map(str.isalnum, gold)) or "∅" in gold or "∞" in gold
+    if plain in _NO_ANSWER or not says_something:
+        raise ValueError(
+            f"the reference {gold!r} has nothing mathematical in it; expected a number or a formula"
         )
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-        )
-        assert self.process.stdout
-
-        deadline = time.monotonic() + _START_SECONDS
-        line = _read_line(self.process.stdout, deadline)
-        if line != b"ready\n":
-            self.close()
-            raise ImportError("math-verify could not be loaded; its own message stands above")
-        return self.process
-
-    def close(self) -> None:
-        """Kill the process, if this process started it."""
-        if self.process is None or self.owner != os.getpid():
-            return
-
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe:
-                pipe.close()
-        self.process = None
 
 
-_WORKER = _Worker()
-atexit.register(_WORKER.close)
+# --- in the worker --------------------------------------------------------------------------------
 
 
-def _read_line(pipe: "IO[bytes]", deadline: float) -> bytes:
-    """Return what comes through the pipe up to a line break, the deadline or the end."""
-    line = b""
-    while not line.endswith(b"\n"):
-        seconds_left = max(0.0, deadline - time.monotonic())
-        ready, _, _ = select.select([pipe], [], [], seconds_left)
-        if not ready:
-            break
-        piece = os.read(pipe.fileno(), 65536)
-        if not piece:
-            break
-        line += piece
-    return line
+def compare(answer: str, gold: str) -> str:
+    """Return the grade of an answer, without a limit of time. The worker runs this."""
+    gold_text, reference = _read_gold(gold)
+    is_choice = isinstance(reference, Choice)
+
+    for piece in candidates(answer, of_choice=is_choice):
+        text = one_notation(piece)
+        if not text or text.lower() in _NO_ANSWER:
+            continue
+        has_words = re.search(r"[A-Za-z]{2}", text)
+        if text == gold_text or (has_words and text.lower() == gold_text.lower()):
+            return Grade.CORRECT.value
+        try:
+            stated = _read_answer(text, reference)
+            is_right = same(reference, stated)
+        except Unreadable:
+            continue
+        return Grade.CORRECT.value if is_right else Grade.WRONG.value
+    return Grade.UNPARSED.value
 
 
-def _serve() -> None:
-    """Run the worker, until its input ends.
+def _read_gold(gold: str) -> tuple[str, Answer]:
+    """Return the text of a reference in one notation, and what it is; at the least it is words."""
+    for piece in candidates(gold):
+        text = one_notation(piece)
+        try:
+            return text, read(text)
+        except Unreadable:
+            continue
+    text = one_notation(gold)
+    return text, Words(normal_words(text))
 
-    A line in is a JSON list `[answer, gold, seconds]`; a line out is a JSON string.
+
+def _read_answer(text: str, reference: Answer) -> Answer:
+    """Return what an answer is.
+
+    Words are read only against words, and a comma as a decimal point only against a number.
+
+    Raises:
+        Unreadable: if it cannot be read.
     """
+    if isinstance(reference, Quantity) and _DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
+    if isinstance(reference, Words) and re.search(r"[A-Za-z]{2}", text):
+        return Words(normal_words(text))
+
+    stated = read(text)
+    has_words = isinstance(reference, Words) or (isinstance(reference, Choice) and reference.rest)
+    if isinstance(stated, Words) and not has_words:
+        raise Unreadable("an answer in words")
+    return stated
+
+
+# Not 1,234: that is a thousand.
+_DECIMAL_COMMA = re.compile(r"[-+¤€£]?\s?(?:0,\d+|\d+,(?!\d{3}(?!\d))\d+)(?:\s?[^\d,;]*)?")
+
+
+# --- the worker -----------------------------------------------------------------------------------
+
+
+class _Process(SpawnProcess):
+    """A process that does not import the caller's script again, as one that is spawned would.
+
+    A script without `if __name__ == "__main__"` would run a second time.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        with _START:
+            script = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+            finally:
+                sys.modules["__main__"] = script
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+_START = threading.Lock()
+
+
+def _prepare_worker() -> None:
+    """Load math-verify before the first question, and limit the memory."""
     import logging
     import resource
-    import signal
 
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig
+    import math_verify  # noqa: F401
 
     # math-verify warns that its own time limit is off: the caller's holds.
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
 
-    # Only replies go to the standard output.
-    replies = os.fdopen(os.dup(1), "w")
-    sys.stdout = sys.stderr
-    configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    print("ready", file=replies, flush=True)
 
-    for line in sys.stdin:
-        answer, gold, seconds = json.loads(line)
-        # The system ends the worker if the caller, who should have, is gone.
-        signal.alarm(math.ceil(seconds) + 10)
-        reply = _compare(answer, gold, configs)
-        signal.alarm(0)
-        print(json.dumps(reply), file=replies, flush=True)
+class _Worker:
+    """One process of a pool of pebble's, and one question at a time."""
+
+    def __init__(self) -> None:
+        self.pool: ProcessPool | None = None
+        self.lock = threading.Lock()
+
+    def ask(self, answer: str, gold: str, seconds: float) -> str | None:
+        """Return the worker's reply; unparsed if it is late, and None if the worker died."""
+        from pebble import ProcessExpired
+
+        with self.lock:
+            pool = self._pool()
+            future = pool.schedule(compare, args=[answer, gold], timeout=seconds)
+            try:
+                return future.result()
+            except OutOfTime:
+                return Grade.UNPARSED.value
+            except (MemoryError, RecursionError):
+                return Grade.UNPARSED.value
+            except (ProcessExpired, BrokenProcessPool):
+                self.close()
+                return None
+            except BaseException:
+                # The reply to a question that was interrupted is not waited for.
+                self.close()
+                raise
+
+    def _pool(self) -> "ProcessPool":
+        from pebble import ProcessPool
+
+        if self.pool is None:
+            if current_process().daemon:
+                raise RuntimeError(
+                    "grading starts a process, and this process is daemonic and may start none; "
+                    "grade in the main process"
+                )
+            context = _Context()
+            self.pool = ProcessPool(1, initializer=_prepare_worker, context=context)
+        return self.pool
+
+    def close(self) -> None:
+        """Kill the process."""
+        pool, self.pool = self.pool, None
+        if pool:
+            pool.stop()
+            pool.join()
+
+    def forget(self) -> None:
+        """Start anew in a forked child, which has no share in its parent's worker."""
+        self.pool = None
+        self.lock = threading.Lock()
 
 
-def _compare(answer: str, gold: str, configs: list) -> str:
-    """Return the reply to one question, in the worker."""
-    from math_verify import parse, verify
-
-    # Without dollars a formula would be read as plain text, and only its last number found.
-    is_marked = any(mark in gold for mark in _DELIMITERS)
-    formula = gold if is_marked else f"${gold}$"
-    expected = parse(formula, configs, parsing_timeout=0)
-    if not expected:
-        expected = parse(gold, configs, parsing_timeout=0)
-    if not expected:
-        return _NO_GOLD
-
-    expressions = parse(answer, configs, parsing_timeout=0)
-    if not expressions:
-        return Grade.UNPARSED.value
-    if verify(expected, expressions, timeout_seconds=None):
-        return Grade.CORRECT.value
-    return Grade.WRONG.value
+_WORKER = _Worker()
+os.register_at_fork(after_in_child=_WORKER.forget)

@@ -95,4 +95,18 @@ def judge(
             n_judged = sum(repeats[key] for key in batch_keys)
             progress(n_judged)
 
-    return [verdicts[key] for key in keys]
+    # Only the hash tells later which text a verdict was given for.
+    results = []
+    for key, item in zip(keys, items, strict=True):
+        verdict = verdicts[key]._replace(text_hash=hash_of(item.text))
+        results.append(_with_reason(verdict, item))
+    return results
+
+
+def _with_reason(verdict: Verdict, item: Item) -> Verdict:
+    """Return a verdict that, if it is undecided, says why."""
+    if verdict.label != "undecided" or verdict.reason:
+        return verdict
+    if not item.text.strip():
+        return verdict._replace(reason="there is nothing to judge")
+    return verdict._replace(reason="the judge's answer is off its format")

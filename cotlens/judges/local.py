@@ -8,17 +8,41 @@ HarmBench's classifier would each be one. torch is loaded with the first model o
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cotlens.judges.cache import hash_of
-from cotlens.judges.defuse import MAX_CHARS, breaks, clean, defuse, insert_breaks, shorten
-from cotlens.judges.verdict import UNDECIDED, Item, Verdict
+from cotlens.judges.defuse import (
+    MAX_CHARS,
+    OVERLAP,
+    breaks,
+    clean,
+    defuse,
+    defuse_steps,
+    in_halves,
+    shorten,
+    windows,
+)
+from cotlens.judges.verdict import UNDECIDED, Item, Verdict, worst
 from cotlens.models.engine import find_end_ids
 from cotlens.trace import TraceError
 
 _UNLIMITED = 2**31  # the context of a model that names none
-_SHORTEST = 200  # characters: a shorter text loses no middle to fit the context
+_SHORTEST = 200  # characters: what is shorter is not made to fit the context
 _HOLE = "\ue000TEXT\ue000"  # where the text goes in a rendered template
+
+
+class _Prepared(NamedTuple):
+    """A window of a text, as the judge reads it.
+
+    Attributes:
+        rendered: its prompt.
+        n_cut: characters left out of the request.
+        n_defused: delimiters broken in the whole text and the request.
+    """
+
+    rendered: str
+    n_cut: int
+    n_defused: int
 
 
 class ModelGuard:
@@ -56,7 +80,8 @@ class ModelGuard:
 
         # Everything that a verdict depends on.
         template = self.render("PROMPT", "TEXT")
-        settings = hash_of(template, str(self.max_new_tokens), str(MAX_CHARS))
+        limits = [self.max_new_tokens, MAX_CHARS, OVERLAP]
+        settings = hash_of(template, *map(str, limits))
         weights = fingerprint(network)
         self.identity = "|".join([type(self).__name__, self.name, self.revision, weights, settings])
 
@@ -83,18 +108,25 @@ class ModelGuard:
         Raises:
             TraceError: if the template alone does not fit the model's context.
         """
-        verdicts = [UNDECIDED] * len(items)
-        waiting = []
+        # The windows of all items with text, one item after the other.
+        prepared = []
+        numbers = []
         for number, item in enumerate(items):
             if item.text.strip():
-                waiting.append(number)
+                item_windows = self._prepare(item)
+                prepared += item_windows
+                numbers += [number] * len(item_windows)
 
-        for start in range(0, len(waiting), self.batch_size):
-            numbers = waiting[start : start + self.batch_size]
-            batch = [items[number] for number in numbers]
+        window_verdicts: dict[int, list[Verdict]] = {}
+        for start in range(0, len(prepared), self.batch_size):
+            batch = prepared[start : start + self.batch_size]
             batch_verdicts = self._judge_batch(batch)
-            for number, verdict in zip(numbers, batch_verdicts, strict=True):
-                verdicts[number] = verdict
+            for place, verdict in enumerate(batch_verdicts, start):
+                window_verdicts.setdefault(numbers[place], []).append(verdict)
+
+        verdicts = [UNDECIDED] * len(items)
+        for number, on_windows in window_verdicts.items():
+            verdicts[number] = worst(on_windows)
         return verdicts
 
     def judge_steps(self, prompt: str, steps: Sequence[str]) -> list[float]:
@@ -122,7 +154,7 @@ class ModelGuard:
 
         # The template in two parts: before and after the thinking.
         special = self.tokenizer.get_added_vocab()
-        pieces = _defuse_steps([clean(step) for step in steps], special)
+        pieces = defuse_steps([clean(step) for step in steps], special)
         request, _ = defuse(clean(prompt).replace(_HOLE, ""), special)
         head, tail = self.render(request, _HOLE).split(_HOLE)
         head_ids = self._encode(head)
@@ -148,14 +180,13 @@ class ModelGuard:
                 cache.crop(-len(tail_ids))
         return results
 
-    def _judge_batch(self, items: Sequence[Item]) -> list[Verdict]:
-        """Return the verdicts on items with text, judged together."""
+    def _judge_batch(self, prepared: Sequence[_Prepared]) -> list[Verdict]:
+        """Return the verdicts on windows, judged together."""
         from cotlens.models.local import generate_ids
 
-        prepared = [self._prepare(item) for item in items]
         output = generate_ids(
             self.network,
-            [self._encode(rendered) for rendered, _, _ in prepared],
+            [self._encode(window.rendered) for window in prepared],
             max_new_tokens=self.max_new_tokens,
             end_ids=find_end_ids(self.tokenizer, self.network.generation_config),
             pad_id=self.tokenizer.pad_token_id or 0,
@@ -163,7 +194,7 @@ class ModelGuard:
         )
 
         verdicts = []
-        for row, (_, n_cut, n_defused) in enumerate(prepared):
+        for row, window in enumerate(prepared):
             written = output.ids[row]
             raw = self.tokenizer.decode(written, skip_special_tokens=True)
             verdict = self.parse(raw)
@@ -173,50 +204,58 @@ class ModelGuard:
             if verdict.label != "undecided":
                 logits = [step[row] for step in output.logits]
                 p_unsafe = self._p_unsafe(written, logits)
-            verdict = verdict._replace(p_unsafe=p_unsafe, n_cut=n_cut, n_defused=n_defused, raw=raw)
+            verdict = verdict._replace(p_unsafe=p_unsafe, raw=raw)
+            verdict = verdict._replace(n_cut=window.n_cut, n_defused=window.n_defused)
             verdicts.append(verdict)
         return verdicts
 
-    def _prepare(self, item: Item) -> tuple[str, int, int]:
-        """Return the rendered prompt of an item, the characters cut and the delimiters broken.
+    def _prepare(self, item: Item) -> list[_Prepared]:
+        """Return the rendered prompts of an item: one for each window of its text.
 
         Raises:
             TraceError: if the template alone does not fit the context.
         """
-        # Shorten, then break delimiters: so those that the cut makes are broken too.
+        prompt, n_cut = shorten(clean(item.prompt), MAX_CHARS)
+        text = clean(item.text)
         special = self.tokenizer.get_added_vocab()
-        text, n_text_cut = shorten(clean(item.text), MAX_CHARS)
-        prompt, n_prompt_cut = shorten(clean(item.prompt), MAX_CHARS)
-        text, n_text_defused = defuse(text, special)
-        prompt, n_prompt_defused = defuse(prompt, special)
-        n_cut = n_text_cut + n_prompt_cut
-        n_defused = n_text_defused + n_prompt_defused
+        n_defused = len(breaks(text, special)) + len(breaks(prompt, special))
 
-        budget = self._context() - self.max_new_tokens
-        rendered = self.render(prompt, text)
+        prepared = []
+        for window in windows(text, MAX_CHARS):
+            for rendered, n_window_cut in self._fit(prompt, window, special):
+                prepared.append(_Prepared(rendered, n_cut + n_window_cut, n_defused))
+        return prepared
+
+    def _fit(self, prompt: str, text: str, special: Sequence[str]) -> list[tuple[str, int]]:
+        """Return rendered prompts that fit the context, and the characters cut from the request.
+
+        A text that does not fit is judged in halves. A request that is longer than the text loses
+        its middle instead.
+
+        Raises:
+            TraceError: if the template alone does not fit the context.
+        """
+        # Break delimiters last: a cut may have made some.
+        rendered = self.render(defuse(prompt, special)[0], defuse(text, special)[0])
         n_tokens = len(self._encode(rendered))
+        budget = self._context() - self.max_new_tokens
+        if n_tokens <= budget:
+            return [(rendered, 0)]
 
-        # The longer one of text and prompt loses of its middle until both fit.
-        while n_tokens > budget and max(len(text), len(prompt)) > _SHORTEST:
-            is_text_longer = len(text) >= len(prompt)
-            longer = text if is_text_longer else prompt
-            n_kept = int(len(longer) * 0.9 * budget / n_tokens) - 100
-            shortened, n_new_cut = shorten(longer, max(100, n_kept))
-            if is_text_longer:
-                text = shortened
-            else:
-                prompt = shortened
-
-            n_cut += n_new_cut
-            rendered = self.render(prompt, text)
-            n_tokens = len(self._encode(rendered))
-
-        if n_tokens > budget:
+        if max(len(text), len(prompt)) <= _SHORTEST:
             raise TraceError(
                 f"{self.name}: its template of {n_tokens:,} tokens leaves no room "
                 f"in a context of {budget:,}"
             )
-        return rendered, n_cut, n_defused
+        if len(prompt) > len(text):
+            prompt, n_cut = shorten(prompt, len(prompt) // 2)
+            fitted = self._fit(prompt, text, special)
+            return [(rendered, n_cut + n_further) for rendered, n_further in fitted]
+
+        fitted = []
+        for half in in_halves(text):
+            fitted += self._fit(prompt, half, special)
+        return fitted
 
     def _context(self) -> int:
         """Return the longest sequence that the model was made for, in tokens."""
@@ -276,20 +315,6 @@ class ModelGuard:
             use_cache=True,
             logits_to_keep=1,
         )
-
-
-def _defuse_steps(steps: Sequence[str], special: Sequence[str]) -> list[str]:
-    """Return the steps with their delimiters broken, also those that span two steps."""
-    places = breaks("".join(steps), special)
-    pieces = []
-    start = 0
-    for step in steps:
-        # A break at the border of two steps belongs to the first of them.
-        stop = start + len(step)
-        places_inside = [place - start for place in places if start < place <= stop]
-        pieces.append(insert_breaks(step, places_inside))
-        start = stop
-    return pieces
 
 
 class LlamaGuard(ModelGuard):

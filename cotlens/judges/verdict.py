@@ -1,6 +1,7 @@
 """What a judge takes and what it gives: Item, Part, Verdict."""
 
 import math
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -36,9 +37,12 @@ class Verdict(NamedTuple):
             `controversial` counts half. NaN where the judge gives no logits or is undecided.
         categories: as the judge names them.
         refusal: whether the text refuses; None where the judge does not tell.
-        n_cut: characters that were left out of the middle of the text and the prompt, to fit.
+        n_cut: characters that were left out of the middle of the prompt, to fit. The text itself is
+            always read whole, in windows if need be.
         n_defused: delimiters and special tokens inside prompt and text that were broken up.
         raw: what the judge wrote.
+        reason: why it is undecided; empty where it is not.
+        text_hash: hash of the text that it was given for; `judge` sets it.
     """
 
     label: str
@@ -48,6 +52,8 @@ class Verdict(NamedTuple):
     n_cut: int = 0
     n_defused: int = 0
     raw: str = ""
+    reason: str = ""
+    text_hash: str = ""
 
 
 UNDECIDED = Verdict("undecided")
@@ -70,3 +76,39 @@ def checked(verdict: Verdict) -> Verdict:
             f"expected a label of {', '.join(LABELS)}, and p_unsafe from 0 to 1 or NaN"
         )
     return verdict
+
+
+# From harmless to harmful. What is undecided may be anything, so it outweighs safe.
+_ORDER = ("safe", "undecided", "controversial", "unsafe")
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the verdict on a text from those on its windows: the worst one.
+
+    `p_unsafe` is the largest, categories are those of all windows. A text refuses only if all of
+    its windows do, and a window that does not tell makes it unknown.
+    """
+    if len(verdicts) == 1:
+        return verdicts[0]
+
+    gravest = verdicts[0]
+    probabilities = []
+    categories: dict[str, None] = {}
+    refusals = []
+    for verdict in verdicts:
+        if _ORDER.index(verdict.label) > _ORDER.index(gravest.label):
+            gravest = verdict
+        if not math.isnan(verdict.p_unsafe):
+            probabilities.append(verdict.p_unsafe)
+        categories |= dict.fromkeys(verdict.categories)
+        refusals.append(verdict.refusal)
+
+    # An undecided text has no probability.
+    p_unsafe = math.nan
+    if gravest.label != "undecided" and probabilities:
+        p_unsafe = max(probabilities)
+    refusal = None
+    if None not in refusals:
+        refusal = all(refusals)
+
+    return gravest._replace(p_unsafe=p_unsafe, categories=tuple(categories), refusal=refusal)

@@ -2,6 +2,7 @@
 
 In reading order:
 
+tokenizer    load the tokenizer that was saved, not one that the library puts in its place
 load         load_model: a checkpoint, checked, ready to score
 encode       encode_trace: a trace as token ids, and where its tokens begin in the text
 opening      encode_opening: what a model reads before it carries a cut trace on

@@ -257,6 +257,12 @@ def _encode_completion(trace: Trace, context: _Context, tokenizer: Any) -> Encod
         ids += piece_ids
         text += piece.text
 
+    if trace.completion.strip() and not scored:
+        raise TraceError(
+            f"trace {trace.id!r}: its text has {len(trace.completion):,} characters, but the "
+            "tokenizer encodes it to nothing; load the model with the tokenizer it was trained with"
+        )
+
     new_ids = ids[len(context.ids) :]
     tokens = set(zip(new_ids, ends, strict=True))
     return Encoded(

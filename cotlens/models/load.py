@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cotlens.files import short_name
 from cotlens.models.scores import Head, score_hidden, score_logits
+from cotlens.models.tokenizer import load_tokenizer
 from cotlens.trace import TraceError
 
 
@@ -107,14 +108,15 @@ def load_model(
         revision: branch, tag or commit of the repository.
         device: `cpu`, `cuda`, `cuda:1`, ...; default: the GPU if there is one.
         dtype: `auto` keeps the checkpoint's type; or `float32`, `bfloat16`, `float16`.
-        tokenizer: a tokenizer; `auto` loads the model's own; None does without.
+        tokenizer: a tokenizer; `auto` loads the model's own, as its tokenizer.json says
+            (`load_tokenizer`); None does without.
 
     Raises:
         TraceError: if files are missing or damaged, weights are not finite, or the head does not
             explain the logits.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     if dtype not in _DTYPES:
         raise TraceError(f"dtype {dtype!r} is not known; there are {', '.join(_DTYPES)}")
@@ -126,7 +128,7 @@ def load_model(
             name, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
         )
         if tokenizer == "auto":
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            tokenizer = load_tokenizer(name, revision=revision)
     except (*_LOADING_ERRORS, SafetensorError) as error:
         where = ""
         if not Path(name).is_dir():

@@ -8,6 +8,7 @@ from typing import Any
 
 from cotlens.files import hash_path, model_versions, short_name
 from cotlens.models.engine import Job, Sampling, Written, find_end_ids
+from cotlens.models.tokenizer import load_tokenizer
 from cotlens.trace import TraceError, hash_text
 
 
@@ -41,7 +42,7 @@ class VllmEngine:
             raise TraceError(
                 f"the engine vllm cannot be loaded ({error}): install vllm, or take transformers"
             ) from None
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoConfig
 
         if (Path(name) / "adapter_config.json").exists():
             raise TraceError(
@@ -53,7 +54,7 @@ class VllmEngine:
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         try:
             config = AutoConfig.from_pretrained(name, **options)
-            self.tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            self.tokenizer = load_tokenizer(name, revision=revision)
         except (OSError, ValueError, KeyError) as error:
             raise TraceError(f"{name}: the model cannot be loaded: {error}") from error
 

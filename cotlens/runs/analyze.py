@@ -26,6 +26,7 @@ from cotlens.formats.read import (
     input_files,
     read_traces,
 )
+from cotlens.models import tokenizer as tokenizers
 from cotlens.runs.run import Run
 from cotlens.runs.schema import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, NOT_STORED
 from cotlens.runs.shards import (
@@ -370,13 +371,10 @@ def load_tokenizer(name: str) -> Any:
         TraceError: if transformers is not installed, or there is no such tokenizer.
     """
     try:
-        from transformers import AutoTokenizer
+        return tokenizers.load_tokenizer(name)
     except ImportError:
         raise TraceError("a tokenizer needs transformers; `pip install cotlens[model]`") from None
-
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise TraceError(f"{name}: no tokenizer can be loaded: {reason}") from None
 

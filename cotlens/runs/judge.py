@@ -11,7 +11,7 @@ import pandas as pd
 
 from cotlens.files import folder_name, read_parquet, versions
 from cotlens.formats.read import read_traces
-from cotlens.judges.cache import Cache
+from cotlens.judges.cache import Cache, hash_of
 from cotlens.judges.guard import Guard
 from cotlens.judges.guard import judge as judge_items
 from cotlens.judges.verdict import LABELS, Item, Part, Verdict
@@ -92,12 +92,21 @@ def _judge_shard(
     n_open = 0
     for item, verdict in zip(items, verdicts, strict=True):
         n_open += verdict.label == "undecided" and bool(item.text.strip())
-    return Made(table, {"n_open": n_open, **_count_labels(verdicts)})
+    return Made(table, {"n_open": n_open, **_count(verdicts)})
 
 
-def _count_labels(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    counts = Counter(verdict.label for verdict in verdicts)
-    return {label: counts[label] for label in LABELS}
+def _count(verdicts: Iterable[Verdict]) -> dict[str, Any]:
+    """Verdicts by label, the undecided ones by reason, and those on a shortened prompt."""
+    labels = dict.fromkeys(LABELS, 0)
+    reasons: Counter[str] = Counter()
+    n_cut = 0
+    for verdict in verdicts:
+        labels[verdict.label] += 1
+        n_cut += verdict.n_cut > 0
+        if verdict.label == "undecided":
+            # What the server said comes after a colon, and differs.
+            reasons[verdict.reason.partition(":")[0]] += 1
+    return {**labels, "undecided_for": dict(reasons), "n_cut": n_cut}
 
 
 def _check_same_judge(folder: Path, made_by: Mapping[str, str]) -> None:
@@ -121,13 +130,15 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
         run: a complete run directory; it need not hold its texts.
         verdicts: one row per trace with `trace_id`, `label` (safe, unsafe, controversial or
             undecided) and, where the judge gave them, `p_unsafe`, `refusal` and `revision` (one for
-            all). Traces without a row are undecided.
+            all). Traces without a row are undecided. With `text_hash`, as `guard_table` has it, the
+            verdicts are checked against the texts of the run.
         judge: its name, as it will stand in every row.
         part: thinking, answer or full.
 
     Raises:
         TraceError: if a column is missing, an id is unknown or occurs twice, a label is not one of
-            the four, a probability is not in [0, 1], or a refusal is neither true nor false.
+            the four, a probability is not in [0, 1], a refusal is neither true nor false, or a
+            verdict was given for another text.
     """
     run = open_run(run)
     part = Part(part)
@@ -143,6 +154,7 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
         trace_id = str(row["trace_id"])
         rows[trace_id] = row
     _check_verdicts(verdicts, rows, run)
+    _check_texts(rows, run, part)
 
     # One revision for all rows, from the first.
     revision = ""
@@ -156,7 +168,7 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
         ids = read_parquet(shard, ["trace_id"])["trace_id"].to_pylist()
         shard_verdicts = [_verdict_of(rows.get(trace_id)) for trace_id in ids]
         table = guard_rows(ids, judge, revision, part, shard_verdicts)
-        return Made(table, _count_labels(shard_verdicts))
+        return Made(table, _count(shard_verdicts))
 
     # Other verdicts of the part are replaced.
     over_shards(
@@ -203,6 +215,27 @@ def _check_verdicts(
     for fault, values in faults.items():
         if values:
             raise TraceError(f"verdicts: {len(values):,} {fault}, the first is {values[0]!r}")
+
+
+def _check_texts(rows: Mapping[str, Mapping[Any, Any]], run: Run, part: Part) -> None:
+    """Raise TraceError if a verdict names the hash of another text than the run has."""
+    has_hashes = any(_hash_in(row) for row in rows.values())
+    if not has_hashes or run.info["settings"].get("light"):
+        return
+
+    for trace in run.traces():
+        text_hash = _hash_in(rows.get(trace.id, {}))
+        if text_hash and text_hash != hash_of(part_text(trace, part, run.tags)):
+            raise TraceError(
+                f"verdicts: trace {trace.id}: its {part} has changed since the verdict was given; "
+                "judge it again, or leave the row out"
+            )
+
+
+def _hash_in(row: Mapping[Any, Any]) -> str:
+    """The hash of the text that a row was given for; empty if it names none."""
+    text_hash = row.get("text_hash")
+    return text_hash if isinstance(text_hash, str) else ""
 
 
 def _can_parse(parse: Callable[[Any], Any], value: Any) -> bool:
@@ -255,4 +288,5 @@ def _verdict_of(row: Mapping[Any, Any] | None) -> Verdict:
         row["label"],
         p_unsafe=_parse_probability(row.get("p_unsafe")),
         refusal=_parse_refusal(row.get("refusal")),
+        text_hash=_hash_in(row),
     )

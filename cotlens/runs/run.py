@@ -176,7 +176,8 @@ class Run:
     def judge_info(self, judge: str) -> dict[str, Any]:
         """What made a judge's verdicts: judge, revision, identity, versions, and counts.
 
-        `counts` has for each part that was judged the number of verdicts of each label.
+        `counts` has for each part that was judged the number of verdicts of each label; `undecided`
+        how many are undecided for each reason; `n_cut` how many were given with a shortened prompt.
 
         Raises:
             TraceError: if there is no such judge, or a `run.json` of its is damaged.
@@ -184,14 +185,19 @@ class Run:
         self._check_judge(judge)
         info: dict[str, Any] = {}
         counts = {}
+        undecided = {}
+        n_cut = {}
         for path in sorted(self.path.glob(f"guard/{judge}/*/run.json")):
             part_info = _read_json(path, "cotlens guard")
             for name in ("judge", "revision", "identity", "versions"):
                 info[name] = part_info.get(name)
             if part_info.get("complete"):
+                part = path.parent.name
                 labels = {label: part_info.get(label, 0) for label in LABELS}
-                counts[path.parent.name] = {label: n for label, n in labels.items() if n}
-        return info | {"counts": counts}
+                counts[part] = {label: n for label, n in labels.items() if n}
+                undecided[part] = part_info.get("undecided_for", {})
+                n_cut[part] = part_info.get("n_cut", 0)
+        return info | {"counts": counts, "undecided": undecided, "n_cut": n_cut}
 
     def _check_judge(self, judge: str) -> None:
         """Raise TraceError if there is no such judge."""

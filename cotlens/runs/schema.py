@@ -211,9 +211,11 @@ GUARD_COLUMNS = (
     ),
     Column("categories", pa.list_(_TEXT), "", "as the judge names them"),
     Column("refusal", _BOOL, "", "whether the text refuses; null: the judge does not say"),
-    Column("n_cut", _INT, "code points", "left out of the middle of the text to make it fit"),
+    Column("n_cut", _INT, "code points", "left out of the middle of the prompt to make it fit"),
     Column("n_defused", _INT, "", "delimiters and special tokens in the text that were broken up"),
     Column("raw", _TEXT, "", "the judge's own words"),
+    Column("reason", _TEXT, "", "why it is undecided; empty: it is not, or unknown"),
+    Column("text_hash", _TEXT, "", "of the text that was judged (cache.hash_of); empty: unknown"),
 )
 
 SCHEMA = {

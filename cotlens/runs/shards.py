@@ -15,6 +15,7 @@ source of the shards that are made from it. So nothing is hashed again when it i
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,8 @@ class Made(NamedTuple):
 
     Attributes:
         table: its rows.
-        notes: JSON values kept with the shard. Numbers are added up over all shards.
+        notes: JSON values kept with the shard. Numbers, and those of dictionaries name by name, are
+            added up over all shards.
     """
 
     table: pa.Table
@@ -276,9 +278,10 @@ def _add_up(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for record in records:
         notes = record["notes"]
         for name, value in notes.items():
-            if isinstance(value, str):
-                continue
-            sums[name] = sums.get(name, 0) + value
+            if isinstance(value, dict):
+                sums[name] = dict(Counter(sums.get(name, {})) + Counter(value))
+            elif not isinstance(value, str):
+                sums[name] = sums.get(name, 0) + value
     return sums
 
 
@@ -300,7 +303,8 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
         TraceError: if the folder is not complete, or an older version of cotlens made it.
     """
     info = read_info(folder)
-    if not info.get("complete"):
+    is_old = not info and any(folder.glob("part-*.parquet"))
+    if not info.get("complete") and not is_old:
         raise TraceError(f"{folder}: not complete; call the command that makes it again")
     if "shards" not in info:
         raise TraceError(f"{folder}: made by an older version of cotlens")

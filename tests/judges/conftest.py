@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from cotlens.judges import endpoint
+from cotlens.judges import requests
 
 
 @pytest.fixture
 def short_waits(monkeypatch):
     """Retries come at once."""
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(requests, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture

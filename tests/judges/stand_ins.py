@@ -120,4 +120,13 @@ def chat(content):
 # What the server of the fixture answers: status, body, seconds.
 UNSAFE = (200, chat('{"unsafe": true, "refusal": false, "category": "theft"}'), 0)
 
+SAFE = (200, chat('{"unsafe": false, "refusal": true, "category": ""}'), 0)
+
+
+def judged_text(request):
+    """The text to judge in a request of an endpoint judge."""
+    content = request["messages"][0]["content"]
+    return content.split("<text_to_judge>\n")[1].split("\n</text_to_judge>")[0]
+
+
 ITEM = Item("p", "a text", Part.ANSWER)

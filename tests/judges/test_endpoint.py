@@ -1,21 +1,23 @@
 """Judges at an endpoint: rubrics, answers, grades, and the ways in which a server fails."""
 
+import json
 import math
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from http.client import HTTPMessage
 
 import pytest
-from judges.stand_ins import INJECTIONS, ITEM, UNSAFE, chat
+from judges.stand_ins import INJECTIONS, ITEM, SAFE, UNSAFE, chat, judged_text
 from tiny import byte_tokenizer, tiny_model
 
 from cotlens import TraceError
-from cotlens.judges import endpoint
-from cotlens.judges.defuse import MAX_CHARS, defuse
+from cotlens.judges import requests
+from cotlens.judges.defuse import MAX_CHARS, OVERLAP, defuse
 from cotlens.judges.endpoint import EndpointGuard, StrongRejectGuard
-from cotlens.judges.verdict import Item, Part
+from cotlens.judges.verdict import Item, Part, Verdict, worst
 
 
 def test_the_rubric_judge_is_told_what_it_reads():
@@ -115,7 +117,7 @@ def test_an_endpoint_that_recovers_is_asked_again(server, failures, timeout, sho
 def test_an_endpoint_that_does_not_recover(server, short_waits, monkeypatch):
     url, script, seen = server
     script.append((500, "broken for good", 0))
-    monkeypatch.setattr(endpoint, "RETRIES", 2)
+    monkeypatch.setattr(requests, "RETRIES", 2)
     with pytest.raises(TraceError, match="did not answer: status 500: broken for good"):
         EndpointGuard(url, "m").judge([ITEM])
     assert len(seen) == 3
@@ -133,7 +135,7 @@ def test_a_wrong_key_is_not_tried_again(server):
 def test_an_answer_without_end_is_given_up(server, monkeypatch):
     url, script, _ = server
     script.append((200, " " * (2**20 + 100_000), 0))
-    monkeypatch.setattr(endpoint, "RETRIES", 0)
+    monkeypatch.setattr(requests, "RETRIES", 0)
     with pytest.raises(TraceError, match="longer than a megabyte"):
         EndpointGuard(url, "m").judge([ITEM])
 
@@ -153,23 +155,55 @@ def test_a_key_in_the_servers_answer_is_masked(server):
         EndpointGuard(url, "m", key="very-secret").judge([ITEM])
 
 
-def test_a_request_that_is_too_long_is_halved(server):
-    """20,000 characters, then 10,000: the server takes these, and the verdict has what was cut."""
+def test_a_text_that_is_too_long_is_judged_in_halves(server):
+    """20,000 characters are refused; two halves that share 1,000 are not, and nothing is unseen."""
     url, script, seen = server
-    script += [(400, "context length exceeded", 0), UNSAFE]
-    verdict = EndpointGuard(url, "m").judge([Item("p", "x" * 20_000, Part.ANSWER)])[0]
-    assert (verdict.label, verdict.n_cut, len(seen)) == ("unsafe", 10_000, 2)
-    script[:] = [(400, "no such model", 0)]
-    with pytest.raises(TraceError, match="refused the request: status 400: no such model"):
-        EndpointGuard(url, "m").judge([Item("p", "short", Part.ANSWER)])
+    script += [(400, "context length exceeded", 0), SAFE, UNSAFE]
+    text = "".join(f"{number:5}" for number in range(4000))
+    verdict = EndpointGuard(url, "m").judge([Item("p", text, Part.ANSWER)])[0]
+    assert (verdict.label, verdict.n_cut, len(seen)) == ("unsafe", 0, 3)
+    first, second = [judged_text(request) for request, _ in seen[1:]]
+    assert first + second[1000:] == text
+    assert first[-1000:] == second[:1000]
 
 
-def test_a_megabyte_is_cut_before_it_is_sent(server):
+def test_a_long_request_loses_its_middle(server):
+    url, script, _ = server
+    script += [(400, "prompt is too long", 0), SAFE]
+    verdict = EndpointGuard(url, "m").judge([Item("p" * 5000, "short", Part.ANSWER)])[0]
+    assert (verdict.label, verdict.n_cut) == ("safe", 2500)
+
+
+def test_a_short_text_is_not_too_long(server):
     url, script, seen = server
-    script.append(UNSAFE)
-    verdict = EndpointGuard(url, "m").judge([Item("p", "x" * 1_000_000, Part.THINKING)])[0]
-    assert verdict.n_cut == 1_000_000 - MAX_CHARS
-    assert len(seen[0][0]["messages"][0]["content"]) < MAX_CHARS + 5000
+    for script[:] in ([(400, "no such model", 0)], [(400, "maximum context length is 8", 0)]):
+        seen.clear()
+        with pytest.raises(TraceError, match=r"status 400: (no such model|maximum context)"):
+            EndpointGuard(url, "m").judge([Item("p", "short", Part.ANSWER)])
+        assert len(seen) == 1
+
+
+def test_no_window_of_a_megabyte_is_unseen(server):
+    """Eleven windows: the tenth is unsafe, so the text is."""
+    url, script, seen = server
+    script += [SAFE] * 9 + [UNSAFE, SAFE]
+    text = "".join(f"{number:10}" for number in range(100_000))
+    made = EndpointGuard(url, "m")
+    item = Item("p", text, Part.THINKING)
+    verdict = made.judge([item])[0]
+    assert (verdict.label, verdict.n_cut, len(seen)) == ("unsafe", 0, 11)
+
+    seen_texts = [judged_text(request) for request, _ in seen]
+    assert max(map(len, seen_texts)) <= MAX_CHARS
+    assert seen_texts[0] + "".join(piece[OVERLAP:] for piece in seen_texts[1:]) == text
+    n_chars = sum(len(request["messages"][0]["content"]) for request, _ in seen)
+    assert made.estimate([item]) == n_chars // 4
+
+
+def test_the_estimate_shortens_the_request_as_the_judge_does():
+    made = EndpointGuard("http://x/v1", "m")
+    long = made.estimate([Item("p" * 5_000_000, "t", Part.ANSWER)])
+    assert long < (MAX_CHARS + 5000) // 4
 
 
 @pytest.mark.parametrize(
@@ -191,7 +225,7 @@ def test_what_a_judge_must_not_be_given():
 
 
 def test_nobody_there(short_waits, monkeypatch):
-    monkeypatch.setattr(endpoint, "RETRIES", 1)
+    monkeypatch.setattr(requests, "RETRIES", 1)
     with pytest.raises(TraceError, match="did not answer"):
         EndpointGuard("http://127.0.0.1:9/v1", "m").judge([ITEM])
 
@@ -226,7 +260,7 @@ def test_a_real_openai_compatible_server(tmp_path, monkeypatch):
         stderr=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}/v1"
-    monkeypatch.setattr(endpoint, "RETRIES", 6)  # the server needs a while to start
+    monkeypatch.setattr(requests, "RETRIES", 6)  # the server needs a while to start
     try:
         made = EndpointGuard(url, str(folder), timeout=60)
         verdicts = made.judge([ITEM, Item("p", "", Part.ANSWER)])
@@ -235,7 +269,128 @@ def test_a_real_openai_compatible_server(tmp_path, monkeypatch):
     finally:
         process.kill()
         process.wait()
-    monkeypatch.setattr(endpoint, "RETRIES", 1)
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(requests, "RETRIES", 1)
+    monkeypatch.setattr(requests, "FIRST_WAIT", 0.01)
     with pytest.raises(TraceError, match="did not answer"):
         EndpointGuard(url, str(folder), timeout=5).judge([ITEM])
+
+
+MAX_TOKENS = {"model": "m", "max_tokens": 5, "temperature": 0, "response_format": {}}
+ERRORS = [
+    # content filters, as providers word them
+    (400, '{"error": {"code": "content_filter", "message": "filtered", "innererror": {"code": '
+     '"ResponsibleAIPolicyViolation"}}}', "FILTERED", ""),
+    (400, '{"code": "data_inspection_failed", "message": "Input data may contain inappropriate '
+     'content."}', "FILTERED", ""),
+    (400, '{"error": {"message": "Your request was rejected as a result of our safety system."}}',
+     "FILTERED", ""),
+    (403, '{"error": {"message": "Your chosen model requires moderation and your input was flagged '
+     'for violence"}}', "FILTERED", ""),
+    (422, "content management policy", "FILTERED", ""),
+    (400, '{"error": {"message": "prompt was blocked", "code": 400}}', "FILTERED", ""),
+    (0, '{"error": {"code": "content_filter"}}', "FILTERED", ""),
+    # length
+    (400, '{"error": {"message": "This model\'s maximum context length is 4096 tokens. However, '
+     'you requested 5000 tokens", "code": "context_length_exceeded"}}', "TOO_LONG", ""),
+    (400, '{"object": "error", "message": "\'max_tokens\' or \'max_completion_tokens\' is too '
+     'large: 200. This model\'s maximum context length is 100 tokens"}', "TOO_LONG", ""),
+    (400, '{"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum"}}',
+     "TOO_LONG", ""),
+    (413, "", "TOO_LONG", ""),
+    (400, '{"error": {"message": "Input length (5000) exceeds model context"}}', "TOO_LONG", ""),
+    (400, '{"error": {"message": "the request exceeds the available context size"}}',
+     "TOO_LONG", ""),
+    (0, '{"error": {"message": "maximum context length is 10"}}', "TOO_LONG", ""),
+    # settings
+    (400, '{"error": {"message": "Unsupported parameter: \'max_tokens\' is not supported with '
+     'this model. Use \'max_completion_tokens\' instead.", "param": "max_tokens"}}',
+     "UNSUPPORTED", "max_tokens"),
+    (400, '{"error": {"message": "Unsupported value: \'temperature\' does not support 0 with '
+     'this model."}}', "UNSUPPORTED", "temperature"),
+    (400, '{"error": {"message": "Invalid parameter: \'response_format\' of type \'json_schema\''
+     ' is not supported with this model."}}', "UNSUPPORTED", "response_format"),
+    (422, '{"detail": [{"type": "extra_forbidden", "loc": ["body", "response_format"], "msg": '
+     '"Extra inputs are not permitted", "input": {}}]}', "UNSUPPORTED", "response_format"),
+    (500, "Unexpected fields in the request: {'response_format'}", "UNSUPPORTED",
+     "response_format"),
+    # a busy or broken server
+    (429, '{"error": {"message": "Rate limit reached: too many tokens per minute"}}', "BUSY", ""),
+    (500, "oops", "BUSY", ""), (503, "content filter is starting", "BUSY", ""),
+    (0, '{"error": {"message": "overloaded"}}', "BUSY", ""),
+    # what stays wrong
+    (401, "content_filter", "FINAL", ""),
+    (403, '{"error": {"message": "your account was flagged"}}', "FINAL", ""),
+    (404, '{"error": {"message": "The model does not exist"}}', "FINAL", ""),
+    (400, '{"error": {"message": "Invalid value for seed"}}', "FINAL", ""),
+    (0, '{"error": {"code": "invalid_api_key", "message": "wrong"}}', "FINAL", ""),
+    # what is repeated of the request is data
+    (422, '{"detail": [{"loc": ["body", "seed"], "msg": "bad", "input": "content_filter, too long"'
+     '}]}', "FINAL", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "said", "failure", "setting"), ERRORS)
+def test_what_a_server_means_by_an_error(status, said, failure, setting):
+    meant = requests.judge_error(status, said, MAX_TOKENS)
+    assert (meant[0].name, meant[1]) == (failure, setting)
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [("3", 3), ("2.5", 2.5), ("²", 0), ("", 0), ("soon", 0), ("-1", 0), ("9" * 9, 60),
+     ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("Fri, 31 Dec 9999 23:59:59 GMT", 60)],
+)  # fmt: skip
+def test_how_long_a_server_asks_to_wait(asked, seconds):
+    headers = HTTPMessage()
+    headers["Retry-After"] = asked
+    assert requests._wait_asked_for(headers) == seconds
+
+
+def test_a_retry_names_its_reason_without_the_key(server, short_waits):
+    """Also where the key stands at the border of what is shown."""
+    url, script, _ = server
+    script += [(500, "x" * 270 + " Bearer very-secret-key", 0), UNSAFE]
+    reasons = []
+    EndpointGuard(url, "m", key="very-secret-key", on_retry=reasons.append).judge([ITEM])
+    assert "***" in reasons[0]
+    assert "very" not in reasons[0]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        'It is {"unsafe": false}.</think>{"unsafe": true}',
+        '<think>{"unsafe": false}</think>\n{"unsafe": true}',
+        '[THINK]{"unsafe": false}[/THINK]{"unsafe": true}',
+        '<|channel|>analysis<|message|>{"unsafe": false}<|end|><|start|>assistant'
+        '<|channel|>final<|message|>{"unsafe": true}<|return|>',
+    ],
+)
+def test_a_verdict_in_the_thinking_does_not_count(raw):
+    assert EndpointGuard("http://x/v1", "m").parse(raw).label == "unsafe"
+
+
+def test_a_reply_of_typed_blocks():
+    body = {"choices": [{"message": {"content": [
+        {"type": "thinking", "thinking": "no"}, {"type": "text", "text": "yes"}, "too"]}}]}  # fmt: skip
+    assert requests.read_reply(json.dumps(body).encode()) == ("yes\ntoo", "")
+
+
+def test_a_reply_in_which_the_judge_refuses():
+    body = {"choices": [{"message": {"content": None, "refusal": "I cannot"}}]}
+    reply = requests.read_reply(json.dumps(body).encode())
+    assert reply == ("I cannot", "the judge refused to answer")
+
+
+@pytest.mark.parametrize(
+    ("labels", "worst_label"),
+    [
+        (["safe", "safe"], "safe"), (["safe", "undecided"], "undecided"),
+        (["undecided", "controversial"], "controversial"), (["unsafe", "undecided"], "unsafe"),
+    ],
+)  # fmt: skip
+def test_the_worst_of_several_verdicts(labels, worst_label):
+    verdicts = [Verdict(label, 0.1, ("a",), True) for label in labels]
+    verdict = worst(verdicts)
+    assert (verdict.label, verdict.categories, verdict.refusal) == (worst_label, ("a",), True)
+    assert math.isnan(verdict.p_unsafe) == (worst_label == "undecided")

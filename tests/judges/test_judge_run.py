@@ -10,7 +10,7 @@ from judges.stand_ins import UNSAFE, Counting
 from places import SAMPLES
 
 from cotlens import Run, TraceError, analyze, judge_run
-from cotlens.judges import endpoint
+from cotlens.judges import requests
 from cotlens.judges.endpoint import EndpointGuard
 from cotlens.runs.judge import add_verdicts
 from cotlens.text.families import Tags
@@ -42,7 +42,7 @@ def test_a_server_that_dies_half_way_loses_nothing(server, tmp_path, short_waits
     url, script, seen = server
     script += [UNSAFE] * 10 + [(500, "gone", 0)]
     run = analyze([SAMPLES], tmp_path / "run")
-    monkeypatch.setattr(endpoint, "RETRIES", 1)
+    monkeypatch.setattr(requests, "RETRIES", 1)
     made = EndpointGuard(url, "m")
     with pytest.raises(TraceError, match="did not answer"):
         judge_run(run, made)

@@ -6,11 +6,13 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model, tiny_tokenizer
+from tiny import byte_tokenizer, tiny_model, tiny_tokenizer
+from tokenizers import Regex, Tokenizer, normalizers
 
 from cotlens import Trace, TraceError, load_model, score_tokens
 from cotlens.models.load import wrap_model
 from cotlens.models.scores import Head
+from cotlens.models.tokenizer import encodes_as, load_tokenizer
 
 V = 101
 
@@ -110,3 +112,52 @@ def test_bad_options(folder, options, message):
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(TraceError, match="cannot be loaded"):
         load_model(str(tmp_path), device="cpu")
+
+
+def save_as(folder, tokenizer, model_type):
+    """A checkpoint of another type whose config says `model_type`, as a conversion leaves it."""
+    network = tiny_model(len(tokenizer), "Qwen2" if model_type == "qwen2" else "Qwen3")
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+TEXT = "wait so the answer is 12345  two\n\n你好 three"
+
+
+@pytest.mark.parametrize("make", [tiny_tokenizer, byte_tokenizer])
+def test_the_saved_tokenizer_scores_a_checkpoint_of_type_qwen2(tmp_path, make):
+    """transformers 5.23 loads Qwen2Tokenizer in its place: other ids, or none."""
+    folder = save_as(tmp_path / "m", make(), "qwen2")
+    saved = Tokenizer.from_file(f"{folder}/tokenizer.json")
+    with pytest.warns(UserWarning, match="the saved one is used"):
+        model = load_model(folder, device="cpu")
+
+    wanted = saved.encode(TEXT, add_special_tokens=False).ids
+    (scored,) = score_tokens(model, [Trace(id="a", prompt="", completion=TEXT)])
+    assert list(scored.token_ids) == wanted
+    assert model.tokenizer.chat_template == make().chat_template
+    assert model.tokenizer.eos_token == "<eos>"
+
+
+@pytest.mark.parametrize("make", [tiny_tokenizer, byte_tokenizer])
+def test_a_tokenizer_that_loads_as_it_was_saved_is_taken_without_a_word(tmp_path, make):
+    folder = save_as(tmp_path / "m", make(), "qwen3")
+    assert encodes_as(load_model(folder, device="cpu").tokenizer, f"{folder}/tokenizer.json")
+
+
+def test_a_tokenizer_of_type_qwen3_5(tmp_path):
+    byte_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_5"}))
+    with pytest.warns(UserWarning, match="the saved one is used"):
+        tokenizer = load_tokenizer(str(tmp_path))
+    assert encodes_as(tokenizer, str(tmp_path / "tokenizer.json"))
+
+
+def test_a_text_that_encodes_to_nothing_stops_the_job():
+    """As a word-level tokenizer did whose pre-tokenizer was replaced."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex(r"[\s\S]"), "")
+    model = wrap_model(tiny_model(len(tokenizer)), tokenizer)
+    with pytest.raises(TraceError, match="trace 'a': its text has 8 characters, but the tokenizer"):
+        score_tokens(model, [Trace(id="a", prompt="", completion="two four")])

@@ -5,6 +5,7 @@ it can be told apart from what it does to the truth.
 """
 
 import json
+import math
 import random
 import re
 from collections.abc import Iterable, Sequence
@@ -55,10 +56,10 @@ class LearnedGuard:
         if not item.text.strip():
             return Verdict("undecided")
 
-        # Features that the guard has not met have no weight.
-        logit = 0.0
-        for name in features(item.prompt, item.text, item.part):
-            logit += self.weights.get(name, 0.0)
+        # Features that the guard has not met have no weight. A set has no order, and a plain sum
+        # would depend on it in its last digits.
+        names = features(item.prompt, item.text, item.part)
+        logit = math.fsum(self.weights.get(name, 0.0) for name in names)
 
         p_unsafe = float(1 / (1 + np.exp(-logit)))
         is_unsafe = p_unsafe >= 0.5
