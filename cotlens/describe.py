@@ -183,6 +183,7 @@ def _describe_run(run: Run) -> Report:
         "steps": int(traces["n_steps"].sum()),
         "scored_by": scorers,
         "judged_by": run.judges,
+        **_undecided(run),
         "bad_rows": info.get("n_rejected", 0),
         "models": _counts(traces["model"]),
         "statuses": _counts(traces["status"]),
@@ -192,6 +193,35 @@ def _describe_run(run: Run) -> Report:
         "answer": _length_summary(traces["n_answer_chars"].tolist()),
         "cannot_know": [*sorted(lacks), *_unknown_reasoning(summarised_models)],
     }
+
+
+def _undecided(run: Run) -> Report:
+    """Return how many verdicts are undecided, and how many were given on a shortened prompt.
+
+    They are counted by judge and part, the undecided ones with their reasons; what is 0 is left
+    out.
+    """
+    undecided = {}
+    cut = {}
+    for judge in run.judges:
+        info = run.judge_info(judge)
+        for part, counts in info["counts"].items():
+            name = f"{judge} on {part}"
+            reasons = info["undecided"][part]
+            known_reasons = [f"{n:,} {reason}" for reason, n in reasons.items() if reason]
+            if known_reasons:
+                name += f" ({', '.join(known_reasons)})"
+            if counts.get("undecided"):
+                undecided[name] = counts["undecided"]
+            if info["n_cut"][part]:
+                cut[f"{judge} on {part}"] = info["n_cut"][part]
+
+    report: Report = {}
+    if undecided:
+        report["undecided"] = undecided
+    if cut:
+        report["judged_on_a_cut_prompt"] = cut
+    return report
 
 
 def _describe_study(study: Study) -> Report:

@@ -12,6 +12,7 @@ from places import SAMPLES
 from cotlens import Run, TraceError, analyze, judge_run
 from cotlens.judges import requests
 from cotlens.judges.endpoint import EndpointGuard
+from cotlens.judges.verdict import Verdict
 from cotlens.runs.judge import add_verdicts
 from cotlens.text.families import Tags
 
@@ -200,3 +201,22 @@ def test_verdicts_whose_replacement_was_cut_off_are_none(tmp_path, monkeypatch):
         run.guard_table("people", "thinking")
     add_verdicts(run, given.assign(label="unsafe"), "people", "thinking")
     assert run.with_verdicts(run.trace_table(), "people")["thinking_unsafe"].all()
+
+
+def test_info_counts_what_is_undecided_and_cut(tmp_path):
+    """By judge and part, with the reasons; what is 0 is left out."""
+    from cotlens.describe import describe_path
+
+    class Undecided(Counting):
+        name = "undecided"
+
+        def judge(self, items):
+            reason = "content filter: policy 3"
+            return [Verdict("undecided", n_cut=5, reason=reason) for _ in items]
+
+    run = analyze([SAMPLES], tmp_path / "run")
+    assert "undecided" not in describe_path(run.path)
+    judge_run(run, Undecided(), parts=["full"])
+    report = describe_path(run.path)
+    assert report["undecided"] == {"undecided on full (14 content filter)": 14}
+    assert report["judged_on_a_cut_prompt"] == {"undecided on full": 14}
