@@ -5,7 +5,7 @@
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -219,52 +219,50 @@ _BLOCK = 2_000  # steps at once, so that memory does not grow with the length of
 def feature_sums(tokens: Tokens, *models: Weights) -> list[Sums]:
     """Return for each model the summed weights of every step and its neighbours, plus the bias.
 
-    The features are computed once for all models. Each array has the shape (steps, outputs).
+    The features are computed once for all models. A neighbour before the first step or after the
+    last adds nothing. Each array has the shape (steps, outputs).
     """
+    n_steps = len(tokens)
     blocks: list[list[Sums]] = [[] for _ in models]
-    for padded in _padded_blocks(tokens):
-        block_features = features(padded)
+    for start in range(0, n_steps, _BLOCK):
+        stop = min(start + _BLOCK, n_steps)
+
+        # A block is read with its neighbours, as far as the trace has them.
+        first = max(start - _N_BEFORE, 0)
+        end = min(stop + _N_AFTER, n_steps)
+        block_features = features(tokens[first:end])
+        n_missing = (_N_BEFORE - (start - first), _N_AFTER - (end - stop))
+
         for model, model_blocks in zip(models, blocks, strict=True):
-            sums = _sum_by_step(model, block_features)
-            model_blocks.append(sums)
+            added = _sum_by_step(model, block_features)
+            padded = np.pad(added, (n_missing, (0, 0), (0, 0)))
+            sums = _sum_over_neighbours(padded)
+            model_blocks.append(sums + model.bias)
 
     return [np.concatenate(model_blocks) for model_blocks in blocks]
 
 
-def _padded_blocks(tokens: Tokens) -> Iterator[Tokens]:
-    """Yield blocks of steps with the neighbours that they are judged by.
-
-    Before the first step of a trace and after its last stand steps without words.
-    """
-    before: Tokens = [[]] * _N_BEFORE
-    for start in range(0, len(tokens), _BLOCK):
-        stop = start + _BLOCK
-        block = tokens[start:stop]
-        after = tokens[stop : stop + _N_AFTER] or [[]]
-        padded = [*before, *block, *after]
-        yield padded
-        before = padded[-_N_AFTER - _N_BEFORE : -_N_AFTER]
-
-
 def _sum_by_step(model: Weights, features: Features) -> Sums:
-    """Return the sums of a padded block, without those of the padding."""
+    """Return what each step adds to the steps around it: (steps, offsets, outputs)."""
     n_buckets, n_offsets, n_outputs = model.weights.shape
     table = model.weights.reshape(n_buckets, -1)
     last_bits = np.uint64(n_buckets - 1)
 
-    # What each step adds to itself and to its neighbours.
     words, pairs = features.words & last_bits
     of_words = table[words]
     of_words += table[pairs]
     added = np.add.reduceat(of_words, features.starts, axis=0, dtype=np.float64)
+
     for hashes in features.steps:
         added += table[hashes & last_bits]
     added[features.short] += table[features.wholes & last_bits]
+    return added.reshape(-1, n_offsets, n_outputs)
 
-    # Every step takes from each neighbour what is meant for its offset.
-    by_offset = added.reshape(-1, n_offsets, n_outputs)
-    stop = len(by_offset) - _N_AFTER
-    sums = np.tile(model.bias.astype(np.float64), (stop - _N_BEFORE, 1))
+
+def _sum_over_neighbours(added: Sums) -> Sums:
+    """Return the sum of what every step but the padding takes from itself and its neighbours."""
+    stop = len(added) - _N_AFTER
+    taken = []
     for column, offset in enumerate(OFFSETS):
-        sums += by_offset[_N_BEFORE + offset : stop + offset, column]
-    return sums
+        taken.append(added[_N_BEFORE + offset : stop + offset, column])
+    return np.sum(taken, axis=0)

@@ -51,7 +51,7 @@ OUTPUTS = (*KINDS, "strict", "wide")
 
 # A step counts as reflection from this probability on: the best mean F1 in cross-validation over
 # documents, rounded. It was fixed there, not on the labelled sets that test the classifier.
-THRESHOLD = 0.275
+THRESHOLD = 0.3
 
 
 class StepKinds(NamedTuple):
@@ -92,7 +92,9 @@ def classify(texts: Sequence[str]) -> StepKinds:
 def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepKinds:
     """Kinds from the sums of their weights, one row per step of a trace, where it is English."""
     reflective, others, strict_and_wide = np.split(sums, [N_REFLECTIVE, len(KINDS)], axis=1)
-    p_reflect = _p_reflect(strict_and_wide)
+    strict, wide = strict_and_wide.T
+    wide = np.where(_are_first_conclusions(sums), np.minimum(strict, wide), wide)
+    p_reflect = _p_reflect(np.column_stack([strict, wide]))
     reflects = p_reflect >= THRESHOLD
 
     # The best kind on the side that the decision names.
@@ -110,6 +112,24 @@ def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepK
 
     p_known = np.where(english, p_reflect, np.nan)
     return StepKinds(kinds, p_known, decisions)
+
+
+def _are_first_conclusions(sums: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return whether each step concludes for the first time, without a check right before it.
+
+    `wide` knows the neighbouring steps only, and takes any conclusion for one that repeats another.
+    """
+    best = sums[:, : len(KINDS)].argmax(axis=1)
+    concludes = best == KINDS.index(Kind.CONCLUDE)
+    is_first = concludes & (np.cumsum(concludes) == 1)
+
+    # At most `_CHECK_LASTS` steps before it nothing was checked.
+    n_checks = np.cumsum(best == KINDS.index(Kind.VERIFY))
+    padded = np.concatenate([np.zeros(_CHECK_LASTS, int), n_checks])
+    return is_first & (n_checks == padded[: len(n_checks)])
+
+
+_CHECK_LASTS = 6
 
 
 def _p_reflect(strict_and_wide: NDArray[np.float64]) -> NDArray[np.float64]:

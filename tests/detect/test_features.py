@@ -86,10 +86,10 @@ def test_a_sum_by_hand():
     """Weights of 1, 10 and 100: the features of a step, of the step before it and of the one after it.
 
     Steps have 2 features a word, 7 more, and one if they are short: 16, 10 and 23. Before the first
-    step and after the last stand steps without words, which have 10.
+    step and after the last stands nothing.
     """
     tokens = [tokenize(text) for text in ("Wait, no.", "", "x = 3.14 and so on")]
-    n_features = [10, 2 * 4 + 7 + 1, 2 + 7 + 1, 2 * 8 + 7, 10]
+    n_features = [0, 2 * 4 + 7 + 1, 2 + 7 + 1, 2 * 8 + 7, 0]
     weights = np.tile([[1], [10], [100]], (8, 1, 2)).astype(np.float32)
     model = Weights(weights, np.array([0, 0.5], np.float32))
 

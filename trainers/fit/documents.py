@@ -159,42 +159,41 @@ def labelled_steps(documents: Iterable[Document], n_buckets: int) -> Steps:
             names.append(document.name)
             places.append((number, n_steps))
 
-    matrix = scipy.sparse.vstack(matrices, format="csr")
+    matrix = scipy.sparse.csr_matrix(scipy.sparse.vstack(matrices))
     return Steps(matrix, np.array(labels), np.array(names), np.array(places))
 
 
 def _features_of_steps(texts: list[str], n_buckets: int) -> scipy.sparse.csr_matrix:
     """Return how often each step of a document has each feature: (steps, offsets * buckets)."""
-    # Before the first step and after the last stand steps without words, as in `feature_sums`.
-    tokens = [[], *map(tokenize, texts), []]
-    own = features(tokens)
-    n_padded = len(tokens)
-    every_step = np.arange(n_padded)
+    n_steps = len(texts)
+    itself = features([tokenize(text) for text in texts])
+    every_step = np.arange(n_steps)
 
-    # The step and the bucket of each feature.
-    lengths = np.diff(own.starts, append=own.words.shape[1])
+    # The step and the bucket of each feature. The steps are numbered from the padding on, which
+    # has no feature.
+    lengths = np.diff(itself.starts, append=itself.words.shape[1])
     step_of_word = np.repeat(every_step, lengths)
     step_numbers = np.concatenate(
         [
-            np.tile(step_of_word, len(own.words)),
-            np.tile(every_step, len(own.steps)),
-            own.short,
+            np.tile(step_of_word, len(itself.words)),
+            np.tile(every_step, len(itself.steps)),
+            itself.short,
         ]
     )
-    hashes = np.concatenate([own.words.ravel(), own.steps.ravel(), own.wholes])
+    rows = step_numbers + 1
+    hashes = np.concatenate([itself.words.ravel(), itself.steps.ravel(), itself.wholes])
     buckets = (hashes % n_buckets).astype(np.int64)
 
     # The matrix adds up what occurs twice.
     ones = np.ones(len(buckets), np.float32)
-    shape = (n_padded, n_buckets)
-    matrix = scipy.sparse.csr_matrix((ones, (step_numbers, buckets)), shape)
+    shape = (n_steps + 2, n_buckets)
+    matrix = scipy.sparse.csr_matrix((ones, (rows, buckets)), shape)
 
     # Next to the features of a step stand those of its neighbours.
     of_offsets = []
     for offset in OFFSETS:
-        rows = every_step[1:-1] + offset
-        of_offsets.append(matrix[rows])
-    return scipy.sparse.hstack(of_offsets, format="csr")
+        of_offsets.append(matrix[every_step + 1 + offset])
+    return scipy.sparse.csr_matrix(scipy.sparse.hstack(of_offsets))
 
 
 def pack_weights(weights: NDArray, n_buckets: int) -> NDArray:
