@@ -17,10 +17,10 @@ from cotlens.measures import (
 )
 from cotlens.text.tokens import word_starts
 
-TEXT = "<think>The sum is 5.\nWait, that is wrong.\nIt is 6.\n</think>Six."
+TEXT = "<think>The sum is 5.\nWait, that is wrong.\n2+4 is 6.\n</think>Six."
 
 # One token per word: <think> 0 | The sum is 5. = 1..4 | Wait, that is wrong. = 5..8
-# | It is 6. = 9..11 | </think> and Six. after them.
+# | 2+4 is 6. = 9..11 | </think> and Six. after them.
 STARTS = [i for i, letter in enumerate(TEXT) if i == 0 or TEXT[i - 1] in " \n>"]
 N_TOKENS = len(STARTS)
 
@@ -146,7 +146,7 @@ def test_words_and_forking_tokens_by_hand(traces, scores):
         "n_traces": [1],
         "sum": [20],
         "highest": [10],
-        "before": ["\nIt "],
+        "before": ["2+4 "],
         "after": ["6.\n<"],
     }
     assert columns_of(words[words["word"] == "is "], expected) == expected
@@ -207,8 +207,8 @@ def test_missing_scores_are_named(traces, scores):
 
 def test_tags_and_commentary_between_thoughts_are_in_no_neighbourhood():
     """The onset that opens the second thought has only its own thought after it, nothing before."""
-    first = "<think>The sum is 5. It is odd.</think>Well."
-    second = "<think>Wait, that is wrong. It is 6.</think>Six."
+    first = "<think>The sum is 5. So 2+3 = 5.</think>Well."
+    second = "<think>Wait, that is wrong. So 2+4 = 6.</think>Six."
     text = first + second
     steps = step_table([Trace(id="a", completion=text)])
     starts = np.arange(len(text))

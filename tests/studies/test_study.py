@@ -288,7 +288,7 @@ def test_a_study_that_was_cut_off_is_made_by_the_next_call(runs, tmp_path, monke
 def test_rollouts_without_steps_or_rewards(runs, tmp_path):
     made = make_rollouts(tmp_path / "rollouts")
     text = (tmp_path / "rollouts.jsonl").read_text()
-    (tmp_path / "steps.jsonl").write_text(text.replace('"training_step"', '"step"'))
+    (tmp_path / "steps.jsonl").write_text(text.replace('"training_step"', '"my_step"'))
     without = analyze([tmp_path / "steps.jsonl"], tmp_path / "steps")
     with pytest.raises(
         TraceError, match="12 of 12 rollouts have no training step; give the rows a training_step"

@@ -32,6 +32,7 @@ def n_wait(completions, domain, **_):
     return values
 
 
+@pytest.mark.filterwarnings("ignore:.*rollouts may be of training or of an evaluation")
 def test_grpo_moves_every_parameter_and_records_what_trl_logs(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "trl.trainer.grpo_trainer.print_prompt_completions_sample", lambda *_, **__: None
