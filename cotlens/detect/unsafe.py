@@ -52,7 +52,7 @@ LEARNED = (
     *MARKERS,
 )
 # From these probabilities on a step carries a marker: the best F1 in cross-validation by document
-# on the training labels, in steps of 0.05. They were fixed there.
+# on the training labels, in steps of 0.05, when they were fixed there.
 THRESHOLDS: dict[Marker, float] = {
     Marker.RISK_AWARENESS: 0.3,
     Marker.REFUSAL_INTENT: 0.25,

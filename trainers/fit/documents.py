@@ -199,4 +199,4 @@ def _features_of_steps(texts: list[str], n_buckets: int) -> scipy.sparse.csr_mat
 def pack_weights(weights: NDArray, n_buckets: int) -> NDArray:
     """Return weights, (outputs, offsets * buckets), as `Weights` has them, in half precision."""
     by_offset = weights.reshape(-1, len(OFFSETS), n_buckets)
-    return by_offset.transpose(2, 1, 0).astype(np.float16)
+    return by_offset.transpose(2, 1, 0).astype(np.float16, order="C")

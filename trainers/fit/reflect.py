@@ -356,7 +356,7 @@ def write(models: Models) -> None:
         decision_mean=models.mean,
         decision_scale=models.scale,
         decision_weights=models.decision.coef_[0],
-        decision_bias=models.decision.intercept_[0],
+        decision_bias=np.ravel(models.decision.intercept_)[0],
     )
     kilobytes = path.stat().st_size / 1000
     print(f"{path.name}: {kilobytes:.0f} kB")
