@@ -88,7 +88,8 @@ def trace_of_message(
         )
 
     text = content_text(content)
-    if text and thinking and thinking.strip() in text and has_delimiters(text):
+    is_delimited = has_delimiters(text, prompt, fields["model"])
+    if text and thinking and thinking.strip() in text and is_delimited:
         # The server left the thought in the content as well.
         meta = meta | {"thinking": thinking}
         thinking = ""
@@ -99,7 +100,7 @@ def trace_of_message(
     if fields["finish_reason"] == "length":
         reports = "refusal" in used
     is_one_text = not thinking and reasoning is Reasoning.VERBATIM
-    if is_one_text and (has_delimiters(text) or not reports):
+    if is_one_text and (is_delimited or not reports):
         return Trace(
             completion=text,
             prompt=prompt,

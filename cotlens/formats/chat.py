@@ -66,7 +66,7 @@ def _with_text(
 ) -> Trace:
     """The trace of a text: the whole completion, or the answer to the thinking next to it."""
     common["gold"] = common["gold"] or ("" if thinking else taker.text("answer"))
-    if thinking is None or _is_whole(text, thinking):
+    if thinking is None or is_whole(text, thinking, prompt, common["model"]):
         if thinking:
             taker.rest["thinking"] = thinking
         return Trace(
@@ -97,13 +97,13 @@ def _with_text(
     )
 
 
-def _is_whole(text: str, thinking: str) -> bool:
+def is_whole(text: str, thinking: str, prompt: str, model: str) -> bool:
     """Whether a text given next to thinking contains the thought as well.
 
     It does if it begins with a thought, or has the same thought between tags. An answer may mention
     tags without being a completion.
     """
-    if not has_delimiters(text):
+    if not has_delimiters(text, prompt, model):
         return False
     think = split_think(text).think
     begins = bool(think) and not re.search(r"\s", text[: think[0].start].strip())
