@@ -61,6 +61,12 @@ CASES = {
         "Use <think> tags.<think>a</think>b", "Use <think> tags.", ["a"], "b", "closed", "text",
     ),
     "echoed chat prompt": (R1_PROMPT + "a</think>b", R1_PROMPT, ["\na"], "b", "closed", "prompt"),
+    "echo after special tokens": (
+        "<s>\n<|im_start|>user\nUse <think> tags.<|im_end|>\n<think>a</think>b", "Use <think> tags.", ["a"], "b", "closed", "text",
+    ),
+    "a thought that quotes the prompt": (
+        "<think>I am asked: Use <think> tags. Well.</think>b", "Use <think> tags.", ["I am asked: Use <think> tags. Well."], "b", "closed", "text",
+    ),
     "mistral": ("[THINK]a[/THINK]b", "", ["a"], "b", "closed", "text"),
     "gemma channel": ("<|channel>thought\na<channel|>b", "", ["a"], "b", "closed", "text"),
     "gemma tag": ("<thought>a</thought>b", "", ["a"], "b", "closed", "text"),
@@ -119,6 +125,9 @@ CASES = {
     ),
     "harmony with a recipient in the header of the role": (
         "<|start|>assistant to=python<|channel|>analysis code<|message|>1<|call|>", "", [], "", "absent", "",
+    ),
+    "the end of a thought in quotation marks": (
+        "Kimi writes `<|close|>think<|sep|>` then.", "", [], "Kimi writes `<|close|>think<|sep|>` then.", "absent", "",
     ),
     "muse without special tokens": (" to=selfa.assistant to=userb.", "", ["a."], "b.", "closed", "text"),
     "nested tags": ("<think>\n<think>\na\n</think>\n</think>\nb", "", ["\na\n"], "\nb", "closed", "text"),
