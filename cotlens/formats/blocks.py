@@ -101,7 +101,7 @@ def trace_of_message(
         )
 
     text = content_text(content)
-    is_delimited = has_delimiters(text, prompt, fields["model"])
+    is_delimited = has_delimiters(text, prompt, fields.get("model", ""))
     if text and thinking and thinking.strip() in text and is_delimited:
         # The server left the thought in the content as well.
         meta = meta | {"thinking": thinking}
@@ -390,11 +390,13 @@ def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
 
         said = rest.pop(name)
         rest = {key: value for key, value in rest.items() if value is not True}
+        said = parsed_parts(said, is_sure=False)
         return content_text(said), Reasoning.VERBATIM, rest
 
     # The summary, where there is one; else what the provider left out.
     if isinstance(rest.get("summary"), str | list):
-        summary = content_text(rest.pop("summary"))
+        given = rest.pop("summary")
+        summary = content_text(parsed_parts(given, is_sure=False))
         if summary:
             return summary, Reasoning.SUMMARY, rest
 

@@ -317,7 +317,7 @@ def _parse_samples(
         for field, values in of_samples.items():
             fields |= _of_sample(field, values[i])
 
-        message = without_nulls({"content": text, "thinking": thought})
+        message = read_message({"content": text, "thinking": thought})
         traces.append(
             trace_of_message(
                 message,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cotlens.formats.chat import parse_messages
+from cotlens.formats.chat import parse_messages, parse_plain
 from cotlens.formats.fields import Taker, dicts, entries_of, from_json, left_over, objects
 from cotlens.formats.rows import Row
 from cotlens.formats.servers import is_response, parse_openai, parse_responses
@@ -102,6 +102,10 @@ def _parser_of(body: Row) -> Callable[[Row, str], list[Trace]] | None:
         choices = body.get(name)
         if isinstance(choices, list) and choices and len(dicts(choices)) == len(choices):
             return parse_openai
+
+    # Ollama
+    if "done" in body and isinstance(body.get("message"), dict):
+        return parse_plain
 
     is_anthropic = body.get("type") == "message" and isinstance(body.get("content"), list)
     return _parse_anthropic if is_anthropic else None

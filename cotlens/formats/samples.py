@@ -19,6 +19,7 @@ from cotlens.formats.fields import (
     is_thought,
 )
 from cotlens.formats.rows import Row
+from cotlens.formats.taken import message_of
 from cotlens.trace import Trace, TraceError, dump_json
 
 # --- a list of samples under a plural name ---------------------------------------------------
@@ -69,7 +70,7 @@ def parse_samples(row: Row, name: str) -> list[Trace]:
     """
     field = samples_field(row)
     rest = dict(row)
-    samples = rest.pop(field)
+    samples = [message_of(sample) for sample in rest.pop(field)]
     has_prompt = any(rest.get(key) for key in PROMPT)
     messages = dicts(rest.get("messages"))
 

@@ -258,6 +258,8 @@ def _message_blocks(item: Row) -> Sequence[Row]:
     # A text, or parts of text.
     content = item.get("content")
     if isinstance(content, str):
+        content = parsed_parts(content)
+    if isinstance(content, str):
         content = [{"type": "output_text", "text": content}]
     for part in parsed_parts(content or []):
         block = typed(part)

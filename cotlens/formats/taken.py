@@ -59,14 +59,28 @@ def parsed_text(value: Any) -> Any:
 
     Any other JSON is what the model wrote.
     """
-    parsed = _messages_of(value)
-    if isinstance(value, str) and isinstance(parsed, dict) and role_of(parsed) != "assistant":
-        return value
+    parsed = message_of(_messages_of(value))
+    if isinstance(value, str) and isinstance(parsed, dict):
+        return message_of(value)
 
     # Parts, of which one at least says what it is: a list of JSON texts may be several samples.
     if parsed is value:
         return parsed_parts(value, is_sure=False)
     return parsed
+
+
+def message_of(value: Any) -> Any:
+    """The value; JSON text of an assistant's message is parsed."""
+    if not isinstance(value, str):
+        return value
+    message = from_json(value)
+    if not isinstance(message, dict) or "content" not in message:
+        return value
+
+    # Without a role, what a server alone writes tells.
+    role = role_of(message)
+    is_message = role == "assistant" or (not role and "reasoning_content" in message)
+    return message if is_message else value
 
 
 def _messages_of(value: Any) -> Any:

@@ -59,25 +59,33 @@ def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
             trace.prompt,
             model=trace.model,
             tags=tags,
-            finish_reason=trace.finish_reason,
+            finish_reason=_reason_of(trace),
         )
 
     think = []
     for span in trace.think:
         think.append(_within_tags(trace.completion, span))
     answer = trace.answer or end_of(trace.completion)
+    # A source that gave no thought, or one that missed it.
+    if _is_cut_thought(trace, answer):
+        return _all_thought(trace.completion)
     if not any(span.length for span in think):
-        # A source that gave no thought, or one that missed it.
-        if _is_cut_thought(trace, answer):
-            return _all_thought(trace.completion)
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
 
     # Without text after the thinking, and without a finish reason that says the model stopped by
     # itself, the thought does not count as closed.
     status = Status.OPEN
-    if answer.length > 0 or trace.finish_reason.lower() in STOPPED:
+    if answer.length > 0 or _reason_of(trace).lower() in STOPPED:
         status = Status.CLOSED
     return Split(tuple(think), answer, status, OpenedBy.FIELDS)
+
+
+def _reason_of(trace: Trace) -> str:
+    """Why the model stopped: servers say `stop` of some calls that stand in a field."""
+    calls = trace.meta.get("tool_calls")
+    if isinstance(calls, list) and any(isinstance(call, dict) for call in calls):
+        return "tool_calls"
+    return trace.finish_reason
 
 
 def _all_thought(text: str) -> Split:
@@ -97,7 +105,8 @@ def _is_cut_thought(trace: Trace, answer: Span) -> bool:
     A server's parser looks for the closing tag. Where the thought was cut before it, some give an
     empty field of thinking and all of the text as the answer.
     """
-    if answer.start > 0 or answer.length == 0:
+    before = trace.completion[: answer.start]
+    if before.strip() or answer.length == 0:
         return False
     if trace.reasoning is not Reasoning.VERBATIM:
         return False

@@ -118,6 +118,22 @@ OPEN = [
 ]
 
 
+@pytest.mark.parametrize("reason", ["stop", "length", "tool_calls"])
+@pytest.mark.parametrize("text", OPEN)
+def test_a_call_in_a_field_counts_whatever_the_reason(text, reason):
+    """vLLM says `stop` of a call that the request asked for by its name."""
+    message = {"role": "assistant", "content": text, "tool_calls": [CALL]}
+    choice = {"index": 0, "finish_reason": reason, "message": message}
+    (trace,) = read_records([{"choices": [choice]}])
+    assert (parts(trace), trace.finish_reason) == ((["I need it."], "", "closed"), reason)
+
+
+def test_a_call_does_not_close_the_thought_of_a_family_whose_parsers_read_on():
+    message = {"role": "assistant", "content": "<think>I need it.", "tool_calls": [CALL]}
+    (trace,) = read_records([{"model": "Qwen/QwQ-32B", "messages": [ASK, message]}])
+    assert parts(trace) == (["I need it."], "", "open")
+
+
 @pytest.mark.parametrize("text", OPEN)
 def test_a_call_beside_an_open_thought_closes_it(text):
     message = {"role": "assistant", "content": text}

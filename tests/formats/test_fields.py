@@ -294,6 +294,14 @@ AS_JSON = {
     },
     "parts of a completion": {"prompt": "q", "completion": [THOUGHT, SAID]},
     "all parts of a completion": {"prompt": "q", "completion": f"[{THOUGHT}, {SAID}]"},
+    "parts of a sample": {"prompt": "q", "responses": [f"[{THOUGHT}, {SAID}]"]},
+    "a sample": {"prompt": "q", "generations": [HELLO]},
+    "a message without a role": {"prompt": "q", "completion": '{"content": "Hello.", "reasoning_content": "Hm."}'},
+    "a response of ollama": {"prompt": "q", "response": f'{{"model": "m", "message": {HELLO}, "done": true}}'},
+    "the content of an item": {
+        "object": "response", "status": "completed",
+        "output": [{"type": "reasoning", "summary": [], "content": [SAID.replace("Hello", "Hm")]}, {"type": "message", "content": f"[{SAID}]"}],
+    },
     "parts of gemini": {
         "candidates": [{"content": {"parts": ['{"text": "Hm.", "thought": true}', '{"text": "Hello."}']}, "finishReason": "STOP"}]
     },
