@@ -12,9 +12,11 @@ content      what stands in a message: its text, its role, what each part is
 blocks       a message whose content is typed parts (thinking, text, tool calls)
 tokens       log-probs and offsets of tokens
 exact        rows that cotlens wrote
+taken        prompt and completion of a plain row
 chat         plain rows and lists of messages
 samples      rows of several samples, batches as columns, BFCL
-servers      responses of OpenAI-compatible servers, batches, vLLM, SGLang
+servers      responses of OpenAI-compatible servers, vLLM, SGLang
+nested       responses inside a row: batches, responses in a field
 trl          TRL's completions, each rollout once
 verifiers    rollouts of verifiers and prime-rl
 trainers     rollouts of verl and open-instruct

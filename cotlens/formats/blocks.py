@@ -1,7 +1,7 @@
 """A message whose content is typed parts: thinking, text, tool calls."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cotlens.formats.content import (
@@ -11,10 +11,21 @@ from cotlens.formats.content import (
     content_text,
     is_tool,
     kind_of,
+    parsed_parts,
     part_text,
     typed,
 )
-from cotlens.formats.fields import THINK, dicts, fields_of, is_thought, left_over, objects
+from cotlens.formats.fields import (
+    THINK,
+    dicts,
+    entries_of,
+    fields_of,
+    from_json,
+    is_thought,
+    left_over,
+    objects,
+    unless_blank,
+)
 from cotlens.formats.rows import Row
 from cotlens.text.split import has_delimiters
 from cotlens.trace import Origin, Reasoning, Span, Trace, TraceError
@@ -58,6 +69,8 @@ def trace_of_message(
         content = message["refusal"]
         used.add("refusal")
 
+    if content:
+        thinking = unless_blank(thinking, fields["finish_reason"])
     rest = left_over(message, "message", *used)
     if content is None and thinking and not calls:
         _refuse_lost_answer(message, used)
@@ -88,7 +101,8 @@ def trace_of_message(
         )
 
     text = content_text(content)
-    if text and thinking and thinking.strip() in text and has_delimiters(text):
+    is_delimited = has_delimiters(text, prompt, fields.get("model", ""))
+    if text and thinking and thinking.strip() in text and is_delimited:
         # The server left the thought in the content as well.
         meta = meta | {"thinking": thinking}
         thinking = ""
@@ -99,7 +113,7 @@ def trace_of_message(
     if fields["finish_reason"] == "length":
         reports = "refusal" in used
     is_one_text = not thinking and reasoning is Reasoning.VERBATIM
-    if is_one_text and (has_delimiters(text) or not reports):
+    if is_one_text and (is_delimited or not reports):
         return Trace(
             completion=text,
             prompt=prompt,
@@ -140,7 +154,9 @@ def _refuse_lost_answer(message: Row, used: set[str]) -> None:
 
 
 def _parts(content: Any) -> list[Any]:
-    return [typed(part) for part in content] if isinstance(content, list) else []
+    if not isinstance(content, list):
+        return []
+    return [typed(part) for part in parsed_parts(content)]
 
 
 # --- calls of tools --------------------------------------------------------------------------
@@ -151,8 +167,9 @@ def tool_calls(message: Row) -> list[Row]:
     field, for one call.
     """
     calls = objects(message.get("tool_calls"), "tool_calls")
-    if not calls and isinstance(message.get("function_call"), dict):
-        calls = [message["function_call"]]
+    call = from_json(message.get("function_call"))
+    if not calls and isinstance(call, Mapping):
+        calls = [call]
     if calls:
         return calls
     return [part for part in _parts(message.get("content")) if kind_of(part) is Part.CALL]
@@ -175,12 +192,13 @@ def _thinking_beside(message: Row) -> tuple[str, Reasoning, set[str]]:
     texts = {}
     for name in THINK:
         if name in message and is_thought(message[name]):
-            texts[name] = content_text(message[name])
+            thought = parsed_parts(message[name], is_sure=False)
+            texts[name] = content_text(thought)
 
     thinking = next(filter(None, texts.values()), "")
     used = {name for name, text in texts.items() if text in ("", thinking)}
 
-    details = dicts(message.get("reasoning_details"))
+    details = dicts(entries_of(message.get("reasoning_details")))
     if not details:
         return thinking, Reasoning.VERBATIM, used
     return _with_details(thinking, details, used)
@@ -372,11 +390,13 @@ def _thought(block: Row) -> tuple[str, Reasoning, dict[str, Any]]:
 
         said = rest.pop(name)
         rest = {key: value for key, value in rest.items() if value is not True}
+        said = parsed_parts(said, is_sure=False)
         return content_text(said), Reasoning.VERBATIM, rest
 
     # The summary, where there is one; else what the provider left out.
     if isinstance(rest.get("summary"), str | list):
-        summary = content_text(rest.pop("summary"))
+        given = rest.pop("summary")
+        summary = content_text(parsed_parts(given, is_sure=False))
         if summary:
             return summary, Reasoning.SUMMARY, rest
 

@@ -7,24 +7,25 @@ from cotlens.formats.blocks import ANSWERS, tool_calls, trace_of_message
 from cotlens.formats.content import (
     content_text,
     prompt_text,
+    read_message,
     role_of,
     without_nulls,
 )
 from cotlens.formats.exact import restored
 from cotlens.formats.fields import (
-    PROMPT,
     TEXT,
     THINK,
     Taker,
     common_fields,
     dicts,
     fields_of,
-    from_json,
     is_thought,
     objects,
+    unless_blank,
 )
 from cotlens.formats.finish import read_finish
 from cotlens.formats.rows import Row
+from cotlens.formats.taken import take_prompt, take_text
 from cotlens.formats.tokens import logprobs_of_row
 from cotlens.text.split import has_delimiters, split_think
 from cotlens.trace import Origin, Span, Trace, TraceError, dump_json
@@ -42,9 +43,9 @@ def parse_plain(row: Row, name: str) -> list[Trace]:
     taker = Taker(row)
 
     # What the row has of prompt, thinking and text decides how it is read.
-    prompt = _take_prompt(taker)
+    prompt = take_prompt(taker)
     thinking = taker.thinking()
-    text = _take_text(taker)
+    text = take_text(taker)
     if isinstance(prompt, list) or isinstance(text, list):
         return _parse_lists(taker, prompt, thinking, text, name)
 
@@ -55,6 +56,8 @@ def parse_plain(row: Row, name: str) -> list[Trace]:
     if text is not None and not isinstance(text, str):
         raise TraceError(f"the completion must be text, got {type(text).__name__}")
     common = common_fields(taker, name)
+    if thinking and text:
+        thinking = unless_blank(thinking, common["finish_reason"])
     if text is None:
         return [_thinking_and_answer(taker, row, prompt, thinking, common)]
     trace = _with_text(taker, prompt, thinking, text, common)
@@ -66,7 +69,7 @@ def _with_text(
 ) -> Trace:
     """The trace of a text: the whole completion, or the answer to the thinking next to it."""
     common["gold"] = common["gold"] or ("" if thinking else taker.text("answer"))
-    if thinking is None or _is_whole(text, thinking):
+    if thinking is None or is_whole(text, thinking, prompt, common["model"]):
         if thinking:
             taker.rest["thinking"] = thinking
         return Trace(
@@ -97,13 +100,13 @@ def _with_text(
     )
 
 
-def _is_whole(text: str, thinking: str) -> bool:
+def is_whole(text: str, thinking: str, prompt: str, model: str) -> bool:
     """Whether a text given next to thinking contains the thought as well.
 
     It does if it begins with a thought, or has the same thought between tags. An answer may mention
     tags without being a completion.
     """
-    if not has_delimiters(text):
+    if not has_delimiters(text, prompt, model):
         return False
     think = split_think(text).think
     begins = bool(think) and not re.search(r"\s", text[: think[0].start].strip())
@@ -227,71 +230,7 @@ def refuse_part_of_stream(row: Row) -> None:
         )
 
 
-# --- prompt and text -------------------------------------------------------------------------
-def _take_prompt(taker: Taker) -> Any:
-    """The prompt; an instruction and its input (Alpaca) are joined by a blank line."""
-    if taker.rest.get("instruction") and taker.rest.get("input") and not taker.rest.get("prompt"):
-        return taker.text("instruction") + "\n\n" + taker.text("input")
-
-    # A message, a list of them, or a text in a list.
-    prompt = _messages_of(taker.take(*PROMPT))
-    if isinstance(prompt, dict) and "content" in prompt:
-        return [prompt]
-    if isinstance(prompt, list):
-        is_one_text = len(prompt) == 1 and isinstance(prompt[0], str)
-        return prompt[0] if is_one_text else prompt
-
-    if prompt is None or isinstance(prompt, str):
-        return prompt or ""
-    return dump_json(prompt)
-
-
-def _take_text(taker: Taker) -> Any:
-    """The completion: text, a list, or a message as a list of one."""
-    text = _messages_of(taker.take(*TEXT))
-    if text is None and isinstance(taker.rest.get("message"), dict):  # Ollama
-        text = taker.rest.pop("message")
-    if not isinstance(text, dict):
-        return text
-
-    # A message, or an object with a text under a name that rows have too.
-    if any(name in text for name in ("content", "parts", "tool_calls", *THINK)):
-        return [{"role": "assistant", **text}]
-    inner = [name for name in TEXT if isinstance(text.get(name), str)]
-    if inner:
-        return [
-            {
-                "role": "assistant",
-                "content": text[inner[0]],
-            }
-        ]
-
-    raise TraceError(
-        f"the completion must be text or a message with a content, got an object with the fields "
-        f"{', '.join(map(str, text)) or 'none'}"
-    )
-
-
-def _messages_of(value: Any) -> Any:
-    """The value; messages that stand as JSON text are parsed, a completion that is JSON is not."""
-    # All of it is one text of JSON, or each message is.
-    if isinstance(value, str):
-        parsed = from_json(value) if '"role"' in value[:2000] else value
-        is_chat = isinstance(parsed, list) and bool(parsed) and all(map(_is_message, parsed))
-        return parsed if is_chat else value
-
-    if isinstance(value, list):
-        parsed = [from_json(part) for part in value]
-        is_chat = any(isinstance(part, str) for part in value) and all(map(_is_message, parsed))
-        return parsed if is_chat else value
-
-    return value
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and "role" in value and len(value) > 1
-
-
+# --- lists ----------------------------------------------------------------------------------------
 def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str) -> list[Trace]:
     """The traces of a row whose prompt or completion is a list.
 
@@ -318,7 +257,7 @@ def _parse_lists(taker: Taker, prompt: Any, thinking: Any, text: Any, name: str)
             "completion belongs to which prompt is not said; give a row to each prompt"
         )
 
-    before = [without_nulls(message) for message in before]
+    before = [read_message(message) for message in before]
     if isinstance(text, list) and all(isinstance(part, str) for part in text):
         return _parse_samples(taker, before, thinking, text, name)
 
@@ -378,7 +317,7 @@ def _parse_samples(
         for field, values in of_samples.items():
             fields |= _of_sample(field, values[i])
 
-        message = without_nulls({"content": text, "thinking": thought})
+        message = read_message({"content": text, "thinking": thought})
         traces.append(
             trace_of_message(
                 message,
@@ -450,8 +389,8 @@ def traces_of_turns(
     before: list[Any], messages: list[Any], common: dict[str, Any], meta: dict[str, Any]
 ) -> list[Trace]:
     """One trace per assistant turn of `messages`; `before` and earlier turns are its prompt."""
-    before = [without_nulls(message) for message in before]
-    messages = [without_nulls(message) for message in messages]
+    before = [read_message(message) for message in before]
+    messages = [read_message(message) for message in messages]
     # OpenAI's fine-tuning rows: an assistant message of weight 0 is context and no completion.
     turns = []
     for i, message in enumerate(messages):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from cotlens.formats.fields import THINK
+from cotlens.formats.fields import THINK, from_json
 from cotlens.formats.rows import Row
 from cotlens.trace import TraceError, dump_json
 
@@ -62,6 +62,7 @@ def content_text(content: Any) -> str:
     if not isinstance(content, list):
         raise _bad_content(content)
 
+    content = parsed_parts(content)
     texts = []
     for part in content:
         if not isinstance(part, str | Mapping):
@@ -124,6 +125,14 @@ def without_nulls(message: Row) -> dict[str, Any]:
         if name in rest and "content" not in rest:
             rest["content"] = rest.pop(name)
 
+    return rest
+
+
+def read_message(message: Row) -> dict[str, Any]:
+    """The message without empty fields; a content that is JSON text of parts is parsed."""
+    rest = without_nulls(message)
+    if isinstance(rest.get("content"), str):
+        rest["content"] = parsed_parts(rest["content"], is_sure=False)
     return rest
 
 
@@ -194,6 +203,64 @@ def _typed_bedrock(inner: Row) -> Row:
         "thinking": said.get("text") or "",
         **around,
     }
+
+
+# --- parts as JSON text ----------------------------------------------------------------------
+_SAID = frozenset(("text", "output_text", "input_text", "commentary", "refusal", "summary_text"))
+_UNTYPED = frozenset(("text", "thoughtSignature", "thought_signature", *_MARKS))
+
+
+def parsed_parts(content: Any, *, is_sure: bool = True) -> Any:
+    """The content; parts that stand as JSON text are parsed. JSON of anything else is a text.
+
+    Args:
+        content: text, or a list.
+        is_sure: whether the source says that a list is of parts. If not, one of them at least must
+            say that it is a thought or a text.
+    """
+    entries = content
+    if isinstance(content, str):
+        is_sure = False
+        entries = from_json(content)
+    if not isinstance(entries, list) or not entries:
+        return content
+
+    # Each of the parts that are text must be one.
+    parsed = []
+    for entry in entries:
+        part = from_json(entry)
+        is_text = isinstance(entry, str)
+        if (is_text or not is_sure) and not _is_part(part):
+            return content
+        parsed.append(part)
+    if is_sure or any(map(_says_what_it_is, parsed)):
+        return parsed
+    return content
+
+
+def _is_part(value: Any) -> bool:
+    """Whether an object is a part of a message, by its type or by its keys."""
+    if not isinstance(value, dict):
+        return False
+    kind = str(value.get("type") or "").lower()
+    if kind:
+        is_tool = kind in _CALLS or kind.endswith((*_CALL_ENDS, *_RESULT_ENDS))
+        is_known = kind in _THOUGHTS or kind in _SAID
+        return is_tool or is_known or _NO_TEXT.fullmatch(kind) is not None
+
+    # Gemini and Bedrock.
+    if any(isinstance(value.get(name), dict) for name in (*_KEYED, "reasoningContent")):
+        return True
+    return isinstance(value.get("text"), str) and _UNTYPED.issuperset(value)
+
+
+def _says_what_it_is(part: Row) -> bool:
+    """Whether a part is marked as a thought, or as a text that it has."""
+    kind = str(part.get("type") or "").lower()
+    if kind in _SAID:
+        return bool(part_text(part))
+    is_marked = any(part.get(mark) is True for mark in _MARKS)
+    return kind in _THOUGHTS or is_marked or "reasoningContent" in part
 
 
 def kind_of(part: Any) -> Part:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 from cotlens.formats.finish import NAMES as FINISH
@@ -21,7 +22,8 @@ TEXT = (
     "text",
     "content",
 )
-THINK = ("thinking", "reasoning_content", "reasoning", "thought")
+# The last is the variable of Qwen3's quick start.
+THINK = ("thinking", "reasoning_content", "reasoning", "thought", "thinking_content")
 _GOLD = ("gold", "gold_answer", "ground_truth", "correct_answer", "reference_answer", "target")
 _STEP = ("step", "global_step", "gen_step")  # next to a completion: the trainer's
 
@@ -35,16 +37,18 @@ _SWITCH_WORDS = """
     preserved required optional unset unknown supported unsupported
     """
 _SWITCHES = frozenset(_SWITCH_WORDS.split())
+_BUDGET = re.compile(r"[-+]?\d[\d.,_]{0,20}\s?(?:k|tokens?)?")
 
 
 def is_thought(value: Any) -> bool:
     """Whether the value of a field of thinking is thinking: text, or parts of text.
 
-    A bare word such as `on` or `high`, a number, True or `{"effort": "high"}` is a setting.
+    A bare word such as `on` or `high`, a number (also as text), True or `{"effort": "high"}` is a
+    setting.
     """
     if isinstance(value, str):
         word = value.strip().lower()
-        return word not in _SWITCHES
+        return word not in _SWITCHES and not _BUDGET.fullmatch(word)
 
     # An object is a thought if it has a text, a list unless all of it is settings.
     if isinstance(value, dict):
@@ -54,6 +58,16 @@ def is_thought(value: Any) -> bool:
         settings = [part for part in value if isinstance(part, str) and not is_thought(part)]
         return not value or len(settings) < len(value)
     return False
+
+
+def unless_blank(thinking: str, finish_reason: str) -> str:
+    """The thinking, but nothing for white space beside a text that was cut off.
+
+    A server that waits for the end of a thought has such a field until it comes.
+    """
+    if finish_reason == "length" and not thinking.strip():
+        return ""
+    return thinking
 
 
 # --- taking fields ---------------------------------------------------------------------------
@@ -232,6 +246,14 @@ def from_json(value: Any) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         return value
+
+
+def entries_of(value: Any) -> list[Any]:
+    """The entries of a list that may hold JSON text, or be such a text; none of another value."""
+    entries = from_json(value)
+    if not isinstance(entries, list):
+        return []
+    return [from_json(entry) for entry in entries]
 
 
 def objects(value: Any, name: str) -> list[Row]:

@@ -9,6 +9,7 @@ Bedrock (stopReason), TGI (eos_token), llama.cpp (stop_type: eos, limit, word), 
 import json
 import re
 from ast import literal_eval
+from collections.abc import Mapping
 from typing import Any
 
 from cotlens.trace import dump_json
@@ -43,6 +44,8 @@ _WORDS = {
     **dict.fromkeys(_LENGTH.split(), "length"),
     **dict.fromkeys(_TOOLS.split(), "tool_calls"),
 }
+_REASONS = frozenset((*_WORDS.values(), "content_filter"))
+_MAY_BE_TEXT = ("stop_reason", "stopReason")
 _INSIDE = ("type", "reason", "finish_reason", "stop_reason", "name", "value")
 _LONGEST = 200  # characters of a reason that is the text of a dict
 
@@ -75,6 +78,22 @@ def read_finish(value: Any) -> str:
         return dump_json(value)
     word = _plain_word(value)
     return _WORDS.get(word, value)
+
+
+def finish_of(part: Mapping[str, Any]) -> Any:
+    """The finish reason of a choice or an output, as the source has it; None where it has none.
+
+    vLLM keeps the stop string or the id of the stop token in `stop_reason`: without a finish
+    reason, only a word that is one is taken for it.
+    """
+    for name in NAMES:
+        given = part.get(name)
+        if given is None:
+            continue
+        is_sure = name not in _MAY_BE_TEXT
+        if is_sure or read_finish(given) in _REASONS:
+            return given
+    return None
 
 
 def changed_finish(value: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from cotlens.formats.labelled import (
     parse_self_jailbreak,
     parse_venhoff,
 )
+from cotlens.formats.nested import is_batch, nested_response, parse_batch, parse_nested
 from cotlens.formats.rows import Row
 from cotlens.formats.samples import (
     is_bfcl,
@@ -37,14 +38,10 @@ from cotlens.formats.samples import (
     samples_field,
 )
 from cotlens.formats.servers import (
-    is_batch,
     is_mt_bench,
     is_response,
     is_sglang,
-    nested_response,
-    parse_batch,
     parse_mt_bench,
-    parse_nested,
     parse_openai,
     parse_responses,
     parse_sglang,
@@ -128,7 +125,7 @@ def _is_openai(row: Row) -> bool:
 
 
 def _is_plain(row: Row) -> bool:
-    if isinstance(row.get("message"), dict):  # Ollama
+    if isinstance(from_json(row.get("message")), dict):  # Ollama
         return True
     return any(name in row for name in (*TEXT, *THINK))
 

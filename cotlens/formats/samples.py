@@ -6,10 +6,20 @@ Each function names the source of its shape.
 from collections.abc import Mapping
 from typing import Any
 
-from cotlens.formats.chat import parse_messages, parse_plain
+from cotlens.formats.chat import is_whole, parse_messages, parse_plain
 from cotlens.formats.content import content_text
-from cotlens.formats.fields import PROMPT, TEXT, THINK, Taker, common_fields, dicts, fields_of
+from cotlens.formats.fields import (
+    PROMPT,
+    TEXT,
+    THINK,
+    Taker,
+    common_fields,
+    dicts,
+    fields_of,
+    is_thought,
+)
 from cotlens.formats.rows import Row
+from cotlens.formats.taken import message_of
 from cotlens.trace import Trace, TraceError, dump_json
 
 # --- a list of samples under a plural name ---------------------------------------------------
@@ -60,7 +70,7 @@ def parse_samples(row: Row, name: str) -> list[Trace]:
     """
     field = samples_field(row)
     rest = dict(row)
-    samples = rest.pop(field)
+    samples = [message_of(sample) for sample in rest.pop(field)]
     has_prompt = any(rest.get(key) for key in PROMPT)
     messages = dicts(rest.get("messages"))
 
@@ -229,7 +239,7 @@ def parse_bfcl(row: Row, name: str) -> list[Trace]:
     """
     taker = Taker(row)
     result = taker.rest.pop("result")
-    thinking = taker.rest.pop("reasoning_content", None)
+    thinking = taker.thinking()
     common = common_fields(taker, name)
 
     # One response, or the responses of each turn.
@@ -237,7 +247,7 @@ def parse_bfcl(row: Row, name: str) -> list[Trace]:
     if isinstance(result, list) and list in {type(turn) for turn in result}:
         responses = _bfcl_turns(result, thinking)
     traces = []
-    for place, said, thought in responses:
+    for place, response, thought in responses:
         fields: dict[str, Any] = dict(common)
         prompt_id = common["prompt_id"] or common["id"]
         fields["id"] = common["id"] + place
@@ -245,16 +255,19 @@ def parse_bfcl(row: Row, name: str) -> list[Trace]:
         fields["meta"] = taker.rest
 
         # A response is a text, or calls of tools.
-        answer = said
-        if not isinstance(said, str):
+        answer = response
+        if not isinstance(response, str):
             answer = ""
-            fields["meta"] = taker.rest | {"tool_calls": _bfcl_calls(said)}
+            fields["meta"] = taker.rest | {"tool_calls": _bfcl_calls(response)}
             fields["finish_reason"] = common["finish_reason"] or "tool_calls"
 
         # Without a thought next to it, the text may hold one.
         fields["completion"] = answer
-        if thought:
-            fields |= fields_of(content_text(thought), answer)
+        said = content_text(thought) if is_thought(thought) else ""
+        if said and is_whole(answer, said, "", common["model"]):
+            fields["meta"] = fields["meta"] | {"thinking": said}
+        elif said:
+            fields |= fields_of(said, answer)
         traces.append(Trace(**fields))
 
     return traces

@@ -1,25 +1,34 @@
 """What servers and engines return.
 
-These are chat and text completions of OpenAI's shape, Gemini's candidates, OpenAI responses,
-batches, and the outputs of vLLM and SGLang.
+These are chat and text completions of OpenAI's shape, Gemini's candidates, OpenAI responses, and
+the outputs of vLLM and SGLang.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cotlens.formats.blocks import blocks_of, trace_of_message
-from cotlens.formats.chat import parse_messages, parse_plain
-from cotlens.formats.content import prompt_text, typed, without_nulls
+from cotlens.formats.chat import parse_plain
+from cotlens.formats.content import (
+    parsed_parts,
+    prompt_text,
+    read_message,
+    typed,
+    without_nulls,
+)
 from cotlens.formats.fields import (
     PROMPT,
+    THINK,
     Taker,
     common_fields,
     dicts,
+    entries_of,
+    from_json,
     left_over,
     objects,
     optional_ids,
 )
-from cotlens.formats.finish import changed_finish, read_finish
+from cotlens.formats.finish import changed_finish, finish_of, read_finish
 from cotlens.formats.rows import Row
 from cotlens.formats.tokens import (
     openai_tokens,
@@ -62,8 +71,9 @@ def parse_openai(row: Row, name: str) -> list[Trace]:
         if len(choices) > 1:
             fields["id"] = f"{common['id']}/{sample}"
         meta = dict(taker.rest) | ({"prompt_messages": before} if before else {})
-        used = (*_OF_CHOICE, "content") if isinstance(choice.get("content"), dict) else _OF_CHOICE
-        meta |= left_over(choice, "choice", *used) | changed_finish(_finish_of(choice))
+        is_gemini = isinstance(from_json(choice.get("content")), dict)
+        used = (*_OF_CHOICE, "content") if is_gemini else _OF_CHOICE
+        meta |= left_over(choice, "choice", *used) | changed_finish(finish_of(choice))
         trace = trace_of_message(
             _message_of(choice),
             prompt_text(before),
@@ -107,11 +117,6 @@ def _index_of(part: Row) -> int:
     return index
 
 
-def _finish_of(choice: Row) -> Any:
-    given = choice.get("finish_reason")
-    return choice.get("finishReason") if given is None else given
-
-
 def _choice_fields(choice: Row, prompt_ids: Any) -> dict[str, Any]:
     """Finish reason and token ids of a choice; SGLang and vLLM have names of their own for these.
 
@@ -123,22 +128,23 @@ def _choice_fields(choice: Row, prompt_ids: Any) -> dict[str, Any]:
     if choice.get("prompt_token_ids") is not None:
         prompt_ids = choice["prompt_token_ids"]
     return {
-        "finish_reason": read_finish(_finish_of(choice)),
+        "finish_reason": read_finish(finish_of(choice)),
         "token_ids": optional_ids(token_ids),
         "prompt_token_ids": optional_ids(prompt_ids),
     }
 
 
 def _message_of(choice: Row) -> Row:
-    message = choice.get("message")
-    if message is None and isinstance(choice.get("content"), dict):
-        message = choice["content"]  # Gemini
+    message = from_json(choice.get("message"))
+    content = from_json(choice.get("content"))
+    if message is None and isinstance(content, dict):
+        message = content  # Gemini
     if message is None:
         # Completions of some servers have the thought next to the text.
-        beside = {key: choice[key] for key in ("reasoning_content", "reasoning") if key in choice}
+        beside = {key: choice[key] for key in THINK if key in choice}
         message = {"content": choice.get("text"), **beside}
 
-    return without_nulls(message)
+    return read_message(message)
 
 
 def is_mt_bench(row: Row) -> bool:
@@ -192,8 +198,10 @@ _ITEMS = ("reasoning", "message")
 
 def is_response(row: Row) -> bool:
     """A response object, or a row whose `output` is a list of its items."""
-    items = row.get("output")
-    if not isinstance(items, list) or len(dicts(items)) != len(items):
+    items = entries_of(row.get("output"))
+    if len(dicts(items)) != len(items):
+        return False
+    if not items and not isinstance(row.get("output"), list):
         return False
     kinds = [str(item.get("type", "")) for item in items]
     is_typed = all(kind in _ITEMS or kind.endswith(("_call", "_output")) for kind in kinds)
@@ -208,7 +216,7 @@ def parse_responses(row: Row, name: str) -> list[Trace]:
     order.
     """
     taker = Taker(row)
-    items = dicts(taker.take("output"))
+    items = dicts(entries_of(taker.take("output")))
 
     # The request, and why the response ended.
     before = taker.take("input", "prompt", "instructions") or []
@@ -250,8 +258,10 @@ def _message_blocks(item: Row) -> Sequence[Row]:
     # A text, or parts of text.
     content = item.get("content")
     if isinstance(content, str):
+        content = parsed_parts(content)
+    if isinstance(content, str):
         content = [{"type": "output_text", "text": content}]
-    for part in content or []:
+    for part in parsed_parts(content or []):
         block = typed(part)
         if isinstance(block, str):
             block = {"type": "output_text", "text": block}
@@ -260,122 +270,6 @@ def _message_blocks(item: Row) -> Sequence[Row]:
         blocks.append(block)
 
     return blocks
-
-
-# --- batches, and responses inside a row -----------------------------------------------------
-def is_batch(row: Row) -> bool:
-    """A line of a batch's output: a request's `custom_id` with its outcome."""
-    outcomes = (row.get("response", ""), row.get("result", ""))
-    return "custom_id" in row and any(isinstance(value, dict | None) for value in outcomes)
-
-
-def parse_batch(row: Row, name: str) -> list[Trace]:
-    """A line of a batch's output; its `custom_id` is the trace's id.
-
-    Shapes: `response` (status_code, body) and `error` of OpenAI's Batch API, which vLLM's
-    `run-batch` writes too; `result` (type, message) of Anthropic's Message Batches. A request that
-    failed has no completion: it is a row that cannot be read, and the error gives the server's
-    reason.
-    """
-    taken = ("custom_id", "response", "result", "error", "id")
-    answer = row.get("response") or row.get("result") or {}
-    body = answer.get("body", answer.get("message"))
-    inner_error = body.get("error") if isinstance(body, dict) else None
-    error = row.get("error") or answer.get("error") or inner_error
-    status = answer.get("status_code", answer.get("type", "none"))
-    if error or not isinstance(body, dict) or status not in (200, "succeeded"):
-        raise TraceError(
-            f"the request {row['custom_id']} failed (status {status}): "
-            f"{error or 'it has no answer'}"
-        )
-
-    inner = dict(body) | {
-        "id": row["custom_id"],
-        "response_id": body.get("id"),
-    }
-    inner |= left_over(row, "batch", *taken)
-    if answer.get("message") is body:
-        message = {
-            "role": inner.pop("role", "assistant"),
-            "content": inner.pop("content", None),
-        }
-        return parse_messages(
-            inner | {"messages": [message]},
-            name,
-        )
-
-    return (parse_responses if is_response(body) else parse_openai)(
-        inner,
-        name,
-    )
-
-
-_NESTED = ("response", "result", "output", "completion", "body", "raw_response", "api_response")
-
-
-def nested_response(row: Row) -> str:
-    """The name of the field that holds a whole response of a server; empty if there is none."""
-    for name in _NESTED:
-        inner = row.get(name)
-        if isinstance(inner, dict) and _parser_of(inner):
-            return name
-
-    return ""
-
-
-def _parser_of(body: Row) -> Callable[[Row, str], list[Trace]] | None:
-    """The parser of a server's response, or None if it is no such response."""
-    if is_response(body):
-        return parse_responses
-    for name in ("choices", "candidates"):
-        choices = body.get(name)
-        if isinstance(choices, list) and choices and len(dicts(choices)) == len(choices):
-            return parse_openai
-
-    is_anthropic = body.get("type") == "message" and isinstance(body.get("content"), list)
-    return _parse_anthropic if is_anthropic else None
-
-
-def _parse_anthropic(row: Row, name: str) -> list[Trace]:
-    """A message of Anthropic's API, with what the row around it says."""
-    taker = Taker(row)
-    # As a message of a conversation, after those of the request.
-    message = {"role": "assistant", "content": taker.rest.pop("content")}
-    taker.rest.pop("role", None)
-    taker.rest.pop("type", None)
-    before = taker.take("messages", "prompt") or []
-    before = [{"role": "user", "content": before}] if isinstance(before, str) else before
-    messages = [*objects(before, "messages"), message]
-    return parse_messages(
-        taker.rest | {"messages": messages},
-        name,
-    )
-
-
-def parse_nested(row: Row, name: str) -> list[Trace]:
-    """A row that holds a whole response in a field, with fields of its own around it.
-
-    NeMo Gym's rollouts have it beside the request's parameters: `responses_create_params`,
-    `response`, `reward` (NVIDIA NeMo Gym, `rollout_collection.py`).
-    """
-    field = nested_response(row)
-    body = dict(row[field])
-    around = {key: value for key, value in row.items() if key != field}
-    request = around.get("responses_create_params")
-    if isinstance(request, dict) and "input" in request:
-        body["input"] = request["input"]
-        rest = {key: value for key, value in request.items() if key != "input"}
-        around["responses_create_params"] = rest
-
-    # The row's own id names the request; the response has another one.
-    if around.get("id") is not None and body.get("id") is not None:
-        body["response_id"] = body.pop("id")
-    for key, value in around.items():
-        body.setdefault(key, value)
-
-    parse = _parser_of(row[field])
-    assert parse is not None  # the row was recognised by it
-    return parse(body, name)
 
 
 # --- engines ---------------------------------------------------------------------------------
@@ -408,14 +302,14 @@ def parse_vllm(row: Row, name: str) -> list[Trace]:
         fields = common | {
             "id": f"{common['id']}/{sample}" if len(outputs) > 1 else common["id"],
             "sample": sample,
-            "finish_reason": read_finish(output.get("finish_reason")),
+            "finish_reason": read_finish(finish_of(output)),
             "token_ids": token_ids,
             "logprobs": logprobs,
             "token_starts": starts,
         }
         used = ("index", "text", "token_ids", "logprobs", "finish_reason")
         meta = taker.rest | left_over(output, "output", *used)
-        meta |= changed_finish(output.get("finish_reason"))
+        meta |= changed_finish(finish_of(output))
         traces.append(
             Trace(
                 completion=text,

@@ -10,7 +10,7 @@ from typing import Any
 
 from cotlens.formats.blocks import trace_of_message
 from cotlens.formats.chat import parse_plain
-from cotlens.formats.content import prompt_text, without_nulls
+from cotlens.formats.content import prompt_text, read_message
 from cotlens.formats.fields import dicts, number_or_none, objects, text_or_empty
 from cotlens.formats.finish import changed_finish, read_finish
 from cotlens.formats.rows import Row
@@ -81,7 +81,7 @@ def _traces_of_graph(row: Row, name: str, around: Row) -> list[Trace]:
     traces = []
     for number, i in enumerate(sampled):
         path = _path_to(nodes, i)
-        earlier = [without_nulls(nodes[j]["message"]) for j in path[:-1]]
+        earlier = [read_message(nodes[j]["message"]) for j in path[:-1]]
         token_fields, meta = _node_tokens(nodes, path)
         if "entropies" in meta:
             meta["stamped_by"] = _trainer_of(around)
@@ -198,7 +198,7 @@ def _path_to(nodes: Sequence[Row], i: int) -> list[int]:
 
 def _provider_marked(node: Row) -> Row:
     """The message; encrypted thoughts in its provider's own items are marked as such."""
-    message = without_nulls(node["message"])
+    message = read_message(node["message"])
     hidden = []
     for item in dicts(message.get("provider_state")):
         if item.get("encrypted_content") or item.get("data"):

@@ -54,7 +54,10 @@ def _has_two_fields(trace: Trace) -> bool:
         return False
 
     # A text with delimiters would be read as one that holds its thought.
-    return not has_delimiters(trace.completion)
+    for text in (trace.completion, rest.of(trace.completion)):
+        if has_delimiters(text, trace.prompt, trace.model):
+            return False
+    return True
 
 
 def _placed_parts(trace: Trace) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ split        split_trace: thinking and answer, and whether the thought was close
 families     one table: delimiters, templates, turns, calls and wrappers, a row a family
 tags         what a row of the table holds, and what a completion is split into
 tagged       completions whose thought stands between a pair of delimiters
+headed       completions whose messages have a header each
 channels     formats in which each message has a header: gpt-oss's Harmony and its like
 prompts      whether a rendered prompt ends inside a thought
 rules        which rules of the table hold for one completion

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from cotlens.text.channels import FORMATS
 from cotlens.text.families import APRIEL, FAMILIES, GRANITE
 from cotlens.text.tags import Tags
 
@@ -132,12 +131,8 @@ def find_unquoted(text: str, tag: str, start: int) -> int:
     return -1
 
 
-def has_delimiters(text: str) -> bool:
-    """Whether the text has a delimiter of any known family, quoted ones aside."""
-    for channels in FORMATS:
-        if channels.opened in text or "<|channel|>" in text:
-            return True
-
+def has_tag(text: str) -> bool:
+    """Whether the text has a delimiter of a known pair, quoted ones aside."""
     # A phrase is a delimiter only where the text begins with it.
     tags = []
     begin = len(text) - len(text.lstrip())

@@ -118,14 +118,19 @@ def opens_thought(prompt: str) -> bool:
     return any(prompt_opens(prompt, pair) for pair in pairs_in(prompt))
 
 
+# What may stand before an echo: blanks, and special tokens with the role after them.
+_BEFORE_ECHO = re.compile(
+    r"(?:\s|(?:<[|｜][^<>|｜]{1,60}[|｜]>|<(?:s|bos)>|\[gMASK\]|<sop>|\[INST\])"
+    r"(?:system|user|human)?+)*+"
+)
 _SHORTEST_ECHO = 8  # characters: a shorter prompt may stand in a text by chance
 
 
 def echo_end(text: str, prompt: str, pairs: tuple[Tags, ...]) -> int:
     """Where the completion's own text begins, if it repeats the prompt first; else 0.
 
-    Only an echo that contains a delimiter matters: the first delimiter after the echo is the
-    model's.
+    An echo stands at the beginning, perhaps after special tokens that the prompt lacks. Only one
+    that contains a delimiter matters: the first delimiter after the echo is the model's.
     """
     if len(prompt) < _SHORTEST_ECHO:
         return 0
@@ -137,6 +142,10 @@ def echo_end(text: str, prompt: str, pairs: tuple[Tags, ...]) -> int:
         return 0
     at = text.find(prompt)
     if at < 0 or tags.search(text, 0, at):
+        return 0
+
+    # A thought may quote the question; an echo comes before all else.
+    if not _BEFORE_ECHO.fullmatch(text, 0, at):
         return 0
 
     # A prompt that ends by opening the thought is echoed with its tag: the search must still see

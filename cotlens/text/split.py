@@ -12,7 +12,9 @@ Rules, in the order they are applied:
 4. A tag that the prompt opened counts: the thought then starts at character 0.
 5. A closing tag with no opening tag before it means the same, even when the prompt is unknown.
 6. A tool call ends a thought that nothing closes, where the family's own parsers say so; the call
-   is neither thinking nor answer. So does the beginning of another turn, if the text holds several.
+   is neither thinking nor answer. That holds for a call in a field of the source, and for a text
+   without any tag whose family's template opens the thought. So does the beginning of another
+   turn, if the text holds several.
 7. No tag at all, the model's chat template is known to open the thought, and the finish reason does
    not speak against it: the thought was cut off. `Split.opened_by` is then `model`, so that this
    inference can be told from what was read. A tag that is only quoted (`<think>` in backticks) is
@@ -24,17 +26,14 @@ Rules, in the order they are applied:
 The case of tags does not matter. What is known of a family is in families.py.
 """
 
-from cotlens.text.channels import (
-    FORMATS,
-    REST,
-    Message,
-    read_inside,
-    read_messages,
-    read_stripped,
-)
-from cotlens.text.delimiters import count_tag, known_pairs, pairs_in, starts_with
-from cotlens.text.delimiters import has_delimiters as has_delimiters
+from cotlens.text.delimiters import count_tag, has_tag, known_pairs, pairs_in, starts_with
 from cotlens.text.families import family_of
+from cotlens.text.headed import (
+    has_messages,
+    inner_messages,
+    messages_of,
+    split_messages,
+)
 from cotlens.text.prompts import is_rendered, prompt_closes
 from cotlens.text.prompts import opens_thought as opens_thought
 from cotlens.text.rules import (
@@ -48,7 +47,7 @@ from cotlens.text.rules import (
     template_opens,
 )
 from cotlens.text.tagged import Marks, end_of, end_of_calls, find_pair, next_span, split_tagged
-from cotlens.text.tags import Channels, Family, OnCall, OpenedBy, Opens, Split, Status, Tags
+from cotlens.text.tags import Family, OnCall, OpenedBy, Opens, Split, Status, Tags
 from cotlens.trace import Origin, Reasoning, Span, Trace
 
 
@@ -60,30 +59,44 @@ def split_trace(trace: Trace, *, tags: Tags | None = None) -> Split:
             trace.prompt,
             model=trace.model,
             tags=tags,
-            finish_reason=trace.finish_reason,
+            finish_reason=_reason_of(trace),
         )
 
-    think = tuple(_within_tags(trace.completion, span) for span in trace.think)
+    think = []
+    for span in trace.think:
+        think.append(_within_tags(trace.completion, span))
     answer = trace.answer or end_of(trace.completion)
-    n_chars = sum(span.length for span in think)
-    if not n_chars:
-        # A source that gave no thought, or one that missed it.
-        if _is_cut_thought(trace, answer):
-            return _all_thought(trace.completion)
+    # A source that gave no thought, or one that missed it.
+    if _is_cut_thought(trace, answer):
+        return _all_thought(trace.completion)
+    if not any(span.length for span in think):
         return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
 
     # Without text after the thinking, and without a finish reason that says the model stopped by
     # itself, the thought does not count as closed.
     status = Status.OPEN
-    if answer.length > 0 or trace.finish_reason.lower() in STOPPED:
+    if answer.length > 0 or _reason_of(trace).lower() in STOPPED:
         status = Status.CLOSED
-    return Split(think, answer, status, OpenedBy.FIELDS)
+    return Split(tuple(think), answer, status, OpenedBy.FIELDS)
+
+
+def _reason_of(trace: Trace) -> str:
+    """Why the model stopped: servers say `stop` of some calls that stand in a field."""
+    calls = trace.meta.get("tool_calls")
+    if isinstance(calls, list) and any(isinstance(call, dict) for call in calls):
+        return "tool_calls"
+    return trace.finish_reason
 
 
 def _all_thought(text: str) -> Split:
     """A completion that is a thought from its beginning, cut off, as the model's template says."""
-    think = (Span(0, len(text)),)
-    return Split(think, end_of(text), Status.OPEN, OpenedBy.MODEL)
+    whole = Span(0, len(text))
+    return Split(
+        think=(whole,),
+        answer=end_of(text),
+        status=Status.OPEN,
+        opened_by=OpenedBy.MODEL,
+    )
 
 
 def _is_cut_thought(trace: Trace, answer: Span) -> bool:
@@ -92,11 +105,15 @@ def _is_cut_thought(trace: Trace, answer: Span) -> bool:
     A server's parser looks for the closing tag. Where the thought was cut before it, some give an
     empty field of thinking and all of the text as the answer.
     """
-    is_all_answer = answer.start == 0 and answer.length > 0
-    is_cut = trace.finish_reason.lower() in CUT
-    if not is_all_answer or not is_cut or trace.reasoning is not Reasoning.VERBATIM:
+    before = trace.completion[: answer.start]
+    if before.strip() or answer.length == 0:
         return False
-    return template_opens(family_of(trace.model), trace.finish_reason)
+    if trace.reasoning is not Reasoning.VERBATIM:
+        return False
+
+    reason = trace.finish_reason.lower()
+    family = family_of(trace.model)
+    return reason in CUT and template_opens(family, reason)
 
 
 def _within_tags(text: str, span: Span) -> Span:
@@ -109,10 +126,15 @@ def _within_tags(text: str, span: Span) -> Span:
     for pair in known_pairs():
         if starts_with(text, pair.open, first):
             start = first + len(pair.open)
+
+        # The closing one, unless it is part of the text before.
         close = last - len(pair.close)
-        if close >= first and starts_with(text, pair.close, close):
+        if close < first:
+            continue
+        if starts_with(text, pair.close, close):
             stop = close
-    return Span(start, max(start, stop))
+    stop = max(start, stop)
+    return Span(start, stop)
 
 
 def split_think(
@@ -140,17 +162,12 @@ def split_think(
     """
     is_called = finish_reason.lower() in CALLED
     if tags is not None:
-        if not all(tags):
-            raise ValueError(f"the delimiters of a thought must not be empty, got {tags}")
-        found = find_pair(completion, prompt, (tags,))
-        if found is None:
-            return _answer_only(completion, None)
-        return split_tagged(completion, found, Rules(), is_called)
+        return _split_by(tags, completion, prompt, is_called)
 
     # A format whose messages have headers.
-    messages = _read_channels(completion, prompt, model)
-    if messages:
-        return _split_messages(completion, *messages)
+    headed = messages_of(completion, prompt, model)
+    if headed:
+        return split_messages(completion, headed, is_called)
 
     # Thinking that was switched off, unless the model thinks all the same.
     pairs = pairs_in(completion, prompt)
@@ -165,10 +182,35 @@ def split_think(
         return split_tagged(completion, found, rules, is_called)
 
     # A thought of such a format whose header is not known, or none at all.
-    messages = _read_inside(completion)
-    if messages:
-        return _split_messages(completion, *messages)
+    headed = inner_messages(completion)
+    if headed:
+        return split_messages(completion, headed, is_called)
     return _split_untagged(completion, prompt, family, finish_reason)
+
+
+def _split_by(tags: Tags, completion: str, prompt: str, is_called: bool) -> Split:
+    """The parts of a completion by one pair of delimiters, and no other.
+
+    Raises:
+        ValueError: if one of them is empty.
+    """
+    if not all(tags):
+        raise ValueError(f"the delimiters of a thought must not be empty, got {tags}")
+    found = find_pair(completion, prompt, (tags,))
+    if found is None:
+        return _answer_only(completion, None)
+    return split_tagged(completion, found, Rules(), is_called)
+
+
+def has_delimiters(text: str, prompt: str = "", model: str = "") -> bool:
+    """Whether a text has a delimiter of any known family, quoted ones aside.
+
+    The headers of messages count, with their special tokens or without: what `split_think` would
+    split by does. A thought that the prompt alone opened does not.
+    """
+    if has_tag(text):
+        return True
+    return has_messages(text, prompt, model)
 
 
 def is_well_formed(completion: str, prompt: str = "") -> bool:
@@ -186,11 +228,11 @@ def is_well_formed(completion: str, prompt: str = "") -> bool:
         return False
 
     # Where each message has a header: a thought and an answer, and no more.
-    headed = _read_channels(completion, prompt, "")
+    headed = messages_of(completion, prompt, "")
     if headed:
-        messages, channels = headed
-        first = messages[0]
-        return len(messages) == 2 and first.channel in channels.think
+        first = headed.messages[0]
+        thinks = first.channel in headed.channels.think
+        return thinks and len(headed.messages) == 2
 
     pairs = pairs_in(completion, prompt)
     found = find_pair(completion, prompt, pairs)
@@ -198,104 +240,79 @@ def is_well_formed(completion: str, prompt: str = "") -> bool:
         return False
     n_open = count_tag(completion, found.pair.open)
     n_close = count_tag(completion, found.pair.close)
+    if n_close != 1:
+        return False
     if found.by_prompt:
-        return (n_open, n_close) == (0, 1)
+        return n_open == 0
     opens_first = _opens_itself(completion, (found.pair,))
-    return opens_first and (n_open, n_close) == (1, 1)
+    return opens_first and n_open == 1
 
 
 def delimiters_of(completion: str, prompt: str = "") -> Tags | None:
     """The pair of delimiters that `split_think` splits by; None if it splits by no pair."""
     pairs = pairs_in(completion, prompt)
     found = find_pair(completion, prompt, pairs)
-    return found.pair if found else None
+    if found is None:
+        return None
+    return found.pair
 
 
 def _opens_itself(completion: str, pairs: tuple[Tags, ...]) -> bool:
     """Whether a completion begins with an opening tag."""
-    begin = len(completion) - len(completion.lstrip())
-    openings = [pair.open for pair in pairs]
-    return any(starts_with(completion, opening, begin) for opening in openings)
+    rest = completion.lstrip()
+    begin = len(completion) - len(rest)
+    return any(starts_with(completion, pair.open, begin) for pair in pairs)
 
 
 def _split_untagged(text: str, prompt: str, family: Family | None, finish_reason: str) -> Split:
     """A completion without a delimiter: an answer, unless the model's template opened a thought."""
     if not text or family is None or is_rendered(prompt):
         return _answer_only(text, family)
+
+    # A call ends it as one ends a thought whose tag is known.
+    split = _split_at_call(text, family)
+    if split:
+        return split
     if template_opens(family, finish_reason):
         return _all_thought(text)
-
-    # A thought that the template always opens, and that ended in a call.
-    if family.opens is Opens.ALWAYS and family.on_call is OnCall.ENDS:
-        marks = Marks(text, family.tags[0], family.calls)
-        call = next_span(marks.call_spans, 0)
-        if call:
-            think = (Span(0, call.start),)
-            after = end_of_calls(text, call.start, family.calls)
-            answer = Span(after, len(text))
-            return Split(think, answer, Status.CLOSED, OpenedBy.MODEL)
     return _answer_only(text, family)
+
+
+def _split_at_call(text: str, family: Family) -> Split | None:
+    """A thought that the template opened and that ended in a call, or None.
+
+    Parsers of families whose template opens the thought begin inside it, unless the request
+    switched thinking off, which a text without a prompt does not tell.
+    """
+    if family.opens not in (Opens.ALWAYS, Opens.DEFAULT):
+        return None
+    if family.on_call is not OnCall.ENDS:
+        return None
+    marks = Marks(text, family.tags[0], family.calls)
+    call = next_span(marks.call_spans, 0)
+    if call is None:
+        return None
+
+    thought = Span(0, call.start)
+    after = end_of_calls(text, call.start, family.calls)
+    return Split(
+        think=(thought,),
+        answer=Span(after, len(text)),
+        status=Status.CLOSED,
+        opened_by=OpenedBy.MODEL,
+    )
 
 
 def _answer_only(text: str, family: Family | None) -> Split:
     """A completion without a thought."""
     whole = Span(0, len(text))
-    answer = inside_wrappers(text, whole, special_wrappers(family))
-    return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
-
-
-# --- messages with a header each -----------------------------------------------------------------
-_Headed = tuple[list[Message], Channels]  # messages, and their format
-
-
-def _read_channels(text: str, prompt: str, model: str) -> _Headed | None:
-    """The messages of a text and their format, with or without special tokens, or None."""
-    for channels in FORMATS:
-        messages = read_messages(text, prompt, channels)
-        if messages is not None:
-            return messages, channels
-    return read_stripped(text, model)
-
-
-def _read_inside(text: str) -> _Headed | None:
-    """The messages of a text that begins inside a thought, and their format, or None."""
-    for channels in FORMATS:
-        messages = read_inside(text, channels)
-        if messages is not None:
-            return messages, channels
-    return None
-
-
-def _split_messages(text: str, messages: list[Message], channels: Channels) -> Split:
-    """Messages of the last turn: thinking, the answer, and others, which are neither."""
-    turn: list[Message] = []
-    for message in messages:
-        if message.role == "user":
-            turn = []
-        elif message.role in ("", "assistant", "model"):
-            turn.append(message)
-
-    # A source may leave out the header of the answer: then it is what follows the thought.
-    think = [message for message in turn if message.channel in channels.think]
-    answer = end_of(text)
-    for message in turn:
-        is_rest = message.channel == REST and think and not answer.length
-        if message.channel in channels.answer or is_rest:
-            answer = message.content
-    if not think:
-        return Split((), answer, Status.ABSENT, OpenedBy.NOTHING)
-
-    # The last message was cut off.
-    last = turn[-1]
-    status = Status.CLOSED
-    if last.channel in channels.think and not last.is_whole:
-        status = Status.OPEN
-
-    opened_by = OpenedBy.TEXT
-    if think[0].by_prompt:
-        opened_by = OpenedBy.PROMPT
-    spans = tuple(message.content for message in think)
-    return Split(spans, answer, status, opened_by)
+    wrappers = special_wrappers(family)
+    return Split(
+        think=(),
+        answer=inside_wrappers(text, whole, wrappers),
+        status=Status.ABSENT,
+        opened_by=OpenedBy.NOTHING,
+    )
 
 
 def request_of(trace: Trace) -> str:
@@ -303,7 +320,8 @@ def request_of(trace: Trace) -> str:
 
     It is `meta["request"]` where the source keeps that next to a rendered prompt.
     """
-    return str(trace.meta.get("request") or trace.prompt)
+    request = trace.meta.get("request")
+    return str(request or trace.prompt)
 
 
 def part_text(trace: Trace, part: str, tags: Tags | None = None) -> str:
@@ -317,5 +335,7 @@ def part_text(trace: Trace, part: str, tags: Tags | None = None) -> str:
     if part == "answer":
         return split.answer.of(trace.completion)
 
-    thoughts = [span.of(trace.completion) for span in split.think]
+    thoughts = []
+    for span in split.think:
+        thoughts.append(span.of(trace.completion))
     return "\n\n".join(thoughts)

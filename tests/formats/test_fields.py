@@ -3,6 +3,7 @@
 Each table has one row a spelling; the expected value is written by hand.
 """
 
+import json
 import math
 
 import pytest
@@ -98,17 +99,41 @@ def test_a_truncated_result_of_verifiers_is_cut_off():
     assert one(row).finish_reason == "length"
 
 
+@pytest.mark.parametrize(
+    ("given", "status", "finish_reason"),
+    [
+        ("stop", "absent", "stop"),
+        ("max_tokens", "open", "length"),
+        ("tool_calls", "absent", "tool_calls"),
+        (151643, "open", ""),
+        ("</answer>", "open", ""),
+        ("Observation:", "open", ""),
+        (None, "open", ""),
+    ],
+)
+def test_a_stop_reason_without_a_finish_reason_is_one_if_it_is_a_word(given, status, finish_reason):
+    """Inspect's choices have it; vLLM's have the stop string or the token's id there."""
+    choice = {"message": {"role": "assistant", "content": "Four."}, "stop_reason": given}
+    trace = one({"model": R1, "choices": [choice]})
+    assert (parts(trace)[2], trace.finish_reason) == (status, finish_reason)
+    beside = one({"model": R1, "choices": [choice | {"finish_reason": "length"}]})
+    assert beside.finish_reason == "length"
+
+    output = {"index": 0, "text": "Four.", "token_ids": [1], "stop_reason": given}
+    assert one({"request_id": "r", "outputs": [output]}).finish_reason == finish_reason
+
+
 # --- settings under a name of thinking ---------------------------------------------------------
 
 SETTINGS = [
     "on", "off", "ON", "high", "low", "medium", "xhigh", "minimal", "none", "auto", "true", "enabled",
     True, False, 1024, 0.5, {"effort": "high"}, {"type": "enabled", "budget_tokens": 1024}, {"enabled": True},
-    ["on"],
+    ["on"], "8192", "-1", "0", "8,192", "16k", "1024 tokens", " 4096 ", "0.5",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-@pytest.mark.parametrize("name", ["reasoning", "thinking"])
+@pytest.mark.parametrize("name", ["reasoning", "thinking", "thinking_content"])
 def test_a_setting_is_no_thought(name, setting):
     """Wherever it stands: in a plain row, a row with a conversation, or a message."""
     text = "<think>Hm.</think>Hello."
@@ -123,6 +148,32 @@ def test_a_setting_is_no_thought(name, setting):
     assert (parts(in_message), in_message.meta["message"]) == (expected, {name: setting})
 
 
+@pytest.mark.parametrize("setting", ["off", "8192", True, 1024, "high"], ids=str)
+def test_a_setting_in_a_result_of_bfcl_is_no_thought(setting):
+    row = {"id": "a", "result": "<think>Hm.</think>4", "reasoning_content": setting, "latency": 1}
+    trace = one(row)
+    assert (parts(trace), trace.meta["reasoning_content"]) == ((["Hm."], "4", "closed"), setting)
+    assert parts(one(row | {"result": "4"})) == ([], "4", "absent")
+
+    turns = row | {"result": [["4"]]}
+    assert parts(one(turns)) == ([], "4", "absent")
+    assert parts(one(turns | {"reasoning_content": [["Hm."]]})) == (["Hm."], "4", "closed")
+    assert parts(one(turns | {"reasoning_content": [[setting]]})) == ([], "4", "absent")
+
+
+def test_a_thought_of_bfcl_that_the_result_holds_too_counts_once():
+    row = {"id": "a", "result": "<think>Hm.</think>4", "reasoning_content": "Hm.", "latency": 1}
+    trace = one(row)
+    assert (parts(trace), trace.completion) == ((["Hm."], "4", "closed"), row["result"])
+
+
+def test_the_thinking_of_qwens_quick_start():
+    row = {"prompt": "q", "thinking_content": "Hm.", "content": "4"}
+    assert parts(one(row)) == (["Hm."], "4", "closed")
+    message = {"role": "assistant", "content": "4", "thinking_content": "Hm."}
+    assert parts(one({"messages": [ASK, message]})) == (["Hm."], "4", "closed")
+
+
 def test_a_setting_does_not_hide_the_thought_next_to_it():
     trace = one({"prompt": "q", "answer": "4", "thinking": True, "reasoning_content": "Hm."})
     assert (parts(trace), trace.meta) == ((["Hm."], "4", "closed"), {"thinking": True})
@@ -135,7 +186,8 @@ def test_a_setting_without_a_text_is_no_completion():
 
 
 @pytest.mark.parametrize(
-    "thought", ["No.", "On it.", "high time", "", {"text": "a"}, ["on", "and on"]]
+    "thought",
+    ["No.", "On it.", "high time", "", {"text": "a"}, ["on", "and on"], "2 + 2", "4 it is.", "k"],
 )
 def test_short_thoughts_are_thoughts(thought):
     assert is_thought(thought)
@@ -181,13 +233,19 @@ def test_a_message_with_its_answer_under_an_unknown_name_is_refused():
 @pytest.mark.parametrize(
     ("model", "status"), [("Qwen/Qwen3-30B-A3B-Thinking-2507", "open"), ("m", "absent")]
 )
-def test_an_empty_field_of_thinking_beside_a_cut_text(model, status):
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("blank", ["", "\n", " \t\n\n"], ids=repr)
+def test_an_empty_field_of_thinking_beside_a_cut_text(model, status, name, blank):
     """A server that waits for the end of the thought has an empty field until it comes."""
-    message = {"role": "assistant", "content": "The user says hi and", "reasoning_content": ""}
+    text = "The user says hi and"
+    plain = {"model": model, "prompt": "q", "completion": text, name: blank}
+    assert parts(one(plain | {"finish_reason": "length"}))[2] == status
+    message = {"role": "assistant", "content": text, name: blank}
     row = {"model": model, "choices": [{"index": 0, "finish_reason": "length", "message": message}]}
     assert parts(one(row))[2] == status
-    row["choices"][0]["finish_reason"] = "stop"
-    assert parts(one(row)) == ([], "The user says hi and", "absent")
+    if not blank:
+        row["choices"][0]["finish_reason"] = "stop"
+        assert parts(one(row)) == ([], "The user says hi and", "absent")
 
 
 # --- rows that are no completion ---------------------------------------------------------------
@@ -210,6 +268,12 @@ def test_a_single_message_of_an_assistant_is_one():
 
 CALL = '{"id": "c", "function": {"name": "f"}}'
 HELLO = '{"role": "assistant", "content": "Hello.", "reasoning_content": "Hm."}'
+THOUGHT = '{"type": "think", "think": "Hm."}'
+SAID = '{"type": "text", "text": "Hello."}'
+DETAIL = '{"type": "reasoning.text", "text": "Hm."}'
+ITEM = '{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}]}'
+ANSWER = '{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello."}]}'
+CHAT = f'{{"object": "chat.completion", "choices": [{{"index": 0, "finish_reason": "stop", "message": {HELLO}}}]}}'
 QUESTION = '{"role": "user", "content": "q"}'
 AS_JSON = {
     "messages": {"messages": [QUESTION, HELLO]},
@@ -218,7 +282,46 @@ AS_JSON = {
     "all of the completion": {"prompt": "q", "completion": f"[{HELLO}]"},
     "prompt": {"prompt": [QUESTION], "completion": [HELLO]},
     "choices": {"choices": [f'{{"index": 0, "message": {HELLO}, "finish_reason": "stop"}}']},
-}
+    "the message of a choice": {"choices": [{"index": 0, "message": HELLO}]},
+    "one message": {"prompt": "q", "completion": HELLO},
+    "one message of a prompt": {"prompt": QUESTION, "response": HELLO},
+    "a message of ollama": {"model": "m", "message": HELLO, "done": True},
+    "parts": {"messages": [ASK, {"role": "assistant", "content": [THOUGHT, SAID]}]},
+    "all parts": {"messages": [ASK, {"role": "assistant", "content": f"[{THOUGHT}, {SAID}]"}]},
+    "some parts": {"messages": [ASK, {"role": "assistant", "content": [json.loads(THOUGHT), SAID]}]},
+    "a part inside a part": {
+        "messages": [ASK, {"role": "assistant", "content": [{"type": "thinking", "thinking": [SAID.replace("Hello", "Hm")]}, SAID]}]
+    },
+    "parts of a completion": {"prompt": "q", "completion": [THOUGHT, SAID]},
+    "all parts of a completion": {"prompt": "q", "completion": f"[{THOUGHT}, {SAID}]"},
+    "parts of a sample": {"prompt": "q", "responses": [f"[{THOUGHT}, {SAID}]"]},
+    "a sample": {"prompt": "q", "generations": [HELLO]},
+    "a message without a role": {"prompt": "q", "completion": '{"content": "Hello.", "reasoning_content": "Hm."}'},
+    "a response of ollama": {"prompt": "q", "response": f'{{"model": "m", "message": {HELLO}, "done": true}}'},
+    "the content of an item": {
+        "object": "response", "status": "completed",
+        "output": [{"type": "reasoning", "summary": [], "content": [SAID.replace("Hello", "Hm")]}, {"type": "message", "content": f"[{SAID}]"}],
+    },
+    "parts of gemini": {
+        "candidates": [{"content": {"parts": ['{"text": "Hm.", "thought": true}', '{"text": "Hello."}']}, "finishReason": "STOP"}]
+    },
+    "a content of gemini": {
+        "candidates": [{"content": '{"parts": [{"text": "Hm.", "thought": true}, {"text": "Hello."}]}', "finishReason": "STOP"}]
+    },
+    "thinking": {"prompt": "q", "thinking": [THOUGHT], "answer": "Hello."},
+    "thinking of a message": {"messages": [ASK, {"role": "assistant", "content": "Hello.", "reasoning": f"[{THOUGHT}]"}]},
+    "details": {"messages": [ASK, {"role": "assistant", "content": "Hello.", "reasoning_details": [DETAIL]}]},
+    "all details": {"messages": [ASK, {"role": "assistant", "content": "Hello.", "reasoning_details": f"[{DETAIL}]"}]},
+    "items": {"object": "response", "status": "completed", "output": [ITEM, ANSWER]},
+    "all items": {"object": "response", "status": "completed", "output": f"[{ITEM}, {ANSWER}]"},
+    "items without their head": {"output": [ITEM, ANSWER]},
+    "a response": {"prompt": "q", "response": CHAT},
+    "a result": {"prompt": "q", "result": CHAT},
+    "a response of items": {"id": "r", "response": f'{{"object": "response", "status": "completed", "output": [{ITEM}, {ANSWER}]}}'},
+    "a response of anthropic": {"response": f'{{"type": "message", "role": "assistant", "content": [{THOUGHT}, {SAID}]}}'},
+    "a batch": {"custom_id": "a", "response": f'{{"status_code": 200, "body": {CHAT}}}', "error": None},
+    "the body of a batch": {"custom_id": "a", "response": {"status_code": 200, "body": CHAT}, "error": None},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", AS_JSON)
@@ -241,9 +344,41 @@ def test_calls_of_tools_as_json_text(calls):
     assert trace.meta["tool_calls"] == [{"id": "c", "function": {"name": "f"}}]
 
 
-def test_a_completion_that_is_json_stays_text():
-    text = '[{"name": "a"}, {"name": "b"}]'
+@pytest.mark.parametrize("call", ['{"name": "f"}', {"name": "f"}], ids=str)
+def test_the_older_field_of_a_call_may_be_json_text(call):
+    message = {"role": "assistant", "content": "<think>\nHm.", "function_call": call}
+    trace = one({"messages": [ASK, message]})
+    assert (parts(trace), trace.meta["tool_calls"]) == ((["\nHm."], "", "closed"), [{"name": "f"}])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"name": "a"}, {"name": "b"}]',
+        '[{"text": "a"}, {"text": "b"}]',
+        '[{"type": "circle", "text": "a"}]',
+        '[{"type": "function", "function": {"name": "f"}}]',
+        '{"type": "text", "text": "a"}',
+        '{"role": "engineer", "name": "a"}',
+        '{"role": "user", "content": "a"}',
+        '{"choices": [{"label": "a"}, {"label": "b"}]}',
+        '{"output": ["a"], "choices": []}',
+        '{"thinking": "a", "answer": "b"}',
+        "[1, 2]",
+        "[]",
+        "{}",
+        "[" * 100_000,
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_completion_that_is_json_stays_text(text):
     assert one({"prompt": "q", "completion": text}).completion == text
+    assert one({"prompt": "q", "response": text}).completion == text
+    message = {"role": "assistant", "content": text}
+    assert one({"messages": [ASK, message]}).completion == text
+
+
+def test_samples_that_are_json_stay_text():
     assert [
         t.completion for t in read_records([{"prompt": "q", "completion": ['{"a": 1}', "b"]}])
     ] == ['{"a": 1}', "b"]

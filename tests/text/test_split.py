@@ -61,6 +61,12 @@ CASES = {
         "Use <think> tags.<think>a</think>b", "Use <think> tags.", ["a"], "b", "closed", "text",
     ),
     "echoed chat prompt": (R1_PROMPT + "a</think>b", R1_PROMPT, ["\na"], "b", "closed", "prompt"),
+    "echo after special tokens": (
+        "<s>\n<|im_start|>user\nUse <think> tags.<|im_end|>\n<think>a</think>b", "Use <think> tags.", ["a"], "b", "closed", "text",
+    ),
+    "a thought that quotes the prompt": (
+        "<think>I am asked: Use <think> tags. Well.</think>b", "Use <think> tags.", ["I am asked: Use <think> tags. Well."], "b", "closed", "text",
+    ),
     "mistral": ("[THINK]a[/THINK]b", "", ["a"], "b", "closed", "text"),
     "gemma channel": ("<|channel>thought\na<channel|>b", "", ["a"], "b", "closed", "text"),
     "gemma tag": ("<thought>a</thought>b", "", ["a"], "b", "closed", "text"),
@@ -119,6 +125,9 @@ CASES = {
     ),
     "harmony with a recipient in the header of the role": (
         "<|start|>assistant to=python<|channel|>analysis code<|message|>1<|call|>", "", [], "", "absent", "",
+    ),
+    "the end of a thought in quotation marks": (
+        "Kimi writes `<|close|>think<|sep|>` then.", "", [], "Kimi writes `<|close|>think<|sep|>` then.", "absent", "",
     ),
     "muse without special tokens": (" to=selfa.assistant to=userb.", "", ["a."], "b.", "closed", "text"),
     "nested tags": ("<think>\n<think>\na\n</think>\n</think>\nb", "", ["\na\n"], "\nb", "closed", "text"),
@@ -241,6 +250,31 @@ def test_a_thought_that_the_template_always_opens_may_end_in_a_call():
     text = "I need it.\n<minimax:tool_call>\n</minimax:tool_call>"
     trace = Trace(id="t", completion=text, model="MiniMax-M2", finish_reason="tool_calls")
     assert split_trace(trace)[:3] == ((Span(0, 11),), Span(51, 51), Status.CLOSED)
+
+
+@pytest.mark.parametrize(
+    ("model", "call"),
+    [
+        ("Qwen/Qwen3.5-35B-A3B", "<tool_call>\n<function=f>\n</function>\n</tool_call>"),
+        ("zai-org/GLM-4.7", "<tool_call>f</tool_call>"),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B", "<tool_call>\n{}\n</tool_call>"),
+        ("Qwen/Qwen3-30B-A3B-Thinking-2507", "<tool_call>\n{}\n</tool_call>"),
+        ("MiniMaxAI/MiniMax-M2", "<minimax:tool_call>\n</minimax:tool_call>"),
+    ],
+)
+@pytest.mark.parametrize("finish_reason", ["tool_calls", "stop", "length", ""])
+def test_a_thought_that_a_template_opens_ends_in_a_call(model, call, finish_reason):
+    """vLLM's parsers of these begin inside the thought and leave it at the call (docs/families.md)."""
+    options = {"model": model, "finish_reason": finish_reason}
+    expected = ["I need it.\n"], "", Status.CLOSED, "model"
+    assert parts("I need it.\n" + call, **options) == expected
+    assert parts("I need it.\n" + call + "\nDone.", **options)[1] == "\nDone."
+
+    # Where the rendered prompt does not open it, or the family never does, it is no thought.
+    text = "I need it.\n" + call
+    rendered = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    assert parts(text, rendered, **options)[1:3] == (text, Status.ABSENT)
+    assert parts(text, model="Qwen/Qwen3-8B", finish_reason=finish_reason)[2] is Status.ABSENT
 
 
 def test_kimi_k3_without_special_tokens():
