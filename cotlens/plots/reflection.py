@@ -61,9 +61,8 @@ def plot_reflection(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     note(
         figure,
         "line: 95% interval, prompts resampled (share: Wilson's at the effective sample size); "
-        "traces without "
-        "thinking left out. A step reflects if the classifier says so; its errors against people: "
-        "docs/detectors.md",
+        "traces without thinking left out. A step reflects if the classifier says so, which counts "
+        "the trace's length too: compare groups of like length (docs/detectors.md)",
     )
     return Plot(figure, data)
 
@@ -110,10 +109,8 @@ def plot_reflection_position(
     note(
         figure,
         f"position in the thinking, 0: begin, 1: end{left_out}; band: pointwise 95%, prompts "
-        "resampled; "
-        f"{openings.mean():.0%} of {len(openings):,} first steps count as reflection, as openings "
-        "like “Okay, let's "
-        "see” do (docs/detectors.md)",
+        f"resampled; {openings.mean():.0%} of {len(openings):,} first steps reflect. The classifier "
+        "counts the place itself: a part of the rise is its prior (docs/detectors.md)",
     )
     figure.supylabel("share of steps that reflect", fontsize=8)
     return Plot(figure, pd.concat(curves, ignore_index=True))
