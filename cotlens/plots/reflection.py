@@ -109,8 +109,8 @@ def plot_reflection_position(
     note(
         figure,
         f"position in the thinking, 0: begin, 1: end{left_out}; band: pointwise 95%, prompts "
-        f"resampled; {openings.mean():.0%} of {len(openings):,} first steps reflect. The classifier "
-        "counts the place itself: a part of the rise is its prior (docs/detectors.md)",
+        f"resampled; {openings.mean():.0%} of {len(openings):,} first steps reflect. The "
+        "classifier counts the place itself: a part of the rise is its prior (docs/detectors.md)",
     )
     figure.supylabel("share of steps that reflect", fontsize=8)
     return Plot(figure, pd.concat(curves, ignore_index=True))
