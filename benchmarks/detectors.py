@@ -21,6 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -91,16 +92,21 @@ def _rows(golds: dict[str, list[Gold]], detectors: dict[str, Detector]) -> Itera
         name = f"two people ({n_pairs} documents)"
         yield from _rows_of(set_name, name, first, second)
 
+        # The same text may stand twice, with the labels of two people.
+        texts = {document.text for document in documents}
+        n_bytes = 0
+        for text in texts:
+            n_bytes += len(text.encode())
+
         for detector_name, detector in detectors.items():
-            # The same text may stand twice, with the labels of two people.
             units_of = {}
             began = time.process_time()
-            for text in {document.text for document in documents}:
+            for text in texts:
                 units_of[text] = detector(text)
             seconds = time.process_time() - began
 
-            n_bytes = sum(len(text.encode()) for text in units_of)
-            speed = f"{n_bytes / 1e6 / seconds:.2g}"
+            megabytes = n_bytes / 1e6
+            speed = f"{megabytes / seconds:.2g}"
             all_units = [units_of[document.text] for document in documents]
             yield from _rows_of(set_name, detector_name, documents, all_units, speed)
 
@@ -135,12 +141,20 @@ def boundary_flags(
     decisions = []
     for document, units in zip(documents, found, strict=True):
         text = document.text
-        labelled = {_skip_space(text, start) for start, _, _ in document.units}
-        detected = {_skip_space(text, unit.start) for unit in units} - {len(text)}
+        labelled = set()
+        for start, _, _ in document.units:
+            labelled.add(_skip_space(text, start))
+
+        detected = set()
+        for unit in units:
+            detected.add(_skip_space(text, unit.start))
+        detected.discard(len(text))
 
         places = sorted(labelled | detected)
-        truths.append(np.array([place in labelled for place in places]))
-        decisions.append(np.array([place in detected for place in places]))
+        is_labelled = [place in labelled for place in places]
+        is_detected = [place in detected for place in places]
+        truths.append(np.array(is_labelled))
+        decisions.append(np.array(is_detected))
     return truths, decisions
 
 
@@ -162,13 +176,23 @@ def reflection_flags(
     decisions = []
     scores = []
     for document, units in zip(documents, found, strict=True):
-        stops = [unit.start for unit in units[1:]] + [len(document.text)]
-        spans = [Span(unit.start, stop) for unit, stop in zip(units, stops, strict=True)]
+        # A detected unit ends where the next one begins.
+        borders = [unit.start for unit in units]
+        borders.append(len(document.text))
+        spans = [Span(*border) for border in pairwise(borders)]
 
-        covering = [units[number] for number in covering_steps(document, spans)]
-        truths.append(np.array([reflects for _, _, reflects in document.units]))
-        decisions.append(np.array([bool(unit.reflects) for unit in covering]))
-        scores += [unit.score for unit in covering if unit.score is not None]
+        # What each labelled unit takes.
+        numbers = covering_steps(document, spans)
+        truth = []
+        decided = []
+        for number, (_, _, reflects) in zip(numbers, document.units, strict=True):
+            unit = units[number]
+            truth.append(reflects)
+            decided.append(bool(unit.reflects))
+            if unit.score is not None:
+                scores.append(unit.score)
+        truths.append(np.array(truth))
+        decisions.append(np.array(decided))
     return truths, decisions, scores
 
 
@@ -209,11 +233,16 @@ def cross_fitted() -> Detector:
         numbers = list(range(len(texts)))
         steps = labelled_steps([Document("", texts, numbers, numbers)], N_BUCKETS)
 
-        sums = [model.decision_function(steps.features) for model in (strict, wide)]
-        terms = quadratic_terms(decision_inputs(np.column_stack(sums)), mean, scale)
-        p_reflect = decision.predict_proba(terms)[:, 1]
-        pairs = zip(spans, p_reflect, strict=True)
-        return [Unit(span.start, bool(p >= THRESHOLD), float(p)) for span, p in pairs]
+        strict_sums = strict.decision_function(steps.features)
+        wide_sums = wide.decision_function(steps.features)
+        inputs = decision_inputs(np.column_stack([strict_sums, wide_sums]))
+        terms = quadratic_terms(inputs, mean, scale)
+        p_of_classes = decision.predict_proba(terms)
+
+        units = []
+        for span, p in zip(spans, p_of_classes[:, 1], strict=True):
+            units.append(Unit(span.start, p >= THRESHOLD, p))
+        return units
 
     return detect
 
@@ -222,11 +251,14 @@ def _fit_without(sets: Sets, inputs: dict, fold: int) -> tuple:
     """Return the models of both outputs and of the decision that know nothing of a fold."""
     others = {}
     for name, steps in sets.items():
-        folds = np.array([fold_of(question) for question in steps.documents.tolist()])
+        questions = steps.documents.tolist()
+        folds = np.array(list(map(fold_of, questions)))
         others[name] = inputs[name][folds != fold]
 
     rest = without_fold(sets, fold)
-    return (*fit_reflection(rest), *fit_decision(rest, others))
+    outputs = fit_reflection(rest)
+    decision = fit_decision(rest, others)
+    return (*outputs, *decision)
 
 
 def word_lists() -> dict[str, Detector]:

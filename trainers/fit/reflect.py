@@ -357,8 +357,8 @@ def write(models: Models) -> None:
         outputs=np.array(OUTPUTS),
         decision_mean=models.mean,
         decision_scale=models.scale,
-        decision_weights=models.decision.coef_[0],
-        decision_bias=models.decision.intercept_[0],
+        decision_weights=np.asarray(models.decision.coef_)[0],
+        decision_bias=np.asarray(models.decision.intercept_)[0],
     )
     kilobytes = path.stat().st_size / 1000
     print(f"{path.name}: {kilobytes:.0f} kB")
