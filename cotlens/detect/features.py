@@ -230,19 +230,24 @@ def feature_sums(tokens: Tokens, *models: Weights) -> list[Sums]:
         # A block is read with its neighbours, as far as the trace has them.
         first = max(start - _N_BEFORE, 0)
         end = min(stop + _N_AFTER, n_steps)
-        block_features = features(tokens[first:end])
-        n_missing = (_N_BEFORE - (start - first), _N_AFTER - (end - stop))
+        block = tokens[first:end]
+        block_features = features(block)
+
+        # The neighbours that the trace does not have.
+        n_before = _N_BEFORE - (start - first)
+        n_after = _N_AFTER - (end - stop)
+        padding = ((n_before, n_after), (0, 0), (0, 0))
 
         for model, model_blocks in zip(models, blocks, strict=True):
             added = _sum_by_step(model, block_features)
-            padded = np.pad(added.astype(float), (n_missing, (0, 0), (0, 0)))
+            padded = np.pad(added, padding)
             sums = _sum_over_neighbours(padded)
             model_blocks.append(sums + model.bias)
 
-    return [np.concatenate(model_blocks) for model_blocks in blocks]
+    return list(map(np.concatenate, blocks))
 
 
-def _sum_by_step(model: Weights, features: Features) -> NDArray[np.float32]:
+def _sum_by_step(model: Weights, features: Features) -> Sums:
     """Return what each step adds to the steps around it: (steps, offsets, outputs)."""
     n_buckets, n_offsets, n_outputs = model.weights.shape
     table = model.weights.reshape(n_buckets, -1)
@@ -250,8 +255,9 @@ def _sum_by_step(model: Weights, features: Features) -> NDArray[np.float32]:
 
     def rows(hashes: Hashes) -> NDArray[np.float32]:
         """Return the weights of each hash; `take` is faster than an index."""
-        buckets = (hashes & last_bits).astype(np.intp)
-        return table.take(buckets, axis=0, mode="clip")
+        buckets = hashes & last_bits
+        places = buckets.astype(np.intp)
+        return table.take(places, axis=0, mode="clip")
 
     words, pairs = features.words
     of_words = rows(words)
@@ -261,7 +267,9 @@ def _sum_by_step(model: Weights, features: Features) -> NDArray[np.float32]:
     for hashes in features.steps:
         added += rows(hashes)
     added[features.short] += rows(features.wholes)
-    return added.reshape(-1, n_offsets, n_outputs)
+
+    by_offset = added.reshape(-1, n_offsets, n_outputs)
+    return by_offset.astype(np.float64)
 
 
 def _sum_over_neighbours(added: Sums) -> Sums:
@@ -269,5 +277,7 @@ def _sum_over_neighbours(added: Sums) -> Sums:
     stop = len(added) - _N_AFTER
     taken = []
     for column, offset in enumerate(OFFSETS):
-        taken.append(added[_N_BEFORE + offset : stop + offset, column])
+        start = _N_BEFORE + offset
+        neighbours = slice(start, stop + offset)
+        taken.append(added[neighbours, column])
     return np.sum(taken, axis=0)

@@ -83,18 +83,27 @@ def classify(texts: Sequence[str]) -> StepKinds:
     if len(texts) == 0:
         return StepKinds([], np.zeros(0), [])
 
-    tokens = [tokenize(text) for text in texts]
-    (sums,) = feature_sums(tokens, reflect_weights())
+    tokens = list(map(tokenize, texts))
+    weights = reflect_weights()
+    (sums,) = feature_sums(tokens, weights)
     english = is_english(texts, tokens)
     return decide_kinds(sums, english)
 
 
 def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepKinds:
     """Kinds from the sums of their weights, one row per step of a trace, where it is English."""
-    reflective, others, strict_and_wide = np.split(sums, [N_REFLECTIVE, len(KINDS)], axis=1)
-    strict, wide = strict_and_wide.T
-    wide = np.where(_are_first_conclusions(sums), np.minimum(strict, wide), wide)
-    p_reflect = _p_reflect(np.column_stack([strict, wide]))
+    borders = [N_REFLECTIVE, len(KINDS)]
+    reflective, others, deciding = np.split(sums, borders, axis=1)
+
+    # `wide` knows the neighbouring steps only, and takes any conclusion for one that repeats
+    # another. A first one counts in the strict sense.
+    strict, wide = deciding.T
+    is_first = _are_first_conclusions(sums)
+    lower = np.minimum(strict, wide)
+    wide = np.where(is_first, lower, wide)
+
+    deciding = np.column_stack([strict, wide])
+    p_reflect = _p_reflect(deciding)
     reflects = p_reflect >= THRESHOLD
 
     # The best kind on the side that the decision names.
@@ -115,21 +124,23 @@ def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepK
 
 
 def _are_first_conclusions(sums: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return whether each step concludes for the first time, without a check right before it.
-
-    `wide` knows the neighbouring steps only, and takes any conclusion for one that repeats another.
-    """
-    best = sums[:, : len(KINDS)].argmax(axis=1)
+    """Return whether each step concludes for the first time, without a check right before it."""
+    kind_sums = sums[:, : len(KINDS)]
+    best = kind_sums.argmax(axis=1)
     concludes = best == KINDS.index(Kind.CONCLUDE)
-    is_first = concludes & (np.cumsum(concludes) == 1)
+    n_conclusions = np.cumsum(concludes)
 
-    # At most `_CHECK_LASTS` steps before it nothing was checked.
-    n_checks = np.cumsum(best == KINDS.index(Kind.VERIFY))
-    padded = np.concatenate([np.zeros(_CHECK_LASTS, int), n_checks])
-    return is_first & (n_checks == padded[: len(n_checks)])
+    # As many checks as `_CHECK_LASTS` steps before: none in between.
+    checks = best == KINDS.index(Kind.VERIFY)
+    n_checks = np.cumsum(checks)
+    n_earlier = np.pad(n_checks, (_CHECK_LASTS, 0))
+    no_check = n_checks == n_earlier[: len(n_checks)]
+
+    is_first = n_conclusions == 1
+    return concludes & is_first & no_check
 
 
-_CHECK_LASTS = 6
+_CHECK_LASTS = 6  # steps
 
 
 def _p_reflect(strict_and_wide: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,7 +151,8 @@ def _p_reflect(strict_and_wide: NDArray[np.float64]) -> NDArray[np.float64]:
 
     log_odds = terms @ decision.weights
     log_odds += decision.bias
-    return 1 / (1 + np.exp(-log_odds))
+    odds_against = np.exp(-log_odds)
+    return 1 / (1 + odds_against)
 
 
 def decision_inputs(
@@ -176,9 +188,11 @@ def quadratic_terms(
     clipped = np.clip(standard, -_MOST, _MOST)
 
     # Every input also with itself.
-    terms = list(clipped.T)
-    for left, right in combinations_with_replacement(clipped.T, 2):
-        terms.append(left * right)
+    columns = clipped.T
+    terms = list(columns)
+    for left, right in combinations_with_replacement(columns, 2):
+        product = left * right
+        terms.append(product)
     return np.column_stack(terms)
 
 

@@ -118,9 +118,11 @@ def rtseg() -> list[Gold]:
 
 def _rows(name: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file of `labels`, named without its ending .jsonl.gz."""
-    path = DATA / "labels" / f"{name}.jsonl.gz"
+    folder = DATA / "labels"
+    path = folder / f"{name}.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        yield from map(json.loads, file)
+        for line in file:
+            yield json.loads(line)
 
 
 def covering_steps(gold: Gold, steps: Sequence[Span]) -> list[int]:
@@ -145,8 +147,12 @@ def gold_document(gold: Gold) -> Document:
     """Return the steps of a document, labelled by whether the units that they cover reflect."""
     steps = segment(gold.text)
     texts = [step.of(gold.text) for step in steps]
-    labels = [reflects for _, _, reflects in gold.units]
-    return Document(gold.question, texts, covering_steps(gold, steps), labels)
+    numbers = covering_steps(gold, steps)
+
+    labels = []
+    for _, _, reflects in gold.units:
+        labels.append(reflects)
+    return Document(gold.question, texts, numbers, labels)
 
 
 def score_units(gold: Gold, scorer: Scorer) -> tuple[NDArray[np.bool_], NDArray]:
@@ -155,6 +161,9 @@ def score_units(gold: Gold, scorer: Scorer) -> tuple[NDArray[np.bool_], NDArray]
     The score of a unit is that of the step that covers most of it; 0 where that is NaN.
     """
     document = gold_document(gold)
+    truth = np.array(document.labels, bool)
+
     step_scores = scorer(document.texts)
     scores = step_scores[document.numbers]
-    return np.array(document.labels, bool), np.nan_to_num(scores)
+    known_scores = np.nan_to_num(scores)
+    return truth, known_scores

@@ -225,7 +225,7 @@ def fit(sets: Sets) -> Models:
     """
     kinds, strict, wide = _fit_outputs(sets)
     unseen = unseen_outputs(sets)
-    mean, scale, decision = _fit_decision(sets, unseen)
+    mean, scale, decision = fit_decision(sets, unseen)
     return Models(kinds, strict, wide, mean, scale, decision)
 
 
@@ -244,11 +244,11 @@ def _fit_outputs(sets: Sets) -> tuple[LogisticRegression, LogisticRegression, Lo
 
     kinds = logistic_regression(KINDS_PENALTY)
     kinds.fit(own.features, kind_numbers)
-    strict, wide = _fit_reflection(sets)
+    strict, wide = fit_reflection(sets)
     return kinds, strict, wide
 
 
-def _fit_reflection(sets: Sets) -> tuple[LogisticRegression, LogisticRegression]:
+def fit_reflection(sets: Sets) -> tuple[LogisticRegression, LogisticRegression]:
     """Return the models of `strict` and of `wide`."""
     features = []
     labels = []
@@ -274,7 +274,7 @@ def unseen_outputs(sets: Sets) -> dict[str, NDArray]:
         outputs[name] = np.zeros((len(steps.labels), 2))
 
     for fold in range(N_FOLDS):
-        strict, wide = _fit_reflection(_without(sets, fold))
+        strict, wide = fit_reflection(without_fold(sets, fold))
         for name, steps in sets.items():
             rows = _fold_of_each(steps) == fold
             features = steps.features[rows]
@@ -288,15 +288,17 @@ def unseen_outputs(sets: Sets) -> dict[str, NDArray]:
     return inputs
 
 
+def fold_of(question: str) -> int:
+    """Return the fold of a question, the same in every set."""
+    return zlib.crc32(question.encode()) % N_FOLDS
+
+
 def _fold_of_each(steps: Steps) -> NDArray:
-    """Return the fold of each step: the same for all steps on the same question, in every set."""
-    fold_of = {}
-    for name in set(steps.documents.tolist()):
-        fold_of[name] = zlib.crc32(name.encode()) % N_FOLDS
-    return np.array([fold_of[name] for name in steps.documents.tolist()])
+    """Return the fold of each step's question."""
+    return np.array([fold_of(name) for name in steps.documents.tolist()])
 
 
-def _without(sets: Sets, fold: int) -> Sets:
+def without_fold(sets: Sets, fold: int) -> Sets:
     """Return the steps outside a fold."""
     parts = {}
     for name, steps in sets.items():
@@ -318,7 +320,7 @@ def _reflects(steps: Steps) -> Flags:
     return labels.astype(bool)
 
 
-def _fit_decision(
+def fit_decision(
     sets: Sets, inputs: dict[str, NDArray]
 ) -> tuple[NDArray, NDArray, LogisticRegression]:
     """Return the mean and the scale of the decision's inputs, and its model."""
@@ -355,8 +357,8 @@ def write(models: Models) -> None:
         outputs=np.array(OUTPUTS),
         decision_mean=models.mean,
         decision_scale=models.scale,
-        decision_weights=models.decision.coef_[0],
-        decision_bias=np.ravel(models.decision.intercept_)[0],
+        decision_weights=np.asarray(models.decision.coef_)[0],
+        decision_bias=np.asarray(models.decision.intercept_)[0],
     )
     kilobytes = path.stat().st_size / 1000
     print(f"{path.name}: {kilobytes:.0f} kB")
@@ -408,7 +410,7 @@ def unseen_probabilities(sets: Sets) -> dict[str, NDArray]:
         others = {}
         for name, steps in sets.items():
             others[name] = inputs[name][_fold_of_each(steps) != fold]
-        mean, scale, model = _fit_decision(_without(sets, fold), others)
+        mean, scale, model = fit_decision(without_fold(sets, fold), others)
 
         for name, steps in sets.items():
             rows = _fold_of_each(steps) == fold
