@@ -5,7 +5,7 @@
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -17,7 +17,11 @@ Hashes = NDArray[np.uint64]
 Integers = NDArray[np.int64]
 Sums = NDArray[np.float64]
 
-N_BUCKETS = 1 << 15
+# A step is judged by its own features and by those of these neighbours. A model has a weight for
+# each feature of each.
+OFFSETS = (0, -1, 1)
+_N_BEFORE = 1
+_N_AFTER = 1
 
 # Only the beginning of a step is read: a longer step is a formula or a dump, and its beginning
 # tells what it does.
@@ -27,7 +31,7 @@ MAX_TOKENS = 60
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|\.\.\.|[^\sa-z\d]")
 _NUMBER = "#"
 
-# These words fill the places before the first step, and those where a step has no word.
+# These words stand before the first word of a step, and where a step has no word.
 _START = "\x02"
 _END = "\x03"
 
@@ -40,35 +44,85 @@ def tokenize(text: str) -> list[str]:
     return [_NUMBER if token[0].isdigit() else token for token in tokens]
 
 
-def features(tokens: Tokens) -> tuple[Integers, Integers]:
-    """Return the features of each step as step numbers and buckets, each pair once, sorted.
+class Features(NamedTuple):
+    """The hashed features of some steps. A feature that a step has twice counts twice.
 
-    A feature is a hash of one or two words, or of the step's length, and of the feature's number.
-    A step has these features:
+    Attributes:
+        words: Hashes of the words of all steps, and of the pairs that each word forms with the word
+            before it, in two rows.
+        starts: The first column of each step in `words`.
+        steps: Hashes of the features that a step has once, one row a feature.
+        short: The steps of at most four words.
+        wholes: Hashes of these steps as a whole.
+    """
 
-    - its words and word pairs, and the whole step if it has at most four words;
-    - its first three words, alone and together, its last word and its last two;
+    words: Hashes
+    starts: Integers
+    steps: Hashes
+    short: Integers
+    wholes: Hashes
+
+
+def features(tokens: Tokens) -> Features:
+    """Return the features of each step, without those of its neighbours.
+
+    A feature is a hash of one or more words, or of the step's length, and of the feature's number:
+
+    - its words and word pairs; the first word forms a pair with a mark of the beginning;
+    - its second and its third word, its first two and its first three;
+    - its last word and its last two;
     - its length on a logarithmic scale;
-    - of the step before: the words, the beginning, the end and the length;
-    - of the step before that: the beginning and the end;
-    - of the step after: the words and the beginning.
+    - the whole step if it has at most four words.
     """
     words = _hash_words(tokens)
     # A step without words has one word, the end mark.
     lengths = np.array([len(step) or 1 for step in tokens])
+    stops = np.cumsum(lengths)
+    starts = stops - lengths
 
-    keys = _keys_of_words(words, lengths)
-    keys += _keys_of_steps(words, lengths)
-    all_keys = np.concatenate(keys)
+    # Before the first word of a step stands the start mark.
+    previous = np.roll(words, 1)
+    previous[starts] = _hash(_START)
+    of_words = np.stack([_mix(words, words, 1), _mix(previous, words, 2)])
 
-    # Sort, and drop what occurs twice.
-    all_keys.sort()
-    gaps = np.diff(all_keys, prepend=-1)
-    unique_keys = all_keys[gaps > 0]
+    end = np.uint64(_hash(_END))
 
-    steps = unique_keys // N_BUCKETS
-    buckets = unique_keys % N_BUCKETS
-    return steps, buckets
+    def word_at(places: Integers) -> Hashes:
+        """Return one word of each step; the end mark where the place is outside the step."""
+        is_inside = (starts <= places) & (places < stops)
+        nearest = np.clip(places, 0, len(words) - 1)
+        return np.where(is_inside, words[nearest], end)
+
+    # How each step begins and ends, and how long it is.
+    first = word_at(starts)
+    second = word_at(starts + 1)
+    third = word_at(starts + 2)
+    fourth = word_at(starts + 3)
+    last = word_at(stops - 1)
+    second_last = word_at(stops - 2)
+    first_two = _mix(first, second, 0)
+    next_two = _mix(third, fourth, 0)
+    log_length = np.log2(lengths + 1)
+    size = (2 * log_length).round().astype(np.uint64)
+
+    # The fitted weights depend on the order of these.
+    pairs = [
+        (second, second),
+        (third, third),
+        (first, second),
+        (first_two, third),
+        (last, last),
+        (second_last, last),
+        (size, size),
+    ]
+    of_steps = []
+    for number, (left, right) in enumerate(pairs, start=10):
+        of_steps.append(_mix(left, right, number))
+
+    # Short steps as a whole.
+    short = np.flatnonzero(lengths <= 4)
+    wholes = _mix(first_two[short], next_two[short], 3)
+    return Features(of_words, starts, np.stack(of_steps), short, wholes)
 
 
 def _hash_words(tokens: Tokens) -> Hashes:
@@ -102,123 +156,6 @@ def _hash(word: str) -> int:
     return value
 
 
-def _keys_of_words(words: Hashes, lengths: Integers) -> list[Integers]:
-    """Return the features that are words and word pairs, of a step and of its neighbours."""
-    n_steps = len(lengths)
-    steps = np.arange(n_steps)
-    step = np.repeat(steps, lengths)  # of each word
-    keys = [_keys(1, step, words, words)]
-
-    # Pairs of words within a step.
-    left = np.flatnonzero(np.diff(step) == 0)
-    left_words = words[left]
-    right_words = words[left + 1]
-    keys.append(_keys(2, step[left], left_words, right_words))
-
-    # The words of a step are context of the step after it ...
-    has_next = step < n_steps - 1
-    next_step = step[has_next] + 1
-    before = words[has_next]
-    keys.append(_keys(4, next_step, before, before))
-
-    # ... and of the step before it.
-    has_previous = step > 0
-    previous_step = step[has_previous] - 1
-    after = words[has_previous]
-    keys.append(_keys(5, previous_step, after, after))
-    return keys
-
-
-def _keys_of_steps(words: Hashes, lengths: Integers) -> list[Integers]:
-    """Return the features that a step has once each: beginnings, ends and lengths."""
-    n_steps = len(lengths)
-    steps = np.arange(n_steps)
-    stops = np.cumsum(lengths)
-    starts = stops - lengths
-    end = np.uint64(_hash(_END))
-
-    def word_at(places: Integers) -> Hashes:
-        """Return one word of each step; the end mark where the place is outside the step."""
-        is_inside = (starts <= places) & (places < stops)
-        nearest = np.clip(places, 0, len(words) - 1)
-        return np.where(is_inside, words[nearest], end)
-
-    # How each step begins and ends, and how long it is.
-    first = word_at(starts)
-    second = word_at(starts + 1)
-    third = word_at(starts + 2)
-    fourth = word_at(starts + 3)
-    last = word_at(stops - 1)
-    second_last = word_at(stops - 2)
-    first_two = _mix(first, second, 0)
-    first_three = _mix(first_two, third, 0)
-    last_two = _mix(second_last, last, 0)
-    log_length = np.log2(lengths + 1)
-    size = log_length.round(1).astype(np.uint64)
-
-    # Short steps as a whole.
-    short = np.flatnonzero(lengths <= 4)
-    next_two = _mix(third, fourth, 0)
-    whole = _mix(first_two, next_two, 0)
-    keys = [_keys(3, short, whole[short], size[short])]
-
-    # The fitted weights depend on the order of these.
-    step_features = [
-        # of the step itself
-        first,
-        second,
-        third,
-        first_two,
-        first_three,
-        last,
-        last_two,
-        size,
-        # of the step before
-        _from_before(first, 1),
-        _from_before(first_two, 1),
-        _from_before(last, 1),
-        _from_before(size, 1),
-        # of the step before that
-        _from_before(first, 2),
-        _from_before(first_two, 2),
-        _from_before(last, 2),
-        # of the step after
-        _from_after(first),
-        _from_after(first_two),
-    ]
-    for number, values in enumerate(step_features, start=10):
-        keys.append(_keys(number, steps, values, values))
-    return keys
-
-
-def _from_before(values: Hashes, distance: int) -> Hashes:
-    """Return for each step the value of the step `distance` before it."""
-    edge = np.full(distance, _hash(_START), np.uint64)
-    shifted = np.concatenate([edge, values])
-    return shifted[: len(values)]
-
-
-def _from_after(values: Hashes) -> Hashes:
-    """Return for each step the value of the step after it."""
-    edge = np.full(1, _hash(_END), np.uint64)
-    shifted = np.concatenate([values, edge])
-    return shifted[1:]
-
-
-def _keys(number: int, steps: Integers, left: Hashes, right: Hashes) -> Integers:
-    """Return step and bucket of a feature in one integer, which sorts by step.
-
-    Args:
-        number: number of the feature.
-        steps: step of each value.
-        left: values.
-        right: second values; a feature of one value has it twice.
-    """
-    hashes = _mix(left, right, number)
-    buckets = hashes % N_BUCKETS
-    return steps * N_BUCKETS + buckets.astype(np.int64)
-
-
 def _mix(left: Hashes, right: Hashes, number: int) -> Hashes:
     """Return hashes of two hashes and a number: multiply and shift, as in splitmix64."""
     offset = number * 0x165667B19E3779F9 % 2**64
@@ -238,10 +175,17 @@ _MIXED_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
 
 
 class Weights(NamedTuple):
-    """A linear model over the features, with one column per output."""
+    """A linear model over the features of a step and of its neighbours.
 
-    weights: NDArray[np.float32]  # (N_BUCKETS, outputs)
-    bias: NDArray[np.float32]  # (outputs,)
+    Attributes:
+        weights: (buckets, offsets, outputs): what a feature of a step adds to the outputs of the
+            steps that see it at each of `OFFSETS`. The number of buckets is a power of two, and a
+            hash belongs to the bucket of its last bits.
+        bias: (outputs,)
+    """
+
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
 
 
 def load_weights(name: str, outputs: Sequence[str]) -> Weights:
@@ -256,7 +200,7 @@ def load_weights(name: str, outputs: Sequence[str]) -> Weights:
     """
     path = files("cotlens.detect").joinpath(name)
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        fitted = arrays["kinds"].tolist()
+        fitted = arrays["outputs"].tolist()
         weights = arrays["weights"].astype(np.float32)
         bias = arrays["bias"].astype(np.float32)
 
@@ -269,36 +213,58 @@ def load_weights(name: str, outputs: Sequence[str]) -> Weights:
     return Weights(weights, bias)
 
 
-_BLOCK = 20_000  # steps at once, so that memory does not grow with the length of a trace
+_BLOCK = 2_000  # steps at once, so that memory does not grow with the length of a trace
 
 
 def feature_sums(tokens: Tokens, *models: Weights) -> list[Sums]:
-    """Return for each model the summed weights of every step's features, plus the bias.
+    """Return for each model the summed weights of every step and its neighbours, plus the bias.
 
     The features are computed once for all models. Each array has the shape (steps, outputs).
     """
     blocks: list[list[Sums]] = [[] for _ in models]
-    for start in range(0, len(tokens), _BLOCK):
-        # A block is read with its context: two steps before it and one after it.
-        n_before = min(start, 2)
-        context_start = start - n_before
-        context_stop = start + _BLOCK + 1
-        steps, buckets = features(tokens[context_start:context_stop])
-
-        # Where the features of each step begin, and which steps belong to the block.
-        firsts = np.flatnonzero(np.diff(steps, prepend=-1))
-        inside = slice(n_before, n_before + _BLOCK)
-
+    for padded in _padded_blocks(tokens):
+        block_features = features(padded)
         for model, model_blocks in zip(models, blocks, strict=True):
-            sums = _sum_by_step(model, buckets, firsts)
-            model_blocks.append(sums[inside])
+            sums = _sum_by_step(model, block_features)
+            model_blocks.append(sums)
 
     return [np.concatenate(model_blocks) for model_blocks in blocks]
 
 
-def _sum_by_step(model: Weights, buckets: Integers, firsts: Integers) -> Sums:
-    """Return the bias plus the weights of each step; `firsts` are the first features of steps."""
-    weights = model.weights[buckets]
-    sums = np.add.reduceat(weights, firsts, axis=0, dtype=np.float64)
-    sums += model.bias.astype(np.float64)
+def _padded_blocks(tokens: Tokens) -> Iterator[Tokens]:
+    """Yield blocks of steps with the neighbours that they are judged by.
+
+    Before the first step of a trace and after its last stand steps without words.
+    """
+    before: Tokens = [[]] * _N_BEFORE
+    for start in range(0, len(tokens), _BLOCK):
+        stop = start + _BLOCK
+        block = tokens[start:stop]
+        after = tokens[stop : stop + _N_AFTER] or [[]]
+        padded = [*before, *block, *after]
+        yield padded
+        before = padded[-_N_AFTER - _N_BEFORE : -_N_AFTER]
+
+
+def _sum_by_step(model: Weights, features: Features) -> Sums:
+    """Return the sums of a padded block, without those of the padding."""
+    n_buckets, n_offsets, n_outputs = model.weights.shape
+    table = model.weights.reshape(n_buckets, -1)
+    last_bits = np.uint64(n_buckets - 1)
+
+    # What each step adds to itself and to its neighbours.
+    words, pairs = features.words & last_bits
+    of_words = table[words]
+    of_words += table[pairs]
+    added = np.add.reduceat(of_words, features.starts, axis=0, dtype=np.float64)
+    for hashes in features.steps:
+        added += table[hashes & last_bits]
+    added[features.short] += table[features.wholes & last_bits]
+
+    # Every step takes from each neighbour what is meant for its offset.
+    by_offset = added.reshape(-1, n_offsets, n_outputs)
+    stop = len(by_offset) - _N_AFTER
+    sums = np.tile(model.bias.astype(np.float64), (stop - _N_BEFORE, 1))
+    for column, offset in enumerate(OFFSETS):
+        sums += by_offset[_N_BEFORE + offset : stop + offset, column]
     return sums

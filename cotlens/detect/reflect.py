@@ -1,17 +1,20 @@
-"""What a step does: the kinds of step, and the classifier that finds them.
+"""What each step of a trace does, and whether it reflects.
 
-A step *reflects* when it looks at the reasoning rather than at the problem: it doubts, backtracks,
+A step reflects when it looks at the reasoning rather than at the problem: it doubts, backtracks,
 turns to an alternative, verifies or assesses. docs/codebook.md defines the kinds; docs/detectors.md
 reports how well the classifier finds them on labels that people made.
 
-The classifier is a multinomial logistic regression over hashed words, word pairs, and the words of
-the neighbouring steps. Its weights (`reflect.npz`) hold no text; `trainers/fit/reflect.py` makes
-them from the project's own labels.
+The kinds are a multinomial logistic regression over hashed words, word pairs, and those of the
+neighbouring steps. Whether a step reflects is decided by two more such outputs, `strict` and
+`wide`, and by where in the trace the step stands. The weights (`reflect.npz`) hold no text;
+`trainers/fit/reflect.py` makes them from labels that are free to use.
 """
 
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import cache
+from importlib.resources import files
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
@@ -40,9 +43,15 @@ class Kind(StrEnum):
 
 KINDS = tuple(Kind)
 N_REFLECTIVE = 5
-# A step counts as reflection from this probability on: the best F1 in cross-validation on the
-# training labels, rounded. It was fixed there, not on the labelled sets that test the classifier.
-THRESHOLD = 0.3
+
+# Outputs of the weights: the kinds, and two more. `strict` is what ReasoningFlow's annotators call
+# reflection, a check or a backtrack. `wide` is the five reflective kinds, conjectures, and
+# conclusions that repeat or check an earlier one (docs/codebook.md).
+OUTPUTS = (*KINDS, "strict", "wide")
+
+# A step counts as reflection from this probability on: the best mean F1 in cross-validation over
+# documents, rounded. It was fixed there, not on the labelled sets that test the classifier.
+THRESHOLD = 0.275
 
 
 class StepKinds(NamedTuple):
@@ -51,8 +60,8 @@ class StepKinds(NamedTuple):
     Attributes:
         kind: the most probable kind among the reflective ones if the step reflects, else among the
             others; "" where the language is not English.
-        p_reflect: probability that the step reflects, the sum over the five reflective kinds; NaN
-            where the language is not English, which the classifier was not trained on.
+        p_reflect: probability that the step reflects; NaN where the language is not English, which
+            the classifier was not trained on.
         is_reflection: p_reflect >= THRESHOLD; None where p_reflect is NaN.
     """
 
@@ -70,30 +79,112 @@ def classify(texts: Sequence[str]) -> StepKinds:
     """
     if isinstance(texts, str):
         raise TypeError("classify takes the texts of a trace's steps, a list; got one text")
+
     if len(texts) == 0:
         return StepKinds([], np.zeros(0), [])
+
     tokens = [tokenize(text) for text in texts]
     (sums,) = feature_sums(tokens, reflect_weights())
-    return decide_kinds(sums, is_english(texts, tokens))
+    english = is_english(texts, tokens)
+    return decide_kinds(sums, english)
 
 
 def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepKinds:
-    """Kinds from the sums of their weights, one row per step, where the language is English."""
-    p = np.exp(sums - sums.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    p_reflect = p[:, :N_REFLECTIVE].sum(axis=1)
+    """Kinds from the sums of their weights, one row per step of a trace, where it is English."""
+    reflective, others, strict_and_wide = np.split(sums, [N_REFLECTIVE, len(KINDS)], axis=1)
+    p_reflect = _p_reflect(strict_and_wide)
     reflects = p_reflect >= THRESHOLD
-    best = np.where(
-        reflects, p[:, :N_REFLECTIVE].argmax(1), N_REFLECTIVE + p[:, N_REFLECTIVE:].argmax(1)
-    )
-    return StepKinds(
-        [KINDS[i].value if known else "" for i, known in zip(best, english, strict=True)],
-        np.where(english, p_reflect, np.nan),
-        [bool(r) if known else None for r, known in zip(reflects, english, strict=True)],
-    )
+
+    # The best kind on the side that the decision names.
+    best_reflective = reflective.argmax(axis=1)
+    best_other = N_REFLECTIVE + others.argmax(axis=1)
+    best = np.where(reflects, best_reflective, best_other)
+
+    # Nothing is said about steps in another language.
+    kinds = []
+    decisions: list[bool | None] = []
+    for number, decision, known in zip(best, reflects, english, strict=True):
+        kind = KINDS[number].value
+        kinds.append(kind if known else "")
+        decisions.append(bool(decision) if known else None)
+
+    p_known = np.where(english, p_reflect, np.nan)
+    return StepKinds(kinds, p_known, decisions)
+
+
+def _p_reflect(strict_and_wide: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probability that each step of a trace reflects."""
+    decision = reflect_decision()
+    inputs = decision_inputs(strict_and_wide)
+    terms = quadratic_terms(inputs, decision.mean, decision.scale)
+
+    log_odds = terms @ decision.weights
+    log_odds += decision.bias
+    return 1 / (1 + np.exp(-log_odds))
+
+
+def decision_inputs(
+    strict_and_wide: NDArray[np.float64],
+    number: NDArray | None = None,
+    n_steps: NDArray | None = None,
+) -> NDArray[np.float64]:
+    """Return what the decision reads: both sums, the place in the trace, and the trace's length.
+
+    Args:
+        strict_and_wide: sums of the last two outputs, one row a step.
+        number: of each step in its trace; by default all are those of one trace, in order.
+        n_steps: of each step's trace.
+    """
+    if number is None or n_steps is None:
+        n = len(strict_and_wide)
+        number = np.arange(n)
+        n_steps = np.full(n, n)
+
+    place = (number + 0.5) / n_steps
+    log_length = np.log1p(n_steps)
+    return np.column_stack([strict_and_wide, place, log_length])
+
+
+_MOST = 3.0  # standard deviations: what lies further off counts as much as this
+
+
+def quadratic_terms(
+    inputs: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the standardised inputs, and the products of every two of them."""
+    standard = (inputs - mean) / scale
+    clipped = np.clip(standard, -_MOST, _MOST)
+
+    # Every input also with itself.
+    terms = list(clipped.T)
+    for left, right in combinations_with_replacement(clipped.T, 2):
+        terms.append(left * right)
+    return np.column_stack(terms)
+
+
+class Decision(NamedTuple):
+    """The logistic regression that decides: its input's mean and scale, its weights and bias."""
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    bias: float
+
+
+@cache
+def reflect_decision() -> Decision:
+    """The weights of the decision."""
+    path = files("cotlens.detect").joinpath("reflect.npz")
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return Decision(
+            mean=arrays["decision_mean"],
+            scale=arrays["decision_scale"],
+            weights=arrays["decision_weights"],
+            bias=float(arrays["decision_bias"]),
+        )
 
 
 @cache
 def reflect_weights() -> Weights:
-    """The weights of the kinds."""
-    return load_weights("reflect.npz", [kind.value for kind in KINDS])
+    """The weights of the kinds, and of the two outputs that decide."""
+    return load_weights("reflect.npz", OUTPUTS)

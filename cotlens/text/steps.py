@@ -21,11 +21,13 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import groupby, pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cotlens.text.split import Split, split_trace
 from cotlens.text.tokens import token_ranges, word_starts
 from cotlens.trace import Span, Trace
+
+Unit = Literal["step", "sentence"]
 
 
 class Step(NamedTuple):
@@ -100,8 +102,13 @@ _UNFINISHED = re.compile(r"\b(?:by|where|denote|using)\Z", re.IGNORECASE)
 _make_span = partial(tuple.__new__, Span)
 
 
-def segment(text: str) -> list[Span]:
+def segment(text: str, unit: Unit = "step") -> list[Span]:
     r"""Spans of the steps of `text`, in order, that tile it exactly; none for an empty text.
+
+    The unit `sentence` is coarser where there are lines and finer where there are lists: a line
+    break ends a sentence only if the line does or a blank line follows, and the number of a list
+    item ends one, except that of a paragraph's first item. Every marker is counted in steps;
+    sentences are for comparing with labels of sentences.
 
     >>> text = "Let x = 3.14. Wait, is that right?\n1. Check it."
     >>> [span.of(text) for span in segment(text)]
@@ -109,6 +116,8 @@ def segment(text: str) -> list[Span]:
     """
     if not text:
         return []
+    if unit == "sentence":
+        return _sentences(text)
     n_chars = len(text)
     cuts = [0]
     start = 0  # of the step
@@ -191,6 +200,52 @@ def segment_trace(trace: Trace, split: Split | None = None) -> list[Step]:
         tokens = Span(first, stop)
         steps.append(Step(index, span, tokens))
     return steps
+
+
+def _sentences(text: str) -> list[Span]:
+    """Spans of the sentences of a text."""
+    cuts = [0]
+    for match in _SENTENCE_CUE.finditer(text):
+        if match.end() < len(text) and _ends_sentence(text, cuts[-1], match):
+            cuts.append(match.end())
+    cuts.append(len(text))
+    return list(map(_make_span, pairwise(cuts)))
+
+
+# As in `_CUE`, a run of marks is tried once, at its first character.
+_SENTENCE_CUE = re.compile(
+    r"""[.!?…\n>。！？]
+    (?: (?<=[.!?…])(?<![.!?…]{2}) [.!?…]*+ (?P<closers>(?:["'”’»)\]}*_]|\\\))*+) \s++
+      | (?<=\n) [^\S\n]*+ \n \s*+
+      | (?<=</think>) \s*+
+      | (?<=[。！？]) [。！？]*+ ["'”’」』）]*+ \s*+
+    )""",
+    re.VERBOSE,
+)
+
+
+def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
+    """Whether the mark or the blank line at `match` ends the sentence from `start`."""
+    at, end = match.span()
+    mark, following = text[at], text[end]
+    if mark not in ".!?…" or text.count("\n", at, end) > 1:
+        return True
+
+    # What follows shows that the sentence goes on.
+    goes_on = following in ",;)" or (following.islower() and mark != "?")
+    if goes_on or mark != "." or match["closers"] or text[at + 1] == ".":
+        return not goes_on
+
+    # The number of a paragraph's first item stays with the item.
+    before = text[max(start, at - _LOOK_BACK) : at]
+    begins_paragraph = start == 0 or text.count("\n", max(start - 4, 0), start) > 1
+    if begins_paragraph and at - start <= _LOOK_BACK and _LIST_NUMBER.match(before):
+        return False
+
+    abbreviation = _ABBREVIATION.search(before)
+    if abbreviation is None:
+        return True
+    return abbreviation["inside"] is not None and following.isupper()
 
 
 def group_paragraphs(text: str, steps: Sequence[Span]) -> list[Span]:
@@ -302,6 +357,8 @@ def _line_ends_step(text: str, start: int, at: int, end: int) -> bool:
         return False  # leading white space belongs to the first step
     if text[end : end + 1] not in _MAY_JOIN:
         return True
+    if _is_announced_box(text, start, at, end):
+        return False
 
     # How the step ends so far.
     content = text[max(start, at - 80) : at].rstrip()
@@ -325,6 +382,21 @@ def _line_ends_step(text: str, start: int, at: int, end: int) -> bool:
         return True
     most = min(at + 1, start + 300)
     return not _DEFINITIONS.search(text, start, most)
+
+
+def _is_announced_box(text: str, start: int, at: int, end: int) -> bool:
+    """Whether the next line is a box that a heading announces ("**Final Answer**")."""
+    if not text.startswith("\\boxed", end) or text.count("\n", at, end) > 1:
+        return False
+
+    # The last line of the step so far.
+    content = text[max(start, at - _HEADING_MAX) : at].rstrip()
+    line = content[content.rfind("\n") + 1 :]
+    return _HEADING.fullmatch(line.strip()) is not None
+
+
+_HEADING_MAX = 80
+_HEADING = re.compile(r"#{1,6} .*|\*\*[^*]+\*\*:?")
 
 
 def _sentence_ends(text: str, start: int, line: int, match: re.Match[str]) -> bool:

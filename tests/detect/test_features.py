@@ -8,26 +8,38 @@ import pytest
 from cotlens import classify
 from cotlens.detect import features as features_module
 from cotlens.detect.features import (
-    N_BUCKETS,
+    OFFSETS,
     Weights,
     feature_sums,
     features,
     load_weights,
     tokenize,
 )
-from cotlens.detect.reflect import KINDS
+from cotlens.detect.reflect import OUTPUTS
 
 
 def test_tokens_by_hand():
     assert tokenize("Wait—it's 3.14, don’t") == ["wait", "—", "it's", "#", ".", "#", ",", "don't"]
 
 
-def test_features_are_sorted_unique_and_in_range():
-    steps, buckets = features([tokenize(text) for text in ("Wait, no.", "", "x = 3.14 " * 50)])
-    assert (np.diff(steps * N_BUCKETS + buckets) > 0).all()
-    assert set(steps) == {0, 1, 2}
-    assert buckets.min() >= 0
-    assert buckets.max() < N_BUCKETS
+def test_features_of_steps_by_hand():
+    """Every word is a feature and forms a pair with the word before it; a step has seven features once."""
+    tokens = [tokenize(text) for text in ("Wait, no.", "", "x = 3.14 and so on")]
+    found = features(tokens)
+    assert found.starts.tolist() == [0, 4, 5]
+    assert found.words.shape == (2, 4 + 1 + 8)
+    assert found.steps.shape == (7, 3)
+    assert found.short.tolist() == [0, 1]
+    assert len(found.wholes) == 2
+
+
+def test_a_step_has_the_same_features_wherever_it_stands():
+    """The features of a step depend on nothing but its own words."""
+    first = features([["wait"], ["so", "it", "is"]])
+    second = features([["so", "it", "is"], ["wait"]])
+    assert first.words[:, 1:].tolist() == second.words[:, :3].tolist()
+    assert first.words[:, :1].tolist() == second.words[:, 3:].tolist()
+    assert first.steps[:, ::-1].tolist() == second.steps.tolist()
 
 
 def test_blocks_do_not_show(monkeypatch):
@@ -51,9 +63,17 @@ def test_the_weights_hold_no_text():
         files("cotlens.detect").joinpath("reflect.npz").open("rb") as file,
         np.load(file, allow_pickle=False) as arrays,
     ):
-        assert set(arrays) == {"weights", "bias", "kinds"}
-        assert arrays["weights"].shape == (N_BUCKETS, len(KINDS))
-        assert arrays["kinds"].tolist() == [kind.value for kind in KINDS]
+        decision = {name for name in arrays if name.startswith("decision_")}
+        assert set(arrays) == {"weights", "bias", "outputs", *decision}
+        assert all(arrays[name].size <= 14 for name in decision)
+        assert arrays["weights"].shape[1:] == (len(OFFSETS), len(OUTPUTS))
+        assert arrays["weights"].dtype == np.float16
+        assert arrays["outputs"].tolist() == list(OUTPUTS)
+
+
+def test_the_weights_are_small():
+    """At most four megabytes."""
+    assert files("cotlens.detect").joinpath("reflect.npz").stat().st_size <= 4_000_000
 
 
 def test_weights_of_other_outputs_are_refused():
@@ -63,20 +83,26 @@ def test_weights_of_other_outputs_are_refused():
 
 
 def test_a_sum_by_hand():
-    """Every weight is 1: the sum of a step is its number of features plus the bias."""
-    tokens = [tokenize(text) for text in ("Wait, no.", "", "x = 3.14 and so on")]
-    steps, _ = features(tokens)
-    model = Weights(np.ones((N_BUCKETS, 2), np.float32), np.array([0, 0.5], np.float32))
-    (sums,) = feature_sums(tokens, model)
-    assert sums[:, 0].tolist() == np.bincount(steps).tolist()
-    assert sums[:, 1].tolist() == (np.bincount(steps) + 0.5).tolist()
+    """Weights of 1, 10 and 100: the features of a step, of the step before it and of the one after it.
 
-
-def test_features_of_a_step_by_hand():
-    """One step of one word: the word, the step as a whole, and the 17 that every step has.
-
-    It has neither a pair of words nor words of a neighbour.
+    Steps have 2 features a word, 7 more, and one if they are short: 16, 10 and 23. Before the first
+    step and after the last stand steps without words, which have 10.
     """
-    steps, buckets = features([["wait"]])
-    assert steps.tolist() == [0] * len(buckets)
-    assert len(buckets) == 2 + 17
+    tokens = [tokenize(text) for text in ("Wait, no.", "", "x = 3.14 and so on")]
+    n_features = [10, 2 * 4 + 7 + 1, 2 + 7 + 1, 2 * 8 + 7, 10]
+    weights = np.tile([[1], [10], [100]], (8, 1, 2)).astype(np.float32)
+    model = Weights(weights, np.array([0, 0.5], np.float32))
+
+    (sums,) = feature_sums(tokens, model)
+    for step in range(3):
+        before, itself, after = n_features[step : step + 3]
+        expected = itself + 10 * before + 100 * after
+        assert sums[step].tolist() == [expected, expected + 0.5]
+
+
+def test_what_occurs_twice_counts_twice():
+    """Nothing is removed: a word adds its weight as often as it occurs."""
+    model = Weights(np.ones((8, len(OFFSETS), 1), np.float32), np.zeros(1, np.float32))
+    (few,) = feature_sums([["so"] * 5], model)
+    (more,) = feature_sums([["so"] * 6], model)
+    assert more[0, 0] - few[0, 0] == 2

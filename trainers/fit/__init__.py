@@ -1,6 +1,7 @@
 """Fit the weights of `cotlens.detect` on labelled steps, and measure them on labels held back.
 
 documents    labelled traces, read from `labels` and the data folder; the features of their steps
+gold         traces that others labelled: their units, and what counts as reflection
 metrics      cross-validation by document, F1 with its interval, calibration, tables
 reflect      the classifier of kinds of step: cotlens/detect/reflect.npz, docs/detectors.md
 unsafe       the markers of unsafe exploration: cotlens/detect/unsafe.npz, docs/unsafe.md

@@ -13,7 +13,7 @@ import pandas as pd
 import scipy.sparse
 from numpy.typing import NDArray
 
-from cotlens.detect.features import N_BUCKETS, features, tokenize
+from cotlens.detect.features import OFFSETS, features, tokenize
 from cotlens.formats.read import read_traces
 from cotlens.text.steps import segment, segment_trace
 from cotlens.trace import Trace
@@ -25,25 +25,36 @@ DATA = Path(os.environ.get("COTLENS_DATA", ROOT.parent / "shared" / "data"))
 
 
 class Document(NamedTuple):
-    """One trace: the texts of its steps and their labels; None where a step has no label."""
+    """One trace: the texts of all its steps, and labels of some of them.
+
+    Attributes:
+        name: What it is called; documents on the same question may share a name.
+        texts: The texts of its steps.
+        numbers: The number of the step that each label belongs to. A step may have several labels.
+        labels: The labels.
+    """
 
     name: str
     texts: list[str]
+    numbers: list[int]
     labels: list[Any]
 
 
 class Steps(NamedTuple):
-    """The labelled steps of all documents.
+    """The labelled steps of all documents, one entry or one row a label.
 
     Attributes:
-        features: (steps, N_BUCKETS), 1 where a step has a feature.
-        labels: One entry or one row a step.
+        features: (labels, offsets * buckets): how often the step, or its neighbour at an offset,
+            has a feature.
+        labels: The labels.
         documents: The name of each step's document.
+        places: The number of each step in its document, and how many steps that has, (labels, 2).
     """
 
     features: scipy.sparse.csr_matrix
     labels: NDArray
     documents: NDArray
+    places: NDArray
 
 
 def free_documents(table: pd.DataFrame) -> Iterator[Document]:
@@ -64,13 +75,16 @@ def free_documents(table: pd.DataFrame) -> Iterator[Document]:
 
         # Steps without a label are context.
         texts = []
+        numbers = []
         labels = []
         for step in segment_trace(trace):
             span = step.chars
             texts.append(span.of(trace.completion))
-            labels.append(label_of_step.get(span))
+            if span in label_of_step:
+                numbers.append(step.index)
+                labels.append(label_of_step[span])
 
-        yield Document(f"{file}:{row}", texts, labels)
+        yield Document(f"{file}:{row}", texts, numbers, labels)
 
 
 @cache
@@ -118,39 +132,72 @@ def written_documents(file: str, label_of: Callable[[str], Any]) -> Iterator[Doc
         borders = {*label_at, len(thinking)}
 
         texts = []
+        numbers = []
         labels = []
-        for span in segment(thinking):
-            label = None
-            if span.stop in borders:
-                label = label_at.get(span.start)
-
+        for number, span in enumerate(segment(thinking)):
             texts.append(span.of(thinking))
-            labels.append(label)
+            if span.start in label_at and span.stop in borders:
+                numbers.append(number)
+                labels.append(label_at[span.start])
 
-        yield Document(f"written:{title}", texts, labels)
+        yield Document(f"written:{title}", texts, numbers, labels)
 
 
-def labelled_steps(documents: Iterable[Document]) -> Steps:
+def labelled_steps(documents: Iterable[Document], n_buckets: int) -> Steps:
     """Return every labelled step with its features; context comes from its whole document."""
-    buckets_of_steps = []
+    matrices = []
     labels = []
     names = []
+    places = []
     for document in documents:
-        tokens = [tokenize(text) for text in document.texts]
-        step_numbers, buckets = features(tokens)
+        matrix = _features_of_steps(document.texts, n_buckets)
+        matrices.append(matrix[document.numbers])
+        labels.extend(document.labels)
 
-        for step, label in enumerate(document.labels):
-            if label is None:
-                continue
-            buckets_of_steps.append(buckets[step_numbers == step])
-            labels.append(label)
+        n_steps = len(document.texts)
+        for number in document.numbers:
             names.append(document.name)
+            places.append((number, n_steps))
 
-    # A sparse matrix with a one in each bucket of a step's row.
-    columns = np.concatenate(buckets_of_steps)
-    row_ends = np.cumsum([0, *map(len, buckets_of_steps)])
-    shape = (len(labels), N_BUCKETS)
-    ones = np.ones(len(columns))
-    matrix = scipy.sparse.csr_matrix((ones, columns, row_ends), shape)
+    matrix = scipy.sparse.vstack(matrices, format="csr")
+    return Steps(matrix, np.array(labels), np.array(names), np.array(places))
 
-    return Steps(matrix, np.array(labels), np.array(names))
+
+def _features_of_steps(texts: list[str], n_buckets: int) -> scipy.sparse.csr_matrix:
+    """Return how often each step of a document has each feature: (steps, offsets * buckets)."""
+    # Before the first step and after the last stand steps without words, as in `feature_sums`.
+    tokens = [[], *map(tokenize, texts), []]
+    own = features(tokens)
+    n_padded = len(tokens)
+    every_step = np.arange(n_padded)
+
+    # The step and the bucket of each feature.
+    lengths = np.diff(own.starts, append=own.words.shape[1])
+    step_of_word = np.repeat(every_step, lengths)
+    step_numbers = np.concatenate(
+        [
+            np.tile(step_of_word, len(own.words)),
+            np.tile(every_step, len(own.steps)),
+            own.short,
+        ]
+    )
+    hashes = np.concatenate([own.words.ravel(), own.steps.ravel(), own.wholes])
+    buckets = (hashes % n_buckets).astype(np.int64)
+
+    # The matrix adds up what occurs twice.
+    ones = np.ones(len(buckets), np.float32)
+    shape = (n_padded, n_buckets)
+    matrix = scipy.sparse.csr_matrix((ones, (step_numbers, buckets)), shape)
+
+    # Next to the features of a step stand those of its neighbours.
+    of_offsets = []
+    for offset in OFFSETS:
+        rows = every_step[1:-1] + offset
+        of_offsets.append(matrix[rows])
+    return scipy.sparse.hstack(of_offsets, format="csr")
+
+
+def pack_weights(weights: NDArray, n_buckets: int) -> NDArray:
+    """Return weights, (outputs, offsets * buckets), as `Weights` has them, in half precision."""
+    by_offset = weights.reshape(-1, len(OFFSETS), n_buckets)
+    return by_offset.transpose(2, 1, 0).astype(np.float16)

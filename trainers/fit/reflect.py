@@ -5,10 +5,14 @@
 
 Run from the root of the repository. `--measure` prints the table of docs/detectors.md.
 
-The labels are the project's own and follow docs/codebook.md. `labels/reflection.csv` has file, row,
-offsets and kind: the text of the free sets stays where it is. `labels/written.tsv` has traces
-written for the purpose. A language model made both; the rows with pass = 2 are a second,
-independent pass. Nothing is fitted to the sets that are measured.
+The kinds, and the output `wide`, are fitted to the project's own labels, which follow
+docs/codebook.md. `labels/reflection.csv` has file, row, offsets and kind: the text of the free sets
+stays where it is. `labels/written.tsv` has traces written for the purpose. A language model made
+both; the rows with pass = 2 are a second, independent pass.
+
+The output `strict` is fitted to ReasoningFlow, which an LLM and people labelled, and the decision
+to both, to RT-SEG's people and to the project's labels. Nothing is fitted to the other sets that
+are measured.
 """
 
 from importlib.util import find_spec
@@ -19,67 +23,85 @@ if find_spec("trainers") is None:
     )
 
 import argparse
-import gzip
-import json
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
     cohen_kappa_score,
+    f1_score,
     roc_auc_score,
 )
 
-from cotlens.detect.reflect import KINDS, N_REFLECTIVE, THRESHOLD, classify
+from cotlens.detect.reflect import (
+    KINDS,
+    N_REFLECTIVE,
+    OUTPUTS,
+    THRESHOLD,
+    Kind,
+    classify,
+    decision_inputs,
+    quadratic_terms,
+)
 from cotlens.detect.words import count_words
-from cotlens.text.steps import segment
 from trainers.fit.documents import (
-    DATA,
     LABELS,
     WEIGHTS,
+    Document,
     Steps,
     free_documents,
     labelled_steps,
-    read_data,
+    pack_weights,
     written_documents,
 )
+from trainers.fit.gold import (
+    Scorer,
+    gold_document,
+    gold_sets,
+    reasoningflow,
+    rtseg,
+    score_units,
+)
 from trainers.fit.metrics import (
+    N_FOLDS,
     Flags,
-    best_threshold,
     calibration_error,
     decision_cells,
     logistic_regression,
     predict_unseen,
+    print_reliability,
     print_table,
 )
 
-PENALTY = 1.0  # of half the squared weights, against the sum of log-likelihoods
+N_BUCKETS = 1 << 15
 REFLECTIVE = list(KINDS[:N_REFLECTIVE])
+
+# Of half the squared weights, against the sum of log-likelihoods.
+KINDS_PENALTY = 3.0
+REFLECT_PENALTY = 20.0
+DECISION_PENALTY = 1.0
+
+# Of each step of a set, in the fit of `strict` and in that of the decision. People's labels count
+# more than an LLM's, and the many labels of one set are kept from settling the decision alone.
+STRICT_SHARES = {"reasoningflow_llm": 1.0, "reasoningflow_human": 3.0}
+DECISION_SHARES = {
+    "reasoningflow_llm": 0.2,
+    "reasoningflow_human": 3.0,
+    "rtseg_human": 3.0,
+    "own": 1.0,
+}
+THRESHOLDS = np.arange(0.2, 0.5, 0.025)
 
 # Word lists that are measured next to the classifier. They decide from one word on.
 WORD_LISTS = ("markers16", "cyclic_reflex", "r2mu")
-
-# Sets of labelled traces: name, file, and the source's labels that count as reflection.
-LABELLED_SETS = (
-    ("Schoenfeld, people", "schoenfeld_human", {"Monitor", "Verify", "Explore"}),
-    ("Venhoff, GPT-4o", "venhoff_gpt4o", {"backtracking", "uncertainty-estimation"}),
-    (
-        "Thought anchors, LLM (text seen)",
-        "thought_anchors",
-        {"uncertainty_management", "self_checking"},
-    ),
-    (
-        "Bias anchors, LLM (text seen)",
-        "bias_anchors",
-        {"backtracking", "uncertainty_expression"},
-    ),
-)
 
 COLUMNS = (
     "set",
@@ -95,9 +117,6 @@ COLUMNS = (
     "ECE",
 )
 
-# Takes the texts of a trace's steps and returns a score for each.
-Scorer = Callable[[list[str]], NDArray]
-
 
 def main() -> None:
     """Fit the classifier and write its weights, or measure it."""
@@ -109,30 +128,86 @@ def main() -> None:
         measure()
         return
 
-    steps = training_steps()
-    cross_validate(steps)
+    sets = training_sets()
+    cross_validate(sets)
     print_agreement()
 
     # The shipped weights are those of all steps.
-    weights, bias = fit(steps)
-    path = WEIGHTS / "reflect.npz"
-    np.savez_compressed(
-        path,
-        weights=weights.astype(np.float16),
-        bias=bias.astype(np.float32),
-        kinds=np.array(KINDS),
-    )
-    kilobytes = path.stat().st_size / 1000
-    print(f"{path.name}: {kilobytes:.0f} kB")
+    models = fit(sets)
+    write(models)
 
 
-def training_steps() -> Steps:
-    """Return every labelled step; a label is the number of the kind in `KINDS`."""
+class Models(NamedTuple):
+    """The fitted logistic regressions, and the mean and scale of what the decision reads."""
+
+    kinds: LogisticRegression
+    strict: LogisticRegression
+    wide: LogisticRegression
+    mean: NDArray
+    scale: NDArray
+    decision: LogisticRegression
+
+
+Sets = dict[str, Steps]
+
+
+def training_sets() -> Sets:
+    """Return every labelled step.
+
+    A label of the set `own` is the number of the kind in `KINDS`, and whether the step reflects in
+    the wide sense; a label of the others is whether the step reflects.
+    """
     table = labels_of_pass(1)
     table["label"] = table["kind"].map(KINDS.index)
-
     written = written_documents("written.tsv", KINDS.index)
-    return labelled_steps([*free_documents(table), *written])
+    own = map(with_wide_labels, [*free_documents(table), *written])
+
+    golds = {
+        "reasoningflow_llm": reasoningflow("reasoningflow_llm"),
+        "reasoningflow_human": reasoningflow("reasoningflow_human"),
+        "rtseg_human": rtseg(),
+    }
+    sets = {"own": labelled_steps(own, N_BUCKETS)}
+    for name, documents in golds.items():
+        sets[name] = labelled_steps(map(gold_document, documents), N_BUCKETS)
+    return sets
+
+
+def with_wide_labels(document: Document) -> Document:
+    """Return a document whose labels say of each kind whether it reflects in the wide sense.
+
+    Conjectures do, and conclusions after an earlier one, or soon after a check: these repeat or
+    check what was concluded.
+    """
+    n_concluded = 0
+    n_checked_ago = _CHECK_LASTS
+    labels = []
+    for label in document.labels:
+        kind = KINDS[label]
+        is_wide = label < N_REFLECTIVE or kind is Kind.CONJECTURE
+        if kind is Kind.CONCLUDE:
+            is_wide = n_concluded > 0 or n_checked_ago < _CHECK_LASTS
+            n_concluded += 1
+
+        # A check is over when something else begins.
+        n_checked_ago += 1
+        if kind is Kind.VERIFY:
+            n_checked_ago = 0
+        elif kind in _ENDS_CHECK:
+            n_checked_ago = _CHECK_LASTS
+        labels.append((label, is_wide))
+    return document._replace(labels=labels)
+
+
+_CHECK_LASTS = 6  # steps
+_ENDS_CHECK = (
+    Kind.PLAN,
+    Kind.ALTERNATIVE,
+    Kind.OTHER,
+    Kind.BACKTRACK,
+    Kind.DOUBT,
+    Kind.CONCLUDE,
+)
 
 
 def labels_of_pass(number: int) -> pd.DataFrame:
@@ -143,49 +218,203 @@ def labels_of_pass(number: int) -> pd.DataFrame:
     return table.loc[in_pass, columns]
 
 
-def fit(steps: Steps) -> tuple[NDArray, NDArray]:
-    """Return the weights, (N_BUCKETS, kinds), and the biases of a multinomial logistic regression.
+def fit(sets: Sets) -> Models:
+    """Return the models of all steps.
+
+    The decision reads outputs that were not fitted to the same documents.
+    """
+    kinds, strict, wide = _fit_outputs(sets)
+    unseen = unseen_outputs(sets)
+    mean, scale, decision = _fit_decision(sets, unseen)
+    return Models(kinds, strict, wide, mean, scale, decision)
+
+
+def _fit_outputs(sets: Sets) -> tuple[LogisticRegression, LogisticRegression, LogisticRegression]:
+    """Return the models of the kinds, of `strict` and of `wide`.
 
     Raises:
         ValueError: No step is of some kind.
     """
     # A class that does not occur would have no column.
-    labels = set(steps.labels)
+    own = sets["own"]
+    kind_numbers = own.labels[:, 0]
     for number, kind in enumerate(KINDS):
-        if number not in labels:
+        if number not in kind_numbers:
             raise ValueError(f"no labelled step is of the kind {kind}: label at least one")
 
-    model = logistic_regression(PENALTY)
-    model.fit(steps.features, steps.labels)
-
-    # sklearn has a row a class.
-    weights = np.asarray(model.coef_).T
-    bias = np.asarray(model.intercept_)
-    return weights, bias
+    kinds = logistic_regression(KINDS_PENALTY)
+    kinds.fit(own.features, kind_numbers)
+    strict, wide = _fit_reflection(sets)
+    return kinds, strict, wide
 
 
-def cross_validate(steps: Steps) -> None:
-    """Print how well steps of unseen documents are classified, and the best threshold by F1."""
-    p = predict_unseen(steps, steps.labels, PENALTY)
-    predicted = p.argmax(axis=1)
-    accuracy = accuracy_score(steps.labels, predicted)
+def _fit_reflection(sets: Sets) -> tuple[LogisticRegression, LogisticRegression]:
+    """Return the models of `strict` and of `wide`."""
+    features = []
+    labels = []
+    shares = []
+    for name, share in STRICT_SHARES.items():
+        steps = sets[name]
+        features.append(steps.features)
+        labels.append(steps.labels)
+        shares.append(np.full(len(steps.labels), share))
 
-    # Reflection against all other kinds.
-    reflects = steps.labels < N_REFLECTIVE
-    p_reflect = p[:, :N_REFLECTIVE].sum(axis=1)
-    auroc = roc_auc_score(reflects, p_reflect)
+    strict = logistic_regression(REFLECT_PENALTY)
+    strict.fit(scipy.sparse.vstack(features), np.concatenate(labels), np.concatenate(shares))
 
-    # From high to low: the highest of equally good thresholds.
-    thresholds = np.arange(0.05, 0.95, 0.025)
-    threshold, f1 = best_threshold(reflects, p_reflect, thresholds[::-1])
+    wide = logistic_regression(REFLECT_PENALTY)
+    wide.fit(sets["own"].features, sets["own"].labels[:, 1])
+    return strict, wide
 
-    n_documents = len(set(steps.documents))
-    share = reflects.mean()
-    print(f"{len(reflects):,} steps of {n_documents} documents, {share:.1%} reflective")
-    print(
-        f"cross-validated: accuracy of the kind {accuracy:.3f}, AUROC {auroc:.3f}, "
-        f"best F1 {f1:.3f} at threshold {round(threshold, 3)}"
+
+def unseen_outputs(sets: Sets) -> dict[str, NDArray]:
+    """Return what the decision reads of each step, from fits to other questions."""
+    outputs = {}
+    for name, steps in sets.items():
+        outputs[name] = np.zeros((len(steps.labels), 2))
+
+    for fold in range(N_FOLDS):
+        strict, wide = _fit_reflection(_without(sets, fold))
+        for name, steps in sets.items():
+            rows = _fold_of_each(steps) == fold
+            features = steps.features[rows]
+            outputs[name][rows, 0] = strict.decision_function(features)
+            outputs[name][rows, 1] = wide.decision_function(features)
+
+    inputs = {}
+    for name, steps in sets.items():
+        number, n_steps = steps.places.T
+        inputs[name] = decision_inputs(outputs[name], number, n_steps)
+    return inputs
+
+
+def _fold_of_each(steps: Steps) -> NDArray:
+    """Return the fold of each step: the same for all steps on the same question, in every set."""
+    fold_of = {}
+    for name in set(steps.documents.tolist()):
+        fold_of[name] = zlib.crc32(name.encode()) % N_FOLDS
+    return np.array([fold_of[name] for name in steps.documents.tolist()])
+
+
+def _without(sets: Sets, fold: int) -> Sets:
+    """Return the steps outside a fold."""
+    parts = {}
+    for name, steps in sets.items():
+        rows = _fold_of_each(steps) != fold
+        parts[name] = Steps(
+            scipy.sparse.csr_matrix(steps.features[rows]),
+            steps.labels[rows],
+            steps.documents[rows],
+            steps.places[rows],
+        )
+    return parts
+
+
+def _reflects(steps: Steps) -> Flags:
+    """Return whether each step reflects, in the wide sense where the label has a kind."""
+    labels = steps.labels
+    if labels.ndim > 1:
+        labels = labels[:, 1]
+    return labels.astype(bool)
+
+
+def _fit_decision(
+    sets: Sets, inputs: dict[str, NDArray]
+) -> tuple[NDArray, NDArray, LogisticRegression]:
+    """Return the mean and the scale of the decision's inputs, and its model."""
+    all_inputs = []
+    labels = []
+    shares = []
+    for name, share in DECISION_SHARES.items():
+        all_inputs.append(inputs[name])
+        labels.append(_reflects(sets[name]))
+        shares.append(np.full(len(inputs[name]), share))
+
+    stacked = np.concatenate(all_inputs)
+    weights = np.concatenate(shares)
+    mean = np.average(stacked, axis=0, weights=weights)
+    scale = stacked.std(axis=0)
+
+    terms = quadratic_terms(stacked, mean, scale)
+    model = logistic_regression(DECISION_PENALTY)
+    model.fit(terms, np.concatenate(labels), weights)
+    return mean, scale, model
+
+
+def write(models: Models) -> None:
+    """Write the weights."""
+    outputs = (models.kinds, models.strict, models.wide)
+    weights = np.concatenate([model.coef_ for model in outputs])
+    bias = np.concatenate([model.intercept_ for model in outputs])
+
+    path = WEIGHTS / "reflect.npz"
+    np.savez_compressed(
+        path,
+        weights=pack_weights(weights, N_BUCKETS),
+        bias=bias.astype(np.float32),
+        outputs=np.array(OUTPUTS),
+        decision_mean=models.mean,
+        decision_scale=models.scale,
+        decision_weights=models.decision.coef_[0],
+        decision_bias=models.decision.intercept_[0],
     )
+    kilobytes = path.stat().st_size / 1000
+    print(f"{path.name}: {kilobytes:.0f} kB")
+
+
+def cross_validate(sets: Sets) -> None:
+    """Print how well steps of unseen questions are classified, and the best threshold."""
+    own = sets["own"]
+    kind_numbers = own.labels[:, 0]
+    p_of_kinds = predict_unseen(own, kind_numbers, KINDS_PENALTY)
+    accuracy = accuracy_score(kind_numbers, p_of_kinds.argmax(axis=1))
+    n_documents = len(set(own.documents))
+    print(f"{len(kind_numbers):,} steps of {n_documents} documents")
+    print(f"cross-validated: accuracy of the kind {accuracy:.3f}")
+    print()
+
+    p_of_sets = unseen_probabilities(sets)
+    columns = ("set", "n", "reflective", "AUROC", "ECE", *(f"F1 at {t:.3f}" for t in THRESHOLDS))
+    rows = []
+    f1_of_sets = []
+    for name, p in p_of_sets.items():
+        truth = _reflects(sets[name])
+        f1 = [f1_score(truth, p >= threshold) for threshold in THRESHOLDS]
+        auroc = roc_auc_score(truth, p)
+        error = calibration_error(truth, p)
+        cells = [name, f"{len(p):,}", f"{truth.mean():.0%}", f"{auroc:.3f}", f"{error:.3f}"]
+        rows.append(cells + [f"{value:.3f}" for value in f1])
+
+        # An LLM's labels of the same kind have no say in the threshold.
+        if name != "reasoningflow_llm":
+            f1_of_sets.append(f1)
+    print_table(columns, rows)
+
+    means = np.mean(f1_of_sets, axis=0)
+    best = THRESHOLDS[means.argmax()]
+    print(f"best mean F1 without the LLM's set {means.max():.3f} at threshold {best:.3f}")
+    print()
+    print_reliability(_reflects(sets["reasoningflow_human"]), p_of_sets["reasoningflow_human"])
+
+
+def unseen_probabilities(sets: Sets) -> dict[str, NDArray]:
+    """Return the probability that each step reflects, from fits to other questions."""
+    inputs = unseen_outputs(sets)
+    p_of_sets = {}
+    for name in sets:
+        p_of_sets[name] = np.zeros(len(inputs[name]))
+
+    for fold in range(N_FOLDS):
+        others = {}
+        for name, steps in sets.items():
+            others[name] = inputs[name][_fold_of_each(steps) != fold]
+        mean, scale, model = _fit_decision(_without(sets, fold), others)
+
+        for name, steps in sets.items():
+            rows = _fold_of_each(steps) == fold
+            terms = quadratic_terms(inputs[name][rows], mean, scale)
+            p_of_sets[name][rows] = model.predict_proba(terms)[:, 1]
+    return p_of_sets
 
 
 def print_agreement() -> None:
@@ -208,20 +437,6 @@ def print_agreement() -> None:
     for what, kappa in kappas.items():
         agreement = f"Cohen's kappa {kappa:.3f} (n = {len(pairs)})"
         print(f"agreement of the two passes on {what}: {agreement}")
-
-
-class Gold(NamedTuple):
-    """One labelled document.
-
-    Attributes:
-        question: The question it is about.
-        text: Its text.
-        units: For each labelled unit its start, its stop, and whether it reflects.
-    """
-
-    question: str
-    text: str
-    units: list[tuple[int, int, bool]]
 
 
 def measure() -> None:
@@ -272,84 +487,6 @@ def _word_counts(word_list: str, texts: list[str]) -> NDArray:
     for text in texts:
         counts.append(count_words(text, word_list))
     return np.array(counts, float)
-
-
-def gold_sets() -> dict[str, list[Gold]]:
-    """Return the labelled sets by name; the two that people labelled come first."""
-    sets = {"ReasoningFlow, people": _gold_reasoningflow()}
-
-    for name, file, reflective in LABELLED_SETS:
-        sets[name] = []
-        for trace in read_data(f"labels/{file}"):
-            # A unit may have several labels, joined by commas.
-            units = []
-            for start, stop, joined in trace.labels:
-                labels = joined.split(",")
-                reflects = not reflective.isdisjoint(labels)
-                units.append((start, stop, reflects))
-
-            gold = Gold(trace.prompt_id, trace.completion, units)
-            sets[name].append(gold)
-
-    return sets
-
-
-def _gold_reasoningflow() -> list[Gold]:
-    """Return the documents of ReasoningFlow.
-
-    A unit reflects if it is a node `reflection`, or the target of a plan:verify or plan:backtrack
-    edge.
-    """
-    path = DATA / "labels" / "reasoningflow_human.jsonl.gz"
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-
-    documents = []
-    for row in rows:
-        targets = set()
-        for _, target, label in row["edges"]:
-            if label in ("plan:verify", "plan:backtrack"):
-                targets.add(target)
-
-        # Spans of part "r" are in the response, those of part "q" in the question.
-        units = []
-        for node, start, stop, label, part in row["spans"]:
-            if part == "r":
-                reflects = label == "reflection" or node in targets
-                units.append((start, stop, reflects))
-
-        documents.append(Gold(row["question"], row["response"], units))
-    return documents
-
-
-def score_units(document: Gold, scorer: Scorer) -> tuple[Flags, NDArray]:
-    """Return whether each unit reflects, and its score.
-
-    The score of a unit is that of the step that covers most of it; 0 where that is NaN.
-    """
-    spans = segment(document.text)
-    starts = [span.start for span in spans]
-    texts = [span.of(document.text) for span in spans]
-    step_scores = scorer(texts)
-
-    truth = []
-    scores = []
-    for start, stop, reflects in document.units:
-        # From the step in which the unit starts, to the last step that starts before its stop.
-        first = max(bisect_right(starts, start) - 1, 0)
-        end = max(bisect_left(starts, stop), first + 1)
-
-        overlaps = []
-        for span in spans[first:end]:
-            overlap_start = max(start, span.start)
-            overlap_stop = min(stop, span.stop)
-            overlaps.append(overlap_stop - overlap_start)
-        covering = first + np.argmax(overlaps)
-
-        truth.append(reflects)
-        scores.append(step_scores[covering])
-
-    return np.array(truth, bool), np.nan_to_num(scores)
 
 
 if __name__ == "__main__":

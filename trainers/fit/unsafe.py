@@ -43,6 +43,7 @@ from trainers.fit.documents import (
     Steps,
     free_documents,
     labelled_steps,
+    pack_weights,
     read_data,
     written_documents,
 )
@@ -56,6 +57,7 @@ from trainers.fit.metrics import (
     print_table,
 )
 
+N_BUCKETS = 1 << 14
 PENALTY = 3.0  # of half the squared weights, against the sum of log-likelihoods
 
 # The letters of the label files.
@@ -124,9 +126,9 @@ def main() -> None:
     path = WEIGHTS / "unsafe.npz"
     np.savez_compressed(
         path,
-        weights=np.stack(columns, axis=1).astype(np.float16),
+        weights=pack_weights(np.array(columns), N_BUCKETS),
         bias=np.array(biases, np.float32),
-        kinds=np.array(LEARNED),
+        outputs=np.array(LEARNED),
     )
 
     kilobytes = path.stat().st_size / 1000
@@ -136,7 +138,7 @@ def main() -> None:
 
 def training_steps() -> Steps:
     """Return every labelled step; a label is a row of the outputs in the order of `LEARNED`."""
-    return labelled_steps(documents())
+    return labelled_steps(documents(), N_BUCKETS)
 
 
 def documents() -> Iterator[Document]:
@@ -151,7 +153,8 @@ def documents() -> Iterator[Document]:
     no_marker = _outputs("")
     for trace in read_data(BENIGN)[:N_BENIGN]:
         texts = _step_texts(trace)[:MAX_BENIGN_STEPS]
-        yield Document(f"benign:{trace.id}", texts, [no_marker] * len(texts))
+        numbers = list(range(len(texts)))
+        yield Document(f"benign:{trace.id}", texts, numbers, [no_marker] * len(texts))
 
 
 def _outputs(codes: str) -> list[bool]:
@@ -174,7 +177,7 @@ def _step_texts(trace: Trace) -> list[str]:
 
 
 def fit(steps: Steps, truth: Flags) -> tuple[NDArray, float]:
-    """Return the weights, (N_BUCKETS,), and the bias of a logistic regression of one output."""
+    """Return the weights, (features,), and the bias of a logistic regression of one output."""
     model = logistic_regression(PENALTY)
     model.fit(steps.features, truth)
 

@@ -5,10 +5,17 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from cotlens.detect.features import features, tokenize
+from cotlens.detect.features import OFFSETS, Weights, feature_sums, tokenize
+from cotlens.detect.reflect import KINDS, Kind
 from cotlens.detect.unsafe import LEARNED, MARKERS
-from trainers.fit import documents, metrics, reflect, unsafe
-from trainers.fit.documents import Document, Steps, labelled_steps, written_documents
+from trainers.fit import documents, gold, metrics, reflect, unsafe
+from trainers.fit.documents import (
+    Document,
+    Steps,
+    labelled_steps,
+    pack_weights,
+    written_documents,
+)
 
 # --- documents -------------------------------------------------------------------------------------------------
 
@@ -33,20 +40,43 @@ def test_a_written_trace_is_read_as_its_writer_cut_it(tmp_path, monkeypatch):
     assert "".join(first.texts) == (
         "First I add the numbers. That makes four. So the sum is even.\n\nLet me check this again."
     )
-    assert first.labels == ["PLAN", None, None, "VERIFY"]
-    assert second == Document("written:second", ["Is this right?"], ["DOUBT"])
+    assert first.numbers == [0, 3]
+    assert first.labels == ["PLAN", "VERIFY"]
+    assert second == Document("written:second", ["Is this right?"], [0], ["DOUBT"])
 
 
 def test_steps_without_a_label_are_context_only():
+    """A step has a row for each of its labels: its own features, and next to them its neighbours'."""
     texts = ["We add. ", "Wait, no. ", "It is four."]
-    steps = labelled_steps([Document("a", texts, [None, 3, None]), Document("b", texts, [1, 2, 3])])
-
-    numbers, buckets = features([tokenize(text) for text in texts])
-    assert steps.features.shape[0] == 4
-    assert steps.features[0].indices.tolist() == buckets[numbers == 1].tolist()
-    assert set(steps.features.data) == {1.0}
+    n_buckets = 2**10
+    steps = labelled_steps(
+        [Document("a", texts, [1], [3]), Document("b", texts, [0, 1, 1], [1, 2, 3])], n_buckets
+    )
+    assert steps.features.shape == (4, len(OFFSETS) * n_buckets)
     assert steps.labels.tolist() == [3, 1, 2, 3]
     assert steps.documents.tolist() == ["a", "b", "b", "b"]
+    assert steps.places.tolist() == [[1, 3], [0, 3], [1, 3], [1, 3]]
+
+    # Step 1 sees step 0 at the offset -1: what step 0 has itself.
+    dense = steps.features.toarray()
+    itself = dense[1, :n_buckets]
+    before = dense[0, n_buckets : 2 * n_buckets]
+    assert itself.tolist() == before.tolist()
+    assert (dense[0] == dense[2]).all()
+
+
+def test_fitted_and_shipped_weights_give_the_same_sums():
+    """The fit multiplies a matrix, the package sums a table: for every step the same number."""
+    rng = np.random.default_rng(0)
+    texts = ["Let x be 2. ", "", "Wait, is that right? ", "Let me check: x = 2, x = 2. "]
+    n_buckets = 2**6
+    fitted = rng.normal(size=(2, len(OFFSETS) * n_buckets)).astype(np.float16)
+    steps = labelled_steps([Document("a", texts, [0, 1, 2, 3], [0] * 4)], n_buckets)
+
+    table = pack_weights(fitted, n_buckets).astype(np.float32)
+    model = Weights(table, np.zeros(2, np.float32))
+    (sums,) = feature_sums([tokenize(text) for text in texts], model)
+    np.testing.assert_allclose(sums, steps.features @ fitted.T.astype(float), atol=1e-4)
 
 
 def test_codes_become_outputs():
@@ -65,8 +95,9 @@ def test_codes_become_outputs():
 
 @pytest.mark.parametrize("n_classes", [2, 4])
 @pytest.mark.parametrize("penalty", [1.0, 3.0])
-def test_the_fit_is_where_the_documented_loss_is_flat(n_classes, penalty):
+def test_the_fit_is_where_the_documented_loss_is_flat(n_classes, penalty, monkeypatch):
     """Gradient of the negative log-likelihood plus penalty / 2 * squared weights; the bias bears no penalty."""
+    monkeypatch.setattr(metrics, "TOLERANCE", 1e-7)
     rng = np.random.default_rng(0)
     x = scipy.sparse.csr_matrix((rng.random((300, 20)) < 0.3).astype(float))
     classes = rng.integers(n_classes, size=300)
@@ -81,9 +112,30 @@ def test_the_fit_is_where_the_documented_loss_is_flat(n_classes, penalty):
 
 
 def test_a_kind_without_a_step_is_an_error():
-    steps = Steps(scipy.sparse.csr_matrix(np.eye(2)), np.array([0, 1]), np.array(["a", "b"]))
+    labels = np.array([[0, True], [1, True]])
+    names = np.array(["a", "b"])
+    places = np.array([[0, 1], [0, 1]])
+    steps = Steps(scipy.sparse.csr_matrix(np.eye(2)), labels, names, places)
     with pytest.raises(ValueError, match="no labelled step is of the kind alternative"):
-        reflect.fit(steps)
+        reflect.fit({"own": steps})
+
+
+def test_what_reflects_in_the_wide_sense():
+    """A first conclusion does not; one soon after a check or after a conclusion does; conjectures do."""
+    names = "infer conjecture verify infer conclude plan infer conclude other"
+    kinds = [Kind(name) for name in names.split()]
+    numbers = [KINDS.index(kind) for kind in kinds]
+    document = Document("a", [""] * 9, list(range(9)), numbers)
+
+    wide = dict.fromkeys((1, 2, 4, 7), True)
+    expected = [wide.get(place, False) for place in range(9)]
+    labels = reflect.with_wide_labels(document).labels
+    assert [is_wide for _, is_wide in labels] == expected
+    assert [number for number, _ in labels] == numbers
+
+    # Without a check before it, the first conclusion is none.
+    first = Document("b", [""] * 2, [0, 1], [KINDS.index("plan"), KINDS.index("conclude")])
+    assert [is_wide for _, is_wide in reflect.with_wide_labels(first).labels] == [False, False]
 
 
 def test_a_document_is_never_seen_by_the_fit_that_predicts_it():
@@ -92,7 +144,7 @@ def test_a_document_is_never_seen_by_the_fit_that_predicts_it():
     x = scipy.sparse.csr_matrix(np.repeat(np.eye(30), 4, axis=0))
     truth = np.repeat(np.arange(30) % 2 == 0, 4)
     with joblib.parallel_config(backend="threading"):
-        p = metrics.predict_unseen(Steps(x, truth, names), truth, penalty=1.0)
+        p = metrics.predict_unseen(Steps(x, truth, names, np.zeros((120, 2))), truth, penalty=1.0)
 
     assert p.shape == (120, 2)
     assert len(np.unique(p[:, 1].round(6))) <= metrics.N_FOLDS
@@ -150,6 +202,6 @@ def test_a_unit_takes_the_score_of_the_step_that_covers_most_of_it():
         assert texts == ["First we add. ", "Then we subtract. ", "Then we stop here."]
         return np.array([0.1, 0.2, np.nan])
 
-    truth, scores = reflect.score_units(reflect.Gold("q", text, units), scorer)
+    truth, scores = gold.score_units(gold.Gold("q", text, units), scorer)
     assert truth.tolist() == [True, False, True]
     assert scores.tolist() == [0.1, 0.2, 0.0]
