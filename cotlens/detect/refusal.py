@@ -44,6 +44,8 @@ _REFUSES = re.compile(
     rf"|(?:^|[.!?;,\n] ?)(?:sorry, |and |but )?{_NOT}{_SOFTLY} {_ACT}\b"
     rf"|\b(?:ai|assistant|model)\b[^.!?\n]{{0,60}}\b(?:and|so|which|that) {_NOT} {_NO_IDIOM}"
     rf"|\bi [^.!?\n]{{1,80}}\b(?:and|so|but) {_NOT}{_SOFTLY} {_ACT}\b"
+    # A disclaimer of expertise refuses where it comes first.
+    rf"|^(?:sorry, )?i {_NOT} give (?:legal|medical|tax) advice"
     # I must decline, I refuse
     rf"|\b(?:i|we) (?:must|have to|need to|will|am going to){_SOFTLY} "
     r"(?:decline|refuse|pass\b|say no|stop here|draw the line|leave)"
