@@ -79,7 +79,6 @@ OPENINGS = (
 N_OPENINGS = 5  # of each request
 
 
-
 class Example(NamedTuple):
     """One text.
 
@@ -218,9 +217,7 @@ def _step_texts(trace: Trace) -> list[str]:
     return [step.chars.of(trace.completion) for step in segment_trace(trace)]
 
 
-def _stretches_of(
-    source: str, group: str, texts: list[str], is_harmful: bool
-) -> Iterator[Example]:
+def _stretches_of(source: str, group: str, texts: list[str], is_harmful: bool) -> Iterator[Example]:
     for number in range(0, len(texts), STRIDE)[:MAX_STRETCHES]:
         yield Example(source, group, context(texts, number), is_harmful)
 
