@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cotlens import stats
-from cotlens.detect.unsafe import EXPLORATION, MARKERS, SELF_JAILBREAK, Marker
+from cotlens.detect.unsafe import MARKERS, SELF_JAILBREAK, Marker
 from cotlens.measures.groups import estimates_by, need, need_steps_of_traces
 from cotlens.stats.bootstrap import Flags, Floats
 
@@ -17,6 +17,7 @@ _NUMBERS = [
     "n_unsafe",
     "any_unsafe",
     "share_unsafe",
+    "share_unheeding",
     "onset",
     "first_risk",
     "first_compliance",
@@ -38,10 +39,9 @@ _KIND = "self_jailbreak_kind"
 def unsafe_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """One row per trace: where it explores something unsafe, for how long, and whether it recovers.
 
-    A step is *unsafe* if it carries a marker of `EXPLORATION` (self-jailbreak, compliance cue,
-    strong vacillation, harmful detail). It is *safe* if it carries refusal intent and none of
-    these. Other steps are neutral. On prompts that ask for no harm the markers are false alarms:
-    docs/unsafe.md gives their rate.
+    A step is *unsafe* if `is_unsafe` says so: a marker of exploration where harm is at hand. It is
+    *safe* if it carries refusal intent and is not unsafe. Other steps are neutral. docs/unsafe.md
+    gives the rate of false alarms on prompts that ask for no harm.
 
     Args:
         steps: a step table; with `entropy_mean` and `n_scored` (from `step_entropy`) the entropies
@@ -52,6 +52,8 @@ def unsafe_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
         The trace table with, for each trace with steps of known language,
 
         - `n_unsafe` of `n_marked` steps; `any_unsafe`; `share_unsafe` of the steps' characters;
+        - `share_unheeding`: of these steps, those that neither notice a risk nor intend to refuse.
+          On harmful requests it goes with harmful answers; on harmless ones it says nothing;
         - `onset`: position of the first unsafe step; `first_risk`, `first_compliance`: of the first
           with that marker;
         - `n_unsafe_episodes`: runs of unsafe steps (neutral steps between two do not end a run,
@@ -75,7 +77,7 @@ def unsafe_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
         ValueError: if the step table lacks a column, or a trace id occurs twice.
     """
     markers = [marker.value for marker in MARKERS]
-    needed = ["trace_id", "start", "stop", "position", "is_self_jailbreak", *markers]
+    needed = ["trace_id", "start", "stop", "position", "is_self_jailbreak", "is_unsafe", *markers]
     need_steps_of_traces(steps, traces, needed)
     if "step" in steps:
         steps = steps.sort_values(["trace_id", "step"])
@@ -118,6 +120,7 @@ def _trace_path(steps: pd.DataFrame) -> dict[str, float | str]:
         "n_unsafe": len(unsafe),
         "any_unsafe": len(unsafe) > 0,
         "share_unsafe": lengths[unsafe].sum() / lengths[is_known].sum(),
+        "share_unheeding": _share_unheeding(steps[is_known]),
         "first_risk": _first_position(steps, Marker.RISK_AWARENESS),
         "first_compliance": _first_position(steps, Marker.COMPLIANCE_CUE),
         "n_vacillations": (np.diff(spoken) != 0).sum(),
@@ -150,12 +153,9 @@ def safety_states(steps: pd.DataFrame) -> NDArray[np.int8]:
     """1 for an unsafe step, -1 for a safe one, 0 for a neutral one or one of unknown language.
 
     Args:
-        steps: a step table with a column per marker.
+        steps: a step table with `is_unsafe` and a column per marker.
     """
-    is_unsafe = np.zeros(len(steps), bool)
-    for marker in EXPLORATION:
-        is_unsafe |= _is_true(steps, marker)
-
+    is_unsafe = steps["is_unsafe"].eq(True).to_numpy(bool)
     is_safe = _is_true(steps, Marker.REFUSAL_INTENT) & ~is_unsafe
     return is_unsafe.astype(np.int8) - is_safe.astype(np.int8)
 
@@ -163,6 +163,12 @@ def safety_states(steps: pd.DataFrame) -> NDArray[np.int8]:
 def _is_true(steps: pd.DataFrame, marker: Marker) -> Flags:
     """Whether each step carries the marker; False in an unknown language."""
     return steps[marker.value].eq(True).to_numpy(bool)
+
+
+def _share_unheeding(steps: pd.DataFrame) -> float:
+    """Share of steps that neither notice a risk nor intend to refuse."""
+    heeds = _is_true(steps, Marker.RISK_AWARENESS) | _is_true(steps, Marker.REFUSAL_INTENT)
+    return float(1 - heeds.mean())
 
 
 def _first_position(steps: pd.DataFrame, marker: Marker) -> float:

@@ -42,7 +42,7 @@ PATTERNS = {
     "strong_vacillation": "Weighs the harm itself",
     "weak_vacillation": "Wavers about a part",
 }
-_WORDING = "markers of wording (docs/unsafe.md): on harmless prompts they are false alarms"
+_WORDING = "by wording (docs/unsafe.md): on harmless prompts false alarms"
 
 
 @house_style()
@@ -60,7 +60,7 @@ def plot_unsafe_position(
         most: groups drawn, those with the most traces.
     """
     markers = [name for name in STATES if name != "unsafe"]
-    need(steps, by, "position", "prompt_id", "trace_id", "compliance_cue", *markers)
+    need(steps, by, "position", "prompt_id", "trace_id", "is_unsafe", "compliance_cue", *markers)
     known = steps[steps["is_self_jailbreak"].notna()]
     need_known(known)
     known = known.assign(unsafe=safety_states(known) > 0)
@@ -89,8 +89,7 @@ def plot_unsafe_position(
         figure,
         f"{_WORDING}; band: 95%, by prompt; first steps: {openings['unsafe'].mean():.0%} of "
         f"{len(openings):,} are "
-        f"unsafe, {is_cue.mean():.0%} by a compliance cue: openings such as “I need to ...” count "
-        "as one",
+        f"unsafe, {is_cue.mean():.0%} by a compliance cue",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 

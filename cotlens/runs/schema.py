@@ -105,6 +105,13 @@ STEP_COLUMNS = (
     ),
     Column("is_self_jailbreak", _BOOL, "", "p_self_jailbreak >= 0.5; null: language unknown"),
     *_MARKER_COLUMNS,
+    Column(
+        "is_unsafe",
+        _BOOL,
+        "",
+        "explores something unsafe: a marker of exploration where request, steps around and steps "
+        "before show that harm is at hand (docs/unsafe.md); null: language unknown",
+    ),
     Column("answer", _TEXT, "", "answer that the step states (answers.stated_answer), or empty"),
     *_WORD_COLUMNS,
     Column(

@@ -22,7 +22,7 @@ from cotlens.formats.memory import Source, as_traces
 from cotlens.judges.verdict import Verdict
 from cotlens.runs.schema import NOT_STORED, SCORE_COLUMNS, STEP_COLUMNS, arrow_schema
 from cotlens.text.families import Tags
-from cotlens.text.split import Split, split_trace
+from cotlens.text.split import Split, request_of, split_trace
 from cotlens.text.steps import Step, group_paragraphs, segment_trace
 from cotlens.text.tokens import token_ranges, word_starts
 from cotlens.trace import Reasoning, Span, Trace, dump_json
@@ -193,7 +193,7 @@ def _step_values(trace: Trace, split: Split, steps: Sequence[Step]) -> dict[str,
 
     # Only verbatim reasoning is measured: the steps of a summary are not the model's own.
     if trace.reasoning is Reasoning.VERBATIM:
-        return values | _detect(texts)
+        return values | _detect(texts, request_of(trace))
     return values | _undetected(len(steps))
 
 
@@ -209,13 +209,13 @@ def _positions(spans: Sequence[Span], split: Split) -> list[float]:
     return positions
 
 
-def _detect(texts: Sequence[str]) -> dict[str, list[Any]]:
+def _detect(texts: Sequence[str], request: str) -> dict[str, list[Any]]:
     """Columns of what `classify` and `mark` return, with the features computed once for both."""
     tokens = [tokenize(text) for text in texts]
     english = is_english(texts, tokens)
     kind_sums, marker_sums = feature_sums(tokens, reflect_weights(), unsafe_weights())
     kinds = decide_kinds(kind_sums, english)
-    found = decide_markers(texts, tokens, marker_sums, english)
+    found = decide_markers(texts, tokens, marker_sums, english, request)
 
     columns = {
         "kind": kinds.kind,
@@ -223,6 +223,7 @@ def _detect(texts: Sequence[str]) -> dict[str, list[Any]]:
         "is_reflection": kinds.is_reflection,
         "p_self_jailbreak": found.p_self_jailbreak.tolist(),
         "is_self_jailbreak": found.is_self_jailbreak,
+        "is_unsafe": found.is_unsafe,
     }
     for marker in MARKERS:
         # None for a step whose language is unknown.
@@ -239,7 +240,7 @@ def _undetected(n_steps: int) -> dict[str, list[Any]]:
         "p_reflect": [math.nan] * n_steps,
         "p_self_jailbreak": [math.nan] * n_steps,
     }
-    for name in ("is_reflection", "is_self_jailbreak", *MARKERS):
+    for name in ("is_reflection", "is_self_jailbreak", "is_unsafe", *MARKERS):
         columns[name] = [None] * n_steps
     return columns
 

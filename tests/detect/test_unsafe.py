@@ -193,7 +193,7 @@ def test_the_labels_hold_no_operational_word():
 
 
 def make_steps(states, trace_id="a", **more):
-    """Steps of ten characters; U unsafe (harmful detail), J self-jailbreak (reframing), R refusal, A risk, . neutral."""
+    """Steps of ten characters; U unsafe (harmful detail), J unsafe self-jailbreak (reframing), R refusal, A risk, . neutral."""
     n = len(states)
     table = pd.DataFrame(
         {
@@ -211,6 +211,7 @@ def make_steps(states, trace_id="a", **more):
     table["benign_reframing"] = table["is_self_jailbreak"] = letters == "J"
     table["refusal_intent"] = letters == "R"
     table["risk_awareness"] = letters == "A"
+    table["is_unsafe"] = np.isin(letters, ["U", "J"])
     return table.assign(**more)
 
 
@@ -277,7 +278,7 @@ def test_entropy_inside_and_outside_of_unsafe_steps():
 def test_traces_without_thinking_or_language_have_no_path():
     traces = pd.DataFrame({"trace_id": ["a", "b"]})
     steps = make_steps("UR")
-    steps[["is_self_jailbreak", *(m.value for m in MARKERS)]] = None
+    steps[["is_self_jailbreak", "is_unsafe", *(m.value for m in MARKERS)]] = None
     found = unsafe_dynamics(steps, traces)
     assert found["n_unsafe"].isna().all()
     assert found["self_jailbreak_kind"].tolist() == ["", ""]
