@@ -295,7 +295,8 @@ def installed_peers() -> dict[str, Detector]:
     detectors = {}
     for name, make in peers.items():
         try:
-            detectors[f"{name} {version(name)}"] = make()
+            release = version(name)
+            detectors[f"{name} {release}"] = make()
         except PackageNotFoundError:
             print(f"{name} is not installed: left out")
     return detectors
