@@ -181,10 +181,8 @@ def plot_onset_recovery(
     note(
         figure,
         "in brackets: traces, and those with an unsafe step; a thought that was cut off has not "
-        "come back; "
-        f"{_WORDING}; band: 95%, by prompt; in {by_cue:.0%} of traces with an unsafe step the "
-        "first is a compliance "
-        "cue: openings such as “I need to ...” count as one",
+        f"come back; {_WORDING}; band: 95%, by prompt; in {by_cue:.0%} of traces with an unsafe "
+        "step the first is a compliance cue",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
