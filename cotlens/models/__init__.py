@@ -4,6 +4,7 @@ In reading order:
 
 tokenizer    load the tokenizer that was saved, not one that the library puts in its place
 load         load_model: a checkpoint, checked, ready to score
+template     the chat template, and the token that begins a sequence
 encode       encode_trace: a trace as token ids, and where its tokens begin in the text
 opening      encode_opening: what a model reads before it carries a cut trace on
 batches      batches of equal cost, halved when memory runs out

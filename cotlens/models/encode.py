@@ -1,13 +1,13 @@
 """Turn a trace into the token ids that a model reads, and find where tokens begin in its text."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cotlens.models.load import first_line
+from cotlens.models.template import apply_template, bos_ids
 from cotlens.text.delimiters import find_tag, known_pairs
 from cotlens.text.families import FAMILIES, HARMONY_TAGS, THINK, family_of
 from cotlens.text.prompts import RENDERED_END, opens_thought, prompt_opens
@@ -156,26 +156,6 @@ def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
     return False
 
 
-def apply_template(
-    tokenizer: Any, messages: Any, place: str, variables: Mapping[str, Any] | None = None
-) -> str:
-    """Messages as the model reads them, up to where it starts to write.
-
-    Raises:
-        TraceError: if the chat template cannot take them; it names the place of the prompt.
-    """
-    from jinja2 import TemplateError
-
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **(variables or {})
-        )
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        raise TraceError(
-            f"{place}: the chat template cannot take the prompt: {first_line(error)}"
-        ) from None
-
-
 def _is_open(prompt: str, tokenizer: Any) -> bool:
     """Whether a prompt ends inside a thought, of a known family or of the tokenizer's own."""
     own = new_tags(tokenizer)
@@ -228,16 +208,6 @@ def _channels_tags(template: str) -> Tags | None:
         if all(part in template for part in parts):
             return family.tags[0]
     return None
-
-
-def bos_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """The token that begins every sequence of this tokenizer, unless the prompt's text has it."""
-    added_ids = tokenizer("")["input_ids"]
-    if not added_ids or added_ids[0] != tokenizer.bos_token_id:
-        return []
-    if prompt.startswith(tokenizer.bos_token):
-        return []
-    return added_ids[:1]
 
 
 def _encode_completion(trace: Trace, context: _Context, tokenizer: Any) -> Encoded:

@@ -336,7 +336,7 @@ def render_job(
         return Job(prompt, text, encoding["input_ids"], prefix=prefix)
 
     # The template writes the token that begins a sequence: the tokenizer must not add it again.
-    from cotlens.models.encode import apply_template
+    from cotlens.models.template import apply_template
 
     text = apply_template(tokenizer, prompt.messages, prompt.place, template_args)
     encoding = tokenizer(text + prefix, add_special_tokens=False, verbose=False)
@@ -345,7 +345,7 @@ def render_job(
 
 def _rendered_ids(tokenizer: Any, text: str, prefix: str) -> list[int]:
     """Ids of a rendered prompt, which may or may not hold the token that begins a sequence."""
-    from cotlens.models.encode import bos_ids
+    from cotlens.models.template import bos_ids
 
     encoding = tokenizer(text + prefix, add_special_tokens=False, verbose=False)
     return bos_ids(tokenizer, text) + encoding["input_ids"]
