@@ -40,7 +40,8 @@ def encode_opening(trace: Trace, cut: int, insert: str, tokenizer: Any) -> Openi
 
     ids = list(context.ids)
     prefix = ""
-    for piece in cut_pieces(_cut_trace(trace, cut, insert), tokenizer, context.text):
+    cut_trace = _cut_trace(trace, cut, insert)
+    for piece in cut_pieces(cut_trace, tokenizer, context.text):
         piece_ids, _ = encode(tokenizer, piece.text)
         ids += piece_ids
         prefix += piece.text

@@ -32,8 +32,7 @@ from cotlens.runs.schema import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, NOT_STORED
 from cotlens.runs.shards import (
     Made,
     Shard,
-    check_shard,
-    is_finished,
+    changed_names,
     make_shards,
     over_shards,
     read_info,
@@ -48,7 +47,7 @@ from cotlens.runs.tables import step_rows, trace_rows
 from cotlens.text.families import Tags
 from cotlens.text.response import new_tags
 from cotlens.text.unknown import UnknownTags
-from cotlens.trace import Trace, TraceError, dump_json, hash_text
+from cotlens.trace import Trace, TraceError, hash_text
 
 SHARD_TRACES = 1000
 SHARD_CHARS = 16_000_000  # long traces make smaller shards, so that memory stays flat
@@ -126,7 +125,7 @@ def analyze(
     made_by = {"contents": contents, "settings": settings, "versions": versions()}
     made_by["detectors"] = hash_detectors()
 
-    if not force and is_finished(run.path, made_by) and _has_all_shards(run):
+    if not force and _is_finished(run, made_by):
         _check_rejects(run, on_error)
         return run
 
@@ -231,10 +230,21 @@ def _check_folder(run: Run, files: Sequence[Path]) -> None:
 
 def _is_made_by(run: Run, made_by: Mapping[str, Any]) -> bool:
     """Whether the folder is new, or holds what the same inputs, settings and versions made."""
-    if not (run.path / "run.json").exists():
-        return True
-    info = run.info
-    return all(info.get(name) == value for name, value in json.loads(dump_json(made_by)).items())
+    is_new = not (run.path / "run.json").exists()
+    return is_new or not changed_names(run.info, made_by)
+
+
+def _is_finished(run: Run, made_by: Mapping[str, Any]) -> bool:
+    """Whether the run is complete, made by just this, and has all its shards."""
+    info = read_info(run.path)
+    if not info.get("complete") or changed_names(info, made_by):
+        return False
+    try:
+        for table in ("traces", "steps"):
+            list(shards_of(run.path / table))
+    except TraceError:
+        return False
+    return True
 
 
 def _has_contents(folder: Path) -> bool:
@@ -243,17 +253,6 @@ def _has_contents(folder: Path) -> bool:
         if not child.name.startswith(".") and child.suffix != ".partial":
             return True
     return False
-
-
-def _has_all_shards(run: Run) -> bool:
-    """Whether the shards of traces and steps are there, as their folders list them."""
-    try:
-        for table in ("traces", "steps"):
-            for record in read_ledger(run.path / table):
-                check_shard(run.path / table, record)
-    except TraceError:
-        return False
-    return True
 
 
 def _remove_tables(run: Run, force: bool) -> None:

@@ -25,7 +25,7 @@ from cotlens.files import read_parquet
 from cotlens.formats.read import read_traces
 from cotlens.judges.verdict import LABELS
 from cotlens.runs.schema import LIGHT_COLUMNS, TRACE_NAMES
-from cotlens.runs.shards import check_shard, read_info, read_ledger, read_shards
+from cotlens.runs.shards import check_shard, read_info, read_ledger, read_shards, shards_of
 from cotlens.text.families import Tags
 from cotlens.trace import Trace, TraceError
 
@@ -322,14 +322,11 @@ class Run:
             columns.append("completion")
 
         folders = [self.path / table for table in ("traces", "steps", f"scores/{scorer}")]
-        ledgers = [read_ledger(folder) for folder in folders]
-        for records in zip(*ledgers, strict=True):
-            paths = []
-            for folder, record in zip(folders, records, strict=True):
-                paths.append(check_shard(folder, record))
-            traces = read_parquet(paths[0], columns).to_pandas()
-            steps = read_parquet(paths[1]).to_pandas()
-            scores = read_parquet(paths[2]).to_pandas()
+        shards = map(shards_of, folders)
+        for of_traces, of_steps, of_scores in zip(*shards, strict=True):
+            traces = read_parquet(of_traces.work, columns).to_pandas()
+            steps = read_parquet(of_steps.work).to_pandas()
+            scores = read_parquet(of_scores.work).to_pandas()
             yield _with_n_steps(traces, steps, [*columns, "n_steps"]), steps, scores
 
     def _complete_scorer(self, name: str) -> str:
@@ -441,9 +438,8 @@ def text_shards(run: Run) -> list[Path]:
     if info["settings"].get("light"):
         raise TraceError(f"{run.path}: a light run keeps no text; make it again without --light")
 
-    folder = run.path / "traces"
     try:
-        return [check_shard(folder, record) for record in read_ledger(folder)]
+        return [shard.work for shard in shards_of(run.path / "traces")]
     except TraceError as error:
         raise TraceError(f"{error}; `cotlens analyze` makes it anew with --force") from None
 

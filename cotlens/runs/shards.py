@@ -149,13 +149,7 @@ def _prepare(out: Path, made_by: Mapping[str, Any], force: bool) -> None:
     for partial_shard in out.glob(".part-*.partial"):
         partial_shard.unlink()
 
-    # What of it is not as it was when the shards were made.
-    earlier = read_info(out)
-    changed = []
-    for name, value in made_by.items():
-        if earlier.get(name) != value:
-            changed.append(name)
-
+    changed = changed_names(read_info(out), made_by)
     has_shards = any(out.glob("part-*.parquet"))
     if has_shards and changed and not force:
         raise TraceError(
@@ -352,15 +346,11 @@ def read_shards(folder: Path, columns: Iterable[str] | None = None) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def is_finished(folder: Path, made_by: Mapping[str, Any]) -> bool:
-    """Whether a folder is complete, and made by just this."""
-    info = read_info(folder)
-    if not info.get("complete"):
-        return False
-
-    # As they come back from a file.
+def changed_names(info: Mapping[str, Any], made_by: Mapping[str, Any]) -> list[str]:
+    """What a `run.json` says otherwise than `made_by`, by name."""
+    # As it comes back from a file.
     expected = json.loads(dump_json(made_by))
-    return all(info.get(name) == value for name, value in expected.items())
+    return [name for name, value in expected.items() if info.get(name) != value]
 
 
 def write_info(folder: Path, info: Mapping[str, Any]) -> None:
