@@ -172,6 +172,12 @@ def difference_error(
     """
     _check("n_prompts", n_prompts, 2, math.inf)
     _check("n_samples", n_samples, 1, math.inf)
+    if math.isnan(icc):
+        raise ValueError(
+            "the ICC is unknown (NaN): it takes two prompts, two samples of a prompt and values "
+            "that differ. To plan for one sample of each prompt, give icc=1 and the values' own "
+            "variance and correlation"
+        )
     _check("icc", icc, 0, 1)
     _check("variance", variance, 0, math.inf, is_open=True)
 

@@ -85,6 +85,17 @@ def test_alike_samples_bring_nothing():
     assert hundred == one
 
 
+def test_one_sample_needs_no_icc():
+    """m = 1: variance 2 and correlation 0.4 of the values are all, however they come about.
+
+    ICC 0.5 with prompts correlated at 0.8 gives values correlated at 0.4.
+    """
+    values = stats.difference_error(30, 1, icc=1, variance=2, correlation=0.4)
+    prompts = stats.difference_error(30, 1, icc=0.5, variance=2, correlation=0.8)
+    assert values == pytest.approx(prompts)
+    assert values == pytest.approx(math.sqrt(2 * 2 * 0.6 / 30))
+
+
 def test_the_unit_of_the_values_carries_over():
     """Ten times the values: a hundred times the variance, ten times the difference."""
     small = stats.smallest_difference(30, 2, icc=0.4, variance=0.25)
@@ -98,7 +109,7 @@ def test_the_unit_of_the_values_carries_over():
         ({"n_prompts": 1}, "n_prompts must lie in"),
         ({"n_samples": 0}, "n_samples must lie in"),
         ({"icc": 1.1}, "icc must lie in"),
-        ({"icc": math.nan}, "icc must lie in .*, got nan"),
+        ({"icc": math.nan}, "ICC is unknown"),
         ({"variance": 0}, "variance must lie in"),
         ({"variance": math.inf}, "variance must lie in"),
         ({"correlation": -1.2}, "correlation must lie in"),
@@ -168,7 +179,7 @@ def test_what_does_not_tell_the_variation():
     ):
         variation = stats.variation(values, prompts)
         assert math.isnan(variation.icc.value)
-        with pytest.raises(ValueError, match="got nan"):
+        with pytest.raises(ValueError, match="ICC is unknown"):
             stats.smallest_difference(10, 1, **variation.numbers)
 
 
