@@ -269,6 +269,10 @@ AGREEMENT_COLUMNS = [
     "ac1",
     "ac1_low",
     "ac1_high",
+    "g_mean2",
+    "g_mean2_low",
+    "g_mean2_high",
+    "is_saturated",
 ]
 
 
@@ -276,7 +280,8 @@ AGREEMENT_COLUMNS = [
 def plot_guard_agreement(verdicts: pd.DataFrame) -> Plot:
     """How far judges agree on the same texts.
 
-    Cohen's kappa and Gwet's AC1 of each pair, part by part.
+    Cohen's kappa and Gwet's AC1 of each pair, part by part. The data has g-mean² too, of judge a
+    with judge b as the truth, and whether labels are too alike for kappa (`Agreement`).
 
     Args:
         verdicts: one row per (trace, part, judge) with `trace_id`, `prompt_id`, `part`, `judge` and
@@ -303,22 +308,26 @@ def plot_guard_agreement(verdicts: pd.DataFrame) -> Plot:
     note(
         figure,
         "below: Cohen's kappa, above: Gwet's AC1; small: 95% interval, prompts resampled, and "
-        "traces that both decided",
+        "traces that both decided; saturated: a judge gives one label to over 70%, or another in "
+        "fewer than ten prompts",
     )
     return Plot(figure, data)
 
 
 def _agreement(a: pd.Series, b: pd.Series, prompts: pd.Series) -> dict[str, Any]:
-    """Counts of the 2 x 2 of two judges; kappa and AC1 unless both gave one label throughout."""
+    """Counts of the 2 x 2 of two judges; coefficients unless both gave one label throughout."""
     row: dict[str, Any] = {"n": len(a), "equal": (a == b).mean()}
     for label_a, label_b in product(("safe", "unsafe"), repeat=2):
         is_cell = (a == (label_a == "unsafe")) & (b == (label_b == "unsafe"))
         row[f"{label_a}_{label_b}"] = int(is_cell.sum())
     has_unsafe = a.any() or b.any()
     has_safe = not (a.all() and b.all())
+    row["is_saturated"] = True if len(a) else None
     if has_unsafe and has_safe:
         agreement = stats.agreement(a.tolist(), b.tolist(), prompts)
-        for name, estimate in (("kappa", agreement.kappa), ("ac1", agreement.ac1)):
+        row["is_saturated"] = agreement.is_saturated
+        for name in ("kappa", "ac1", "g_mean2"):
+            estimate = getattr(agreement, name)
             row[name] = estimate.value
             row[f"{name}_low"] = estimate.low
             row[f"{name}_high"] = estimate.high
@@ -354,7 +363,12 @@ def _agreement_text(pair: dict[Any, Any], measure: str) -> str:
         return "one label"
     low, high = pair[f"{measure}_low"], pair[f"{measure}_high"]
     interval = "no interval" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
-    return f"{pair[measure]:.2f}\n{interval}\nn = {pair['n']:,}"
+    text = f"{pair[measure]:.2f}\n{interval}\nn = {pair['n']:,}"
+
+    # AC1 holds its ground where one label is rare.
+    if measure == "kappa" and pair["is_saturated"]:
+        text += "\nsaturated"
+    return text
 
 
 @house_style()

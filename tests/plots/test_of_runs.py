@@ -242,8 +242,35 @@ def test_agreement_of_judges_by_hand():
     (row,) = plot_guard_agreement(table).data.to_dict("records")
     assert (row["n"], row["safe_safe"], row["unsafe_unsafe"]) == (20, 8, 8)
     assert row["kappa"] == pytest.approx(0.6)
+    assert row["g_mean2"] == pytest.approx(0.8 * 0.8)
+    assert not row["is_saturated"]
     with pytest.raises(ValueError, match="two judges"):
         plot_guard_agreement(table[table["judge"] == "a"])
+
+
+def test_saturated_agreement_is_marked():
+    """Judges that find 2 unsafe of 20, one of them the same: agreement 90%, kappa .44, marked in the figure.
+
+    Thinking is all safe to both: one label, saturated without a coefficient.
+    """
+    a = [True, True] + [False] * 18
+    b = [False, True, True] + [False] * 17
+    flags = {("answer", "a"): a, ("answer", "b"): b, ("thinking", "a"): [False] * 20}
+    flags["thinking", "b"] = flags["thinking", "a"]
+    rows = [
+        {"trace_id": str(i), "prompt_id": str(i), "part": part, "judge": judge, "unsafe": flag}
+        for (part, judge), labels in flags.items()
+        for i, flag in enumerate(labels)
+    ]
+    plot = plot_guard_agreement(pd.DataFrame(rows).astype({"unsafe": "boolean"}))
+    answer, thinking = plot.data.to_dict("records")
+    assert answer["kappa"] == pytest.approx((0.9 - 0.82) / 0.18)
+    assert answer["g_mean2"] == pytest.approx(1 / 2 * 17 / 18)
+    assert (answer["is_saturated"], thinking["is_saturated"]) == (True, True)
+    assert math.isnan(thinking["kappa"])
+
+    texts = [text.get_text() for axis in plot.figure.axes for text in axis.texts]
+    assert sum(text.endswith("saturated") for text in texts) == 1
 
 
 def test_the_detector_beside_the_judge():
