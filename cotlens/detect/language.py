@@ -27,7 +27,7 @@ _SPANISH_TEXT = """
 """
 _SPANISH = frozenset(_SPANISH_TEXT.split())
 _NOT_SPANISH_TEXT = """
-    um uma os em ao com isso il che di per sono della nella les est et dans amb els und der das ist
+    um uma os em ao com isso il che di per sono della nella les et dans amb els und der das ist
 """
 _NOT_SPANISH = frozenset(_NOT_SPANISH_TEXT.split())
 
@@ -71,7 +71,7 @@ def is_english(texts: Sequence[str], tokens: Tokens | None = None) -> NDArray[np
 
     n_words = _count_tokens(tokens, _is_word)
     n_english = _count_tokens(tokens, _ENGLISH.__contains__)
-    n_foreign = _count_tokens(tokens, _OTHER_SCRIPT.match)
+    n_foreign = _count_foreign(texts, tokens)
     n_accented = np.array(list(map(_count_accented, texts)))
 
     # Are there enough function words around the step?
@@ -91,6 +91,12 @@ def is_english(texts: Sequence[str], tokens: Tokens | None = None) -> NDArray[np
     trace_is_english = enough_in_trace or all_words < _LEAST_WORDS
 
     enough = enough_around | (unclear & trace_is_english)
+    if n_accented.any() or not enough_around.all():
+        # Names in code look English ("is_valid"), also where the text around them is Spanish, and
+        # a Spanish step may have no accent.
+        n_spanish = _count_tokens(tokens, _SPANISH.__contains__)
+        more_around = english_around >= _sum_around(n_spanish)
+        enough &= more_around | (n_english > n_spanish)
     is_latin = n_foreign <= n_words
 
     # A formula among Chinese is part of the Chinese text, an English sentence is not.
@@ -119,7 +125,7 @@ def languages(
         return [Language.ENGLISH] * len(texts)
 
     n_words = _count_tokens(tokens, _is_word)
-    n_foreign = _count_tokens(tokens, _OTHER_SCRIPT.match)
+    n_foreign = _count_foreign(texts, tokens)
     words_around = _sum_around(n_words)
     foreign_around = _sum_around(n_foreign)
 
@@ -131,23 +137,31 @@ def languages(
     is_han = (n_han > n_words) | (han_around > words_around)
     is_chinese = is_han & pure_around
 
-    # Spanish words against those of its neighbours.
-    spanish_around = _of_run(_count_tokens(tokens, _SPANISH.__contains__), n_words)
-    rivals_around = _of_run(_count_tokens(tokens, _NOT_SPANISH.__contains__), n_words)
+    # Spanish words against those of languages like it.
+    n_spanish = _count_tokens(tokens, _SPANISH.__contains__)
+    n_rivals = _count_tokens(tokens, _NOT_SPANISH.__contains__)
+    spanish_around = _of_run(n_spanish, n_words)
+    rivals_around = _of_run(n_rivals, n_words)
     run_words = _of_run(n_words, n_words)
-    enough = (spanish_around > 0) & (spanish_around >= _LEAST_SHARE * run_words)
-    few_rivals = rivals_around <= _MOST_RIVALS * spanish_around
-    is_latin = (n_foreign <= n_words) & (foreign_around <= words_around)
-    is_spanish = enough & few_rivals & is_latin
 
-    # English first: the classifier knows it better than the rules know the others.
-    cases = [(english, Language.ENGLISH), (is_chinese, Language.CHINESE)]
-    cases.append((is_spanish, Language.SPANISH))
-    found: list[Language | None] = [None] * len(texts)
-    for matches, language in reversed(cases):
-        for number in np.flatnonzero(matches):
-            found[number] = language
-    return found
+    some = spanish_around > 0
+    enough = spanish_around >= _LEAST_SHARE * run_words
+    few_rivals = rivals_around <= _MOST_RIVALS * spanish_around
+    is_latin = foreign_around <= words_around
+    is_spanish = some & enough & few_rivals & is_latin
+
+    # A later one overwrites an earlier one: the classifier knows English better than rules do.
+    answer: list[Language | None] = [None] * len(texts)
+    _write(answer, is_spanish, Language.SPANISH)
+    _write(answer, is_chinese, Language.CHINESE)
+    _write(answer, english, Language.ENGLISH)
+    return answer
+
+
+def _write(answer: list[Language | None], steps: NDArray[np.bool_], language: Language) -> None:
+    """Write a language at some of the steps."""
+    for number in np.flatnonzero(steps):
+        answer[number] = language
 
 
 def _of_run(values: Integers, n_words: Integers) -> Integers:
@@ -168,6 +182,19 @@ def _count_tokens(tokens: Tokens, passes: Callable) -> Integers:
 def _is_word(token: str) -> bool:
     is_longer_than_a_sign = len(token) > 1
     return is_longer_than_a_sign and token != "..."
+
+
+def _count_foreign(texts: Sequence[str], tokens: Tokens) -> Integers:
+    """Return how many letters of each step are of a script other than Latin or Greek."""
+    counts = []
+    for text, step in zip(texts, tokens, strict=True):
+        if text.isascii():
+            counts.append(0)
+            continue
+
+        foreign = list(filter(_OTHER_SCRIPT.match, step))
+        counts.append(len(foreign))
+    return np.array(counts)
 
 
 def _count_accented(text: str) -> int:
