@@ -102,7 +102,7 @@ def test_several_runs_are_compared_and_not_pooled(tmp_path):
     cotlens("figures", base, sft, sft, "-o", tmp_path / "figures")
     table = pd.read_csv(tmp_path / "figures" / "reflection/rate.csv")
     assert set(table["group"]) == {"base", "sft"}
-    assert set(table["n"]) == {12}
+    assert set(table["n"]) == {13}
 
     # An unknown column, an identifier, a number, a list, an empty column.
     for by in ("colour", "trace_id", "reward", "think_spans", "split"):

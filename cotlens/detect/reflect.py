@@ -20,8 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cotlens.detect.features import Weights, feature_sums, load_weights, tokenize
-from cotlens.detect.language import is_english
+from cotlens.detect.features import Tokens, Weights, feature_sums, load_weights, tokenize
+from cotlens.detect.language import Language, is_english, languages
+from cotlens.detect.rules import decide_by_rules
 
 
 class Kind(StrEnum):
@@ -59,10 +60,12 @@ class StepKinds(NamedTuple):
 
     Attributes:
         kind: the most probable kind among the reflective ones if the step reflects, else among the
-            others; "" where the language is not English.
+            others. In Chinese and Spanish the kind of the cue if the step reflects, else "". In
+            other languages "".
         p_reflect: probability that the step reflects; NaN where the language is not English, which
             the classifier was not trained on.
-        is_reflection: p_reflect >= THRESHOLD; None where p_reflect is NaN.
+        is_reflection: p_reflect >= THRESHOLD; in Chinese and Spanish what `rules` decide; None
+            where the language is another or the rules cannot tell.
     """
 
     kind: list[str]
@@ -87,11 +90,23 @@ def classify(texts: Sequence[str]) -> StepKinds:
     weights = reflect_weights()
     (sums,) = feature_sums(tokens, weights)
     english = is_english(texts, tokens)
-    return decide_kinds(sums, english)
+    return decide_kinds(texts, tokens, sums, english)
 
 
-def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepKinds:
-    """Kinds from the sums of their weights, one row per step of a trace, where it is English."""
+def decide_kinds(
+    texts: Sequence[str],
+    tokens: Tokens,
+    sums: NDArray[np.float64],
+    english: NDArray[np.bool_],
+) -> StepKinds:
+    """Kinds from the sums of their weights, one row per step of a trace; by rules if not English.
+
+    Args:
+        texts: the steps of one trace, in order.
+        tokens: what `tokenize` returns for each of them.
+        sums: what `feature_sums` returns for the tokens and `reflect_weights`.
+        english: what `is_english` returns for the texts.
+    """
     borders = [N_REFLECTIVE, len(KINDS)]
     reflective, others, deciding = np.split(sums, borders, axis=1)
 
@@ -111,13 +126,20 @@ def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepK
     best_other = N_REFLECTIVE + others.argmax(axis=1)
     best = np.where(reflects, best_reflective, best_other)
 
-    # Nothing is said about steps in another language.
+    # The classifier says nothing about steps in another language.
     kinds = []
     decisions: list[bool | None] = []
     for number, decision, known in zip(best, reflects, english, strict=True):
         kind = KINDS[number].value
         kinds.append(kind if known else "")
         decisions.append(bool(decision) if known else None)
+
+    # Rules may.
+    if not english.all():
+        for number, language in enumerate(languages(texts, tokens, english)):
+            if language in (None, Language.ENGLISH):
+                continue
+            kinds[number], decisions[number] = decide_by_rules(texts[number], language)
 
     p_known = np.where(english, p_reflect, np.nan)
     return StepKinds(kinds, p_known, decisions)
