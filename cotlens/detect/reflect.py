@@ -20,7 +20,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cotlens.detect.features import Tokens, Weights, feature_sums, load_weights, tokenize
+from cotlens.detect.features import (
+    Integers,
+    Sums,
+    Tokens,
+    Weights,
+    feature_sums,
+    load_weights,
+    tokenize,
+)
 from cotlens.detect.language import Language, is_english, languages
 from cotlens.detect.rules import decide_by_rules
 
@@ -145,27 +153,29 @@ def decide_kinds(
     return StepKinds(kinds, p_known, decisions)
 
 
-def _are_first_conclusions(sums: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _are_first_conclusions(sums: Sums) -> NDArray[np.bool_]:
     """Return whether each step concludes for the first time, without a check right before it."""
-    kind_sums = sums[:, : len(KINDS)]
+    n_kinds = len(KINDS)
+    kind_sums = sums[:, :n_kinds]
     best = kind_sums.argmax(axis=1)
+
     concludes = best == KINDS.index(Kind.CONCLUDE)
     n_conclusions = np.cumsum(concludes)
+    is_first = concludes & (n_conclusions == 1)
 
     # As many checks as `_CHECK_LASTS` steps before: none in between.
     checks = best == KINDS.index(Kind.VERIFY)
     n_checks = np.cumsum(checks)
     n_earlier = np.pad(n_checks, (_CHECK_LASTS, 0))
-    no_check = n_checks == n_earlier[: len(n_checks)]
-
-    is_first = n_conclusions == 1
-    return concludes & is_first & no_check
+    n_earlier = n_earlier[: len(n_checks)]
+    no_check = n_checks == n_earlier
+    return is_first & no_check
 
 
 _CHECK_LASTS = 6  # steps
 
 
-def _p_reflect(strict_and_wide: NDArray[np.float64]) -> NDArray[np.float64]:
+def _p_reflect(strict_and_wide: Sums) -> Sums:
     """Return the probability that each step of a trace reflects."""
     decision = reflect_decision()
     inputs = decision_inputs(strict_and_wide)
@@ -178,10 +188,8 @@ def _p_reflect(strict_and_wide: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def decision_inputs(
-    strict_and_wide: NDArray[np.float64],
-    number: NDArray | None = None,
-    n_steps: NDArray | None = None,
-) -> NDArray[np.float64]:
+    strict_and_wide: Sums, number: Integers | None = None, n_steps: Integers | None = None
+) -> Sums:
     """Return what the decision reads: both sums, the place in the trace, and the trace's length.
 
     Args:
@@ -194,27 +202,29 @@ def decision_inputs(
         number = np.arange(n)
         n_steps = np.full(n, n)
 
-    place = (number + 0.5) / n_steps
+    # The middle of a step, as a share of the trace.
+    middle = number + 0.5
+    place = middle / n_steps
     log_length = np.log1p(n_steps)
-    return np.column_stack([strict_and_wide, place, log_length])
+
+    inputs = [strict_and_wide, place, log_length]
+    return np.column_stack(inputs)
 
 
 _MOST = 3.0  # standard deviations: what lies further off counts as much as this
 
 
-def quadratic_terms(
-    inputs: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def quadratic_terms(inputs: Sums, mean: Sums, scale: Sums) -> Sums:
     """Return the standardised inputs, and the products of every two of them."""
-    standard = (inputs - mean) / scale
+    centred = inputs - mean
+    standard = centred / scale
     clipped = np.clip(standard, -_MOST, _MOST)
 
     # Every input also with itself.
-    columns = clipped.T
+    columns = list(clipped.T)
     terms = list(columns)
     for left, right in combinations_with_replacement(columns, 2):
-        product = left * right
-        terms.append(product)
+        terms.append(left * right)
     return np.column_stack(terms)
 
 
