@@ -90,13 +90,15 @@ class RunTables:
         if thinking is None:
             return False
         answer = self.traces["answer_unsafe"]
-        return bool((thinking.notna() & answer.notna()).any())
+        both_known = thinking.notna() & answer.notna()
+        return bool(both_known.any())
 
     @property
     def has_several_judges(self) -> bool:
         """Whether two judges have judged the same part."""
-        judges = self.verdicts.groupby("part")["judge"].nunique()
-        return bool((judges > 1).any())
+        by_part = self.verdicts.groupby("part")
+        n_judges = by_part["judge"].nunique()
+        return bool(n_judges.max() > 1)
 
     @property
     def has_judged_markers(self) -> bool:
@@ -114,7 +116,8 @@ class RunTables:
 
     def with_outcomes(self) -> pd.DataFrame:
         """The traces with `outcome`."""
-        return self.traces.assign(outcome=outcomes(self.traces, self.traces["answer_unsafe"]))
+        outcome = outcomes(self.traces, self.traces["answer_unsafe"])
+        return self.traces.assign(outcome=outcome)
 
     def with_thinking_verdicts(self) -> pd.DataFrame:
         """The traces with `thinking_unsafe`.
@@ -123,7 +126,8 @@ class RunTables:
         """
         if self._has_own_thinking_verdicts or "any_unsafe" not in self.traces:
             return self.traces
-        return self.traces.assign(thinking_unsafe=self.traces["any_unsafe"].astype("boolean"))
+        thinking_unsafe = self.traces["any_unsafe"].astype("boolean")
+        return self.traces.assign(thinking_unsafe=thinking_unsafe)
 
     @property
     def _has_own_thinking_verdicts(self) -> bool:
@@ -174,6 +178,7 @@ def join_runs(
     say: Callable[[str], object],
 ) -> RunTables:
     """The tables of all runs as one."""
+    # Are there such groups?
     all_traces = [run.trace_table() for run in runs]
     named = []
     for run, table in zip(runs, all_traces, strict=True):
@@ -181,32 +186,40 @@ def join_runs(
     _check_groups(named, selection.by, "--by")
     for column in selection.where:
         _check_groups(named, column, "--where")
-    judges = {name for run in runs for name in run.judges}
+
+    judges = set()
+    for run in runs:
+        judges.update(run.judges)
     judge = judge or min(judges, default="")
 
-    traces, steps, verdicts = [], [], []
+    # Each run's tables, with the traces that are drawn alone.
+    traces = []
+    steps = []
+    verdicts = []
     for run, run_traces in zip(runs, all_traces, strict=True):
         selected = selection.traces(run, run_traces)
         if selected.empty:
             continue
-        ids = selected["trace_id"]
-        run_steps = run.step_table()
-        run_steps = run_steps[run_steps["trace_id"].isin(ids)]
+
+        # The dynamics of its steps, and the judge's verdicts.
+        run_steps = _of_traces(run.step_table(), selected)
         dynamics = reflection_dynamics(run_steps, selected)
         if "is_self_jailbreak" in run_steps:
             dynamics = unsafe_dynamics(run_steps, dynamics)
         if judge in run.judges:
             dynamics = run.with_verdicts(dynamics, judge)
-        run_steps = run_steps.merge(selection.group_columns(selected), on="trace_id")
-        run_verdicts = run.verdicts()
-        run_verdicts = run_verdicts[run_verdicts["trace_id"].isin(ids)]
 
+        groups = selection.group_columns(selected)
+        run_steps = run_steps.merge(groups, on="trace_id")
+        run_verdicts = _of_traces(run.verdicts(), selected)
         traces.append(_with_run(dynamics, run))
         steps.append(_with_run(run_steps, run))
         verdicts.append(_with_run(run_verdicts, run))
+
     if not traces:
         wanted = [f"{name} = {value}" for name, value in selection.where.items()]
-        raise TraceError(f"no trace has {', '.join(wanted) or 'a row'}")
+        conditions = ", ".join(wanted) or "a row"
+        raise TraceError(f"no trace has {conditions}")
     _check_name(judge, judges, "verdicts", "judges", "guard")
 
     return RunTables(
@@ -217,6 +230,12 @@ def join_runs(
         verdicts=selection.in_order(pd.concat(verdicts, ignore_index=True)),
         entropy=_entropy_tables(runs, selection, scorer, say),
     )
+
+
+def _of_traces(table: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table that belong to some traces."""
+    is_inside = table["trace_id"].isin(traces["trace_id"])
+    return table[is_inside]
 
 
 def _with_run(table: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -254,8 +273,12 @@ def _entropy_tables(
     runs: Sequence[Run], selection: Selection, scorer: str, say: Callable[[str], object]
 ) -> dict[str, pd.DataFrame]:
     """The tables of token scores of the runs that a model has scored, read a shard at a time."""
-    scorers = {name for run in runs for name in run.scorers}
+    scorers = set()
+    for run in runs:
+        scorers.update(run.scorers)
     _check_name(scorer, scorers, "scores", "scorers", "score")
+
+    # A run that is only partly scored is left out, unless its scorer was named.
     scored = []
     for run in runs:
         only_scorer = run.scorers[0] if len(run.scorers) == 1 else ""
@@ -266,6 +289,7 @@ def _entropy_tables(
     names = {run: selection.names[run] for run in scored}
     selection = selection._replace(names=names)
 
+    # The tables of all shards by name.
     collected: dict[str, list[pd.DataFrame]] = {}
     for run in scored:
         for shard_tables in _shard_entropy(run, selection, scorer):
@@ -286,8 +310,9 @@ def _shard_entropy(
         traces = selection.traces(run, all_traces)
         if traces.empty:
             continue
-        steps = all_steps[all_steps["trace_id"].isin(traces["trace_id"])]
-        scores = all_scores[all_scores["trace_id"].isin(traces["trace_id"])]
+
+        steps = _of_traces(all_steps, traces)
+        scores = _of_traces(all_scores, traces)
         measured = {
             "position": position_entropy(traces, scores),
             "reflection": reflection_entropy(steps, scores),
@@ -296,10 +321,13 @@ def _shard_entropy(
         if scores["kl"].notna().any():
             measured["kl"] = position_entropy(traces, scores, column="kl")
 
+        # A row a trace names its groups itself.
+        by_trace = trace_entropy(traces, steps, scores)
+        tables = {"trace": _with_run(by_trace, run)}
         groups = selection.group_columns(traces)
-        tables = {"trace": _with_run(trace_entropy(traces, steps, scores), run)}
         for name, table in measured.items():
-            tables[name] = _with_run(table.merge(groups, on="trace_id"), run)
+            with_groups = table.merge(groups, on="trace_id")
+            tables[name] = _with_run(with_groups, run)
         if "completion" in traces:
             tables["words"] = word_entropy(traces, scores)
         yield tables
