@@ -14,8 +14,8 @@ from cotlens.measures.groups import need
 BASELINE = "harmless, equal length"
 
 # Words of a domain or split that say what its requests ask for.
-_HARMFUL_WORDS = frozenset({"harmful", "unsafe", "forbidden", "malicious"})
-_HARMLESS_WORDS = frozenset({"harmless", "unharmful", "benign", "safe"})
+_HARMFUL_WORDS = frozenset({"harmful", "unsafe", "forbidden", "malicious", "jailbreak"})
+_HARMLESS_WORDS = frozenset({"harmless", "unharmful", "benign", "safe", "borderline", "allowed"})
 _WORD = re.compile(r"[a-z0-9]+")
 _NEGATIONS = frozenset({"no", "non", "not"})
 
@@ -37,6 +37,7 @@ _HARMLESS_SETS = (
     "humaneval",
     "ifeval",
     "livecodebench",
+    "lookalike",
     "math",
     "mbpp",
     "mmlu",
@@ -52,8 +53,9 @@ def asks_for_harm(traces: pd.DataFrame) -> pd.Series:
 
     The first of these that says it decides: a verdict on the request (`request_unsafe`, as
     `Run.with_verdicts` gives it), `domain`, `split`. A domain or split says it by a word (harmful,
-    unsafe, forbidden, malicious; harmless, unharmful, benign, safe), or by the name of a published
-    set such as StrongREJECT or GSM8K; one with words of both kinds says nothing.
+    unsafe, forbidden, malicious, jailbreak; harmless, unharmful, benign, safe, borderline, allowed,
+    look_alike), or by the name of a published set such as StrongREJECT or GSM8K; one with words of
+    both kinds says nothing.
 
     The text of the request does not decide: by `detect.harm.request_harm` some mathematics would
     count as harmful (docs/unsafe.md).
@@ -88,6 +90,10 @@ def _meaning(name: str) -> bool | None:
     """
     words = set(_WORD.findall(name.lower()))
     joined = "".join(_WORD.findall(name.lower()))
+
+    # JailbreakBench has requests of both kinds, however its name is written.
+    if "bench" in words:
+        words -= {"jailbreak"}
 
     is_harmful = joined.startswith(_HARMFUL_SETS)
     if words & _HARMFUL_WORDS:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotlens.measures.requests import BASELINE, asks_for_harm, match_lengths, with_baseline
+from cotlens.studies.samples import NAMES_OF_DOMAINS
 
 
 def traces_of(**columns):
@@ -39,6 +40,8 @@ def traces_of(**columns):
         ("jailbreakbench", None),
         ("safety", None),
         ("safe and unsafe", None),
+        ("jailbreak_bench", None),
+        ("jailbreak_bench_benign", False),
         ("non-harmful", None),
         ("not safe", None),
         ("aftermath", None),
@@ -48,6 +51,15 @@ def test_what_a_domain_or_split_says(name, asks):
     for column in ("domain", "split"):
         (answer,) = asks_for_harm(traces_of(**{column: [name]}))
         assert answer is pd.NA if asks is None else answer == asks
+
+
+@pytest.mark.parametrize(
+    ("name", "asks"), [("forbidden", True), ("harmless", False), ("maths", False)]
+)
+def test_the_domains_of_a_study_are_known(name, asks):
+    """What a study puts into a set of forbidden, harmless or mathematical requests is known here."""
+    domains = list(NAMES_OF_DOMAINS[name])
+    assert asks_for_harm(traces_of(domain=domains)).tolist() == [asks] * len(domains)
 
 
 def test_a_verdict_on_the_request_comes_before_domain_and_split():
