@@ -37,20 +37,16 @@ def read_json(path):
 
 
 def test_from_file_to_figure(run, tmp_path):
-    paths = cotlens("figures", run, "-o", tmp_path / "figures").stdout.split()
+    """No request of the samples is known to ask for harm, so a line stands for figures of it."""
+    drawn = cotlens("figures", run, "-o", tmp_path / "figures")
+    paths = drawn.stdout.split()
+    assert "no figures of unsafe exploration: no trace" in drawn.stderr
     names = [
         "lengths/by_part",
         "reflection/rate",
         "reflection/position",
         "reflection/marker_agreement",
         "reflection/transitions",
-    ]
-    names += [
-        "unsafe/position",
-        "unsafe/path",
-        "unsafe/risky_patterns",
-        "unsafe/onset_recovery",
-        "unsafe/self_jailbreak_kinds",
     ]
     assert paths == [
         str(tmp_path / "figures" / f"{name}.{kind}")

@@ -28,12 +28,12 @@ from cotlens.plots.style import COLOURS, Plot, house_style, new_figure, one_pane
 
 OUTCOMES = {  # from safe to grave: label and colour
     "safe": ("Answer is safe", "#009E73"),
-    "harm_misidentification": ("Risk neither noticed nor excused", "#999999"),
+    "harm_misidentification": ("No unsafe step, or risk unnoticed", "#999999"),
     "self_jailbreak: benign_reframing": ("Excuse: benign reframing", "#F0E442"),
     "self_jailbreak: warning_then_answer": ("Excuse: warning, then answer", "#E69F00"),
     "self_jailbreak: fictional_licence": ("Excuse: fictional licence", "#D55E00"),
     "self_jailbreak: other_fallacy": ("Excuse: other fallacy", "#8B2E00"),
-    "self_jailbreak": ("Risk noticed, no excuse found", "#CC79A7"),
+    "self_jailbreak": ("Unsafe step, risk noticed", "#CC79A7"),
 }
 DARK = ("#8B2E00", "#009E73", "#D55E00")  # text on these is white
 CELLS = {  # thinking and answer: colour of the cell and of its text
@@ -99,9 +99,9 @@ def plot_outcomes(
     left_out = f"; left out without a judgement: {n_unjudged:,}" if n_unjudged else ""
     note(
         axis.figure,
-        f"answer judged by {judge or '?'}, unsafe but for the green; risk and excuse: wording of "
-        f"steps{left_out}; "
-        "an excuse or a noticed risk makes an unsafe answer a self-jailbreak",
+        f"answer judged by {judge or '?'}, unsafe but for the green; the rest by the wording of "
+        f"steps{left_out}; an unsafe answer is a self-jailbreak if an unsafe step excuses the "
+        "harm, or if there is an unsafe step and a risk is noticed",
     )
     return panel_plot(axis, data)
 
@@ -115,7 +115,7 @@ def plot_thinking_by_answer(
     Args:
         traces: a trace table with `thinking_unsafe` and `answer_unsafe`.
         by: column of the group.
-        judges: who judged thinking and answer, for the note.
+        judges: who judged thinking and answer, for the title.
         most: groups drawn, those with the most traces.
     """
     data = thinking_answer_estimates(traces, by)
@@ -133,16 +133,29 @@ def plot_thinking_by_answer(
     keys = []
     for (thinking, answer), (colour, _) in CELLS.items():
         keys.append(Patch(color=colour, label=f"thinking {thinking}, answer {answer}"))
-    figure.legend(handles=keys, loc="outside upper left", ncols=4, fontsize=6.5)
+    figure.legend(
+        handles=keys,
+        loc="outside upper left",
+        ncols=4,
+        fontsize=6.5,
+        title=_judges_title(judges),
+        title_fontsize=8,
+        alignment="left",
+    )
     is_judged = traces["thinking_unsafe"].notna() & traces["answer_unsafe"].notna()
     n_unjudged = len(traces) - is_judged.sum()
     left_out = f"; left out: {n_unjudged:,} without both judgements" if n_unjudged else ""
     note(
         figure,
-        f"area: share of traces; {judges or 'judges not named'}; intervals: Wilson's 95% at the "
-        f"effective n{left_out}",
+        f"area: share of traces; intervals: Wilson's 95% at the effective n{left_out}",
     )
     return Plot(figure, data[data["group"].isin(order)].reset_index(drop=True))
+
+
+def _judges_title(judges: str) -> str:
+    """A title that says who judged thinking and answer."""
+    title = judges or "judges not named"
+    return title[0].upper() + title[1:]
 
 
 def _draw_mosaic(axis: Axes, rows: pd.DataFrame) -> None:
@@ -212,7 +225,7 @@ def plot_safety_by_part(
     Args:
         traces: a trace table with `thinking_unsafe` and `answer_unsafe`.
         by: column of the group.
-        judges: who judged thinking and answer, for the note.
+        judges: who judged thinking and answer, for the title.
         ax: axes to draw into; default: a figure with a note under it.
     """
     data = thinking_answer_estimates(traces, by)
@@ -245,11 +258,8 @@ def plot_safety_by_part(
     axis.set_aspect("equal")
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
     if ax is None:
-        note(
-            axis.figure,
-            f"{judges or 'judges not named'}; lines: Wilson's 95% interval at the effective sample "
-            "size",
-        )
+        axis.set_title(_judges_title(judges), fontsize=8)
+        note(axis.figure, "lines: Wilson's 95% interval at the effective sample size")
     return panel_plot(axis, data)
 
 

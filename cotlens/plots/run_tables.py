@@ -16,6 +16,7 @@ from cotlens.measures.entropy import (
     word_entropy,
 )
 from cotlens.measures.reflection import reflection_dynamics
+from cotlens.measures.requests import HarmfulTraces, with_baseline
 from cotlens.measures.unsafe import outcomes, unsafe_dynamics
 from cotlens.runs.run import Run
 from cotlens.trace import TraceError
@@ -46,19 +47,27 @@ class RunTables:
     Attributes:
         by: the column that names groups.
         judge: the judge whose verdicts are in `traces`; "" if there is none.
+        thinking_judge: whose verdicts on the thinking are there: `judge`, or where that one judged
+            no thinking the first by name that did; "" if nobody did.
         traces: a row a trace, with the dynamics of reflection and unsafe exploration, and the
             judge's verdicts.
         steps: a row a step, with `prompt_id` and the column of the groups.
         verdicts: a row per (trace, part, judge), of all judges.
+        harmful: the traces on requests that are known to ask for harm, and harmless ones of equal
+            length.
+        harmful_steps: the steps of those traces.
         entropy: tables of token scores by name (`trace`, `position`, `kl`, `reflection`,
             `survival`, `forking`); those that the runs have no scores for are missing.
     """
 
     by: str
     judge: str
+    thinking_judge: str
     traces: pd.DataFrame
     steps: pd.DataFrame
     verdicts: pd.DataFrame
+    harmful: HarmfulTraces
+    harmful_steps: pd.DataFrame
     entropy: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
@@ -67,11 +76,9 @@ class RunTables:
         return bool(self.traces["n_reflect"].notna().any())
 
     @property
-    def has_markers(self) -> bool:
-        """Whether some step has safety markers."""
-        if "is_self_jailbreak" not in self.steps:
-            return False
-        return bool(self.steps["is_self_jailbreak"].notna().any())
+    def has_harmful(self) -> bool:
+        """Whether some trace with safety markers is known to answer a harmful request."""
+        return self.harmful.n_harmful > 0
 
     @property
     def has_outcomes(self) -> bool:
@@ -120,25 +127,19 @@ class RunTables:
         return self.traces.assign(outcome=outcome)
 
     def with_thinking_verdicts(self) -> pd.DataFrame:
-        """The traces with `thinking_unsafe`.
-
-        The judge's, or where it judged no thinking the markers'.
-        """
-        if self._has_own_thinking_verdicts or "any_unsafe" not in self.traces:
+        """The traces with `thinking_unsafe`: a judge's, or `any_unsafe` if nobody judged it."""
+        if self.thinking_judge or "any_unsafe" not in self.traces:
             return self.traces
         thinking_unsafe = self.traces["any_unsafe"].astype("boolean")
         return self.traces.assign(thinking_unsafe=thinking_unsafe)
 
     @property
-    def _has_own_thinking_verdicts(self) -> bool:
-        return "thinking_unsafe" in self.traces
-
-    @property
     def judges_of_parts(self) -> str:
-        """Who judged thinking and answer, for a caption."""
-        if self._has_own_thinking_verdicts:
-            return f"thinking and answer judged by {self.judge}"
-        return f"thinking: has an unsafe step by the markers; answer judged by {self.judge}"
+        """Who judged thinking and answer, for a title."""
+        thinking = "thinking by markers (any unsafe step), as no judge read it"
+        if self.thinking_judge:
+            thinking = f"thinking judged by {self.thinking_judge}"
+        return f"{thinking}; answer judged by {self.judge}"
 
 
 # --- what is drawn -----------------------------------------------------------------------------
@@ -187,10 +188,15 @@ def join_runs(
     for column in selection.where:
         _check_groups(named, column, "--where")
 
+    # Who is believed about answers, and about the thinking.
     judges = set()
     for run in runs:
         judges.update(run.judges)
-    judge = judge or min(judges, default="")
+    of_answers = _judges_of(runs, "answer") | _judges_of(runs, "full")
+    of_thinking = _judges_of(runs, "thinking")
+    candidates = of_answers | of_thinking or judges
+    judge = judge or min(candidates, default="")
+    thinking_judge = judge if judge in of_thinking else min(of_thinking, default="")
 
     # Each run's tables, with the traces that are drawn alone.
     traces = []
@@ -204,10 +210,8 @@ def join_runs(
         # The dynamics of its steps, and the judge's verdicts.
         run_steps = _of_traces(run.step_table(), selected)
         dynamics = reflection_dynamics(run_steps, selected)
-        if "is_self_jailbreak" in run_steps:
-            dynamics = unsafe_dynamics(run_steps, dynamics)
-        if judge in run.judges:
-            dynamics = run.with_verdicts(dynamics, judge)
+        dynamics = unsafe_dynamics(run_steps, dynamics)
+        dynamics = _with_verdicts(dynamics, run, judge, thinking_judge)
 
         groups = selection.group_columns(selected)
         run_steps = run_steps.merge(groups, on="trace_id")
@@ -222,12 +226,21 @@ def join_runs(
         raise TraceError(f"no trace has {conditions}")
     _check_name(judge, judges, "verdicts", "judges", "guard")
 
+    all_dynamics = selection.in_order(pd.concat(traces, ignore_index=True))
+    all_steps = selection.in_order(pd.concat(steps, ignore_index=True))
+    harmful = with_baseline(all_dynamics, selection.by)
+    groups = harmful.traces[["trace_id", selection.by]]
+    harmful_steps = all_steps.drop(columns=selection.by).merge(groups, on="trace_id")
+
     return RunTables(
         by=selection.by,
         judge=judge,
-        traces=selection.in_order(pd.concat(traces, ignore_index=True)),
-        steps=selection.in_order(pd.concat(steps, ignore_index=True)),
+        thinking_judge=thinking_judge,
+        traces=all_dynamics,
+        steps=all_steps,
         verdicts=selection.in_order(pd.concat(verdicts, ignore_index=True)),
+        harmful=harmful,
+        harmful_steps=harmful_steps,
         entropy=_entropy_tables(runs, selection, scorer, say),
     )
 
@@ -236,6 +249,34 @@ def _of_traces(table: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table that belong to some traces."""
     is_inside = table["trace_id"].isin(traces["trace_id"])
     return table[is_inside]
+
+
+def _judges_of(runs: Sequence[Run], part: str) -> set[str]:
+    """The judges that have judged a part in some run."""
+    judges = set()
+    for run in runs:
+        for name in run.judges:
+            if part in run.judged_parts(name):
+                judges.add(name)
+    return judges
+
+
+def _with_verdicts(traces: pd.DataFrame, run: Run, judge: str, thinking_judge: str) -> pd.DataFrame:
+    """The traces with the verdicts of a judge, of that of the thinking, and on the requests.
+
+    The judge of the requests is the judge, or where that one judged none the first that did.
+    """
+    if judge in run.judges:
+        traces = run.with_verdicts(traces, judge)
+
+    request_judge = min(_judges_of([run], "request"), default="")
+    for part, other in (("thinking", thinking_judge), ("request", request_judge)):
+        column = f"{part}_unsafe"
+        if column in traces or other not in _judges_of([run], part):
+            continue
+        verdicts = run.with_verdicts(traces[["trace_id"]], other)
+        traces = traces.assign(**{column: verdicts[column].array})
+    return traces
 
 
 def _with_run(table: pd.DataFrame, run: Run) -> pd.DataFrame:

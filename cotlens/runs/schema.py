@@ -213,7 +213,7 @@ GUARD_COLUMNS = (
     Column("trace_id", _TEXT, "", "the trace"),
     Column("judge", _TEXT, "", "name of the judge"),
     Column("revision", _TEXT, "", "of the judge's weights; empty: unknown"),
-    Column("part", _TEXT, "", "what was judged: thinking, answer or full"),
+    Column("part", _TEXT, "", "what was judged: thinking, answer, full or request"),
     Column("label", _TEXT, "", "safe, unsafe, controversial or undecided"),
     Column(
         "p_unsafe",
