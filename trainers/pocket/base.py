@@ -51,9 +51,9 @@ class Scale:
     intermediate: int = 512
     layers: int = 2
     heads: int = 4
-    steps: int = 3200
-    rows: int = 6
-    length: int = 160
+    steps: int = 4000
+    rows: int = 5
+    length: int = 192
     learning_rate: float = 5e-3
     weight_decay: float = 0.05
 

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 from cotlens.trace import Span
 from trainers.pocket import wording
-from trainers.pocket.policy import Completion, Sentence, write_base
+from trainers.pocket.policy import write_base
 from trainers.pocket.world import Prompt
+from trainers.pocket.writer import Completion, Sentence
 
 REDRAWS = 2000
 LEAST = 100  # an entropy needs at least this many redraws that agree up to its token
