@@ -60,6 +60,12 @@ class Scale:
 
 POCKET = Scale()
 TINY = Scale(hidden=32, intermediate=64, layers=2, heads=2, steps=30, rows=4)  # for tests
+SCALES = {
+    "pocket": POCKET,
+    "small": Scale(hidden=96, intermediate=384),
+    "large": Scale(hidden=192, intermediate=768),
+    "tiny": TINY,
+}
 
 
 def build_model(tokenizer: Any, *, seed: int, scale: Scale = POCKET) -> Qwen3ForCausalLM:

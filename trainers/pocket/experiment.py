@@ -2,8 +2,9 @@
 
     python -m trainers.pocket.experiment -o runs/pocket             # one seed, all arms, figures
     python -m trainers.pocket.experiment -o runs/pocket --seeds 5   # goes on from what is there
+    python -m trainers.pocket.experiment -o runs/pocket --seed 3 --arms grpo   # one of them
     python -m trainers.pocket.experiment -o runs/pocket --tune      # tries learning rates on the
-                                                                    # development seed
+                                                                    # development seeds
 
 This is the pocket experiment, a method demonstration: the world's self-jailbreaks are scripted
 (trainers/pocket/policy.py), so nothing here confirms a paper. It shows whether the instruments see
@@ -16,10 +17,11 @@ is done: kill the script anywhere, run it again, and it resumes.
     OUT/seed=0/ARM/SET/              a cotlens run of the arm on a set of prompts: traces, steps,
                                      scores, guard
     OUT/seed=0/ARM/truth.parquet     the oracle's verdict on each sample
+    OUT/seed=0/ARM/depth.parquet     what the arm makes of injected mistakes, excuses and cautions
     OUT/seed=0/ARM/branching.parquet the arm's entropy where the base policy could have gone on
                                      otherwise
     OUT/seed=0/ARM/early.parquet     what the arm answers when its unsafe thinking is cut short
-    OUT/seed=1000/ARM@RATE           a try of a learning rate on the development seed
+    OUT/seed=1000/ARM@RATE           a try of a learning rate on a development seed
     OUT/study                        the tables of all seeds; `trainers.pocket.report` draws them
 """
 
@@ -37,86 +39,114 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainers.pocket.arms import ARMS
+from trainers.pocket.arms import ARMS, SEEDS_OF
 from trainers.pocket.jobs import Job, clock, end_with_caller, run_all, run_job, show_line, tries
-from trainers.pocket.plan import DEVELOPMENT_SEED, Plan
-from trainers.pocket.tune import read_tries
+from trainers.pocket.plan import DEVELOPMENT_SEEDS, Plan
+from trainers.pocket.tune import further_rates, read_tries
+
+MOST_FURTHER = 3  # rates beyond the grid
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the script."""
-    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
-    parser.add_argument("-o", "--out", type=Path, default=Path("runs/pocket"))
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument(
-        "--arms",
-        nargs="+",
-        choices=list(ARMS),
-        default=list(ARMS),
-        metavar="ARM",
-        help=", ".join(ARMS),
-    )
-    parser.add_argument(
-        "--tune",
-        action="store_true",
-        help="try learning rates on the development seed, and no more",
-    )
-    parser.add_argument("--workers", type=int, default=2, help="arms side by side, one core each")
-    parser.add_argument("--figures", type=Path, help="folder of the figures; default: OUT/figures")
-    parser.add_argument("--only", help="SEED:ARM or SEED:ARM@RATE, one job and no figures")
-    parser.add_argument("--attached", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--plan", type=json.loads, default={}, help="JSON: another amount of something, see Plan"
-    )
-    given = parser.parse_args(arguments)
-    if not isinstance(given.plan, dict):
-        parser.error(f"--plan: expected a JSON object, got {given.plan!r}")
-    if unknown := set(given.plan) - set(Plan.__dataclass_fields__):
-        parser.error(
-            f"--plan: unknown {', '.join(sorted(unknown))}; there are "
-            f"{', '.join(Plan.__dataclass_fields__)}"
-        )
-    try:
-        plan = Plan(**given.plan)
-    except ValueError as error:
-        parser.error(str(error))
-    if given.only:
-        seed, _, name = given.only.partition(":")
-        if not seed.isdigit() or Job(0, name).arm not in ARMS:
-            parser.error(
-                f"--only: expected SEED:ARM with an arm of {', '.join(ARMS)}, got {given.only}"
-            )
-        import torch
+    options = _read_options(arguments)
+    if options.only:
+        _run_one(options)
+        return
 
-        if given.attached:
-            end_with_caller()
-        torch.set_num_threads(1)
-        run_job(given.out, Job(int(seed), name), plan)
-        return
     started = time.monotonic()
-    arms = ["base", *(arm for arm in ARMS if arm in given.arms and arm != "base")]
-    jobs = (
-        tries() if given.tune else [Job(seed, arm) for seed in range(given.seeds) for arm in arms]
-    )
     try:
-        run_all(given.out, jobs, plan, workers=given.workers)
+        if options.tune:
+            _tune(options)
+            return
+        run_all(options.out, _jobs(options), options.plan, workers=options.workers)
     except (ValueError, RuntimeError) as error:
-        parser.exit(1, f"\nexperiment: {error}\n")
-    if given.tune:
-        print(
-            read_tries(given.out / f"seed={DEVELOPMENT_SEED}").to_string(
-                index=False, float_format="%.4g"
-            )
-        )
-        return
+        raise SystemExit(f"\nexperiment: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("\nexperiment: stopped; run it again to go on from here") from None
+
     from trainers.pocket.report import report
 
-    report(given.out, given.figures or given.out / "figures")
-    show_line(
-        f"all done after {clock(time.monotonic() - started)}: "
-        f"{given.figures or given.out / 'figures'}",
-        last=True,
-    )
+    figures = options.figures or options.out / "figures"
+    report(options.out, figures)
+    minutes = clock(time.monotonic() - started)
+    show_line(f"all done after {minutes}: {figures}", last=True)
+
+
+def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line, checked."""
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
+    add = parser.add_argument
+    add("-o", "--out", type=Path, default=Path("runs/pocket"))
+    add("--seeds", type=int, default=1, help="how many, from 0")
+    add("--seed", type=int, nargs="+", help="these seeds and no other")
+    add("--arms", nargs="+", choices=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    add("--tune", action="store_true", help="try learning rates on the development seeds, no more")
+    add("--workers", type=int, default=2, help="arms side by side, one core each")
+    add("--figures", type=Path, help="folder of the figures; default: OUT/figures")
+    add("--only", help="SEED:ARM or SEED:ARM@RATE, one job and no figures")
+    add("--attached", action="store_true", help=argparse.SUPPRESS)
+    add("--plan", type=json.loads, default={}, help="JSON: another amount of something, see Plan")
+    options = parser.parse_args(arguments)
+
+    if not isinstance(options.plan, dict):
+        parser.error(f"--plan: expected a JSON object, got {options.plan!r}")
+    if unknown := set(options.plan) - set(Plan.__dataclass_fields__):
+        known = ", ".join(Plan.__dataclass_fields__)
+        parser.error(f"--plan: unknown {', '.join(sorted(unknown))}; there are {known}")
+    try:
+        options.plan = Plan(**options.plan)
+    except ValueError as error:
+        parser.error(str(error))
+
+    if options.only:
+        seed, _, name = options.only.partition(":")
+        if not seed.isdigit() or Job(0, name).arm not in ARMS:
+            parser.error(
+                f"--only: expected SEED:ARM with an arm of {', '.join(ARMS)}, got {options.only}"
+            )
+    return options
+
+
+def _run_one(options: argparse.Namespace) -> None:
+    """Runs one job in this process."""
+    import torch
+
+    if options.attached:
+        end_with_caller()
+    torch.set_num_threads(1)
+    seed, _, name = options.only.partition(":")
+    run_job(options.out, Job(int(seed), name), options.plan)
+
+
+def _jobs(options: argparse.Namespace) -> list[Job]:
+    """The arms of each seed; without --arms those that the study has at this seed."""
+    seeds = options.seed or range(options.seeds)
+    jobs = []
+    for seed in seeds:
+        for arm in ARMS:
+            is_wanted = arm in options.arms if options.arms else seed < SEEDS_OF[arm]
+            if is_wanted or arm == "base":
+                jobs.append(Job(seed, arm))
+    return jobs
+
+
+def _tune(options: argparse.Namespace) -> None:
+    """Tries the rates of the grid, and further ones where the best lies at an edge."""
+    seeds = options.seed or DEVELOPMENT_SEEDS
+    jobs = tries(seeds)
+    if options.arms:
+        jobs = [job for job in jobs if job.arm in ("base", *options.arms)]
+    run_all(options.out, jobs, options.plan, workers=options.workers)
+
+    for _ in range(MOST_FURTHER):
+        further = []
+        for arm, rate in further_rates(read_tries(options.out)).items():
+            further += [Job(seed, f"{arm}@{rate:g}") for seed in seeds]
+        if not further:
+            break
+        run_all(options.out, further, options.plan, workers=options.workers)
+    print(read_tries(options.out).to_string(index=False, float_format="%.4g"))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ from typing import NamedTuple
 from cotlens.files import only_one, write_atomic
 from trainers.pocket.arms import ARMS, STARTS_FROM
 from trainers.pocket.measure import answer_early, evaluate
+from trainers.pocket.path import add_point
 from trainers.pocket.plan import (
-    DEVELOPMENT_SEED,
+    DEVELOPMENT_SEEDS,
+    PICKED,
     RATES,
     Plan,
     Setting,
@@ -27,7 +29,6 @@ from trainers.pocket.plan import (
     check_plan,
     read_cost,
 )
-from trainers.pocket.tune import try_out
 
 # Each process has one core.
 _ONE_THREAD = {
@@ -69,8 +70,8 @@ class Job(NamedTuple):
 
     @property
     def is_bare(self) -> bool:
-        """Whether it is only trained: the base of the development seed."""
-        return self.seed == DEVELOPMENT_SEED and self.name == "base"
+        """Whether it is only trained: the base of a development seed."""
+        return self.seed in DEVELOPMENT_SEEDS and self.name == "base"
 
     def folder(self, out: Path) -> Path:
         """Folder of its results."""
@@ -78,11 +79,8 @@ class Job(NamedTuple):
 
     def is_done(self, out: Path) -> bool:
         """Whether its results are all there."""
-        if self.is_try:
-            results = ("try.json",)
-        elif self.is_bare:
-            results = ("trained",)
-        else:
+        results = ("trained",)
+        if not self.is_try and not self.is_bare:
             results = ("measured", "early.parquet")
 
         folder = self.folder(out)
@@ -93,22 +91,21 @@ class Job(NamedTuple):
         if self.name == "base":
             return []
 
-        # An arm that starts from another needs its model; a try needs the best of its tries.
+        # An arm that starts from another needs its model.
         needed = [Job(self.seed, "base")]
         start = STARTS_FROM.get(self.arm)
-        if start and self.is_try:
-            needed += [Job(self.seed, f"{start}@{rate:g}") for rate in RATES]
-        elif start:
+        if start:
             needed.append(Job(self.seed, start))
         return needed
 
 
-def tries() -> list[Job]:
-    """The base of the development seed and every try on it."""
-    jobs = [Job(DEVELOPMENT_SEED, "base")]
-    for arm in ARMS:
-        if arm != "base":
-            jobs += [Job(DEVELOPMENT_SEED, f"{arm}@{rate:g}") for rate in RATES]
+def tries(seeds: Sequence[int] = DEVELOPMENT_SEEDS) -> list[Job]:
+    """The bases of development seeds and every try on them."""
+    jobs = []
+    for seed in seeds:
+        jobs.append(Job(seed, "base"))
+        for arm in PICKED:
+            jobs += [Job(seed, f"{arm}@{rate:g}") for rate in RATES]
     return jobs
 
 
@@ -131,11 +128,9 @@ def run_job(out: Path, job: Job, plan: Plan) -> None:
         if trained.exists():
             _check_rate(setting)
         else:
-            _train(setting)
+            _train(setting, is_bare=job.is_bare)
             write_atomic(trained, "")
 
-        if job.is_try:
-            try_out(setting)
         if job.is_try or job.is_bare:
             return
 
@@ -150,18 +145,7 @@ def run_job(out: Path, job: Job, plan: Plan) -> None:
 def _make_setting(out: Path, job: Job, plan: Plan) -> Setting:
     """The setting of a job, at the rate of the try or of the plan."""
     rate_of_try = job.name.partition("@")[2]
-    if job.is_try:
-        rate = float(rate_of_try)
-    elif job.arm == "base":
-        rate = 0.0
-    elif job.arm in plan.rates:
-        rate = float(plan.rates[job.arm])
-    else:
-        raise ValueError(
-            f"no learning rate of {job.arm} is picked yet; "
-            "run python -m trainers.pocket.experiment --tune"
-        )
-
+    rate = float(rate_of_try) if job.is_try else plan.rate(job.arm)
     return Setting(
         folder=out / f"seed={job.seed}",
         seed=job.seed,
@@ -183,8 +167,11 @@ def _check_rate(setting: Setting) -> None:
         )
 
 
-def _train(setting: Setting) -> None:
-    """Trains the arm, or resumes it, and records the start and its processor time."""
+def _train(setting: Setting, *, is_bare: bool) -> None:
+    """Trains the arm, or resumes it, and records the start and its processor time.
+
+    A base of a development seed is the first point of every path.
+    """
     # More than one start means that the job was killed and resumed.
     n_earlier_starts = read_cost(setting).get("starts", 0)
     add_cost(setting, {"starts": n_earlier_starts + 1, "rate": setting.rate})
@@ -192,6 +179,9 @@ def _train(setting: Setting) -> None:
     started = time.process_time()
     train = ARMS[setting.arm]
     train(setting)
+    if is_bare:
+        model, _ = setting.load()
+        add_point(setting, model, 0)
     seconds = time.process_time() - started
     add_cost(setting, {"cpu_seconds_of_last_start": round(seconds, 1)})
 

@@ -31,7 +31,7 @@ from cotlens.trace import TraceError
 from trainers.pocket.arms import ARMS
 from trainers.pocket.figures import COLUMNS, FIGURES, samples_of
 from trainers.pocket.jobs import Job
-from trainers.pocket.plan import DEVELOPMENT_SEED, SETS, read_plan
+from trainers.pocket.plan import DEVELOPMENT_SEEDS, SETS, read_plan
 from trainers.pocket.tables import arm_tables
 from trainers.pocket.tune import read_tries
 
@@ -44,7 +44,7 @@ ROLES = {
     "rl": "grpo",
     "rl_answer": "grpo_answer",
     "filtered": "filtered_sft",
-    "sft": ["teacher_sft", "teacher_mixed_sft", "refusal_sft", "self_sft", "filtered_sft"],
+    "sft": ["hindsight_sft", "reflective_sft", "filtered_sft"],
 }
 
 
@@ -134,7 +134,7 @@ def collect(out: Path, study: Path) -> Study:
     written = write_study(study, tables, info)
     cost = _with_earlier(study / "cost.csv", _cost(out))
     write_atomic(study / "cost.csv", cost.to_csv(index=False))
-    tries = read_tries(out / f"seed={DEVELOPMENT_SEED}")
+    tries = read_tries(out)
     if len(tries):
         write_atomic(study / "tries.csv", tries.to_csv(index=False, float_format="%.6g"))
     return written
@@ -143,7 +143,7 @@ def collect(out: Path, study: Path) -> Study:
 def _seeds(out: Path) -> list[int]:
     """The seeds in a folder but for the development seed."""
     seeds = {int(path.name.removeprefix("seed=")) for path in out.glob("seed=*")}
-    return sorted(seeds - {DEVELOPMENT_SEED})
+    return sorted(seeds - {*DEVELOPMENT_SEEDS})
 
 
 def _is_measured(out: Path, job: Job) -> bool:
