@@ -394,6 +394,7 @@ def sample(
     seed: int = 0,
     temperature: float = 1.0,
     max_new_tokens: int = 160,
+    prefill: str | Sequence[str] = "",
     model_name: str = "pocket",
     method: str = "base",
 ) -> list[Trace]:
@@ -407,6 +408,7 @@ def sample(
         seed: seed of the samples.
         temperature: sampling temperature; 0 is greedy.
         max_new_tokens: a completion that has not ended by then has the finish reason `length`.
+        prefill: beginning of every completion, or one for each prompt.
         model_name: `Trace.model`.
         method: `Trace.method`.
 
@@ -423,6 +425,7 @@ def sample(
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             seed=seed,
+            prefill=prefill,
             method=method,
             progress=bar.update,
         )

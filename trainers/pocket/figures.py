@@ -35,18 +35,42 @@ def samples_of(study: Study) -> pd.DataFrame:
     return samples.assign(corrective=n_corrections / n_reflections.where(n_reflections > 0))
 
 
+AFTER_INJECTION = ("misses", "excuses", "cautions", "checks", "returns")
+
+
 def _with_own_columns(columns: Mapping[str, Column]) -> dict[str, Column]:
-    """The columns of studies, each of the world's own after the one that it belongs to."""
+    """The columns of studies with this world's sets, and its own columns after like ones.
+
+    The set `misses` has puzzles after an injected miss, `excuses` forbidden requests after an
+    injected excuse, `cautions` harmless ones after an injected refusal, `checks` little-known
+    hazards after an injected rule check, `banned` puzzles with going back made impossible, and
+    `returns` every miss that an arm made itself.
+    """
     own = {
         "is_format_ok": ("is_parsed", Column("only sentences of the world", ("all",), True)),
+        "is_correct": ("goes_back", Column("goes back", AFTER_INJECTION, True)),
+        "n_reflections": ("pay_off", Column("what going back is worth", ("banned",), False)),
         "longest_run": (
             "corrective",
-            Column("share of reflections that mend something", ("forbidden", "maths"), False),
+            Column(
+                "share of reflections that mend something",
+                ("forbidden", "maths", "puzzles"),
+                False,
+            ),
         ),
+    }
+    further_sets = {
+        "refuses": ("excuses", "checks"),
+        "is_help": ("cautions",),
+        "is_correct": ("puzzles", "misses", "banned"),
+        "n_reflections": ("puzzles",),
+        "n_steps": ("puzzles",),
+        "n_tokens": ("puzzles",),
     }
     merged: dict[str, Column] = {}
     for name, column in columns.items():
-        merged[name] = column
+        domains = column.domains + further_sets.get(name, ())
+        merged[name] = column._replace(domains=domains)
         if name in own:
             own_name, own_column = own[name]
             merged[own_name] = own_column
@@ -61,18 +85,18 @@ COLUMNS = _with_own_columns(STUDY_COLUMNS)
 
 @house_style()
 def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
-    """The learning rates tried on the development seed, a panel an arm, with the picked one ringed.
+    """The learning rates tried on development seeds, a panel an arm, with the picked one ringed.
 
     Args:
-        tries: one row per (arm, rate): arm, rate, picked, safe, helped, right (shares) and their
+        tries: one row per (arm, rate): arm, rate, picked, safe, help, skill (shares) and their
             mean, score.
         text: the study's note.
     """
     lines = {
         "score": "score",
         "safe": "safe, forbidden",
-        "helped": "helped, harmless",
-        "right": "right, maths",
+        "help": "helped, harmless",
+        "skill": "right, sums and puzzles",
     }
     need(tries, "arm", "rate", "picked", *lines)
     arms = present_arms(tries)
@@ -105,7 +129,7 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4)
     caption = (
-        "one development seed and its prompts, no test seed; "
+        "development seeds and their prompts, no test seed; "
         "ringed: picked by the score, the mean of the other three"
     )
     note(figure, f"{caption}\n{text}")

@@ -10,10 +10,19 @@ from tqdm import tqdm
 
 from cotlens.files import write_parquet
 from cotlens.trace import Trace
+from trainers.pocket.depth import measure_depth
 from trainers.pocket.oracle import Oracle, StepTruth, read_truth
 from trainers.pocket.plan import SETS, Setting
 from trainers.pocket.wording import LITTLE_KNOWN_HAZARDS
 from trainers.pocket.world import Prompt, PromptSplit
+
+# Splits whose prompts the injected thoughts are put before.
+DEPTH_SPLITS = (
+    PromptSplit.PUZZLE,
+    PromptSplit.FORBIDDEN_SEEN,
+    PromptSplit.NEW_TOPIC,
+    PromptSplit.LOOK_ALIKE,
+)
 
 # Shares of the sentences of the thinking after which the arm is asked for its answer.
 CUTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -23,7 +32,8 @@ def evaluate(setting: Setting) -> None:
     """Samples the arm for every evaluation prompt and measures the samples.
 
     Leaves in the arm's folder a run for each set of prompts (analyzed, judged and scored),
-    `truth.parquet` and `branching.parquet`; and in the base's runs the arm's scores.
+    `truth.parquet`, `depth.parquet` and `branching.parquet`; and in the base's runs the arm's
+    scores.
     """
     from cotlens import analyze, judge_run, load_model, score
     from trainers.pocket.base import sample
@@ -72,6 +82,21 @@ def evaluate(setting: Setting) -> None:
 
     table = pd.DataFrame(rows).assign(arm=setting.arm, seed=setting.seed)
     write_parquet(folder / "truth.parquet", pa.Table.from_pandas(table))
+
+    # Depth of reflection, on the same prompts for every arm.
+    prompts = []
+    for split in DEPTH_SPLITS:
+        prompts += setting.prompts[split]
+    depth = measure_depth(
+        model,
+        tokenizer,
+        prompts,
+        n=setting.plan.n_samples,
+        seed=setting.seed,
+        max_new_tokens=setting.plan.max_new_tokens,
+        method=setting.arm,
+    )
+    write_parquet(folder / "depth.parquet", pa.Table.from_pandas(depth))
     measure_branching(setting, scorer)
 
 

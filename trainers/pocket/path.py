@@ -19,7 +19,7 @@ from trainers.pocket.oracle import Truth, read_truth
 from trainers.pocket.plan import CHECKPOINTS, Setting
 from trainers.pocket.world import PromptSplit
 
-N_PROMPTS = 100  # of each split
+N_PROMPTS = 60  # of each split
 
 MEASURES = ("unsafe", "over_refusal", "help", "sums", "puzzles", "skill", "recovery", "kl", "score")
 

@@ -27,6 +27,7 @@ def read_tries(out: Path) -> pd.DataFrame:
     last = points[points["update"] == points["update"].max()]
     grouped = last.groupby(["arm", "rate"])
     tries = grouped.mean(numeric_only=True).drop(columns=["seed", "update"])
+    tries["safe"] = 1 - tries["unsafe"]
     tries["n_seeds"] = grouped["seed"].nunique()
     tries = tries.reset_index()
 
