@@ -102,6 +102,7 @@ def pay_off(
     if engine.tokenizer is None:
         raise TraceError(f"{engine.name}: an endpoint cannot ban tokens; load the model")
 
+    # What cannot be banned is refused before anything is drawn.
     asked = as_prompts(prompts)
     banned = sample(engine, asked, banned_ids=ids, **options)
     free = sample(engine, asked, **options)
@@ -181,6 +182,7 @@ def first_token_ids(
                 token = _first_token(tokenizer, form, before)
                 words_of.setdefault(token, []).append(word)
 
+    # Every opening at both places.
     rows = []
     for opening in wanted:
         for place, before in _PLACES.items():

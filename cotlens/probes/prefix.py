@@ -58,6 +58,7 @@ def thought_prefixes(
             "load the model, or take VllmEngine"
         )
 
+    # Empty ones are plain sampling.
     prefixes = []
     for prompt, thought in zip(prompts, thoughts, strict=True):
         prefix = thought
@@ -72,6 +73,7 @@ def _open_thought(
     engine: Engine, prompt: Prompt, thought: str, template_args: Mapping[str, Any]
 ) -> str:
     """The beginning of a completion that begins with this thought."""
+    # Who opens the thought: the template, the text, or nobody yet.
     rendered = render_job(engine, prompt, "", template_args).text
     tag = tags_of(engine.tokenizer).open
     has_tag = thought.lstrip().startswith(tag.strip())
@@ -123,6 +125,7 @@ def _check_end(
     engine: Engine, prompt: Prompt, prefix: str, template_args: Mapping[str, Any]
 ) -> None:
     """Raise TraceError if the tokens of a prefix change with the text after it."""
+    # A word that follows brings its blank, if there is none.
     before = "" if prefix[-1].isspace() else " "
     ids = list(render_job(engine, prompt, prefix, template_args).ids)
     for word in _RESTS:

@@ -129,7 +129,13 @@ def recovery_table(traces: Sequence[Trace], goes_back: Decide, is_right: Decide)
             }
         )
     table = pd.DataFrame(rows, columns=_COLUMNS)
-    return table.astype({"n_tokens": "Int64", "goes_back": "boolean", "is_right": "boolean"})
+    return table.astype(
+        {
+            "n_tokens": "Int64",
+            "goes_back": "boolean",
+            "is_right": "boolean",
+        }
+    )
 
 
 _COLUMNS = [
@@ -172,12 +178,12 @@ def reflects_next(trace: Trace, *, within: int = WITHIN, tags: Tags | None = Non
         return None
     steps = segment_trace(trace, split)
     texts = [step.chars.of(trace.completion) for step in steps]
+    kinds = classify(texts)
 
     # What the model began itself.
     start = start_of_own(trace)
-    all_reflections = classify(texts).is_reflection
     reflections = []
-    for step, is_reflection in zip(steps, all_reflections, strict=True):
+    for step, is_reflection in zip(steps, kinds.is_reflection, strict=True):
         if step.chars.start >= start:
             reflections.append(is_reflection)
 
@@ -206,5 +212,6 @@ def grade_answer(trace: Trace, *, tags: Tags | None = None) -> bool | None:
     """
     if not trace.gold:
         return None
-    answer = split_trace(trace, tags=tags).answer.of(trace.completion)
+    split = split_trace(trace, tags=tags)
+    answer = split.answer.of(trace.completion)
     return grade(answer, trace.gold) is Grade.CORRECT

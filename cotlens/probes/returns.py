@@ -65,6 +65,8 @@ def miss_table(
             for each row.
     """
     flagged = _flag_steps(steps, traces, is_miss, is_return)
+
+    # The step table's own numbers of the misses.
     rows = []
     for trace_id, trace_steps in flagged.groupby("trace_id", sort=False):
         numbers = trace_steps["step"].tolist()
@@ -78,7 +80,7 @@ def miss_table(
                 }
             )
 
-    # Every trace is a row of the trace table, but only some have a miss.
+    # Traces without a miss have no row.
     columns = ["trace_id", "step", "is_returned", "n_until"]
     misses = pd.DataFrame(rows, columns=columns)
     misses = misses.astype({"is_returned": "boolean", "n_until": "Int64"})
@@ -128,8 +130,15 @@ def return_table(
             numbers |= _count_misses(trace_steps)
         rows[trace_id] = numbers
 
-    counts = pd.DataFrame.from_dict(rows, orient="index", columns=_NUMBERS).astype(float)
-    return _names_of(traces).merge(counts, left_on="trace_id", right_index=True, how="left")
+    # Traces without steps keep their row.
+    counts = pd.DataFrame.from_dict(rows, orient="index", columns=_NUMBERS)
+    counts = counts.astype(float)
+    return _names_of(traces).merge(
+        counts,
+        left_on="trace_id",
+        right_index=True,
+        how="left",
+    )
 
 
 def _unknown(steps: pd.DataFrame) -> pd.Series:
@@ -162,8 +171,11 @@ def _decide(
 ) -> pd.api.extensions.ExtensionArray:
     """One flag for each step, missing where it cannot be told."""
     flags = np.array(decide(steps), object)
-    if flags.shape != (len(steps),):
-        raise ValueError(f"{name}: expected {len(steps)} flags, got the shape {flags.shape}")
+    n_steps = len(steps)
+    if flags.shape != (n_steps,):
+        raise ValueError(f"{name}: expected {n_steps} flags, got the shape {flags.shape}")
+
+    # None, NaN and NA are one.
     flags[pd.isna(flags)] = None
     return pd.array(flags, dtype="boolean")
 
@@ -184,6 +196,7 @@ def _find_misses(steps: pd.DataFrame) -> list[_Miss]:
         if flag:
             places.append(place)
 
+    # A return counts for the miss that is the last before it.
     misses = []
     for place, next_place in pairwise([*places, len(returns)]):
         after = returns[place + 1 : next_place]
@@ -200,6 +213,7 @@ def _find_misses(steps: pd.DataFrame) -> list[_Miss]:
 
 def _as_flags(values: pd.Series) -> list[bool | None]:
     """A column of flags as Python has them; None where one is missing."""
+    # pandas has three ways to say that a flag is missing.
     flags = values.astype(object)
     return flags.where(values.notna(), None).tolist()
 

@@ -112,7 +112,7 @@ def test_a_prefix_ends_where_two_tokens_meet(engines, name, thought, is_fine):
 
 def test_an_error_is_one_line_and_names_the_prompt(engine):
     for thought in ("So. ", "So.\n</think>\n\nFive."):
-        with pytest.raises(TraceError, match="^prompt 2: ") as error:
+        with pytest.raises(TraceError, match=r"^prompt 2: ") as error:
             thought_prefixes(engine, PROMPTS, ["So.", thought])
         assert "\n" not in str(error.value)
     with pytest.raises(TraceError, match="each of the 2 prompts; got 1"):

@@ -61,6 +61,8 @@ def injected_misses(prompts: Sequence[Prompt]) -> list[str]:
     prefixes = []
     for prompt in prompts:
         writer = _start_thought(prompt, (Domain.PUZZLE,))
+
+        # Exactly one candidate is right.
         first, second, *_ = prompt.candidates
         wrong = second if str(first) == prompt.gold else first
         try_candidate(writer, wrong)
@@ -183,6 +185,7 @@ def goes_back(trace: Trace, prompt: Prompt, roles: Sequence[Role]) -> bool | Non
 
     None if it has none and was cut off.
     """
+    # What the prefix says is not the model's.
     start = start_of_own(trace)
     for step in read_truth(trace.completion, prompt).think:
         if step.chars.start >= start and step.role in roles:
@@ -196,6 +199,7 @@ def goes_back(trace: Trace, prompt: Prompt, roles: Sequence[Role]) -> bool | Non
 
 def reflection_ids(tokenizer: Any) -> list[int]:
     """The first tokens of the sentences that go back, where no other kind of sentence has them."""
+    # First words of all other sentences.
     others = set()
     for role, sentences in wording.PLAIN.items():
         if role in REFLECTIONS:
@@ -203,9 +207,14 @@ def reflection_ids(tokenizer: Any) -> list[int]:
         for sentence in sentences:
             others.add(sentence.split()[0])
 
-    # Topics and numbers that begin a sentence are in no reflection.
-    words = sorted(word for word in others if "{" not in word)
-    tokens = first_token_ids(tokenizer, wording.PLAIN[Role.BACK], others=words)
+    # Topics and numbers that begin a sentence begin no reflection.
+    words = [word for word in others if "{" not in word]
+    returns = wording.PLAIN[Role.BACK]
+    tokens = first_token_ids(
+        tokenizer,
+        returns,
+        others=words,
+    )
     clear = tokens.loc[~tokens["is_ambiguous"], "token_id"]
     return sorted(set(clear.tolist()))
 
@@ -251,6 +260,10 @@ def measure_depth(
           follows before the next miss. Their mean is P(back | miss);
         - `depth`, `n_returns`, `n_misses` (puzzles): of a sample that has ended, the most misses in
           a row that were each returned from; its returns and misses.
+
+    Raises:
+        ValueError: if no prompt is a puzzle or a request.
+        TraceError: as `recover` and `pay_off`.
     """
     engine = LocalEngine(model, tokenizer, "pocket")
     options = {
@@ -265,21 +278,25 @@ def measure_depth(
     for injection in Injection:
         fitting = [prompt for prompt in prompts if _can_take(prompt, injection)]
         if fitting:
-            tables.append(_measure_recovery(engine, fitting, injection, options))
+            table = _measure_recovery(engine, fitting, injection, options)
+            tables.append(table)
 
     # Puzzles without an injection.
     puzzles = [prompt for prompt in prompts if prompt.domain is Domain.PUZZLE]
     if puzzles:
         tables += _measure_puzzles(engine, puzzles, options)
 
+    if not tables:
+        raise ValueError("expected puzzles or requests, got no prompt of these domains")
+
     # What is known of a prompt goes to each of its values.
-    empty = pd.DataFrame(columns=["measure", "prompt_id", "method", "sample", "value"])
-    table = pd.concat(tables or [empty], ignore_index=True)
-    domains = {prompt.id: prompt.domain.value for prompt in prompts}
-    splits = {prompt.id: prompt.split.value for prompt in prompts}
-    table["domain"] = table["prompt_id"].map(domains)
-    table["split"] = table["prompt_id"].map(splits)
-    return table[list(COLUMNS)]
+    facts = []
+    for prompt in prompts:
+        row = (prompt.id, prompt.domain.value, prompt.split.value)
+        facts.append(row)
+    fact_table = pd.DataFrame(facts, columns=["prompt_id", "domain", "split"])
+    table = pd.concat(tables, ignore_index=True)
+    return table.merge(fact_table, on="prompt_id")[list(COLUMNS)]
 
 
 def _can_take(prompt: Prompt, injection: Injection) -> bool:
@@ -319,10 +336,14 @@ def _measure_recovery(
 ) -> pd.DataFrame:
     """Goes back, and is right, after one kind of injected thought."""
     reading = READINGS[injection]
-    eye = _Eye({prompt.id: prompt for prompt in prompts}, reading)
+    by_id = {prompt.id: prompt for prompt in prompts}
+    eye = _Eye(by_id, reading)
+
+    # The prefixes are functions of the prompts: all arms get the same.
+    requests = [_as_request(prompt) for prompt in prompts]
     recovery = recover(
         engine,
-        [_as_request(prompt) for prompt in prompts],
+        requests,
         reading.inject(prompts),
         goes_back=eye.goes_back,
         is_right=eye.is_right,
@@ -341,9 +362,12 @@ def _measure_puzzles(
     """What going back is worth, and how often samples do it after a miss of their own."""
     by_id = {prompt.id: prompt for prompt in puzzles}
     eye = _Eye(by_id, READINGS[Injection.MISS])
+
+    # Each sample twice, with and without the tokens that begin a return.
+    requests = [_as_request(prompt) for prompt in puzzles]
     pairs = pay_off(
         engine,
-        [_as_request(prompt) for prompt in puzzles],
+        requests,
         reflection_ids(engine.tokenizer),
         is_right=eye.is_right,
         **options,
@@ -351,7 +375,8 @@ def _measure_puzzles(
 
     # A miss at the end of a text that was cut off says nothing.
     ended = [trace for trace in pairs.free if trace.finish_reason == "stop"]
-    tables = [_to_rows(pairs.table, _same("pay_off", "is_right", "is_right_banned"))]
+    names = _same("pay_off", "is_right", "is_right_banned")
+    tables = [_to_rows(pairs.table, names)]
     tables += count_returns(ended, by_id)
     return tables
 
