@@ -416,7 +416,7 @@ def sample(
         TraceError: as `cotlens.sample`.
     """
     engine = LocalEngine(model, tokenizer, model_name)
-    requests = [_as_request(prompt) for prompt in prompts]
+    requests = [as_request(prompt) for prompt in prompts]
     with tqdm(total=n * len(requests), desc="sample", unit=" texts") as bar:
         return cotlens.sample(
             engine,
@@ -431,7 +431,7 @@ def sample(
         )
 
 
-def _as_request(prompt: Prompt) -> Request:
+def as_request(prompt: Prompt) -> Request:
     """A prompt of the world as one that any model can be asked."""
     fields = {
         "prompt_id": prompt.id,

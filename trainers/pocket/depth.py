@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cotlens.formats.prompts import Prompt as Request
 from cotlens.models.local import LocalEngine
 from cotlens.probes import first_token_ids, miss_table, pay_off, recover, return_table
 from cotlens.probes.recovery import start_of_own
 from cotlens.trace import Trace
 from trainers.pocket import wording
+from trainers.pocket.base import as_request
 from trainers.pocket.oracle import CLOSE_TAG, OPEN_TAG, Truth, read_truth
 from trainers.pocket.policy import FITTING_EXCUSE
 from trainers.pocket.sums import try_candidate
@@ -340,7 +340,7 @@ def _measure_recovery(
     eye = _Eye(by_id, reading)
 
     # The prefixes are functions of the prompts: all arms get the same.
-    requests = [_as_request(prompt) for prompt in prompts]
+    requests = [as_request(prompt) for prompt in prompts]
     recovery = recover(
         engine,
         requests,
@@ -364,7 +364,7 @@ def _measure_puzzles(
     eye = _Eye(by_id, READINGS[Injection.MISS])
 
     # Each sample twice, with and without the tokens that begin a return.
-    requests = [_as_request(prompt) for prompt in puzzles]
+    requests = [as_request(prompt) for prompt in puzzles]
     pairs = pay_off(
         engine,
         requests,
@@ -459,15 +459,3 @@ def _to_rows(table: pd.DataFrame, measure_of: Mapping[str, str]) -> pd.DataFrame
         part["value"] = values.to_numpy(float, na_value=float("nan"))
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
-
-
-def _as_request(prompt: Prompt) -> Request:
-    """A prompt of the world as one that any model can be asked."""
-    fields = {
-        "prompt_id": prompt.id,
-        "domain": prompt.domain.value,
-        "split": prompt.split.value,
-        "gold": prompt.gold,
-    }
-    messages = [{"role": "user", "content": prompt.text}]
-    return Request(prompt.id, messages, fields, meta={}, place=f"prompt {prompt.id}")
