@@ -218,7 +218,8 @@ def test_all_measures_of_a_model(tokenizer, prompts):
 def test_two_arms_read_the_same_states(tokenizer, prompts):
     from cotlens import sample
     from cotlens.models.local import LocalEngine
-    from trainers.pocket.depth import _as_request, injected_misses
+    from trainers.pocket.base import as_request
+    from trainers.pocket.depth import injected_misses
 
     puzzles = [prompt for prompt in prompts if prompt.domain is Domain.PUZZLE]
     read = []
@@ -226,7 +227,7 @@ def test_two_arms_read_the_same_states(tokenizer, prompts):
         model = build_model(tokenizer, seed=seed, scale=TINY).eval()
         traces = sample(
             LocalEngine(model, tokenizer, "pocket"),
-            [_as_request(prompt) for prompt in puzzles],
+            [as_request(prompt) for prompt in puzzles],
             prefill=injected_misses(puzzles),
             max_new_tokens=2,
         )
