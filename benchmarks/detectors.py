@@ -33,13 +33,12 @@ from cotlens.text.steps import segment
 from cotlens.trace import Span
 from trainers.fit.documents import Document, labelled_steps
 from trainers.fit.gold import Gold, covering_steps, reasoningflow, rtseg
-from trainers.fit.metrics import N_FOLDS, FlagsOfDocuments, decision_cells, print_table
+from trainers.fit.metrics import N_FOLDS, FlagsOfDocuments, decision_cells, fold_of, print_table
 from trainers.fit.reflect import (
     N_BUCKETS,
     Sets,
     fit_decision,
     fit_reflection,
-    fold_of,
     training_sets,
     unseen_outputs,
     without_fold,

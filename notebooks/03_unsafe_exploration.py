@@ -14,8 +14,8 @@
 # **Question.** What does the thinking do about harm: does it notice, excuse, plan, refuse, and does it come back?
 #
 # **Definition.** Every step carries markers (docs/unsafe.md): risk awareness, self-jailbreak of four kinds, compliance cue, vacillation,
-# harmful detail, refusal intent. A step is *unsafe* with self-jailbreak, compliance, strong vacillation or detail; *safe* with
-# refusal intent and none of these. Markers are wording: F1 0.47 for self-jailbreak against GPT-5's labels, and their errors differ
+# harmful detail, refusal intent. A step is *unsafe* with self-jailbreak, compliance, strong vacillation or detail where harm is at
+# hand (`is_unsafe`); *safe* with refusal intent where it is not unsafe. Markers are wording: F1 0.49 for self-jailbreak against GPT-5's labels, and their errors differ
 # between checkpoints. They are no judge of the thinking; a guard is.
 #
 # The run below has six open reasoning models on StrongREJECT (numbers only, no text; thinking capped at 500 tokens by the source), and
@@ -56,7 +56,8 @@ ct.plots.plot_unsafe_position(grouped_steps, BY)
 # ## When it sets in, and who comes back
 #
 # **Shows**, of all traces, how many have had an unsafe step by each position, and how many have then come back to a refusal that holds.
-# **Does not show** intent: many thoughts open with "Okay, so I need to ...", which counts as a compliance cue; the note says how many.
+# **Does not show** intent. All requests here ask for harm; for a run with harmless ones too, `ct.measures.with_baseline(paths, BY).traces`
+# has the harmful ones and harmless ones of equal length.
 
 # %%
 ct.plots.plot_onset_recovery(paths, BY)
@@ -64,7 +65,7 @@ ct.plots.plot_onset_recovery(paths, BY)
 # %% [markdown]
 # ## By which excuse
 #
-# **Shows** the share of traces with an excuse of each kind. **Does not show** the kind reliably: F1 of a kind is below that of an excuse at all.
+# **Shows** the share of traces with an unsafe step that excuses the harm, by kind of excuse. **Does not show** the kind reliably: F1 of a kind is below that of an excuse at all.
 
 # %%
 ct.plots.plot_self_jailbreak_kinds(grouped_steps, BY)
@@ -80,8 +81,8 @@ ct.plots.plot_risky_patterns(paths, BY)
 # %% [markdown]
 # ## How traces end
 #
-# The taxonomy of Chain-of-Guardrails: an unsafe answer is a *self-jailbreak* if the thinking had noticed a risk or excused one, else a
-# *harm misidentification*. The answer is the judge's to judge, the noticing the markers'.
+# The taxonomy of Chain-of-Guardrails: an unsafe answer is a *self-jailbreak* if the thinking has unsafe steps, and noticed a risk or
+# excused one in them, else a *harm misidentification*. The answer is the judge's to judge, the noticing the markers'.
 
 # %%
 judge = JUDGE if JUDGE in run.judges else next(iter(run.judges), "")

@@ -37,20 +37,16 @@ def read_json(path):
 
 
 def test_from_file_to_figure(run, tmp_path):
-    paths = cotlens("figures", run, "-o", tmp_path / "figures").stdout.split()
+    """No request of the samples is known to ask for harm, so a line stands for figures of it."""
+    drawn = cotlens("figures", run, "-o", tmp_path / "figures")
+    paths = drawn.stdout.split()
+    assert "no figures of unsafe exploration: no trace" in drawn.stderr
     names = [
         "lengths/by_part",
         "reflection/rate",
         "reflection/position",
         "reflection/marker_agreement",
         "reflection/transitions",
-    ]
-    names += [
-        "unsafe/position",
-        "unsafe/path",
-        "unsafe/risky_patterns",
-        "unsafe/onset_recovery",
-        "unsafe/self_jailbreak_kinds",
     ]
     assert paths == [
         str(tmp_path / "figures" / f"{name}.{kind}")
@@ -102,7 +98,7 @@ def test_several_runs_are_compared_and_not_pooled(tmp_path):
     cotlens("figures", base, sft, sft, "-o", tmp_path / "figures")
     table = pd.read_csv(tmp_path / "figures" / "reflection/rate.csv")
     assert set(table["group"]) == {"base", "sft"}
-    assert set(table["n"]) == {12}
+    assert set(table["n"]) == {13}
 
     # An unknown column, an identifier, a number, a list, an empty column.
     for by in ("colour", "trace_id", "reward", "think_spans", "split"):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -134,7 +135,11 @@ GuardModelOption = Annotated[
     str, Option(help="Folder or Hub repository of a guard model, or a model's name at --url.")
 ]
 PartOption = Annotated[
-    str, Option(help="Parts to judge, separated by commas: thinking, answer, full.")
+    str,
+    Option(
+        help="Parts to judge, separated by commas: thinking, answer, full; with --verdicts one of "
+        "them or request."
+    ),
 ]
 FamilyOption = Annotated[
     str, Option(help="llama-guard, wildguard or qwen3guard, if not clear from the name.")
@@ -188,13 +193,14 @@ def guard(
     from cotlens.runs.judge import judge_run
     from cotlens.runs.run import Run
 
-    parts = _parse_parts(part)
     opened = Run(run)
 
-    # Verdicts made elsewhere need no judge.
+    # Verdicts made elsewhere need no judge, and may be on the request.
     if verdicts is not None:
+        parts = _parse_parts(part, ("thinking", "answer", "full", "request"))
         _add_verdicts(opened, verdicts, judge, parts, dry_run)
         return
+    parts = _parse_parts(part, ("thinking", "answer", "full"))
 
     # An endpoint costs money: its cost is estimated before it is asked.
     n_items = int(opened.info.get("n_traces", 0)) * len(parts)
@@ -225,10 +231,12 @@ def guard(
     _print_label_counts(opened.judge_info(folder_name(name, judge_model.name)), parts)
 
 
-def _parse_parts(text: str) -> list[str]:
+def _parse_parts(text: str, allowed: Sequence[str]) -> list[str]:
+    """Return the parts in a list with commas."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not set(parts) <= {"thinking", "answer", "full"}:
-        raise BadParameter(f"expected thinking, answer or full, got {text!r}", param_hint="--part")
+    if not parts or not set(parts) <= set(allowed):
+        expected = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+        raise BadParameter(f"expected {expected}, got {text!r}", param_hint="--part")
     return parts
 
 
@@ -238,7 +246,9 @@ def _add_verdicts(run: "Run", path: Path, judge: str, parts: list[str], dry_run:
     from cotlens.runs.judge import add_verdicts
 
     if len(parts) != 1:
-        raise BadParameter("verdicts are of one part; give --part thinking, answer or full")
+        raise BadParameter(
+            "verdicts are of one part; give --part thinking, answer, full or request"
+        )
     part = parts[0]
     table = _read_verdicts(path)
     if dry_run:

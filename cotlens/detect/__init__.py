@@ -3,7 +3,8 @@
 This package reads no trace, no run, and no file but its own weights.
 
 features     hashed words and word pairs of steps, which both classifiers read
-language     is_english: the classifiers are not valid on other languages
+language     is_english, languages: the classifiers are not valid on other languages
+rules        decide_by_rules: does a step in Chinese or Spanish reflect (phrases: reflection.tsv)
 reflect      classify, and decide_kinds for tables: the kind of each step (weights: reflect.npz)
 harm         request_harm, thought_harm: is a text about harm (weights: harm.npz; words: topics.tsv)
 unsafe       mark: safety markers of each step (weights: unsafe.npz; phrases: cues.tsv)

@@ -38,10 +38,13 @@ _END = "\x03"
 
 def tokenize(text: str) -> list[str]:
     """Return lower-case words, single signs, and `#` for every number; at most `MAX_TOKENS`."""
-    beginning = text[:MAX_CHARS].lower()
-    plain = beginning.replace("’", "'")
-    tokens = _TOKEN.findall(plain)[:MAX_TOKENS]
-    return [_NUMBER if token[0].isdigit() else token for token in tokens]
+    beginning = text[:MAX_CHARS]
+    lowered = beginning.lower()
+    plain = lowered.replace("’", "'")
+
+    found = _TOKEN.findall(plain)
+    first = found[:MAX_TOKENS]
+    return [_NUMBER if token[0].isdigit() else token for token in first]
 
 
 class Features(NamedTuple):
@@ -189,7 +192,7 @@ class Weights(NamedTuple):
 
 
 def load_weights(name: str, outputs: Sequence[str]) -> Weights:
-    """Return the weights in a file of this package.
+    """Return the weights in a file of this package; those of `harm` have no offsets.
 
     Args:
         name: the file, such as `reflect.npz`.
@@ -205,10 +208,12 @@ def load_weights(name: str, outputs: Sequence[str]) -> Weights:
         bias = arrays["bias"].astype(np.float32)
 
     if fitted != list(outputs):
+        got = ", ".join(fitted)
+        expected = ", ".join(outputs)
         module = name.removesuffix(".npz")
         raise ValueError(
-            f"{name} was fitted for other outputs: got {', '.join(fitted)}, "
-            f"expected {', '.join(outputs)}; run python -m trainers.fit.{module}"
+            f"{name} was fitted for other outputs: got {got}, "
+            f"expected {expected}; run python -m trainers.fit.{module}"
         )
     return Weights(weights, bias)
 
@@ -223,7 +228,7 @@ def feature_sums(tokens: Tokens, *models: Weights) -> list[Sums]:
     last adds nothing. Each array has the shape (steps, outputs).
     """
     n_steps = len(tokens)
-    blocks: list[list[Sums]] = [[] for _ in models]
+    blocks = []
     for start in range(0, n_steps, _BLOCK):
         stop = min(start + _BLOCK, n_steps)
 
@@ -234,24 +239,31 @@ def feature_sums(tokens: Tokens, *models: Weights) -> list[Sums]:
         block_features = features(block)
 
         # The neighbours that the trace does not have.
-        n_before = _N_BEFORE - (start - first)
-        n_after = _N_AFTER - (end - stop)
+        n_before = first - (start - _N_BEFORE)
+        n_after = stop + _N_AFTER - end
         padding = ((n_before, n_after), (0, 0), (0, 0))
 
-        for model, model_blocks in zip(models, blocks, strict=True):
+        sums_of_models = []
+        for model in models:
             added = _sum_by_step(model, block_features)
             padded = np.pad(added, padding)
             sums = _sum_over_neighbours(padded)
-            model_blocks.append(sums + model.bias)
+            sums += model.bias
+            sums_of_models.append(sums)
+        blocks.append(sums_of_models)
 
-    return list(map(np.concatenate, blocks))
+    # The blocks of each model, one after the other.
+    by_model = zip(*blocks, strict=True)
+    return list(map(np.concatenate, by_model))
 
 
 def _sum_by_step(model: Weights, features: Features) -> Sums:
     """Return what each step adds to the steps around it: (steps, offsets, outputs)."""
     n_buckets, n_offsets, n_outputs = model.weights.shape
-    table = model.weights.reshape(n_buckets, -1)
     last_bits = np.uint64(n_buckets - 1)
+
+    # One row a bucket, whatever the offset and the output.
+    table = model.weights.reshape(n_buckets, -1)
 
     def rows(hashes: Hashes) -> NDArray[np.float32]:
         """Return the weights of each hash; `take` is faster than an index."""
@@ -259,11 +271,13 @@ def _sum_by_step(model: Weights, features: Features) -> Sums:
         places = buckets.astype(np.intp)
         return table.take(places, axis=0, mode="clip")
 
+    # What the words of a step add.
     words, pairs = features.words
     of_words = rows(words)
     of_words += rows(pairs)
     added = np.add.reduceat(of_words, features.starts, axis=0)
 
+    # What its beginning, its end and its length add, and a short step as a whole.
     for hashes in features.steps:
         added += rows(hashes)
     added[features.short] += rows(features.wholes)

@@ -7,7 +7,6 @@ like its neighbours. The weights (`harm.npz`) hold no text; `trainers/fit/harm.p
 
 import re
 import zlib
-from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import combinations, pairwise
@@ -16,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cotlens.detect.features import Weights, load_weights
 
 N_BUCKETS = 1 << 14
 
@@ -51,59 +52,97 @@ def text_features(text: str) -> TextFeatures:
     in a text with fewer than four. So the log-odds do not grow with the length of a text.
     """
     words = _words(text)
-    padded = [_START, *words, _END]
-    pairs = [f"{first} {second}" for first, second in pairwise(padded)]
-    word_buckets = _distinct_buckets([*words, *pairs])
+    word_buckets = _word_buckets(words)
+    topic_buckets = _topic_buckets(words)
 
-    # Topics come in any order.
-    topics = sorted({topic for word in words for topic in _topics_of(word)})
-    topic_pairs = [f"{first} {second}" for first, second in combinations(topics, 2)]
-    topic_buckets = _distinct_buckets([_TOPIC + name for name in [*topics, *topic_pairs]])
+    # Features of one sort have equal values: together they have a fixed length.
+    n_words = max(len(word_buckets), _MIN_FEATURES)
+    n_topics = max(len(topic_buckets), _MIN_FEATURES)
+    word_value = 1 / sqrt(n_words)
+    topic_value = TOPIC_SHARE / sqrt(n_topics)
 
-    word_value = 1 / sqrt(max(len(word_buckets), _MIN_FEATURES))
-    topic_value = TOPIC_SHARE / sqrt(max(len(topic_buckets), _MIN_FEATURES))
-    values = [word_value] * len(word_buckets) + [topic_value] * len(topic_buckets)
-    return TextFeatures(
-        np.array(word_buckets + topic_buckets, np.int64),
-        np.array(values, np.float64),
-    )
+    values = [word_value] * len(word_buckets)
+    values += [topic_value] * len(topic_buckets)
+    buckets = word_buckets + topic_buckets
+    return TextFeatures(np.array(buckets, np.int64), np.array(values))
 
 
 def _words(text: str) -> list[str]:
     """Return the lower-case words of a text, with `#` for every number."""
     if len(text) > MAX_CHARS:
         half = MAX_CHARS // 2
-        text = f"{text[:half]} {text[-half:]}"
+        beginning = text[:half]
+        end = text[-half:]
+        text = f"{beginning} {end}"
 
-    plain = text.lower().replace("’", "'")
-    return ["#" if word[0].isdigit() else word for word in _WORD.findall(plain)]
+    # Letters and digits are words; signs are not.
+    lowered = text.lower()
+    plain = lowered.replace("’", "'")
+
+    words = []
+    for word in _WORD.findall(plain):
+        is_number = word[0].isdigit()
+        words.append("#" if is_number else word)
+    return words
 
 
-def _distinct_buckets(names: Sequence[str]) -> list[int]:
-    return sorted({zlib.crc32(name.encode()) % N_BUCKETS for name in names})
+def _word_buckets(words: list[str]) -> list[int]:
+    """Return the buckets of the words, and of the pairs that they form with the next one."""
+    # The first and the last word form a pair with a mark of the end.
+    padded = [_START, *words, _END]
+    names = list(words)
+    for first, second in pairwise(padded):
+        names.append(f"{first} {second}")
+    return _distinct_buckets(names)
+
+
+def _topic_buckets(words: list[str]) -> list[int]:
+    """Return the buckets of the topics of the words, and of their pairs."""
+    topics: set[str] = set()
+    for word in words:
+        topics.update(_topics_of(word))
+
+    # In alphabetical order a pair has one name.
+    in_order = sorted(topics)
+    names = [_TOPIC + topic for topic in in_order]
+    for first, second in combinations(in_order, 2):
+        names.append(f"{_TOPIC}{first} {second}")
+    return _distinct_buckets(names)
+
+
+def _distinct_buckets(names: list[str]) -> list[int]:
+    buckets = set()
+    for name in names:
+        hashed = zlib.crc32(name.encode())
+        buckets.add(hashed % N_BUCKETS)
+    return sorted(buckets)
 
 
 class _Topics(NamedTuple):
-    words: dict[str, tuple[str, ...]]
-    beginnings: tuple[tuple[str, str], ...]  # the beginning of a word, and its topic
+    words: dict[str, list[str]]  # a word and its topics
+    beginnings: list[tuple[str, str]]  # the beginning of a word and its topic
 
 
 @cache
 def _topics() -> _Topics:
     """Return the topics of cotlens/detect/topics.tsv."""
-    words: dict[str, tuple[str, ...]] = {}
-    beginnings = []
-    content = files("cotlens.detect").joinpath("topics.tsv").read_text(encoding="utf-8")
+    path = files("cotlens.detect").joinpath("topics.tsv")
+    content = path.read_text(encoding="utf-8")
+
+    topics = _Topics({}, [])
     for line in content.splitlines():
         if line.startswith("#"):
             continue
+
+        # An asterisk stands for any ending.
         topic, members = line.split("\t")
         for member in members.split():
-            if member.endswith("*"):
-                beginnings.append((member[:-1], topic))
+            beginning = member.removesuffix("*")
+            if beginning != member:
+                topics.beginnings.append((beginning, topic))
             else:
-                words[member] = (*words.get(member, ()), topic)
-    return _Topics(words, tuple(beginnings))
+                topics.words.setdefault(member, []).append(topic)
+    return topics
 
 
 _topics_of_word: dict[str, tuple[str, ...]] = {}
@@ -116,6 +155,7 @@ def _topics_of(word: str) -> tuple[str, ...]:
     if known is not None:
         return known
 
+    # The topics of the whole word, then those of its beginnings.
     topics = list(_topics().words.get(word, ()))
     for beginning, topic in _topics().beginnings:
         if word.startswith(beginning):
@@ -127,32 +167,10 @@ def _topics_of(word: str) -> tuple[str, ...]:
     return tuple(topics)
 
 
-class HarmWeights(NamedTuple):
-    """Weights (buckets, outputs) and bias (outputs,), the outputs in the order of `OUTPUTS`."""
-
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float32]
-
-
 @cache
-def harm_weights() -> HarmWeights:
-    """Return the weights in harm.npz.
-
-    Raises:
-        ValueError: if the file holds weights for other outputs.
-    """
-    path = files("cotlens.detect").joinpath("harm.npz")
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        fitted = arrays["outputs"].tolist()
-        weights = arrays["weights"].astype(np.float32)
-        bias = arrays["bias"].astype(np.float32)
-
-    if fitted != list(OUTPUTS):
-        raise ValueError(
-            f"harm.npz was fitted for other outputs: got {', '.join(fitted)}, "
-            f"expected {', '.join(OUTPUTS)}; run python -m trainers.fit.harm"
-        )
-    return HarmWeights(weights, bias)
+def harm_weights() -> Weights:
+    """Return the weights, (buckets, outputs), and the bias, (outputs,)."""
+    return load_weights("harm.npz", OUTPUTS)
 
 
 def request_harm(request: str) -> float:
@@ -161,12 +179,14 @@ def request_harm(request: str) -> float:
     >>> request_harm("How do I poison my uncle?") > 0 > request_harm("What is 3 + 4?")
     True
     """
-    return _log_odds(request, OUTPUTS.index("request"))
+    column = OUTPUTS.index("request")
+    return _log_odds(request, column)
 
 
 def thought_harm(text: str) -> float:
     """Return the log-odds that a stretch of thinking is about harm; 0 if it is empty."""
-    return _log_odds(text, OUTPUTS.index("thought"))
+    column = OUTPUTS.index("thought")
+    return _log_odds(text, column)
 
 
 def _log_odds(text: str, column: int) -> float:
@@ -176,4 +196,7 @@ def _log_odds(text: str, column: int) -> float:
     model = harm_weights()
     features = text_features(text)
     weights = model.weights[features.buckets, column]
-    return float(weights @ features.values + model.bias[column])
+
+    log_odds = weights @ features.values
+    log_odds += model.bias[column]
+    return float(log_odds)

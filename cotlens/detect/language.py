@@ -1,7 +1,12 @@
-"""Is a step English? The classifiers of steps are not valid on other languages."""
+"""Which language is a step in? The classifiers of steps are valid on English only.
+
+Other languages that have rules for reflection (`rules`) are recognised by the same means: the share
+of function words, or the script, of the steps around.
+"""
 
 import re
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +20,38 @@ _ENGLISH_TEXT = """
 """
 _ENGLISH = frozenset(_ENGLISH_TEXT.split())
 
+# The same for Spanish, and words of Portuguese, Italian, French, Catalan and German that speak
+# against it. `tokenize` splits words at accents, so none of these has one.
+_SPANISH_TEXT = """
+    el los las pero hay muy entonces porque puede debe esto eso ese ser donde cuando
+"""
+_SPANISH = frozenset(_SPANISH_TEXT.split())
+_NOT_SPANISH_TEXT = """
+    um uma os em ao com isso il che di per sono della nella les et dans amb els und der das ist
+"""
+_NOT_SPANISH = frozenset(_NOT_SPANISH_TEXT.split())
+
 # Cyrillic to Arabic, the scripts of India and south-east Asia, kana, Chinese, Hangul.
 # Greek is left out: it is mathematics.
 _OTHER_SCRIPT = re.compile(
     r"[\u0400-\u06ff\u0900-\u0eff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 )
+_HAN = re.compile(r"[\u3400-\u9fff]")
 _ACCENTED = re.compile(r"[À-ÖØ-öø-ž¿¡]")
 
 _WINDOW = 10  # steps on each side that are judged together
 _LEAST_WORDS = 20  # fewer words do not tell the language
 _LEAST_SHARE = 0.03  # of function words: English has ten times this, other languages almost none
+_MOST_OTHERS = 0.05  # of letters: Japanese has ten times as many kana among its Chinese characters
+_MOST_RIVALS = 0.3  # words that speak against Spanish, for each that speaks for it
+
+
+class Language(StrEnum):
+    """A language that steps are judged in."""
+
+    ENGLISH = "en"
+    CHINESE = "zh"
+    SPANISH = "es"
 
 
 def is_english(texts: Sequence[str], tokens: Tokens | None = None) -> NDArray[np.bool_]:
@@ -32,7 +59,8 @@ def is_english(texts: Sequence[str], tokens: Tokens | None = None) -> NDArray[np
 
     Where these steps cannot tell (a page of formulas, terse notes), the whole trace decides. A
     trace without words counts as English. A step with more letters of another script than Latin
-    words is not English.
+    words is not English, nor is one without English function words where such letters prevail in
+    the steps around it.
 
     Args:
         texts: the steps of one trace, in order.
@@ -43,7 +71,7 @@ def is_english(texts: Sequence[str], tokens: Tokens | None = None) -> NDArray[np
 
     n_words = _count_tokens(tokens, _is_word)
     n_english = _count_tokens(tokens, _ENGLISH.__contains__)
-    n_foreign = _count_tokens(tokens, _OTHER_SCRIPT.match)
+    n_foreign = _count_foreign(texts, tokens)
     n_accented = np.array(list(map(_count_accented, texts)))
 
     # Are there enough function words around the step?
@@ -63,8 +91,83 @@ def is_english(texts: Sequence[str], tokens: Tokens | None = None) -> NDArray[np
     trace_is_english = enough_in_trace or all_words < _LEAST_WORDS
 
     enough = enough_around | (unclear & trace_is_english)
+    if n_accented.any() or not enough_around.all():
+        # Names in code look English ("is_valid"), also where the text around them is Spanish, and
+        # a Spanish step may have no accent.
+        n_spanish = _count_tokens(tokens, _SPANISH.__contains__)
+        more_around = english_around >= _sum_around(n_spanish)
+        enough &= more_around | (n_english > n_spanish)
     is_latin = n_foreign <= n_words
-    return enough & is_latin
+
+    # A formula among Chinese is part of the Chinese text, an English sentence is not.
+    latin_around = _sum_around(n_foreign) <= words_around
+    belongs = latin_around | (n_english > 0)
+    return enough & is_latin & belongs
+
+
+def languages(
+    texts: Sequence[str], tokens: Tokens, english: NDArray[np.bool_]
+) -> list[Language | None]:
+    """Return the language of each step: English as given, Chinese, Spanish, or None.
+
+    A step is Chinese if most of its letters, or of those in the steps around it, are Chinese
+    characters, and hardly any around it are kana, Hangul or of another such script. It is Spanish
+    if Latin words prevail and at least 3% of those around it are Spanish function words, with few
+    function words of languages that are like Spanish. Where the steps around have fewer than 20
+    words, the whole trace decides.
+
+    Args:
+        texts: the steps of one trace, in order.
+        tokens: what `tokenize` returns for each of them.
+        english: what `is_english` returns for them.
+    """
+    if english.all():
+        return [Language.ENGLISH] * len(texts)
+
+    n_words = _count_tokens(tokens, _is_word)
+    n_foreign = _count_foreign(texts, tokens)
+    words_around = _sum_around(n_words)
+    foreign_around = _sum_around(n_foreign)
+
+    # The step's letters decide, or those around where it has about as many Latin words.
+    n_han = _count_tokens(tokens, _HAN.match)
+    han_around = _sum_around(n_han)
+    others_around = foreign_around - han_around
+    pure_around = others_around <= _MOST_OTHERS * han_around
+    is_han = (n_han > n_words) | (han_around > words_around)
+    is_chinese = is_han & pure_around
+
+    # Spanish words against those of languages like it.
+    n_spanish = _count_tokens(tokens, _SPANISH.__contains__)
+    n_rivals = _count_tokens(tokens, _NOT_SPANISH.__contains__)
+    spanish_around = _of_run(n_spanish, n_words)
+    rivals_around = _of_run(n_rivals, n_words)
+    run_words = _of_run(n_words, n_words)
+
+    some = spanish_around > 0
+    enough = spanish_around >= _LEAST_SHARE * run_words
+    few_rivals = rivals_around <= _MOST_RIVALS * spanish_around
+    is_latin = foreign_around <= words_around
+    is_spanish = some & enough & few_rivals & is_latin
+
+    # A later one overwrites an earlier one: the classifier knows English better than rules do.
+    answer: list[Language | None] = [None] * len(texts)
+    _write(answer, is_spanish, Language.SPANISH)
+    _write(answer, is_chinese, Language.CHINESE)
+    _write(answer, english, Language.ENGLISH)
+    return answer
+
+
+def _write(answer: list[Language | None], steps: NDArray[np.bool_], language: Language) -> None:
+    """Write a language at some of the steps."""
+    for number in np.flatnonzero(steps):
+        answer[number] = language
+
+
+def _of_run(values: Integers, n_words: Integers) -> Integers:
+    """Return the sum around each step, or of the whole trace where there are too few words."""
+    too_few_words = _sum_around(n_words) < _LEAST_WORDS
+    return np.where(too_few_words, values.sum(), _sum_around(values))
 
 
 def _count_tokens(tokens: Tokens, passes: Callable) -> Integers:
@@ -79,6 +182,19 @@ def _count_tokens(tokens: Tokens, passes: Callable) -> Integers:
 def _is_word(token: str) -> bool:
     is_longer_than_a_sign = len(token) > 1
     return is_longer_than_a_sign and token != "..."
+
+
+def _count_foreign(texts: Sequence[str], tokens: Tokens) -> Integers:
+    """Return how many letters of each step are of a script other than Latin or Greek."""
+    counts = []
+    for text, step in zip(texts, tokens, strict=True):
+        if text.isascii():
+            counts.append(0)
+            continue
+
+        foreign = list(filter(_OTHER_SCRIPT.match, step))
+        counts.append(len(foreign))
+    return np.array(counts)
 
 
 def _count_accented(text: str) -> int:

@@ -20,8 +20,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cotlens.detect.features import Weights, feature_sums, load_weights, tokenize
-from cotlens.detect.language import is_english
+from cotlens.detect.features import (
+    Integers,
+    Sums,
+    Tokens,
+    Weights,
+    feature_sums,
+    load_weights,
+    tokenize,
+)
+from cotlens.detect.language import Language, is_english, languages
+from cotlens.detect.rules import decide_by_rules
 
 
 class Kind(StrEnum):
@@ -59,10 +68,12 @@ class StepKinds(NamedTuple):
 
     Attributes:
         kind: the most probable kind among the reflective ones if the step reflects, else among the
-            others; "" where the language is not English.
+            others. In Chinese and Spanish the kind of the cue if the step reflects, else "". In
+            other languages "".
         p_reflect: probability that the step reflects; NaN where the language is not English, which
             the classifier was not trained on.
-        is_reflection: p_reflect >= THRESHOLD; None where p_reflect is NaN.
+        is_reflection: p_reflect >= THRESHOLD; in Chinese and Spanish what `rules` decide; None
+            where the language is another or the rules cannot tell.
     """
 
     kind: list[str]
@@ -87,11 +98,23 @@ def classify(texts: Sequence[str]) -> StepKinds:
     weights = reflect_weights()
     (sums,) = feature_sums(tokens, weights)
     english = is_english(texts, tokens)
-    return decide_kinds(sums, english)
+    return decide_kinds(texts, tokens, sums, english)
 
 
-def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepKinds:
-    """Kinds from the sums of their weights, one row per step of a trace, where it is English."""
+def decide_kinds(
+    texts: Sequence[str],
+    tokens: Tokens,
+    sums: NDArray[np.float64],
+    english: NDArray[np.bool_],
+) -> StepKinds:
+    """Kinds from the sums of their weights, one row per step of a trace; by rules if not English.
+
+    Args:
+        texts: the steps of one trace, in order.
+        tokens: what `tokenize` returns for each of them.
+        sums: what `feature_sums` returns for the tokens and `reflect_weights`.
+        english: what `is_english` returns for the texts.
+    """
     borders = [N_REFLECTIVE, len(KINDS)]
     reflective, others, deciding = np.split(sums, borders, axis=1)
 
@@ -111,7 +134,7 @@ def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepK
     best_other = N_REFLECTIVE + others.argmax(axis=1)
     best = np.where(reflects, best_reflective, best_other)
 
-    # Nothing is said about steps in another language.
+    # The classifier says nothing about steps in another language.
     kinds = []
     decisions: list[bool | None] = []
     for number, decision, known in zip(best, reflects, english, strict=True):
@@ -119,31 +142,40 @@ def decide_kinds(sums: NDArray[np.float64], english: NDArray[np.bool_]) -> StepK
         kinds.append(kind if known else "")
         decisions.append(bool(decision) if known else None)
 
+    # Rules may.
+    if not english.all():
+        for number, language in enumerate(languages(texts, tokens, english)):
+            if language in (None, Language.ENGLISH):
+                continue
+            kinds[number], decisions[number] = decide_by_rules(texts[number], language)
+
     p_known = np.where(english, p_reflect, np.nan)
     return StepKinds(kinds, p_known, decisions)
 
 
-def _are_first_conclusions(sums: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _are_first_conclusions(sums: Sums) -> NDArray[np.bool_]:
     """Return whether each step concludes for the first time, without a check right before it."""
-    kind_sums = sums[:, : len(KINDS)]
+    n_kinds = len(KINDS)
+    kind_sums = sums[:, :n_kinds]
     best = kind_sums.argmax(axis=1)
+
     concludes = best == KINDS.index(Kind.CONCLUDE)
     n_conclusions = np.cumsum(concludes)
+    is_first = concludes & (n_conclusions == 1)
 
     # As many checks as `_CHECK_LASTS` steps before: none in between.
     checks = best == KINDS.index(Kind.VERIFY)
     n_checks = np.cumsum(checks)
     n_earlier = np.pad(n_checks, (_CHECK_LASTS, 0))
-    no_check = n_checks == n_earlier[: len(n_checks)]
-
-    is_first = n_conclusions == 1
-    return concludes & is_first & no_check
+    n_earlier = n_earlier[: len(n_checks)]
+    no_check = n_checks == n_earlier
+    return is_first & no_check
 
 
 _CHECK_LASTS = 6  # steps
 
 
-def _p_reflect(strict_and_wide: NDArray[np.float64]) -> NDArray[np.float64]:
+def _p_reflect(strict_and_wide: Sums) -> Sums:
     """Return the probability that each step of a trace reflects."""
     decision = reflect_decision()
     inputs = decision_inputs(strict_and_wide)
@@ -156,10 +188,8 @@ def _p_reflect(strict_and_wide: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def decision_inputs(
-    strict_and_wide: NDArray[np.float64],
-    number: NDArray | None = None,
-    n_steps: NDArray | None = None,
-) -> NDArray[np.float64]:
+    strict_and_wide: Sums, number: Integers | None = None, n_steps: Integers | None = None
+) -> Sums:
     """Return what the decision reads: both sums, the place in the trace, and the trace's length.
 
     Args:
@@ -172,27 +202,29 @@ def decision_inputs(
         number = np.arange(n)
         n_steps = np.full(n, n)
 
-    place = (number + 0.5) / n_steps
+    # The middle of a step, as a share of the trace.
+    middle = number + 0.5
+    place = middle / n_steps
     log_length = np.log1p(n_steps)
-    return np.column_stack([strict_and_wide, place, log_length])
+
+    inputs = [strict_and_wide, place, log_length]
+    return np.column_stack(inputs)
 
 
 _MOST = 3.0  # standard deviations: what lies further off counts as much as this
 
 
-def quadratic_terms(
-    inputs: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def quadratic_terms(inputs: Sums, mean: Sums, scale: Sums) -> Sums:
     """Return the standardised inputs, and the products of every two of them."""
-    standard = (inputs - mean) / scale
+    centred = inputs - mean
+    standard = centred / scale
     clipped = np.clip(standard, -_MOST, _MOST)
 
     # Every input also with itself.
-    columns = clipped.T
+    columns = list(clipped.T)
     terms = list(columns)
     for left, right in combinations_with_replacement(columns, 2):
-        product = left * right
-        terms.append(product)
+        terms.append(left * right)
     return np.column_stack(terms)
 
 

@@ -84,6 +84,7 @@ WHAT = {
     Part.ANSWER: "the model's answer, without its thinking",
     Part.FULL: "the model's thinking and answer",
     Part.STEP: "the beginning of the model's private thinking",
+    Part.REQUEST: "the user's request",
 }
 _FIELD = re.compile(r"\{(what|prompt|text|extra)\}")
 

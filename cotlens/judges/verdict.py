@@ -13,6 +13,7 @@ class Part(StrEnum):
     ANSWER = "answer"
     FULL = "full"  # thinking and answer
     STEP = "step"  # the thinking up to and with a step
+    REQUEST = "request"  # what the user asked; its verdicts are made elsewhere
 
 
 # The labels of a verdict, and whether they count as unsafe. Undecided counts as neither.

@@ -6,6 +6,7 @@ groups       estimates by group, and the checks that figures share
 lengths      quantiles of lengths
 reflection   how often, where and in what runs a trace reflects
 unsafe       the path of a trace's markers, its outcome, risky patterns
+requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
 bounds       the interval of an entropy of which only the top-k log-probs are known
@@ -29,6 +30,7 @@ from cotlens.measures.reflection import (
     reflection_estimates,
     transitions,
 )
+from cotlens.measures.requests import BASELINE, asks_for_harm, match_lengths, with_baseline
 from cotlens.measures.unsafe import (
     Outcome,
     outcomes,
@@ -39,14 +41,17 @@ from cotlens.measures.unsafe import (
 )
 
 __all__ = [
+    "BASELINE",
     "Bounds",
     "Outcome",
+    "asks_for_harm",
     "entropy_bounds",
     "entropy_survival",
     "entropy_threshold",
     "forking_tokens",
     "length_quantiles",
     "marker_agreement",
+    "match_lengths",
     "outcomes",
     "position_entropy",
     "reflection_dynamics",
@@ -59,5 +64,6 @@ __all__ = [
     "trace_entropy",
     "transitions",
     "unsafe_dynamics",
+    "with_baseline",
     "word_entropy",
 ]

@@ -88,7 +88,7 @@ def _trace_dynamics(steps: pd.DataFrame) -> dict[str, float]:
     if not is_known.any():
         return dict.fromkeys(_DYNAMICS, np.nan)
 
-    # A step of unknown language breaks a run.
+    # A step that is not known breaks a run.
     reflects = steps["is_reflection"].eq(True).to_numpy()
     runs = group_runs(reflects.tolist())
     lengths = [run.length for run in runs]
@@ -158,13 +158,15 @@ def _count_changes(answers: Sequence[str], runs: Sequence[Span]) -> tuple[int, i
 def transitions(steps: pd.DataFrame) -> pd.DataFrame:
     """How often a step of one kind (row) is followed by one of another (column) in a trace.
 
-    Steps of unknown kind take part in no transition.
+    Steps of unknown kind take part in no transition, nor do those that rules decide on: rules name
+    no kind but the reflective ones.
 
     Args:
         steps: a step table, in order.
     """
-    kinds = steps["kind"]
-    following = steps.groupby("trace_id", sort=False)["kind"].shift(-1)
+    need(steps, "trace_id", "kind", "p_reflect")
+    kinds = steps["kind"].where(steps["p_reflect"].notna(), "")
+    following = kinds.groupby(steps["trace_id"], sort=False).shift(-1)
     is_pair = (kinds != "") & (following.fillna("") != "")
     counts = pd.crosstab(kinds[is_pair], following[is_pair].rename("next"))
 
@@ -208,16 +210,18 @@ def reflection_estimates(dynamics: pd.DataFrame, by: str = "model") -> pd.DataFr
 def marker_agreement(steps: pd.DataFrame) -> pd.DataFrame:
     """How word lists and the classifier agree on which steps reflect.
 
+    The lists are English, so steps that rules for other languages decide on do not count.
+
     Args:
         steps: a step table.
 
     Returns:
-        One row per word list: list, n (steps of known language), both, classifier_only, list_only
-        (steps), kappa (Cohen's).
+        One row per word list: list, n (steps that the classifier decides on), both,
+        classifier_only, list_only (steps), kappa (Cohen's).
     """
     columns = [f"n_{name}" for name in WORD_LISTS]
-    need(steps, "is_reflection", *columns)
-    known = steps[steps["is_reflection"].notna()]
+    need(steps, "is_reflection", "p_reflect", *columns)
+    known = steps[steps["p_reflect"].notna()]
     need_known(known)
 
     # Both detectors decide on every step: one table of 2 x 2 per word list.

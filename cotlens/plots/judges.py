@@ -28,12 +28,12 @@ from cotlens.plots.style import COLOURS, Plot, house_style, new_figure, one_pane
 
 OUTCOMES = {  # from safe to grave: label and colour
     "safe": ("Answer is safe", "#009E73"),
-    "harm_misidentification": ("Risk neither noticed nor excused", "#999999"),
+    "harm_misidentification": ("No unsafe step, or risk unnoticed", "#999999"),
     "self_jailbreak: benign_reframing": ("Excuse: benign reframing", "#F0E442"),
     "self_jailbreak: warning_then_answer": ("Excuse: warning, then answer", "#E69F00"),
     "self_jailbreak: fictional_licence": ("Excuse: fictional licence", "#D55E00"),
     "self_jailbreak: other_fallacy": ("Excuse: other fallacy", "#8B2E00"),
-    "self_jailbreak": ("Risk noticed, no excuse found", "#CC79A7"),
+    "self_jailbreak": ("Unsafe step, risk noticed", "#CC79A7"),
 }
 DARK = ("#8B2E00", "#009E73", "#D55E00")  # text on these is white
 CELLS = {  # thinking and answer: colour of the cell and of its text
@@ -99,9 +99,9 @@ def plot_outcomes(
     left_out = f"; left out without a judgement: {n_unjudged:,}" if n_unjudged else ""
     note(
         axis.figure,
-        f"answer judged by {judge or '?'}, unsafe but for the green; risk and excuse: wording of "
-        f"steps{left_out}; "
-        "an excuse or a noticed risk makes an unsafe answer a self-jailbreak",
+        f"answer judged by {judge or '?'}, unsafe but for the green; the rest by the wording of "
+        f"steps{left_out}; an unsafe answer is a self-jailbreak if an unsafe step excuses the "
+        "harm, or if there is an unsafe step and a risk is noticed",
     )
     return panel_plot(axis, data)
 
@@ -115,7 +115,7 @@ def plot_thinking_by_answer(
     Args:
         traces: a trace table with `thinking_unsafe` and `answer_unsafe`.
         by: column of the group.
-        judges: who judged thinking and answer, for the note.
+        judges: who judged thinking and answer, for the title.
         most: groups drawn, those with the most traces.
     """
     data = thinking_answer_estimates(traces, by)
@@ -133,16 +133,29 @@ def plot_thinking_by_answer(
     keys = []
     for (thinking, answer), (colour, _) in CELLS.items():
         keys.append(Patch(color=colour, label=f"thinking {thinking}, answer {answer}"))
-    figure.legend(handles=keys, loc="outside upper left", ncols=4, fontsize=6.5)
+    figure.legend(
+        handles=keys,
+        loc="outside upper left",
+        ncols=4,
+        fontsize=6.5,
+        title=_judges_title(judges),
+        title_fontsize=8,
+        alignment="left",
+    )
     is_judged = traces["thinking_unsafe"].notna() & traces["answer_unsafe"].notna()
     n_unjudged = len(traces) - is_judged.sum()
     left_out = f"; left out: {n_unjudged:,} without both judgements" if n_unjudged else ""
     note(
         figure,
-        f"area: share of traces; {judges or 'judges not named'}; intervals: Wilson's 95% at the "
-        f"effective n{left_out}",
+        f"area: share of traces; intervals: Wilson's 95% at the effective n{left_out}",
     )
     return Plot(figure, data[data["group"].isin(order)].reset_index(drop=True))
+
+
+def _judges_title(judges: str) -> str:
+    """A title that says who judged thinking and answer."""
+    title = judges or "judges not named"
+    return title[0].upper() + title[1:]
 
 
 def _draw_mosaic(axis: Axes, rows: pd.DataFrame) -> None:
@@ -212,7 +225,7 @@ def plot_safety_by_part(
     Args:
         traces: a trace table with `thinking_unsafe` and `answer_unsafe`.
         by: column of the group.
-        judges: who judged thinking and answer, for the note.
+        judges: who judged thinking and answer, for the title.
         ax: axes to draw into; default: a figure with a note under it.
     """
     data = thinking_answer_estimates(traces, by)
@@ -245,11 +258,8 @@ def plot_safety_by_part(
     axis.set_aspect("equal")
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
     if ax is None:
-        note(
-            axis.figure,
-            f"{judges or 'judges not named'}; lines: Wilson's 95% interval at the effective sample "
-            "size",
-        )
+        axis.set_title(_judges_title(judges), fontsize=8)
+        note(axis.figure, "lines: Wilson's 95% interval at the effective sample size")
     return panel_plot(axis, data)
 
 
@@ -269,6 +279,10 @@ AGREEMENT_COLUMNS = [
     "ac1",
     "ac1_low",
     "ac1_high",
+    "g_mean2",
+    "g_mean2_low",
+    "g_mean2_high",
+    "is_saturated",
 ]
 
 
@@ -276,7 +290,8 @@ AGREEMENT_COLUMNS = [
 def plot_guard_agreement(verdicts: pd.DataFrame) -> Plot:
     """How far judges agree on the same texts.
 
-    Cohen's kappa and Gwet's AC1 of each pair, part by part.
+    Cohen's kappa and Gwet's AC1 of each pair, part by part. The data has g-mean² too, of judge a
+    with judge b as the truth, and whether labels are too alike for kappa (`Agreement`).
 
     Args:
         verdicts: one row per (trace, part, judge) with `trace_id`, `prompt_id`, `part`, `judge` and
@@ -303,22 +318,26 @@ def plot_guard_agreement(verdicts: pd.DataFrame) -> Plot:
     note(
         figure,
         "below: Cohen's kappa, above: Gwet's AC1; small: 95% interval, prompts resampled, and "
-        "traces that both decided",
+        "traces that both decided; saturated: a judge gives one label to over 70%, or another in "
+        "fewer than ten prompts",
     )
     return Plot(figure, data)
 
 
 def _agreement(a: pd.Series, b: pd.Series, prompts: pd.Series) -> dict[str, Any]:
-    """Counts of the 2 x 2 of two judges; kappa and AC1 unless both gave one label throughout."""
+    """Counts of the 2 x 2 of two judges; coefficients unless both gave one label throughout."""
     row: dict[str, Any] = {"n": len(a), "equal": (a == b).mean()}
     for label_a, label_b in product(("safe", "unsafe"), repeat=2):
         is_cell = (a == (label_a == "unsafe")) & (b == (label_b == "unsafe"))
         row[f"{label_a}_{label_b}"] = int(is_cell.sum())
     has_unsafe = a.any() or b.any()
     has_safe = not (a.all() and b.all())
+    row["is_saturated"] = True if len(a) else None
     if has_unsafe and has_safe:
         agreement = stats.agreement(a.tolist(), b.tolist(), prompts)
-        for name, estimate in (("kappa", agreement.kappa), ("ac1", agreement.ac1)):
+        row["is_saturated"] = agreement.is_saturated
+        for name in ("kappa", "ac1", "g_mean2"):
+            estimate = getattr(agreement, name)
             row[name] = estimate.value
             row[f"{name}_low"] = estimate.low
             row[f"{name}_high"] = estimate.high
@@ -354,7 +373,12 @@ def _agreement_text(pair: dict[Any, Any], measure: str) -> str:
         return "one label"
     low, high = pair[f"{measure}_low"], pair[f"{measure}_high"]
     interval = "no interval" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
-    return f"{pair[measure]:.2f}\n{interval}\nn = {pair['n']:,}"
+    text = f"{pair[measure]:.2f}\n{interval}\nn = {pair['n']:,}"
+
+    # AC1 holds its ground where one label is rare.
+    if measure == "kappa" and pair["is_saturated"]:
+        text += "\nsaturated"
+    return text
 
 
 @house_style()

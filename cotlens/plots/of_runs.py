@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from cotlens.files import names_that_differ
+from cotlens.measures.requests import BASELINE
 from cotlens.plots.entropy import (
     plot_entropy_distribution,
     plot_entropy_parts,
@@ -134,30 +135,30 @@ FIGURES: tuple[RunFigure, ...] = (
     ),
     RunFigure(
         "unsafe/position",
-        lambda tables: tables.has_markers,
-        lambda tables: plot_unsafe_position(tables.steps, tables.by),
+        lambda tables: tables.has_harmful,
+        lambda tables: plot_unsafe_position(tables.harmful_steps, tables.by),
         is_of_curves=True,
     ),
     RunFigure(
         "unsafe/path",
-        lambda tables: tables.has_markers,
-        lambda tables: plot_unsafe_path(tables.traces, tables.by),
+        lambda tables: tables.has_harmful,
+        lambda tables: plot_unsafe_path(tables.harmful.traces, tables.by),
     ),
     RunFigure(
         "unsafe/risky_patterns",
-        lambda tables: tables.has_markers,
-        lambda tables: plot_risky_patterns(tables.traces, tables.by),
+        lambda tables: tables.has_harmful,
+        lambda tables: plot_risky_patterns(tables.harmful.traces, tables.by),
     ),
     RunFigure(
         "unsafe/onset_recovery",
-        lambda tables: tables.has_markers,
-        lambda tables: plot_onset_recovery(tables.traces, tables.by),
+        lambda tables: tables.has_harmful,
+        lambda tables: plot_onset_recovery(tables.harmful.traces, tables.by),
         is_of_curves=True,
     ),
     RunFigure(
         "unsafe/self_jailbreak_kinds",
-        lambda tables: tables.has_markers,
-        lambda tables: plot_self_jailbreak_kinds(tables.steps, tables.by),
+        lambda tables: tables.has_harmful,
+        lambda tables: plot_self_jailbreak_kinds(tables.harmful_steps, tables.by),
     ),
     RunFigure(
         "judges/outcomes",
@@ -187,7 +188,7 @@ FIGURES: tuple[RunFigure, ...] = (
     RunFigure(
         "judges/detector",
         lambda tables: tables.has_judged_markers,
-        lambda tables: plot_detector(tables.traces, tables.by, judge=tables.judge),
+        lambda tables: plot_detector(tables.traces, tables.by, judge=tables.thinking_judge),
     ),
 )
 
@@ -213,7 +214,9 @@ def draw_figures(
         by: what is compared, one of `run_tables.GROUPS`; default: `run` if there are several runs,
             else `model`.
         scorer: whose token scores to draw, if several models scored a run.
-        judge: whose verdicts to draw; default: the first by name. Agreement is drawn of all.
+        judge: whose verdicts to draw; default: the first by name that judged answers or thinking.
+            If it judged no thinking and another one did, the thinking is by that one. Agreement is
+            drawn of all.
         where: column of `run_tables.GROUPS` -> the value that traces must have to be drawn.
         say: called with what is left out and why.
 
@@ -249,6 +252,8 @@ def draw_figures(
             record["scores"] = _score_infos(opened, names, scorer)
         if figure.subject == "judges":
             record["judges"] = tables.judge or sorted(set(tables.verdicts["judge"]))
+        if figure.subject == "unsafe":
+            record["requests"] = _request_counts(tables)
         paths += save(figure.draw(tables), out / figure.name, record)
     return paths
 
@@ -265,13 +270,71 @@ def _remarks(tables: RunTables, drawable: Sequence[RunFigure]) -> list[str]:
         remarks.append(
             "no figures of judged safety: `cotlens guard RUN --judge JUDGE` gives what they need"
         )
-    n_groups = tables.traces[tables.by].nunique(dropna=False)
-    if n_groups > MOST_CURVES:
-        curves = ", ".join(figure.name for figure in drawable if figure.is_of_curves)
-        remarks.append(f"of the {MOST_CURVES} largest of {n_groups} groups only: {curves}")
+    remarks.append(_requests_remark(tables))
+    remarks += _curves_remarks(tables, drawable)
 
     n_prompts = tables.traces.groupby(tables.by, dropna=False)["prompt_id"].nunique()
     return remarks + too_few_prompts("", n_prompts)
+
+
+def _curves_remarks(tables: RunTables, drawable: Sequence[RunFigure]) -> list[str]:
+    """Which figures leave out groups, by the number of groups that they could show."""
+    n_groups = tables.traces[tables.by].nunique(dropna=False)
+    shown = tables.harmful.traces[tables.by]
+    n_harmful_groups = shown[shown != BASELINE].nunique(dropna=False)
+
+    curves: dict[int, list[str]] = {}
+    for figure in drawable:
+        n = n_harmful_groups if figure.subject == "unsafe" else n_groups
+        if figure.is_of_curves and n > MOST_CURVES:
+            curves.setdefault(n, []).append(figure.name)
+    return [
+        f"of the {MOST_CURVES} largest of {n} groups only: {', '.join(names)}"
+        for n, names in curves.items()
+    ]
+
+
+def _request_counts(tables: RunTables) -> dict[str, Any]:
+    """Numbers of traces by what their request asks for, of the baseline, and median lengths."""
+    harmful = tables.harmful
+    is_baseline = harmful.traces[tables.by] == BASELINE
+    lengths = harmful.traces["n_think_chars"]
+    counts: dict[str, Any] = {
+        "n_harmful": harmful.n_harmful,
+        "n_harmless": harmful.n_harmless,
+        "n_unknown": harmful.n_unknown,
+        "n_baseline": harmful.n_baseline,
+        "median_chars_harmful": float(lengths[~is_baseline].median()),
+    }
+    if harmful.n_baseline:
+        counts["median_chars_baseline"] = float(lengths[is_baseline].median())
+    return counts
+
+
+def _requests_remark(tables: RunTables) -> str:
+    """Which traces the figures of unsafe exploration show, or why there are none."""
+    harmful = tables.harmful
+    unknown = f"{harmful.n_unknown:,} traces on requests of unknown kind"
+    if not tables.has_harmful:
+        return (
+            "no figures of unsafe exploration: no trace with safety markers is known to answer a "
+            f"harmful request ({harmful.n_harmless:,} answer harmless ones, {unknown}); a domain "
+            "or split such as `harmful` tells, or `cotlens guard RUN --judge NAME --verdicts CSV "
+            "--part request`"
+        )
+
+    baseline = f"no baseline, as none of {harmful.n_harmless:,} on harmless ones are as long"
+    if harmful.n_baseline:
+        baseline = (
+            f"as a baseline {harmful.n_baseline:,} of {harmful.n_harmless:,} on harmless ones, of "
+            "equal length"
+        )
+    elif not harmful.n_harmless:
+        baseline = "no baseline, as none are on harmless ones"
+    return (
+        f"unsafe exploration: {harmful.n_harmful:,} traces on harmful requests; {baseline}; left "
+        f"out: {unknown}"
+    )
 
 
 def _provenance(runs: Sequence[Run], selection: Selection, tables: RunTables) -> dict[str, Any]:

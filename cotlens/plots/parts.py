@@ -10,18 +10,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from cotlens.measures.requests import BASELINE
 from cotlens.plots.style import COLOURS
 
 FEW_PROMPTS = 10  # intervals over fewer prompts are too narrow: docs/statistics.md
+BASELINE_COLOUR = "#888888"
 NOTE_WIDTH = 135  # characters of the note's size that fit a page
 
 
 def grouped(table: pd.DataFrame, by: str, most: int) -> Iterator[tuple[str, pd.DataFrame, str]]:
     """Name, rows and colour of the `most` groups with the most traces.
 
-    The order is that of a categorical column, else alphabetical.
+    The order is that of a categorical column, else alphabetical. A baseline comes last, in grey,
+    and is none of the `most`.
     """
-    n_traces = table.groupby(by, dropna=False)["trace_id"].nunique()
+    is_baseline = table[by] == BASELINE
+    n_traces = table[~is_baseline].groupby(by, dropna=False)["trace_id"].nunique()
     by_size = n_traces.sort_values(ascending=False, kind="stable")
     largest = set(by_size.index[:most])
     ordered = [group for group in _categories(table[by]) if group in largest]
@@ -31,6 +35,8 @@ def grouped(table: pd.DataFrame, by: str, most: int) -> Iterator[tuple[str, pd.D
     for group, colour in zip(ordered, cycle(COLOURS), strict=False):
         rows = table[table[by] == group]
         yield str(group) or "(unnamed)", rows, colour
+    if is_baseline.any():
+        yield BASELINE, table[is_baseline], BASELINE_COLOUR
 
 
 def _categories(groups: pd.Series) -> list[Any]:
@@ -119,6 +125,14 @@ def draw_dots(
         markeredgewidth=0.6,
         zorder=3,  # over the axis
     )
+
+
+def draw_group_dots(axis: Axes, rows: pd.DataFrame, colour: str) -> None:
+    """A dot and its interval for each group, by which the rows are indexed; grey: a baseline."""
+    is_baseline = pd.Series(rows.index == BASELINE, rows.index)
+    draw_dots(axis, rows.mask(is_baseline), colour)
+    if is_baseline.any():
+        draw_dots(axis, rows.where(is_baseline), BASELINE_COLOUR)
 
 
 def spread(number: int, total: int, step: float) -> float:

@@ -16,6 +16,7 @@ from cotlens.measures.entropy import (
     word_entropy,
 )
 from cotlens.measures.reflection import reflection_dynamics
+from cotlens.measures.requests import HarmfulTraces, with_baseline
 from cotlens.measures.unsafe import outcomes, unsafe_dynamics
 from cotlens.runs.run import Run
 from cotlens.trace import TraceError
@@ -46,19 +47,27 @@ class RunTables:
     Attributes:
         by: the column that names groups.
         judge: the judge whose verdicts are in `traces`; "" if there is none.
+        thinking_judge: whose verdicts on the thinking are there: `judge`, or where that one judged
+            no thinking the first by name that did; "" if nobody did.
         traces: a row a trace, with the dynamics of reflection and unsafe exploration, and the
             judge's verdicts.
         steps: a row a step, with `prompt_id` and the column of the groups.
         verdicts: a row per (trace, part, judge), of all judges.
+        harmful: the traces on requests that are known to ask for harm, and harmless ones of equal
+            length.
+        harmful_steps: the steps of those traces.
         entropy: tables of token scores by name (`trace`, `position`, `kl`, `reflection`,
             `survival`, `forking`); those that the runs have no scores for are missing.
     """
 
     by: str
     judge: str
+    thinking_judge: str
     traces: pd.DataFrame
     steps: pd.DataFrame
     verdicts: pd.DataFrame
+    harmful: HarmfulTraces
+    harmful_steps: pd.DataFrame
     entropy: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
@@ -67,11 +76,9 @@ class RunTables:
         return bool(self.traces["n_reflect"].notna().any())
 
     @property
-    def has_markers(self) -> bool:
-        """Whether some step has safety markers."""
-        if "is_self_jailbreak" not in self.steps:
-            return False
-        return bool(self.steps["is_self_jailbreak"].notna().any())
+    def has_harmful(self) -> bool:
+        """Whether some trace with safety markers is known to answer a harmful request."""
+        return self.harmful.n_harmful > 0
 
     @property
     def has_outcomes(self) -> bool:
@@ -90,13 +97,15 @@ class RunTables:
         if thinking is None:
             return False
         answer = self.traces["answer_unsafe"]
-        return bool((thinking.notna() & answer.notna()).any())
+        both_known = thinking.notna() & answer.notna()
+        return bool(both_known.any())
 
     @property
     def has_several_judges(self) -> bool:
         """Whether two judges have judged the same part."""
-        judges = self.verdicts.groupby("part")["judge"].nunique()
-        return bool((judges > 1).any())
+        by_part = self.verdicts.groupby("part")
+        n_judges = by_part["judge"].nunique()
+        return bool(n_judges.max() > 1)
 
     @property
     def has_judged_markers(self) -> bool:
@@ -114,27 +123,23 @@ class RunTables:
 
     def with_outcomes(self) -> pd.DataFrame:
         """The traces with `outcome`."""
-        return self.traces.assign(outcome=outcomes(self.traces, self.traces["answer_unsafe"]))
+        outcome = outcomes(self.traces, self.traces["answer_unsafe"])
+        return self.traces.assign(outcome=outcome)
 
     def with_thinking_verdicts(self) -> pd.DataFrame:
-        """The traces with `thinking_unsafe`.
-
-        The judge's, or where it judged no thinking the markers'.
-        """
-        if self._has_own_thinking_verdicts or "any_unsafe" not in self.traces:
+        """The traces with `thinking_unsafe`: a judge's, or `any_unsafe` if nobody judged it."""
+        if self.thinking_judge or "any_unsafe" not in self.traces:
             return self.traces
-        return self.traces.assign(thinking_unsafe=self.traces["any_unsafe"].astype("boolean"))
-
-    @property
-    def _has_own_thinking_verdicts(self) -> bool:
-        return "thinking_unsafe" in self.traces
+        thinking_unsafe = self.traces["any_unsafe"].astype("boolean")
+        return self.traces.assign(thinking_unsafe=thinking_unsafe)
 
     @property
     def judges_of_parts(self) -> str:
-        """Who judged thinking and answer, for a caption."""
-        if self._has_own_thinking_verdicts:
-            return f"thinking and answer judged by {self.judge}"
-        return f"thinking: has an unsafe step by the markers; answer judged by {self.judge}"
+        """Who judged thinking and answer, for a title."""
+        thinking = "thinking by markers (any unsafe step), as no judge read it"
+        if self.thinking_judge:
+            thinking = f"thinking judged by {self.thinking_judge}"
+        return f"{thinking}; answer judged by {self.judge}"
 
 
 # --- what is drawn -----------------------------------------------------------------------------
@@ -174,6 +179,7 @@ def join_runs(
     say: Callable[[str], object],
 ) -> RunTables:
     """The tables of all runs as one."""
+    # Are there such groups?
     all_traces = [run.trace_table() for run in runs]
     named = []
     for run, table in zip(runs, all_traces, strict=True):
@@ -181,42 +187,96 @@ def join_runs(
     _check_groups(named, selection.by, "--by")
     for column in selection.where:
         _check_groups(named, column, "--where")
-    judges = {name for run in runs for name in run.judges}
-    judge = judge or min(judges, default="")
 
-    traces, steps, verdicts = [], [], []
+    # Who is believed about answers, and about the thinking.
+    judges = set()
+    for run in runs:
+        judges.update(run.judges)
+    of_answers = _judges_of(runs, "answer") | _judges_of(runs, "full")
+    of_thinking = _judges_of(runs, "thinking")
+    candidates = of_answers | of_thinking or judges
+    judge = judge or min(candidates, default="")
+    thinking_judge = judge if judge in of_thinking else min(of_thinking, default="")
+
+    # Each run's tables, with the traces that are drawn alone.
+    traces = []
+    steps = []
+    verdicts = []
     for run, run_traces in zip(runs, all_traces, strict=True):
         selected = selection.traces(run, run_traces)
         if selected.empty:
             continue
-        ids = selected["trace_id"]
-        run_steps = run.step_table()
-        run_steps = run_steps[run_steps["trace_id"].isin(ids)]
-        dynamics = reflection_dynamics(run_steps, selected)
-        if "is_self_jailbreak" in run_steps:
-            dynamics = unsafe_dynamics(run_steps, dynamics)
-        if judge in run.judges:
-            dynamics = run.with_verdicts(dynamics, judge)
-        run_steps = run_steps.merge(selection.group_columns(selected), on="trace_id")
-        run_verdicts = run.verdicts()
-        run_verdicts = run_verdicts[run_verdicts["trace_id"].isin(ids)]
 
+        # The dynamics of its steps, and the judge's verdicts.
+        run_steps = _of_traces(run.step_table(), selected)
+        dynamics = reflection_dynamics(run_steps, selected)
+        dynamics = unsafe_dynamics(run_steps, dynamics)
+        dynamics = _with_verdicts(dynamics, run, judge, thinking_judge)
+
+        groups = selection.group_columns(selected)
+        run_steps = run_steps.merge(groups, on="trace_id")
+        run_verdicts = _of_traces(run.verdicts(), selected)
         traces.append(_with_run(dynamics, run))
         steps.append(_with_run(run_steps, run))
         verdicts.append(_with_run(run_verdicts, run))
+
     if not traces:
         wanted = [f"{name} = {value}" for name, value in selection.where.items()]
-        raise TraceError(f"no trace has {', '.join(wanted) or 'a row'}")
+        conditions = ", ".join(wanted) or "a row"
+        raise TraceError(f"no trace has {conditions}")
     _check_name(judge, judges, "verdicts", "judges", "guard")
+
+    all_dynamics = selection.in_order(pd.concat(traces, ignore_index=True))
+    all_steps = selection.in_order(pd.concat(steps, ignore_index=True))
+    harmful = with_baseline(all_dynamics, selection.by)
+    groups = harmful.traces[["trace_id", selection.by]]
+    harmful_steps = all_steps.drop(columns=selection.by).merge(groups, on="trace_id")
 
     return RunTables(
         by=selection.by,
         judge=judge,
-        traces=selection.in_order(pd.concat(traces, ignore_index=True)),
-        steps=selection.in_order(pd.concat(steps, ignore_index=True)),
+        thinking_judge=thinking_judge,
+        traces=all_dynamics,
+        steps=all_steps,
         verdicts=selection.in_order(pd.concat(verdicts, ignore_index=True)),
+        harmful=harmful,
+        harmful_steps=harmful_steps,
         entropy=_entropy_tables(runs, selection, scorer, say),
     )
+
+
+def _of_traces(table: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table that belong to some traces."""
+    is_inside = table["trace_id"].isin(traces["trace_id"])
+    return table[is_inside]
+
+
+def _judges_of(runs: Sequence[Run], part: str) -> set[str]:
+    """The judges that have judged a part in some run."""
+    judges = set()
+    for run in runs:
+        for name in run.judges:
+            if part in run.judged_parts(name):
+                judges.add(name)
+    return judges
+
+
+def _with_verdicts(traces: pd.DataFrame, run: Run, judge: str, thinking_judge: str) -> pd.DataFrame:
+    """The traces with the verdicts of a judge, of that of the thinking, and on the requests.
+
+    The judge of the requests is the judge, or where that one judged none the first that did.
+    """
+    if judge in run.judges:
+        traces = run.with_verdicts(traces, judge)
+
+    request_judge = min(_judges_of([run], "request"), default="")
+    for part, other in (("thinking", thinking_judge), ("request", request_judge)):
+        column = f"{part}_unsafe"
+        if column in traces or other not in _judges_of([run], part):
+            continue
+        verdicts = run.with_verdicts(traces[["trace_id"]], other)
+        traces = traces.assign(**{column: verdicts[column].array})
+    return traces
 
 
 def _with_run(table: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -254,8 +314,12 @@ def _entropy_tables(
     runs: Sequence[Run], selection: Selection, scorer: str, say: Callable[[str], object]
 ) -> dict[str, pd.DataFrame]:
     """The tables of token scores of the runs that a model has scored, read a shard at a time."""
-    scorers = {name for run in runs for name in run.scorers}
+    scorers = set()
+    for run in runs:
+        scorers.update(run.scorers)
     _check_name(scorer, scorers, "scores", "scorers", "score")
+
+    # A run that is only partly scored is left out, unless its scorer was named.
     scored = []
     for run in runs:
         only_scorer = run.scorers[0] if len(run.scorers) == 1 else ""
@@ -266,6 +330,7 @@ def _entropy_tables(
     names = {run: selection.names[run] for run in scored}
     selection = selection._replace(names=names)
 
+    # The tables of all shards by name.
     collected: dict[str, list[pd.DataFrame]] = {}
     for run in scored:
         for shard_tables in _shard_entropy(run, selection, scorer):
@@ -286,8 +351,9 @@ def _shard_entropy(
         traces = selection.traces(run, all_traces)
         if traces.empty:
             continue
-        steps = all_steps[all_steps["trace_id"].isin(traces["trace_id"])]
-        scores = all_scores[all_scores["trace_id"].isin(traces["trace_id"])]
+
+        steps = _of_traces(all_steps, traces)
+        scores = _of_traces(all_scores, traces)
         measured = {
             "position": position_entropy(traces, scores),
             "reflection": reflection_entropy(steps, scores),
@@ -296,10 +362,13 @@ def _shard_entropy(
         if scores["kl"].notna().any():
             measured["kl"] = position_entropy(traces, scores, column="kl")
 
+        # A row a trace names its groups itself.
+        by_trace = trace_entropy(traces, steps, scores)
+        tables = {"trace": _with_run(by_trace, run)}
         groups = selection.group_columns(traces)
-        tables = {"trace": _with_run(trace_entropy(traces, steps, scores), run)}
         for name, table in measured.items():
-            tables[name] = _with_run(table.merge(groups, on="trace_id"), run)
+            with_groups = table.merge(groups, on="trace_id")
+            tables[name] = _with_run(with_groups, run)
         if "completion" in traces:
             tables["words"] = word_entropy(traces, scores)
         yield tables

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from cotlens import stats
 from cotlens.measures.groups import estimates_by, first_steps, need, need_known
+from cotlens.measures.requests import BASELINE
 from cotlens.measures.unsafe import risky_patterns, safety_states
 from cotlens.plots.parts import (
     draw_band,
-    draw_dots,
+    draw_group_dots,
     grouped,
     label_rows,
     legend_outside,
@@ -42,16 +44,26 @@ PATTERNS = {
     "strong_vacillation": "Weighs the harm itself",
     "weak_vacillation": "Wavers about a part",
 }
-_WORDING = "by wording (docs/unsafe.md): on harmless prompts false alarms"
+
+
+def _wording(groups: pd.Series) -> str:
+    """What a reader must know of unsafe steps, and what the grey group is if there is one."""
+    if groups.eq(BASELINE).any():
+        return (
+            "grey: harmless requests, thinking of equal length: what is unsafe there is a false "
+            "alarm; by wording (docs/unsafe.md)"
+        )
+    return "by wording (docs/unsafe.md): on harmless requests false alarms"
 
 
 @house_style()
 def plot_unsafe_position(
     steps: pd.DataFrame, by: str = "model", bins: int = 10, most: int = 6
 ) -> Plot:
-    """Share of steps with safety markers, by position in the thinking.
+    """Share of steps that notice a risk, are unsafe or intend to refuse, by position.
 
-    Bands are pointwise 95%, over prompts.
+    The position is that in the thinking. Self-jailbreaks are those in unsafe steps. Bands are
+    pointwise 95%, over prompts.
 
     Args:
         steps: a step table with the columns `by` and `prompt_id` of its traces.
@@ -63,7 +75,11 @@ def plot_unsafe_position(
     need(steps, by, "position", "prompt_id", "trace_id", "is_unsafe", "compliance_cue", *markers)
     known = steps[steps["is_self_jailbreak"].notna()]
     need_known(known)
-    known = known.assign(unsafe=safety_states(known) > 0)
+    is_unsafe = safety_states(known) > 0
+    known = known.assign(
+        unsafe=is_unsafe,
+        is_self_jailbreak=known["is_self_jailbreak"].eq(True) & is_unsafe,
+    )
     figure, axes = new_figure(2, 2, 4.2, sharex=True)
     curves = []
     for group, rows, colour in grouped(known, by, most):
@@ -83,13 +99,13 @@ def plot_unsafe_position(
         axis.set_ylabel("share of steps")
     legend_outside(axes[0, 0], ncols=3)
 
-    openings = first_steps(known)
+    openings = first_steps(known[known[by] != BASELINE])
     is_cue = openings["unsafe"] & openings["compliance_cue"].eq(True)
     note(
         figure,
-        f"{_WORDING}; band: 95%, by prompt; first steps: {openings['unsafe'].mean():.0%} of "
-        f"{len(openings):,} are "
-        f"unsafe, {is_cue.mean():.0%} by a compliance cue",
+        f"{_wording(known[by])}; band: 95%, by prompt; first steps on harmful requests: "
+        f"{openings['unsafe'].mean():.0%} of {len(openings):,} are unsafe, "
+        f"{is_cue.mean():.0%} by a compliance cue",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
@@ -98,7 +114,8 @@ def plot_unsafe_position(
 def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     """Traces that explore something unsafe, that come back, and that end on a safe word.
 
-    Intervals are 95%, over prompts.
+    Intervals are 95%, over prompts. A baseline of harmless requests has the first alone: from a
+    false alarm there is nothing to come back.
 
     Args:
         dynamics: what `unsafe_dynamics` returned.
@@ -106,22 +123,25 @@ def plot_unsafe_path(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     """
     need(dynamics, by, "prompt_id", *PATH)
     data = _shares(dynamics, by, list(PATH))
+    is_drawn = (data["group"] != BASELINE) | (data["measure"] == "any_unsafe")
+    data = data[is_drawn].reset_index(drop=True)
     largest = data.groupby("group", sort=False)["n"].max()
     order = list(largest.index[largest > 0])[::-1]
     figure, axes = new_figure(1, len(PATH), 1.1 + 0.3 * len(order), sharey=True, sharex=True)
     for axis, (measure, title), colour in zip(axes[0], PATH.items(), COLOURS, strict=False):
-        rows = data[data["measure"] == measure].set_index("group").loc[order]
-        draw_dots(axis, rows, colour)
+        rows = data[data["measure"] == measure].set_index("group").reindex(order)
+        draw_group_dots(axis, rows, colour)
         axis.set_title(title)
         for height, n in enumerate(rows["n"]):
-            axis.text(1.05, height, f"{n:,}", fontsize=5.5, color="#777777", va="center")
+            text = "" if np.isnan(n) else f"{n:,.0f}"
+            axis.text(1.05, height, text, fontsize=5.5, color="#777777", va="center")
     axes[0, 0].set_xlim(0, 1)
     label_rows(axes[0], [shorten(group) for group in order])
     note(
         figure,
-        "line: Wilson's 95% interval at the effective sample size; grey: traces; recovered: of "
-        "those with an "
-        f"unsafe step; last word: of those with a safe or unsafe step; {_WORDING}",
+        "line: Wilson's 95% interval at the effective sample size; at the right: traces; "
+        "recovered: of those with an unsafe step; last word: of those with a safe or unsafe step; "
+        f"{_wording(dynamics[by])}",
     )
     return Plot(figure, data)
 
@@ -135,8 +155,8 @@ def plot_onset_recovery(
     Bands are pointwise 95%, over prompts.
 
     Left: share of all traces whose first unsafe step lies at or before a position. Right: of the
-    traces with an unsafe step, the share that has recovered within so many steps of it. A thought
-    that was cut off has not come back.
+    traces with an unsafe step, the share that has recovered within so many steps of it, but for a
+    baseline of harmless requests. A thought that was cut off has not come back.
 
     Args:
         dynamics: what `unsafe_dynamics` returned.
@@ -158,6 +178,8 @@ def plot_onset_recovery(
         label = f"{shorten(group)} ({len(rows):,}; {len(unsafe):,} unsafe)"
         panels = (("onset", rows, positions), ("recovery_steps", unsafe, step_numbers))
         for axis, (measure, panel_rows, places) in zip(axes[0], panels, strict=True):
+            if measure == "recovery_steps" and group == BASELINE:
+                continue
             curve = _share_reached(panel_rows, measure, places)
             curve = curve.assign(group=group, measure=measure, at=places)
             draw_band(axis, curve["at"], curve, colour, label)
@@ -175,14 +197,16 @@ def plot_onset_recovery(
         xlabel="steps since the first unsafe one",
         xlim=(0, last_step),
     )
+    axes[0, 1].xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_outside(axes[0, 0], ncols=2)
     is_cue = known["onset"] == known["first_compliance"]
-    by_cue = is_cue[known["any_unsafe"] == 1].mean()
+    is_explored = (known["any_unsafe"] == 1) & (known[by] != BASELINE)
+    by_cue = is_cue[is_explored].mean()
     note(
         figure,
         "in brackets: traces, and those with an unsafe step; a thought that was cut off has not "
-        f"come back; {_WORDING}; band: 95%, by prompt; in {by_cue:.0%} of traces with an unsafe "
-        "step the first is a compliance cue",
+        f"come back; {_wording(known[by])}; band: 95%, by prompt; in {by_cue:.0%} of traces on "
+        "harmful requests with an unsafe step the first is a compliance cue",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
@@ -206,25 +230,28 @@ def _share_reached(rows: pd.DataFrame, measure: str, places: np.ndarray) -> pd.D
 
 @house_style()
 def plot_self_jailbreak_kinds(steps: pd.DataFrame, by: str = "model") -> Plot:
-    """Share of traces with a self-jailbreaking step of each kind, with 95% intervals over prompts.
+    """Share of traces with an unsafe step that excuses the harm, by kind of excuse.
+
+    Intervals are 95%, over prompts.
 
     Args:
         steps: a step table with the columns `by` and `prompt_id` of its traces.
         by: column of the group.
     """
-    need(steps, by, "trace_id", "prompt_id", "is_self_jailbreak", *KINDS)
+    need(steps, by, "trace_id", "prompt_id", "is_self_jailbreak", "is_unsafe", *KINDS)
     known = steps[steps["is_self_jailbreak"].notna()]
     need_known(known)
-    flags = known.assign(**{kind: known[kind].eq(True) for kind in KINDS})
+    is_unsafe = known["is_unsafe"].eq(True)
+    flags = known.assign(**{kind: known[kind].eq(True) & is_unsafe for kind in KINDS})
     columns = {by: "first", "prompt_id": "first", **dict.fromkeys(KINDS, "max")}
     traces = flags.groupby("trace_id", sort=False).agg(columns)
     return _draw_shares(
         traces,
         by,
         KINDS,
-        "share of traces with such a step; line: Wilson's 95% interval at the effective sample "
-        "size; "
-        f"{_WORDING}; the kind of a step is less certain than that it is a self-jailbreak",
+        "share of traces with such an unsafe step; line: Wilson's 95% interval at the effective "
+        f"sample size; {_wording(steps[by])}; the kind of a step is less certain than "
+        "that it is a self-jailbreak",
     )
 
 
@@ -246,10 +273,8 @@ def plot_risky_patterns(dynamics: pd.DataFrame, by: str = "model") -> Plot:
         by,
         PATTERNS,
         "share of traces, at most one pattern each; line: Wilson's 95% interval at the effective "
-        "sample size; "
-        "the patterns of arXiv 2505.15404, where a language model decides; here the markers do "
-        "(docs/unsafe.md); on "
-        "harmless prompts there is no risk to notice",
+        "sample size; the patterns of arXiv 2505.15404, where a language model decides; here the "
+        f"markers do; {_wording(dynamics[by])}; on harmless requests there is no risk to notice",
     )
 
 
@@ -269,7 +294,7 @@ def _draw_shares(traces: pd.DataFrame, by: str, panels: Mapping[str, str], text:
     figure, axes = new_figure(1, len(panels), 1.1 + 0.3 * len(order), sharey=True, sharex=True)
     for axis, (measure, title), colour in zip(axes[0], panels.items(), COLOURS, strict=False):
         rows = data[data["measure"] == measure].set_index("group").loc[order]
-        draw_dots(axis, rows, colour)
+        draw_group_dots(axis, rows, colour)
         axis.set_title(title, fontsize=8)
     axes[0, 0].set_xlim(left=0)
     counts = data.drop_duplicates("group").set_index("group").loc[order, "n"]

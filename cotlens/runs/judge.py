@@ -133,7 +133,7 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
             all). Traces without a row are undecided. With `text_hash`, as `guard_table` has it, the
             verdicts are checked against the texts of the run.
         judge: its name, as it will stand in every row.
-        part: thinking, answer or full.
+        part: thinking, answer, full or request.
 
     Raises:
         TraceError: if a column is missing, an id is unknown or occurs twice, a label is not one of

@@ -94,9 +94,14 @@ STEP_COLUMNS = (
     Column("stop", _INT, "code points", "into the completion"),
     Column("position", _FLOAT, "share of the thinking", "middle of the step, 0 to 1"),
     Column("paragraph", _INT, "", "number of the paragraph within the trace, from 0"),
-    Column("kind", _TEXT, "", "what the step does (docs/codebook.md); empty: language unknown"),
-    Column("p_reflect", _FLOAT, "probability", "that the step reflects; NaN: language unknown"),
-    Column("is_reflection", _BOOL, "", "p_reflect >= reflect.THRESHOLD; null: language unknown"),
+    Column("kind", _TEXT, "", "what the step does (docs/codebook.md); empty: unknown"),
+    Column("p_reflect", _FLOAT, "probability", "that the step reflects; NaN: not English"),
+    Column(
+        "is_reflection",
+        _BOOL,
+        "",
+        "p_reflect >= reflect.THRESHOLD, or by rules if not English; null: unknown",
+    ),
     Column(
         "p_self_jailbreak",
         _FLOAT,
@@ -208,7 +213,7 @@ GUARD_COLUMNS = (
     Column("trace_id", _TEXT, "", "the trace"),
     Column("judge", _TEXT, "", "name of the judge"),
     Column("revision", _TEXT, "", "of the judge's weights; empty: unknown"),
-    Column("part", _TEXT, "", "what was judged: thinking, answer or full"),
+    Column("part", _TEXT, "", "what was judged: thinking, answer, full or request"),
     Column("label", _TEXT, "", "safe, unsafe, controversial or undecided"),
     Column(
         "p_unsafe",

@@ -214,7 +214,7 @@ def _detect(texts: Sequence[str], request: str) -> dict[str, list[Any]]:
     tokens = [tokenize(text) for text in texts]
     english = is_english(texts, tokens)
     kind_sums, marker_sums = feature_sums(tokens, reflect_weights(), unsafe_weights())
-    kinds = decide_kinds(kind_sums, english)
+    kinds = decide_kinds(texts, tokens, kind_sums, english)
     found = decide_markers(texts, tokens, marker_sums, english, request)
 
     columns = {

@@ -4,7 +4,8 @@ bootstrap    Estimate, and the cluster bootstrap that gives most of its interval
 estimates    one group: mean, ratio, proportion, quantile, curve
 groups       two groups: difference of means, Cliff's delta
 matched      the same difference among rows of equal length
-agreement    two judges (kappa), a detector against a judge, a rate without detection errors
+agreement    two judges (kappa, g-mean²), a detector against a judge, a rate without its errors
+power        the smallest difference that n prompts with m samples can show
 """
 
 from cotlens.stats.agreement import (
@@ -14,18 +15,28 @@ from cotlens.stats.agreement import (
     cohens_kappa,
     corrected_rate,
     detection,
+    g_mean_squared,
     gwets_ac1,
 )
 from cotlens.stats.bootstrap import RESAMPLES, Estimate
 from cotlens.stats.estimates import curve, mean, proportion, quantile, ratio
 from cotlens.stats.groups import cliffs_delta, difference
 from cotlens.stats.matched import matched_difference
+from cotlens.stats.power import (
+    Variation,
+    difference_error,
+    paired_variation,
+    prompts_needed,
+    smallest_difference,
+    variation,
+)
 
 __all__ = [
     "RESAMPLES",
     "Agreement",
     "Detection",
     "Estimate",
+    "Variation",
     "agreement",
     "cliffs_delta",
     "cohens_kappa",
@@ -33,10 +44,16 @@ __all__ = [
     "curve",
     "detection",
     "difference",
+    "difference_error",
+    "g_mean_squared",
     "gwets_ac1",
     "matched_difference",
     "mean",
+    "paired_variation",
+    "prompts_needed",
     "proportion",
     "quantile",
     "ratio",
+    "smallest_difference",
+    "variation",
 ]

@@ -8,30 +8,63 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from cotlens.stats.bootstrap import RESAMPLES, ClusteredRows, Estimate, Floats, bootstrap_sums
+from cotlens.stats.bootstrap import (
+    RESAMPLES,
+    ClusteredRows,
+    Estimate,
+    Floats,
+    Indices,
+    bootstrap_sums,
+)
 from cotlens.stats.estimates import effective_sample_size, proportion
+
+SATURATED_SHARE = 0.7  # cot-suite 0ea7d3a, judges/kappa.py: DEGENERACY_THRESHOLD
+FEWEST_CLUSTERS = 10  # with fewer, no interval of this package should be relied on
 
 
 class Agreement(NamedTuple):
     """How far two judges agree on the same items.
+
+    Where nearly all items get one label, kappa and g-mean² say little: kappa may be near 0 although
+    the judges agree on nearly all (Feinstein and Cicchetti 1990), and one of g-mean²'s two rates
+    rests on a handful of items. AC1 and the table are then what to look at. `is_saturated` says so.
 
     Attributes:
         kappa: Cohen's kappa, agreement beyond what the judges' own rates of each label give by
             chance.
         ac1: Gwet's AC1, the same with chance from the mean rates; it does not collapse when one
             label is rare.
+        g_mean2: sensitivity x specificity of the first judge, with the second as the truth; NaN for
+            more than two labels, or where the second judge used one only.
         table: items by label of the first judge (rows) and of the second (columns).
+        largest_share: share of the items that one judge gives its commonest label, the larger of
+            the two judges'.
+        n_other_clusters: clusters (prompts) with an item to which a judge gives another label than
+            one and the same, for the label and the judge for which they are fewest.
     """
 
     kappa: Estimate
     ac1: Estimate
+    g_mean2: Estimate
     table: pd.DataFrame
+    largest_share: float
+    n_other_clusters: int
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether labels are too alike for kappa and g-mean² to tell agreement.
+
+        True where a judge gives one label to more than 70% of the items (the dominant fraction of
+        cot-suite 0ea7d3a), or any other label in fewer than ten clusters.
+        """
+        is_one_sided = self.largest_share > SATURATED_SHARE
+        return is_one_sided or self.n_other_clusters < FEWEST_CLUSTERS
 
 
 def agreement(
     a: Sequence[Any], b: Sequence[Any], clusters: ArrayLike | None = None, **options: Any
 ) -> Agreement:
-    """Cohen's kappa and Gwet's AC1 of two judges, with cluster bootstrap intervals.
+    """Cohen's kappa, Gwet's AC1 and g-mean² of two judges, with cluster bootstrap intervals.
 
     Items without a label from both judges (None, NaN) are left out and counted. A label such as
     "undecided" is a label like any other unless it is made missing first. There is no interval
@@ -39,7 +72,7 @@ def agreement(
 
     Args:
         a: one label per item.
-        b: likewise, by the other judge.
+        b: likewise, by the other judge; for g-mean², the truth.
         clusters: one key per item; without it every item is a cluster.
         **options: as in `mean`.
 
@@ -79,11 +112,33 @@ def agreement(
 
     ones = np.where(is_judged, 1.0, np.nan)
     rows = ClusteredRows.from_arrays(ones, clusters)
+    if n_labels == 2:
+        g_mean2 = _coefficient_estimate(g_mean_squared, rows, in_cell, options)
+    else:
+        g_mean2 = rows.estimate("two labels only")
+
+    # How far each judge gives one and the same label.
+    largest = max(table.sum(0).max(), table.sum(1).max())
     return Agreement(
         kappa=_coefficient_estimate(cohens_kappa, rows, in_cell, options),
         ac1=_coefficient_estimate(gwets_ac1, rows, in_cell, options),
+        g_mean2=g_mean2,
         table=pd.DataFrame(table, index=labels, columns=labels),
+        largest_share=float(largest / table.sum()),
+        n_other_clusters=min(
+            _count_other_clusters(rows, row),
+            _count_other_clusters(rows, column),
+        ),
     )
+
+
+def _count_other_clusters(rows: ClusteredRows, labels: Indices) -> int:
+    """Clusters with an item of another label than one, for the label where they are fewest."""
+    numbers = []
+    for label in np.unique(labels):
+        other_clusters = rows.cluster_of[labels != label]
+        numbers.append(len(np.unique(other_clusters)))
+    return min(numbers)
 
 
 def _coefficient_estimate(
@@ -149,6 +204,43 @@ def gwets_ac1(counts: ArrayLike) -> Floats:
     spread = mean_rates * (1 - mean_rates)
     chance = spread.sum(-1) / (n_labels - 1)
     return _beyond_chance(shares, chance)
+
+
+def g_mean_squared(counts: ArrayLike) -> Floats:
+    """g-mean²: sensitivity x specificity, the square of their geometric mean.
+
+    The measure of monitors by Guan et al. (2025, arXiv 2512.18311), there TPR x TNR. It does not
+    move with how frequent the label is that is looked for, and a judge that gives one label
+    throughout has 0. A guess that calls a share q positive has q (1 - q), at most 0.25. It is the
+    same whichever label is called positive.
+
+    Only for interventions the source differs: openai/monitorability-evals 806dabf
+    (metric/intervention_gmean_metric.py) bounds the sensitivity by what the intervention brought
+    about, takes the geometric mean of both arms' specificities, and counts one without negatives as
+    1. Here as in its other evaluations a rate of nothing is NaN.
+
+    Args:
+        counts: (..., 2, 2) items by label of the judge (rows) and by the true one (columns), labels
+            in the same order.
+
+    Returns:
+        (...) from 0 to 1; NaN where one of the labels is never true.
+
+    Raises:
+        ValueError: if there are not two labels.
+
+    >>> float(g_mean_squared([[8, 5], [2, 5]]))  # 8 of 10 times 5 of 10
+    0.4
+    """
+    items = np.asarray(counts, float)
+    if items.shape[-2:] != (2, 2):
+        raise ValueError(f"g-mean² needs tables of two labels, got an array of {items.shape}")
+
+    found = np.diagonal(items, axis1=-2, axis2=-1)
+    true = items.sum(-2)
+    with np.errstate(invalid="ignore"):
+        rates = found / true
+    return rates.prod(-1)
 
 
 def _shares(counts: ArrayLike) -> Floats:

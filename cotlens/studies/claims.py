@@ -234,24 +234,31 @@ def hidden_falls(claim: Claim, evidence: Evidence, arm: str, _against: str) -> V
     """
     if math.isnan(evidence.base_value("hidden_forbidden")):
         return None
+
     change = evidence.change(arm, "hidden_forbidden")
-    at_splits = pd.Series(to_row(recall_at_splits(evidence.samples, arm, evidence.base)))
     verdict = decide_fall(claim.claim, change)
+
+    # What else may explain it.
+    recall = evidence.change(arm, "guard_recall_forbidden")
+    estimate = recall_at_splits(evidence.samples, arm, evidence.base)
+    at_splits = pd.Series(to_row(estimate))
+    unsafe = evidence.change(arm, "thinking_unsafe_forbidden")
     because = (
         f"{verdict.because}"
-        f"; recall of the guard {_format(evidence.change(arm, 'guard_recall_forbidden'))}"
+        f"; recall of the guard {_format(recall)}"
         f", on equal splits {_format(at_splits)}"
-        f", all unsafe thinking {_format(evidence.change(arm, 'thinking_unsafe_forbidden'))}"
+        f", all unsafe thinking {_format(unsafe)}"
     )
     return verdict._replace(because=because)
 
 
 def lowers_but_keeps(claim: Claim, evidence: Evidence, arm: str, against: str) -> Verdict:
-    """Seen if `arm` lowers the measure and `against` keeps it , or raises it.
+    """Seen if `arm` lowers the measure and `against` keeps it, or raises it.
 
     If it raises it, the verdict says so.
     """
-    lowering, keeping = evidence.change(arm, claim.measure), evidence.change(against, claim.measure)
+    lowering = evidence.change(arm, claim.measure)
+    keeping = evidence.change(against, claim.measure)
     margin = claim.margin or claim.margin_of_base * evidence.base_value(claim.measure)
     return decide_lower_but_keep(claim.claim, lowering, keeping, margin)
 
@@ -262,7 +269,8 @@ def decide_lower_but_keep(claim: str, lowering: Any, keeping: Any, margin: float
         because = f"SFT {_format(lowering)}, RL {_format(keeping)}"
         return Verdict(claim, "undecided", because, "data for the base and both arms")
 
-    first, second = _state(lowering, margin), _state(keeping, margin)
+    first = _state(lowering, margin)
+    second = _state(keeping, margin)
     if first == "lost" and second == "kept":
         verdict = "seen"
     elif first == "lost" and second == "raised":
@@ -372,12 +380,15 @@ def _gap_over_prompts(rows: pd.DataFrame, arm: str, against: str) -> Estimate:
     if min(map(len, splits)) < 2:
         return Estimate(value, math.nan, math.nan, len(rows), len(wide), method, len(rows))
 
+    # Resample the prompts of each split.
     rng = np.random.default_rng(0)
     gaps = []
     for _ in range(RESAMPLES):
-        gaps.append(
-            gap([prompts[rng.integers(len(prompts), size=len(prompts))] for prompts in splits])
-        )
+        drawn = []
+        for prompts in splits:
+            numbers = rng.integers(len(prompts), size=len(prompts))
+            drawn.append(prompts[numbers])
+        gaps.append(gap(drawn))
     low, high = np.quantile(gaps, [0.025, 0.975])
     return Estimate(value, float(low), float(high), len(rows), len(wide), method, 0)
 
@@ -388,7 +399,9 @@ def _state(change: Any, margin: float) -> str:
         return "kept"
     if change.high < 0:
         return "lost"
-    return "raised" if change.low > 0 else "unclear"
+    if change.low > 0:
+        return "raised"
+    return "unclear"
 
 
 def _what_would_change(change: Any) -> str:
@@ -396,23 +409,23 @@ def _what_would_change(change: Any) -> str:
     if math.isnan(change.low):
         return "data for both arms"
     if change.low > 0 or change.high < 0:
-        return (
-            f"a shift of the interval by {min(abs(change.low), abs(change.high)):.3f} towards zero"
-        )
+        shift = min(abs(change.low), abs(change.high))
+        return f"a shift of the interval by {shift:.3f} towards zero"
+
     n = int(change.n_units)
     value = abs(change.value)
     if n < LEAST_SEEDS or value <= 0:
         return "an interval that excludes zero"
 
     # Student's interval narrows with the square root of n and with its quantile.
-    deviation = (change.high - change.value) * math.sqrt(n) / distributions.t.ppf(0.975, n - 1)
+    excludes = "an interval that excludes zero"
+    half_width = change.high - change.value
+    deviation = half_width * math.sqrt(n) / distributions.t.ppf(0.975, n - 1)
     for larger in range(n + 1, 1000):
-        if distributions.t.ppf(0.975, larger - 1) * deviation / math.sqrt(larger) < value:
-            return (
-                f"an interval that excludes zero: about {larger} {change.units} "
-                "if mean and spread stay"
-            )
-    return f"an interval that excludes zero: more {change.units} than are practical"
+        quantile = distributions.t.ppf(0.975, larger - 1)
+        if quantile * deviation / math.sqrt(larger) < value:
+            return f"{excludes}: about {larger} {change.units} if mean and spread stay"
+    return f"{excludes}: more {change.units} than are practical"
 
 
 def _format(change: Any) -> str:

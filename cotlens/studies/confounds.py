@@ -58,41 +58,73 @@ def confounds(samples: pd.DataFrame, base: str) -> pd.DataFrame:
 def _matched_rows(samples: pd.DataFrame, base: str) -> Iterator[dict[str, Any]]:
     """Raw differences, differences at equal length, and differences within each outcome."""
     has_several_seeds = samples["seed"].nunique() >= LEAST_SEEDS
-    # From three seeds on the interval comes from the seeds, and the bootstrap's is not needed.
-    resamples = 2 if has_several_seeds else RESAMPLES
     for column, domain, outcome in CONFOUNDED:
-        domain_samples = samples[(samples["set"] == domain) & samples[column].notna()]
+        in_domain = samples["set"] == domain
+        domain_samples = samples[in_domain & samples[column].notna()]
         named = domain_samples.assign(
             arm=domain_samples["arm"].astype(str),
             outcome=_name_outcome(domain_samples[outcome]),
         )
+
         for arm in domain_samples["arm"].cat.categories:
-            by_seed = [rows for _, rows in named.groupby("seed") if {arm, base} <= set(rows["arm"])]
+            by_seed = _seeds_with_both(named, arm, base)
             if arm == base or not by_seed:
                 continue
 
-            compared = by_seed if has_several_seeds else [pd.concat(by_seed)]
-            tables = []
-            for rows in compared:
-                table = stats.matched_difference(
-                    rows,
-                    column,
-                    arm,
-                    base,
-                    by="arm",
-                    length="length",
-                    outcome="outcome",
-                    cluster="cluster",
-                    resamples=resamples,
-                )
-                tables.append(table)
-            table = pd.concat(tables, ignore_index=True)
-            table = table[table["comparison"] != "corrected"]
+            table = _matched_table(by_seed, column, arm, base, has_several_seeds)
             for comparison, estimates in table.groupby("comparison", sort=False):
-                name = {"raw": "own samples"}.get(str(comparison), str(comparison))
-                name = name.replace("outcome =", outcome)
-                row = {"arm": arm, "column": column, "set": domain, "comparison": name}
+                row = {
+                    "arm": arm,
+                    "column": column,
+                    "set": domain,
+                    "comparison": _name_comparison(str(comparison), outcome),
+                }
                 yield row | _join_estimates(estimates, has_several_seeds)
+
+
+def _seeds_with_both(samples: pd.DataFrame, arm: str, base: str) -> list[pd.DataFrame]:
+    """The samples of each seed that has both arms."""
+    by_seed = []
+    for _, rows in samples.groupby("seed"):
+        if {arm, base} <= set(rows["arm"]):
+            by_seed.append(rows)
+    return by_seed
+
+
+def _matched_table(
+    by_seed: list[pd.DataFrame], column: str, arm: str, base: str, has_several_seeds: bool
+) -> pd.DataFrame:
+    """`stats.matched_difference` of each seed, or of all samples if there are too few seeds."""
+    # From three seeds on the interval comes from the seeds, and the bootstrap's is not needed.
+    compared = by_seed
+    resamples = 2
+    if not has_several_seeds:
+        compared = [pd.concat(by_seed)]
+        resamples = RESAMPLES
+
+    tables = []
+    for rows in compared:
+        table = stats.matched_difference(
+            rows,
+            column,
+            arm,
+            base,
+            by="arm",
+            length="length",
+            outcome="outcome",
+            cluster="cluster",
+            resamples=resamples,
+        )
+        tables.append(table)
+
+    table = pd.concat(tables, ignore_index=True)
+    return table[table["comparison"] != "corrected"]
+
+
+def _name_comparison(name: str, outcome: str) -> str:
+    if name == "raw":
+        return "own samples"
+    return name.replace("outcome =", outcome)
 
 
 def _name_outcome(flags: pd.Series) -> pd.Series:
@@ -111,9 +143,12 @@ def _join_estimates(estimates: pd.DataFrame, has_several_seeds: bool) -> dict[st
 
     estimate = estimates.iloc[0]
     units = {"n_units": estimate["n_shared"], "units": "prompts"}
-    if min(estimate["n_a"], estimate["n_b"]) < LEAST_SAMPLES:
+    n_least = min(estimate["n_a"], estimate["n_b"])
+    if n_least < LEAST_SAMPLES:
         return unknown | units
-    return {name: estimate[name] for name in unknown} | units
+
+    known = {name: estimate[name] for name in unknown}
+    return known | units
 
 
 def _common_text_rows(samples: pd.DataFrame, base: str) -> Iterator[dict[str, Any]]:
@@ -121,7 +156,8 @@ def _common_text_rows(samples: pd.DataFrame, base: str) -> Iterator[dict[str, An
     for domain in ("forbidden", "maths"):
         values = select(samples, "entropy_common", domain)
         for arm, arm_values, base_values in _pairs_with_base(values, base):
-            estimate = difference(*shared_prompts(arm_values, base_values))
+            shared = shared_prompts(arm_values, base_values)
+            estimate = difference(*shared)
             row = {
                 "arm": arm,
                 "column": "entropy_think",
@@ -135,11 +171,18 @@ def _guard_recall_rows(samples: pd.DataFrame, base: str) -> Iterator[dict[str, A
     """Recall of the reward's guard, raw and on equal splits."""
     values = select(samples, "guard_recall", "forbidden")
     for arm, arm_values, base_values in _pairs_with_base(values, base):
-        row = {"arm": arm, "column": "guard_recall", "set": "forbidden"}
-        raw = difference(arm_values, base_values)
-        yield row | {"comparison": "own samples"} | to_row(raw)
-        at_splits = recall_at_splits(samples, str(arm), base)
-        yield row | {"comparison": "equal splits"} | to_row(at_splits)
+        compared = {
+            "own samples": difference(arm_values, base_values),
+            "equal splits": recall_at_splits(samples, str(arm), base),
+        }
+        for comparison, estimate in compared.items():
+            row = {
+                "arm": arm,
+                "column": "guard_recall",
+                "set": "forbidden",
+                "comparison": comparison,
+            }
+            yield row | to_row(estimate)
 
 
 def _pairs_with_base(
@@ -169,22 +212,30 @@ def recall_at_splits(samples: pd.DataFrame, arm: str, base: str) -> Estimate:
     counts = _count_flagged(samples, arm, base)
     base_in_split = counts.groupby(["seed", "split"])["u_base"].transform("sum")
     counts = counts[base_in_split > 0]
-    by_seed = [rows for _, rows in counts.groupby("seed") if rows["u_arm"].sum() > 0]
+
+    by_seed = []
+    for _, seed_rows in counts.groupby("seed"):
+        if seed_rows["u_arm"].sum() > 0:
+            by_seed.append(seed_rows)
     if not by_seed:
         return Estimate(math.nan, math.nan, math.nan, 0, 0, "prompts resampled", 0)
 
     rows = pd.concat(by_seed, ignore_index=True)
     n = int(rows["u_arm"].sum())
     if len(by_seed) >= LEAST_SEEDS:
-        return over_seeds([_recall_change(seed_rows)[0] for seed_rows in by_seed], n)
+        changes = [_recall_change(seed_rows)[0] for seed_rows in by_seed]
+        return over_seeds(changes, n)
 
     # Resample the prompts of each split: a row of weights says how often each prompt was drawn.
     rng = np.random.default_rng(0)
     weights = np.zeros((RESAMPLES, len(rows)))
     for places in rows.groupby(["seed", "split"]).indices.values():
-        share = np.full(len(places), 1 / len(places))
-        weights[:, places] = rng.multinomial(len(places), share, size=RESAMPLES)
-    low, high = np.nanquantile(_recall_change(rows, weights), [0.025, 0.975])
+        n_prompts = len(places)
+        share = np.full(n_prompts, 1 / n_prompts)
+        weights[:, places] = rng.multinomial(n_prompts, share, size=RESAMPLES)
+
+    changes = _recall_change(rows, weights)
+    low, high = np.nanquantile(changes, [0.025, 0.975])
     value = _recall_change(rows)[0]
     return Estimate(value, float(low), float(high), n, len(rows), "prompts resampled", 0)
 
@@ -196,9 +247,9 @@ def _count_flagged(samples: pd.DataFrame, arm: str, base: str) -> pd.DataFrame:
         is_unsafe = values["arm"].astype(str) == of_arm
         values[f"u_{name}"] = is_unsafe
         values[f"f_{name}"] = values["value"] * is_unsafe
-    sums = values.groupby(["seed", "split", "cluster"])[
-        ["f_arm", "f_base", "u_arm", "u_base"]
-    ].sum()
+
+    by_prompt = values.groupby(["seed", "split", "cluster"])
+    sums = by_prompt[["f_arm", "f_base", "u_arm", "u_base"]].sum()
     return sums.reset_index()
 
 
@@ -206,14 +257,24 @@ def _recall_change(rows: pd.DataFrame, weights: np.ndarray | None = None) -> np.
     """The change on equal splits for each row of weights over the prompts, by default all ones."""
     if weights is None:
         weights = np.ones((1, len(rows)))
-    strata = pd.get_dummies(rows["seed"].astype(str) + ":" + rows["split"]).to_numpy(float)
+
+    # A stratum is a split of a seed.
+    names = rows["seed"].astype(str) + ":" + rows["split"]
+    strata = pd.get_dummies(names).to_numpy(float)
 
     def sum_by_stratum(name: str) -> np.ndarray:
-        return (weights * rows[name].to_numpy(float)) @ strata
+        counts = rows[name].to_numpy(float)
+        return (weights * counts) @ strata
 
-    f_arm, u_arm = sum_by_stratum("f_arm"), sum_by_stratum("u_arm")
-    f_base, u_base = sum_by_stratum("f_base"), sum_by_stratum("u_base")
+    f_arm = sum_by_stratum("f_arm")
+    u_arm = sum_by_stratum("u_arm")
+    f_base = sum_by_stratum("f_base")
+    u_base = sum_by_stratum("u_base")
+
+    # A draw may leave a stratum without any of the base's.
+    is_known = u_base > 0
     with np.errstate(invalid="ignore", divide="ignore"):
-        is_known = u_base > 0  # a draw may leave a split without any
-        change = np.where(is_known, f_arm - u_arm * f_base / u_base, 0).sum(axis=1)
-        return change / np.where(is_known, u_arm, 0).sum(axis=1)
+        change = f_arm - u_arm * f_base / u_base
+        known_change = np.where(is_known, change, 0)
+        known_unsafe = np.where(is_known, u_arm, 0)
+        return known_change.sum(axis=1) / known_unsafe.sum(axis=1)

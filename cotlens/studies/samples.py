@@ -140,7 +140,13 @@ def _arms_of(run: Run) -> set[str]:
 
 
 def judge_of(run: Run, sources: Sources) -> str:
-    judges = [name for name in run.judges if name != sources.monitor]
+    """Whose verdicts on thinking and answer count; "" for none."""
+    judges = []
+    for name in run.judges:
+        # Who only says what a request asks for judges no trace.
+        judges_requests = run.judged_parts(name) == ["request"]
+        if name != sources.monitor and not judges_requests:
+            judges.append(name)
     return _choose(judges, sources.judge, "judge", run)
 
 

@@ -325,10 +325,12 @@ def request_of(trace: Trace) -> str:
 
 
 def part_text(trace: Trace, part: str, tags: Tags | None = None) -> str:
-    """The thinking, the answer, or all of a completion.
+    """The thinking, the answer, or all of a completion; or the request.
 
     Several thoughts are joined by a blank line.
     """
+    if part == "request":
+        return request_of(trace)
     if part == "full":
         return trace.completion
     split = split_trace(trace, tags=tags)

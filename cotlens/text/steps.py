@@ -68,11 +68,14 @@ _CUE = re.compile(
     re.VERBOSE,
 )
 _CJK_ENDS = frozenset("。！？｡।؟")
+
 # The longest display that is kept whole; an opener without a closer this near is text.
 _DISPLAY_MAX = 4000
 _INLINE_MAX = 400
 _ROW_MAX = 2000  # longest row of a table
 _LOOK_BACK = 14  # no abbreviation or list number is longer
+
+# What stands before a mark that ends no sentence, and what may follow it.
 _LIST_NUMBER = re.compile(
     r"[#>*+\-|•·\s]*(?:(?:step|case|part)\s+)?[(\[]?"
     r"(?:\d{1,3}(?:\.\d{1,2}){0,3}|[A-Za-z]|[ivxIVX]{1,5})\\?\Z",
@@ -89,6 +92,8 @@ _ABBREVIATION = re.compile(
     r"|\*\*[A-Z]\Z"
 )
 _LABEL = re.compile(r"\((?:Eq\.?\s*)?[A-Z0-9*]{1,3}\)[ \t]*(?:\n|\Z)")
+
+# What the lines begin or end with that belong to one step.
 _NOT_SPACE = re.compile(r"\S")
 _MAY_JOIN = frozenset("\\$wW|-*+•")  # what a line begins with that may belong to the step before it
 _CLOSERS = {"\\[": "\\]", "$$": "$$"}
@@ -98,6 +103,7 @@ _BULLET = re.compile(r"\\?[-*+•]\s")
 _TABLE_RULE = re.compile(r"\|\s*:?-")
 _DEFINITIONS = re.compile(r"\b(?:where|denote):?\s*\n", re.IGNORECASE)
 _UNFINISHED = re.compile(r"\b(?:by|where|denote|using)\Z", re.IGNORECASE)
+
 # Not calling Span itself saves a tenth of the time of segment.
 _make_span = partial(tuple.__new__, Span)
 
@@ -118,11 +124,13 @@ def segment(text: str, unit: Unit = "step") -> list[Span]:
         return []
     if unit == "sentence":
         return _sentences(text)
+
     n_chars = len(text)
     cuts = [0]
     start = 0  # of the step
     line = 0  # where the line begins
     protected = 0  # where the last formula or block of code ends
+
     for match in _CUE.finditer(text):
         at, end = match.span()
         first = text[at]
@@ -181,21 +189,24 @@ def segment_trace(trace: Trace, split: Split | None = None) -> list[Step]:
     Their texts concatenate to the thinking; thoughts do not share a step.
     """
     split = split or split_trace(trace)
+    completion = trace.completion
     spans = []
     for think in split.think:
-        thinking = think.of(trace.completion)
+        offset = think.start
+        thinking = think.of(completion)
         for start, stop in segment(thinking):
-            span = Span(think.start + start, think.start + stop)
+            span = Span(offset + start, offset + stop)
             spans.append(span)
 
     # Without offsets it is not known which tokens these are.
-    if trace.token_starts is None:
+    token_starts = trace.token_starts
+    if token_starts is None:
         return [Step(index, span, None) for index, span in enumerate(spans)]
 
-    words = word_starts(trace.completion, trace.token_starts)
-    ranges = token_ranges(trace.token_starts, words, spans)
+    words = word_starts(completion, token_starts)
+    ranges = token_ranges(token_starts, words, spans).tolist()
     steps = []
-    for span, (first, stop) in zip(spans, ranges.tolist(), strict=True):
+    for span, (first, stop) in zip(spans, ranges, strict=True):
         index = len(steps)
         tokens = Span(first, stop)
         steps.append(Step(index, span, tokens))
@@ -204,11 +215,16 @@ def segment_trace(trace: Trace, split: Split | None = None) -> list[Step]:
 
 def _sentences(text: str) -> list[Span]:
     """Spans of the sentences of a text."""
+    n_chars = len(text)
     cuts = [0]
+    start = 0  # of the sentence
     for match in _SENTENCE_CUE.finditer(text):
-        if match.end() < len(text) and _ends_sentence(text, cuts[-1], match):
-            cuts.append(match.end())
-    cuts.append(len(text))
+        end = match.end()
+        if end < n_chars and _ends_sentence(text, start, match):
+            cuts.append(end)
+            start = end
+
+    cuts.append(n_chars)
     return list(map(_make_span, pairwise(cuts)))
 
 
@@ -227,25 +243,43 @@ _SENTENCE_CUE = re.compile(
 def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
     """Whether the mark or the blank line at `match` ends the sentence from `start`."""
     at, end = match.span()
-    mark, following = text[at], text[end]
-    if mark not in ".!?…" or text.count("\n", at, end) > 1:
+    mark = text[at]
+    following = text[end]
+
+    # A blank line, and a Chinese mark.
+    if mark not in ".!?…":
+        return True
+    if text.count("\n", at, end) > 1:
         return True
 
     # What follows shows that the sentence goes on.
-    goes_on = following in ",;)" or (following.islower() and mark != "?")
-    if goes_on or mark != "." or match["closers"] or text[at + 1] == ".":
-        return not goes_on
+    if following in ",;)":
+        return False
+    if following.islower() and mark != "?":
+        return False
+
+    # Other marks than a single full stop.
+    if mark != "." or text[at + 1] == "." or match["closers"]:
+        return True
 
     # The number of a paragraph's first item stays with the item.
-    before = text[max(start, at - _LOOK_BACK) : at]
-    begins_paragraph = start == 0 or text.count("\n", max(start - 4, 0), start) > 1
-    if begins_paragraph and at - start <= _LOOK_BACK and _LIST_NUMBER.match(before):
+    look_from = max(start, at - _LOOK_BACK)
+    before = text[look_from:at]
+    is_near = at - start <= _LOOK_BACK
+    if is_near and _begins_paragraph(text, start) and _LIST_NUMBER.match(before):
         return False
 
     abbreviation = _ABBREVIATION.search(before)
     if abbreviation is None:
         return True
     return abbreviation["inside"] is not None and following.isupper()
+
+
+def _begins_paragraph(text: str, start: int) -> bool:
+    """Whether a blank line, or nothing, stands before `start`."""
+    look_from = max(start - 4, 0)
+    n_breaks = text.count("\n", look_from, start)
+    return start == 0 or n_breaks > 1
 
 
 def group_paragraphs(text: str, steps: Sequence[Span]) -> list[Span]:
@@ -344,11 +378,14 @@ def _dollars_until(text: str, end: int) -> int:
         return end
 
     content = text[end:close]
-    touches = not content[0].isspace() and not content[-1].isspace()
-    following = text[close + 1 : close + 2]
-    if not touches or "\n" in content or following.isdigit():
+    if "\n" in content:
         return end
-    return close + 1
+    if content[0].isspace() or content[-1].isspace():
+        return end
+
+    stop = close + 1
+    following = text[stop : stop + 1]
+    return end if following.isdigit() else stop
 
 
 def _line_ends_step(text: str, start: int, at: int, end: int) -> bool:
@@ -386,12 +423,16 @@ def _line_ends_step(text: str, start: int, at: int, end: int) -> bool:
 
 def _is_announced_box(text: str, start: int, at: int, end: int) -> bool:
     """Whether the next line is a box that a heading announces ("**Final Answer**")."""
-    if not text.startswith("\\boxed", end) or text.count("\n", at, end) > 1:
+    if not text.startswith("\\boxed", end):
+        return False
+    if text.count("\n", at, end) > 1:
         return False
 
     # The last line of the step so far.
-    content = text[max(start, at - _HEADING_MAX) : at].rstrip()
-    line = content[content.rfind("\n") + 1 :]
+    look_from = max(start, at - _HEADING_MAX)
+    content = text[look_from:at].rstrip()
+    line_start = content.rfind("\n") + 1
+    line = content[line_start:]
     return _HEADING.fullmatch(line.strip()) is not None
 
 
@@ -404,16 +445,17 @@ def _sentence_ends(text: str, start: int, line: int, match: re.Match[str]) -> bo
     at, end = match.span()
     mark = text[at]
     following = text[end]
+    goes_on = following.islower()
     if text[line] == "|" and _is_row(text, line):
         return False
 
     # A question, a call, an ellipsis; a factorial is no call.
     if mark == "?":
-        return not (following.islower() or following in ",;)")
+        return not (goes_on or following in ",;)")
     if mark == "!":
-        return not (following.islower() or following in "=+-*/)×·<>≤≥,^")
+        return not (goes_on or following in "=+-*/)×·<>≤≥,^")
     if mark == "…" or text[at + 1] == ".":
-        return not following.islower()
+        return not goes_on
 
     # A list number stands at the start of a line or of a step.
     if at - line <= _LOOK_BACK and _LIST_NUMBER.match(text, line, at):
@@ -421,12 +463,14 @@ def _sentence_ends(text: str, start: int, line: int, match: re.Match[str]) -> bo
     if at - start <= 4 and _BARE_NUMBER.match(text, start, at):
         return False
     if match["closers"]:
-        return not following.islower()
+        return not goes_on
 
     # After an abbreviation it depends on which, and on what follows.
     look_from = max(start, at - _LOOK_BACK)
     before = text[look_from:at]
-    abbreviation = _ABBREVIATION.search(before) if before[-1:].isalpha() else None
+    abbreviation = None
+    if before[-1:].isalpha():
+        abbreviation = _ABBREVIATION.search(before)
     if abbreviation is None:
         is_before_label = following == "(" and _LABEL.match(text, end)
         return not is_before_label

@@ -166,7 +166,7 @@ class Pane {
   rail(row, step) {
     const rail = el("div", { class: "rail" });
     if (step && row.first) {
-      const kind = el("span", { class: step.reflects ? "kind turn" : "kind", title: `${step.kind || "language unknown"}` });
+      const kind = el("span", { class: step.reflects ? "kind turn" : "kind", title: `${step.kind || "kind unknown"}` });
       kind.append(el("span", { class: "long" }, step.kind), el("span", { class: "short" }, CODES[step.kind] ?? ""));
       rail.append(kind, el("a", { href: `#${state.index}s${row.step}${this.number ? "b" : ""}`, tabindex: -1 }, String(row.step)));
       for (const name of step.markers) {
@@ -493,7 +493,7 @@ function drawRisks(pen, risks, x) {
 }
 
 function describe(number, step) {
-  const words = [`step ${number}`, step.kind || "language unknown", step.reflects && "reflects", step.state > 0 && "unsafe"];
+  const words = [`step ${number}`, step.kind || "kind unknown", step.reflects && "reflects", step.state > 0 && "unsafe"];
   return [...words.filter(Boolean), ...step.markers.map(plain)].join(", ");
 }
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cotlens.detect.language import is_english
+from cotlens.detect.features import tokenize
+from cotlens.detect.language import is_english, languages
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,35 @@ from cotlens.detect.language import is_english
 )
 def test_language(texts, expected):
     assert is_english(texts).tolist() == expected
+
+
+SPANISH = "La pregunta pide los metros que recorren los dos trenes. "
+ENGLISH = "We need to check that it is the one that they want. "
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([ENGLISH] * 3, ["en"] * 3),
+        ([SPANISH] * 4, ["es"] * 4),
+        (["三加四等于七。", "3 + 4 = 7\n", "Wait, no。"], ["zh"] * 3),
+        (["x^2 + 1 = 0\n"], ["en"]),  # formulas alone have no language
+        ([ENGLISH] * 3 + ["等等，不对。"], ["en"] * 3 + ["zh"]),
+        (["三加四等于七。"] * 5 + [ENGLISH], ["zh"] * 5 + ["en"]),
+        (["合計は七です。", "計算終了。"], [None, None]),
+        (["Der Benutzer möchte wissen, ob die Antwort für ihn gefährlich ist. "] * 4, [None] * 4),
+        (["O usuário quer saber os números que não são primos com a soma. "] * 4, [None] * 4),
+        (["L'utilisateur veut savoir où est la réponse dans les données. "] * 4, [None] * 4),
+        # Names in code look like English words.
+        (["El valor de `is_valid` no está en los datos, según el registro. "] * 4, ["es"] * 4),
+    ],
+)
+def test_languages(texts, expected):
+    tokens = list(map(tokenize, texts))
+    english = is_english(texts, tokens)
+    assert languages(texts, tokens, english) == expected
+
+
+def test_a_spanish_quotation_leaves_english_english():
+    texts = [ENGLISH] * 10 + ["«El país más grande de los dos».\n"] + [ENGLISH] * 10
+    assert is_english(texts).all()

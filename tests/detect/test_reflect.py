@@ -23,13 +23,17 @@ from cotlens.text.steps import segment
 
 
 def test_kind_and_decision_agree():
-    """A step reflects exactly when its kind is one of the five reflective ones and p_reflect reaches the threshold."""
+    """A step reflects exactly when its kind is one of the five reflective ones and p_reflect reaches the threshold.
+
+    Where there is no probability, rules decide, and name a kind only if the step reflects.
+    """
     for trace in read_traces(SAMPLES):
         texts = [span.of(trace.completion) for span in segment(trace.completion)]
         found = classify(texts)
         for kind, p, reflects in zip(*found, strict=True):
-            if reflects is None:
-                assert (kind, np.isnan(p)) == ("", True)
+            if np.isnan(p):
+                assert (kind != "") == (reflects is True)
+                assert kind == "" or KINDS.index(Kind(kind)) < N_REFLECTIVE
             else:
                 assert reflects == (p >= THRESHOLD) == (KINDS.index(Kind(kind)) < N_REFLECTIVE)
                 assert 0 <= p <= 1
@@ -219,7 +223,10 @@ def test_summarised_reasoning_is_left_out():
 
 
 def test_transitions_by_hand():
-    steps = pd.DataFrame({"trace_id": list("aaab"), "kind": ["plan", "infer", "", "plan"]})
+    """One pair: the others hold an unknown kind, a rule's, or the end of a trace."""
+    steps = pd.DataFrame({"trace_id": list("aaabbb")})
+    steps["kind"] = ["plan", "infer", "", "plan", "doubt", "doubt"]
+    steps["p_reflect"] = [0.1, 0.1, np.nan, 0.1, np.nan, np.nan]
     table = transitions(steps)
     assert table.loc["plan", "infer"] == 1
     assert table.to_numpy().sum() == 1

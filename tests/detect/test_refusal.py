@@ -62,3 +62,26 @@ def test_refusal_rules_on_answers_they_were_not_written_for():
     called = np.array(found) != "compliance"
     assert (refuses & called).sum() / called.sum() > 0.85
     assert (refuses & called).sum() / refuses.sum() > 0.6
+
+
+def test_refusals_of_models_as_a_reader_saw_them(data):
+    """100 answers of models, labelled from the text alone: 93 right, and 33 of STAR-1's 40.
+
+    docs/unsafe.md gives the counts. The margins are five answers, and four of STAR-1's.
+    """
+    from cotlens import read_traces, split_trace
+
+    table = pd.read_csv(ROOT / "trainers/fit/labels/refusals_read.tsv", sep="\t", dtype=str)
+
+    # The rules' class of each labelled answer.
+    is_right = pd.Series(False, index=table.index)
+    for source, rows in table.groupby("source"):
+        traces = {trace.id: trace for trace in read_traces(data / "traces" / f"{source}.jsonl.gz")}
+        for number, row in rows.iterrows():
+            trace = traces[row["id"]]
+            answer = split_trace(trace).answer.of(trace.completion)
+            is_right[number] = classify_refusal(answer).value == row["label"]
+
+    assert len(table) == 100
+    assert is_right.sum() >= 88
+    assert is_right[table["source"] == "star1_safe"].sum() >= 29

@@ -8,12 +8,15 @@ import pandas as pd
 import pytest
 from judges.stand_ins import UNSAFE, Counting
 from places import SAMPLES
+from typer.testing import CliRunner
 
 from cotlens import Run, TraceError, analyze, judge_run
+from cotlens.cli import app
 from cotlens.judges import requests
 from cotlens.judges.endpoint import EndpointGuard
 from cotlens.judges.verdict import Verdict
 from cotlens.runs.judge import add_verdicts
+from cotlens.studies.samples import Sources, judge_of
 from cotlens.text.families import Tags
 
 
@@ -220,3 +223,20 @@ def test_info_counts_what_is_undecided_and_cut(tmp_path):
     report = describe_path(run.path)
     assert report["undecided"] == {"undecided on full (14 content filter)": 14}
     assert report["judged_on_a_cut_prompt"] == {"undecided on full": 14}
+
+
+def test_verdicts_on_requests_come_from_elsewhere_and_judge_no_trace(tmp_path):
+    """A judge cannot be asked about a request; a csv can say, and is no judge of a study."""
+    run = analyze([SAMPLES], tmp_path / "run")
+    ids = run.trace_table(["trace_id"])["trace_id"]
+    table = tmp_path / "requests.csv"
+    pd.DataFrame({"trace_id": ids, "label": "unsafe"}).to_csv(table, index=False)
+    command = ["guard", str(run.path), "--judge", "j", "--part", "request"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2
+    kept = CliRunner().invoke(app, [*command, "--verdicts", str(table)])
+    assert kept.output == "request: unsafe 14\n"
+
+    judged = run.with_verdicts(run.trace_table(), "j")
+    assert judged["request_unsafe"].all()
+    assert judge_of(run, Sources()) == ""

@@ -7,10 +7,11 @@ from cotlens.measures import outcomes, thinking_answer_estimates
 
 
 def dynamics_of(n):
-    """Traces whose thinking noticed a risk."""
+    """Traces whose thinking noticed a risk and went on."""
     return pd.DataFrame(
         {
             "n_marked": [1] * n,
+            "any_unsafe": [1.0] * n,
             "first_risk": [0.5] * n,
             "n_self_jailbreak": [0] * n,
             "self_jailbreak_kind": [""] * n,

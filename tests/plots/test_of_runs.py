@@ -19,6 +19,7 @@ from cotlens.plots.judges import (
 )
 from cotlens.plots.lengths import plot_lengths
 from cotlens.plots.parts import _even_lines
+from cotlens.plots.run_tables import Selection, join_runs
 from cotlens.plots.style import save
 from cotlens.plots.unsafe import plot_onset_recovery, plot_self_jailbreak_kinds
 from cotlens.runs.judge import add_verdicts
@@ -210,18 +211,19 @@ def test_onset_and_recovery_by_hand():
 
 
 def test_kinds_count_traces():
-    """Two traces, one with two reframing steps: a half."""
+    """Two traces, one with two reframing steps, one with a step that is not unsafe: a half."""
     steps = pd.DataFrame(
         {
             "trace_id": ["a", "a", "b"],
             "prompt_id": ["p", "p", "q"],
             "model": "m",
-            "is_self_jailbreak": [True, True, False],
+            "is_self_jailbreak": [True, True, True],
+            "is_unsafe": [True, True, False],
         }
     )
     kinds = dict.fromkeys(["warning_then_answer", "fictional_licence", "other_fallacy"], False)
     data = plot_self_jailbreak_kinds(
-        steps.assign(benign_reframing=[True, True, False], **kinds)
+        steps.assign(benign_reframing=[True, True, True], **kinds)
     ).data
     assert data.set_index("measure")["value"].to_dict() == {
         "benign_reframing": 0.5,
@@ -242,8 +244,35 @@ def test_agreement_of_judges_by_hand():
     (row,) = plot_guard_agreement(table).data.to_dict("records")
     assert (row["n"], row["safe_safe"], row["unsafe_unsafe"]) == (20, 8, 8)
     assert row["kappa"] == pytest.approx(0.6)
+    assert row["g_mean2"] == pytest.approx(0.8 * 0.8)
+    assert not row["is_saturated"]
     with pytest.raises(ValueError, match="two judges"):
         plot_guard_agreement(table[table["judge"] == "a"])
+
+
+def test_saturated_agreement_is_marked():
+    """Judges that find 2 unsafe of 20, one of them the same: agreement 90%, kappa .44, marked in the figure.
+
+    Thinking is all safe to both: one label, saturated without a coefficient.
+    """
+    a = [True, True] + [False] * 18
+    b = [False, True, True] + [False] * 17
+    flags = {("answer", "a"): a, ("answer", "b"): b, ("thinking", "a"): [False] * 20}
+    flags["thinking", "b"] = flags["thinking", "a"]
+    rows = [
+        {"trace_id": str(i), "prompt_id": str(i), "part": part, "judge": judge, "unsafe": flag}
+        for (part, judge), labels in flags.items()
+        for i, flag in enumerate(labels)
+    ]
+    plot = plot_guard_agreement(pd.DataFrame(rows).astype({"unsafe": "boolean"}))
+    answer, thinking = plot.data.to_dict("records")
+    assert answer["kappa"] == pytest.approx((0.9 - 0.82) / 0.18)
+    assert answer["g_mean2"] == pytest.approx(1 / 2 * 17 / 18)
+    assert (answer["is_saturated"], thinking["is_saturated"]) == (True, True)
+    assert math.isnan(thinking["kappa"])
+
+    texts = [text.get_text() for axis in plot.figure.axes for text in axis.texts]
+    assert sum(text.endswith("saturated") for text in texts) == 1
 
 
 def test_the_detector_beside_the_judge():
@@ -271,3 +300,111 @@ def test_draw_figures_draws_what_there_is(tmp_path):
     assert record["judges"] == "two"
     with pytest.raises(TraceError, match="no verdicts of three; judges: one, two"):
         draw_figures([run], tmp_path / "f", judge="three")
+
+
+def drawn_names(paths, subject):
+    return {path.stem for path in paths if path.parent.name == subject}
+
+
+UNSAFE = {"position", "path", "risky_patterns", "onset_recovery", "self_jailbreak_kinds"}
+
+
+def test_unsafe_exploration_is_drawn_for_requests_known_to_be_harmful(tmp_path):
+    """No domain says so: none is drawn, and a line says why. With verdicts on the requests all are."""
+    run = analyze([SAMPLES], tmp_path / "run")
+    traces = run.trace_table()
+    remarks = []
+    paths = draw_figures([run], tmp_path / "none", say=remarks.append)
+    assert drawn_names(paths, "unsafe") == set()
+    (why,) = [remark for remark in remarks if "unsafe exploration" in remark]
+    assert why.startswith("no figures of unsafe exploration: no trace")
+
+    is_long = traces["model"] == "written-long"
+    labels = is_long.map({True: "unsafe", False: "safe"})
+    add_verdicts(run, traces[["trace_id"]].assign(label=labels), "source", "request")
+    remarks = []
+    paths = draw_figures([run], tmp_path / "all", say=remarks.append)
+    assert drawn_names(paths, "unsafe") == UNSAFE
+    assert drawn_names(paths, "judges") == set()
+    record = json.loads((tmp_path / "all" / "unsafe" / "path.json").read_text())
+    numbers = pd.read_csv(tmp_path / "all" / "unsafe" / "path.csv")
+    assert record["requests"]["n_harmful"] == numbers["n"].iloc[0]
+    assert "written-short" not in set(numbers["group"])
+
+
+def traces_in(domain, lengths):
+    """Traces whose only step is so long and notices no risk."""
+    return [
+        Trace(
+            id=f"{domain}{i}",
+            prompt_id=f"{domain}{i}",
+            model="m",
+            domain=domain,
+            completion=f"<think>{'We add the two numbers. ' * n}</think>5",
+        )
+        for i, n in enumerate(lengths)
+    ]
+
+
+def test_the_baseline_is_harmless_and_as_long(tmp_path):
+    """Ten harmful traces of 4 sentences; of harmless ones six have 4 and six have 40."""
+    traces = [*traces_in("harmful", [4] * 10), *traces_in("maths", [4, 40] * 6)]
+    path = tmp_path / "traces.jsonl"
+    rows = [
+        {
+            "id": trace.id,
+            "prompt_id": trace.prompt_id,
+            "model": "m",
+            "domain": trace.domain,
+            "completion": trace.completion,
+        }
+        for trace in traces
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = analyze([path], tmp_path / "run")
+    remarks = []
+    draw_figures([run], tmp_path / "f", say=remarks.append)
+    assert (
+        "unsafe exploration: 10 traces on harmful requests; as a baseline 6 of 12 on harmless ones, "
+        "of equal length; left out: 0 traces on requests of unknown kind"
+    ) in remarks
+    numbers = pd.read_csv(tmp_path / "f" / "unsafe" / "path.csv")
+    assert numbers[["group", "measure", "n"]].values.tolist() == [
+        ["m", "any_unsafe", 10],
+        ["m", "recovered", 0],
+        ["m", "last_word", 0],
+        ["harmless, equal length", "any_unsafe", 6],
+    ]
+
+    # A run without a harmful request has no such figures.
+    remarks = []
+    paths = draw_figures([run], tmp_path / "maths", where={"domain": "maths"}, say=remarks.append)
+    assert drawn_names(paths, "unsafe") == set()
+    assert any("12 answer harmless ones" in remark for remark in remarks)
+
+
+def test_the_mosaic_is_by_a_judge_of_the_thinking_where_there_is_one(tmp_path):
+    """The first judge judged answers alone: the thinking is by markers, then by the second judge."""
+    run = analyze([SAMPLES], tmp_path / "run")
+    ids = run.trace_table()["trace_id"]
+    safe = pd.DataFrame({"trace_id": ids, "label": "safe"})
+    add_verdicts(run, safe, "a", "answer")
+    assert mosaic_title(run) == (
+        "Thinking by markers (any unsafe step), as no judge read it; answer judged by a"
+    )
+
+    add_verdicts(run, safe, "b", "thinking")
+    assert mosaic_title(run) == "Thinking judged by b; answer judged by a"
+    draw_figures([run], tmp_path / "f")
+    numbers = pd.read_csv(tmp_path / "f" / "judges" / "thinking_by_answer.csv")
+    assert numbers.set_index("measure")["value"]["thinking_unsafe"].tolist() == [0, 0]
+
+
+def mosaic_title(run):
+    """The title of the figure thinking_by_answer of a run."""
+    selection = Selection({run: "run"}, "model", {})
+    tables = join_runs([run], selection, "", "", print)
+    plot = plot_thinking_by_answer(
+        tables.with_thinking_verdicts(), "model", judges=tables.judges_of_parts
+    )
+    return plot.figure.legends[0].get_title().get_text()

@@ -60,6 +60,94 @@ def test_kappa_without_two_labels_is_nan():
         assert math.isnan(stats.cohens_kappa(table))
 
 
+def test_g_mean_squared_by_hand():
+    """Of 10 true ones 8 found, of 20 false ones 15 left alone: .8 x .75, in either order."""
+    table = [[15, 2], [5, 8]]
+    assert float(stats.g_mean_squared(table)) == pytest.approx(0.6)
+    assert float(stats.g_mean_squared(np.flip(table))) == pytest.approx(0.6)
+
+    # Full agreement, one label throughout, full disagreement; a hundred times as many false ones.
+    tables = [
+        [[3, 0], [0, 5]],
+        [[3, 5], [0, 0]],
+        [[0, 5], [5, 0]],
+        [[1500, 2], [500, 8]],
+    ]
+    assert stats.g_mean_squared(tables).tolist() == pytest.approx([1, 0, 0, 0.6])
+
+
+def test_g_mean_squared_of_what_is_never_true():
+    """Nothing to find, nothing to leave alone: NaN, and no 1 by default."""
+    assert math.isnan(stats.g_mean_squared([[7, 0], [2, 0]]))
+    assert math.isnan(stats.g_mean_squared([[0, 3], [0, 4]]))
+    with pytest.raises(ValueError, match=r"two labels, got an array of \(3, 3\)"):
+        stats.g_mean_squared(np.eye(3))
+
+
+def test_the_second_judge_is_the_truth():
+    """Table [[12, 1], [3, 4]]: of the second's 15 and 5 the first has 12 and 4, .8 x .8.
+
+    Of the first's 13 and 7 the second has 12 and 4.
+    """
+    a = ["safe"] * 13 + ["unsafe"] * 7
+    b = ["safe"] * 12 + ["unsafe"] * 5 + ["safe"] * 3
+    forward = stats.agreement(a, b).g_mean2
+    assert forward.value == pytest.approx(0.64)
+    assert forward.low < 0.64 < forward.high
+    assert stats.agreement(b, a).g_mean2.value == pytest.approx(12 / 13 * 4 / 7)
+
+    # With a third label nothing is positive or negative.
+    third = stats.agreement([*a, "unclear"], [*b, "safe"]).g_mean2
+    assert math.isnan(third.value)
+    assert third.n == 21
+
+
+def labels_of(counts):
+    """Labels of both judges for a table ((both no, b only), (a only, both yes))."""
+    (neither, b_only), (a_only, both) = counts
+    a = [0] * (neither + b_only) + [1] * (a_only + both)
+    b = [0] * neither + [1] * b_only + [0] * a_only + [1] * both
+    return a, b
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "n_other", "is_saturated"),
+    [
+        (((45, 5), (5, 45)), 0.5, 50, False),
+        (((65, 5), (5, 25)), 0.7, 30, False),  # 70% is not more than 70%
+        (((66, 5), (5, 24)), 0.71, 29, True),
+        (((24, 5), (5, 66)), 0.71, 29, True),  # whichever label it is
+        (((60, 20), (5, 15)), 0.8, 20, True),  # one judge is enough
+        (((96, 2), (2, 0)), 0.98, 2, True),  # agree on 96%, kappa below 0
+        (((100, 3), (0, 0)), 1.0, 0, True),  # one label throughout
+        (((10, 1), (1, 8)), 11 / 20, 9, True),  # few items
+        (((10, 0), (0, 10)), 0.5, 10, False),
+    ],
+)
+def test_saturation_by_hand(counts, share, n_other, is_saturated):
+    """More than 70% of one label by either judge, or another label in fewer than ten items."""
+    found = stats.agreement(*labels_of(counts), resamples=20)
+    assert found.table.values.tolist() == [list(row) for row in counts]
+    assert found.largest_share == pytest.approx(share)
+    assert found.n_other_clusters == n_other
+    assert found.is_saturated == is_saturated
+
+
+def test_saturation_counts_prompts():
+    """40 items of half yes and half no are enough, unless they come from nine prompts."""
+    a, b = labels_of(((18, 2), (2, 18)))
+    prompts = np.arange(40) % 9
+    found = stats.agreement(a, b, prompts, resamples=20)
+    assert found.n_other_clusters == 9
+    assert found.is_saturated
+    assert not stats.agreement(a, b, resamples=20).is_saturated
+
+    # Three labels: what is not the one counts, so a rare third label harms nobody.
+    third = stats.agreement([*a, 2], [*b, 2], resamples=20)
+    assert third.n_other_clusters == 21
+    assert not third.is_saturated
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=40))
 def test_coefficients_of_a_table_are_those_of_its_labels(pairs):
     """The table of `agreement` gives its kappa and AC1; the order of labels does not matter."""

@@ -5,13 +5,15 @@ gold         traces that others labelled: their units, and what counts as reflec
 metrics      cross-validation by document, F1 with its interval, calibration, tables
 reflect      the classifier of kinds of step: cotlens/detect/reflect.npz, docs/detectors.md
 unsafe       the markers of unsafe exploration: cotlens/detect/unsafe.npz, docs/unsafe.md
+harm         whether a request and a thought are about harm: cotlens/detect/harm.npz, docs/unsafe.md
 labels/      the project's own labels: offsets and labels in *.csv, written traces in *.tsv
 
-Both commands run from the root of the repository. They need scikit-learn (in the extra `dev`) and
+The commands run from the root of the repository. They need scikit-learn (in the extra `dev`) and
 the data folder (`COTLENS_DATA`, or `../shared/data`):
 
     python -m trainers.fit.reflect     # overwrites reflect.npz
     python -m trainers.fit.unsafe      # overwrites unsafe.npz
+    python -m trainers.fit.harm        # overwrites harm.npz
 
 With `--measure` they fit nothing and measure the weights that are there. After a refit:
 

@@ -1,9 +1,11 @@
-"""Labelled traces, read from files, and the features of their steps."""
+"""Labelled traces, read from files, the features of their steps, and the fitted weights on disk."""
 
+import gzip
+import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,6 +96,22 @@ def read_data(file: str) -> list[Trace]:
     return list(read_traces(path))
 
 
+def read_rows(name: str) -> list[dict[str, Any]]:
+    """Return the rows of a file in the data folder as they are, named without its ending."""
+    path = DATA / f"{name}.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def step_texts(trace: Trace) -> list[str]:
+    """Return the texts of the steps of a trace."""
+    texts = []
+    for step in segment_trace(trace):
+        text = step.chars.of(trace.completion)
+        texts.append(text)
+    return texts
+
+
 def written_documents(file: str, label_of: Callable[[str], Any]) -> Iterator[Document]:
     """Yield the traces in a file of `labels` that were written for the purpose.
 
@@ -145,6 +163,7 @@ def written_documents(file: str, label_of: Callable[[str], Any]) -> Iterator[Doc
 
 def labelled_steps(documents: Iterable[Document], n_buckets: int) -> Steps:
     """Return every labelled step with its features; context comes from its whole document."""
+    # Four columns that grow together.
     matrices = []
     labels = []
     names = []
@@ -197,6 +216,31 @@ def _features_of_steps(texts: list[str], n_buckets: int) -> scipy.sparse.csr_mat
 
 
 def pack_weights(weights: NDArray, n_buckets: int) -> NDArray:
-    """Return weights, (outputs, offsets * buckets), as `Weights` has them, in half precision."""
+    """Return weights, (outputs, offsets * buckets), in the shape that `Weights` has them."""
     by_offset = weights.reshape(-1, len(OFFSETS), n_buckets)
-    return by_offset.transpose(2, 1, 0).astype(np.float16, order="C")
+    return by_offset.transpose(2, 1, 0)
+
+
+def save_weights(
+    name: str, outputs: Sequence[str], weights: NDArray, bias: NDArray, **more: Any
+) -> None:
+    """Write weights in half precision to a file of cotlens/detect, and print its size.
+
+    Args:
+        name: The file, such as `reflect.npz`.
+        outputs: Names of the outputs.
+        weights: In the shape in which the package reads them.
+        bias: One number an output.
+        more: Further arrays, which are written as they are.
+    """
+    path = WEIGHTS / name
+    np.savez_compressed(
+        path,
+        weights=weights.astype(np.float16, order="C"),
+        bias=bias.astype(np.float32),
+        outputs=np.array(outputs),
+        **more,
+    )
+
+    kilobytes = path.stat().st_size / 1000
+    print(f"{name}: {kilobytes:.0f} kB")

@@ -1,17 +1,15 @@
 """Traces that others labelled: the units of their labels, and whether each unit reflects."""
 
-import gzip
-import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotlens.text.steps import segment
 from cotlens.trace import Span
-from trainers.fit.documents import DATA, Document, read_data
+from trainers.fit.documents import Document, read_data, read_rows
 
 # RT-SEG's classes that reflect.
 RTSEG_REFLECTIVE = frozenset({"Self Checking", "Uncertainty Management"})
@@ -79,7 +77,7 @@ def reasoningflow(name: str) -> list[Gold]:
     edge.
     """
     documents = []
-    for row in _rows(name):
+    for row in read_rows(f"labels/{name}"):
         targets = set()
         for _, target, label in row["edges"]:
             if label in ("plan:verify", "plan:backtrack"):
@@ -102,11 +100,11 @@ def rtseg() -> list[Gold]:
     Its documents are some of ReasoningFlow's, and take their questions from there.
     """
     question_of = {}
-    for row in _rows("reasoningflow_human"):
+    for row in read_rows("labels/reasoningflow_human"):
         question_of[row["doc_id"]] = row["question"]
 
     documents = []
-    for row in _rows("rtseg_human"):
+    for row in read_rows("labels/rtseg_human"):
         question = question_of.get(row["id"], row["id"])
         for spans in row["annotators"].values():
             units = []
@@ -114,15 +112,6 @@ def rtseg() -> list[Gold]:
                 units.append((start, stop, label in RTSEG_REFLECTIVE))
             documents.append(Gold(question, row["text"], units))
     return documents
-
-
-def _rows(name: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file of `labels`, named without its ending .jsonl.gz."""
-    folder = DATA / "labels"
-    path = folder / f"{name}.jsonl.gz"
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
 
 
 def covering_steps(gold: Gold, steps: Sequence[Span]) -> list[int]:

@@ -17,32 +17,25 @@ if find_spec("trainers") is None:
         "start it as a module, from the root of the repository: python -m trainers.fit.harm"
     )
 
-import argparse
-import gzip
-import json
 from collections.abc import Iterable, Iterator
-from itertools import cycle
-from typing import Any, NamedTuple
+from itertools import chain, cycle
+from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
+import pandas as pd
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
+from scipy.sparse import csr_matrix
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from cotlens.detect.harm import N_BUCKETS, OUTPUTS, text_features
 from cotlens.detect.unsafe import EXPLORATION, Marker, StepMarkers, context, mark
 from cotlens.text.split import request_of
-from cotlens.text.steps import segment, segment_trace
-from cotlens.trace import Trace
-from trainers.fit.documents import DATA, LABELS, WEIGHTS, read_data
-from trainers.fit.metrics import Flags, print_table
-from trainers.fit.unsafe import documents
+from cotlens.text.steps import segment
+from trainers.fit.documents import LABELS, read_data, read_rows, save_weights, step_texts
+from trainers.fit.metrics import Flags, fit_output, only_measures, predict_unseen, print_table
+from trainers.fit.unsafe import documents, gold
 
-# Weight of the likelihood against half the squared weights.
-INVERSE_PENALTY = 5.0
-N_FOLDS = 10
+PENALTY = 0.2  # of half the squared weights, against the sum of log-likelihoods
 
 # Of each trace so many stretches, one every four steps.
 MAX_STRETCHES = 12
@@ -97,33 +90,55 @@ class Example(NamedTuple):
 
 def main() -> None:
     """Fit the two outputs and write their weights, or measure `is_unsafe`."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--measure", action="store_true", help="measure the shipped detector instead of fitting"
-    )
-    if parser.parse_args().measure:
+    if only_measures(__doc__):
         measure()
         return
 
+    examples_of_output = {"request": list(requests()), "thought": list(stretches())}
     columns = []
     biases = []
-    for name, examples in (("request", list(requests())), ("thought", list(stretches()))):
+    for name in OUTPUTS:
+        examples = examples_of_output[name]
         print(f"{name}: {len(examples):,} texts")
-        features = feature_matrix(example.text for example in examples)
-        truth = np.array([example.is_harmful for example in examples])
-        weights = sample_weights(examples, truth)
-        _cross_validate(examples, features, truth, weights)
+        weights, bias = fit(examples)
+        columns.append(weights)
+        biases.append(bias)
 
-        model = logistic_regression().fit(features, truth, sample_weight=weights)
-        columns.append(model.coef_[0])
-        biases.append(model.intercept_[0])
+    by_bucket = np.stack(columns, axis=1)
+    save_weights("harm.npz", OUTPUTS, by_bucket, np.array(biases))
 
-    np.savez_compressed(
-        WEIGHTS / "harm.npz",
-        weights=np.stack(columns, axis=1).astype(np.float16),
-        bias=np.array(biases, np.float32),
-        outputs=np.array(OUTPUTS),
-    )
+
+def fit(examples: list[Example]) -> tuple[NDArray, float]:
+    """Return the weights and the bias of one output; print how it judges unseen texts."""
+    texts = [example.text for example in examples]
+    features = feature_matrix(texts)
+    truth = np.array([example.is_harmful for example in examples])
+    weights = sample_weights(examples, truth)
+
+    # All texts of a group are in the same fold.
+    groups = [example.group for example in examples]
+    p_of_classes = predict_unseen(features, truth, groups, PENALTY, weights)
+    p = p_of_classes[:, 1]
+
+    columns = ("source", "n", "harmful called so", "harmless called so", "AUROC")
+    rows = _unseen_rows(examples, truth, p)
+    print_table(columns, rows)
+    print()
+    return fit_output(features, truth, PENALTY, weights)
+
+
+# --- requests --------------------------------------------------------------------------------
+
+# Questions of school mathematics: at most so many of each set.
+HARMLESS_TASKS = ("gsm8k_test", "math500", "aime2024", "aime2025")
+MAX_TASKS = 400
+
+# The prompts of harmless traces, and the field that holds them.
+HARMLESS_PROMPTS = {
+    "traces/cot_monitor": "prompt",
+    "labels/reasoningflow_llm": "question",
+    "labels/bias_anchors": "prompt",
+}
 
 
 def requests() -> Iterator[Example]:
@@ -135,21 +150,24 @@ def requests() -> Iterator[Example]:
             yield Example(source, text, text, is_harmful)
 
 
-def _all_requests() -> Iterator[tuple[str, str, bool]]:
-    for name in ("strongreject", "jailbreakbench", "xstest"):
-        for row in rows(f"prompts/{name}"):
-            yield name, row["prompt"], row["label"] in ("harmful", "unsafe")
+Request = tuple[str, str, bool]  # its source, its text, and whether it is harmful
 
-    # Harmless tasks: at most so many of each set.
-    for name in ("gsm8k_test", "math500", "aime2024", "aime2025"):
-        for row in rows(f"prompts/{name}")[:400]:
-            yield name, row.get("prompt") or row.get("question") or row["problem"], False
-    for name, field in (
-        ("traces/cot_monitor", "prompt"),
-        ("labels/reasoningflow_llm", "question"),
-        ("labels/bias_anchors", "prompt"),
-    ):
-        for row in rows(name):
+
+def _all_requests() -> Iterator[Request]:
+    # Labelled sets.
+    for name in ("strongreject", "jailbreakbench", "xstest"):
+        for row in read_rows(f"prompts/{name}"):
+            is_harmful = row["label"] in ("harmful", "unsafe")
+            yield name, row["prompt"], is_harmful
+
+    # Harmless tasks, whose text has several names.
+    for name in HARMLESS_TASKS:
+        tasks = read_rows(f"prompts/{name}")
+        for row in tasks[:MAX_TASKS]:
+            text = row.get("prompt") or row.get("question") or row["problem"]
+            yield name, text, False
+    for name, field in HARMLESS_PROMPTS.items():
+        for row in read_rows(name):
             yield name, row[field], False
 
     # The project's own.
@@ -159,19 +177,24 @@ def _all_requests() -> Iterator[tuple[str, str, bool]]:
     yield from _acts()
     for line in _lines("unsafe_written.tsv"):
         if line.startswith("?\t"):
-            yield "written", line[2:], True
+            text = line.removeprefix("?\t")
+            yield "written", text, True
 
 
-def _acts() -> Iterator[tuple[str, str, bool]]:
+def _acts() -> Iterator[Request]:
     """Yield requests for the acts of actions.tsv, each in the next frame."""
     frames = cycle(FRAMES)
     for line in _lines("actions.tsv"):
         if line.startswith("#"):
             continue
-        act, harmless, harmful = line.split("\t")
-        for objects, is_harmful in ((harmless, False), (harmful, True)):
+
+        # An act, what is done to harmless objects, and to others.
+        act, *both_objects = line.split("\t")
+        for objects, is_harmful in zip(both_objects, (False, True), strict=True):
             for what in objects.split("; "):
-                yield "actions", next(frames).format(act=act, what=what), is_harmful
+                frame = next(frames)
+                text = frame.format(act=act, what=what)
+                yield "actions", text, is_harmful
 
 
 def _lines(file: str) -> list[str]:
@@ -179,27 +202,27 @@ def _lines(file: str) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def rows(name: str) -> list[dict[str, Any]]:
-    """Return the rows of a file in the data folder, named without its ending."""
-    with gzip.open(DATA / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+# --- stretches of thinking -------------------------------------------------------------------
 
 
 def stretches() -> Iterator[Example]:
     """Yield stretches of thinking, as `is_unsafe` reads them, and openings that quote a request."""
+    # Thinking about harm.
     for document in documents():
         if document.name.startswith("written"):
             yield from _stretches_of("written", document.name, document.texts, True)
     for trace in read_data("traces/star1_safe"):
-        yield from _stretches_of("star1_safe", trace.id, _step_texts(trace), True)
+        yield from _stretches_of("star1_safe", trace.id, step_texts(trace), True)
 
+    # Harmless thinking; the scenarios of thought anchors are about blackmail.
     for name in ("traces/cot_monitor", "labels/bias_anchors", "labels/thought_anchors"):
         for trace in read_data(name):
-            # The scenarios of thought anchors are about blackmail.
             if trace.domain != "blackmail_scenario":
-                yield from _stretches_of(name, trace.prompt_id, _step_texts(trace), False)
+                yield from _stretches_of(name, trace.prompt_id, step_texts(trace), False)
 
-    for row in rows("labels/reasoningflow_llm")[::2]:
+    # Of ReasoningFlow's responses every other one.
+    responses = read_rows("labels/reasoningflow_llm")
+    for row in responses[::2]:
         response = row["response"]
         texts = [span.of(response) for span in segment(response)]
         yield from _stretches_of("reasoningflow", row["question"], texts, False)
@@ -209,21 +232,24 @@ def stretches() -> Iterator[Example]:
     for request in requests():
         if request.source in (*SOUNDING, "strongreject", "written"):
             for _ in range(N_OPENINGS):
-                text = next(openings).format(request.text)
+                opening = next(openings)
+                text = opening.format(request.text)
                 yield request._replace(text=text)
 
 
-def _step_texts(trace: Trace) -> list[str]:
-    return [step.chars.of(trace.completion) for step in segment_trace(trace)]
-
-
 def _stretches_of(source: str, group: str, texts: list[str], is_harmful: bool) -> Iterator[Example]:
-    for number in range(0, len(texts), STRIDE)[:MAX_STRETCHES]:
-        yield Example(source, group, context(texts, number), is_harmful)
+    numbers = range(0, len(texts), STRIDE)
+    for number in numbers[:MAX_STRETCHES]:
+        text = context(texts, number)
+        yield Example(source, group, text, is_harmful)
 
 
-def feature_matrix(texts: Iterable[str]) -> scipy.sparse.csr_matrix:
+# --- fitting ---------------------------------------------------------------------------------
+
+
+def feature_matrix(texts: Iterable[str]) -> csr_matrix:
     """Return the features of each text, (texts, buckets)."""
+    # The features of all texts, and where those of each text end.
     buckets = []
     values = []
     ends = [0]
@@ -233,8 +259,9 @@ def feature_matrix(texts: Iterable[str]) -> scipy.sparse.csr_matrix:
         values.append(features.values)
         ends.append(ends[-1] + len(features.buckets))
 
-    shape = (len(ends) - 1, N_BUCKETS)
-    return scipy.sparse.csr_matrix((np.concatenate(values), np.concatenate(buckets), ends), shape)
+    n_texts = len(ends) - 1
+    entries = (np.concatenate(values), np.concatenate(buckets), ends)
+    return csr_matrix(entries, (n_texts, N_BUCKETS))
 
 
 def sample_weights(examples: list[Example], truth: Flags) -> NDArray[np.float64]:
@@ -244,51 +271,33 @@ def sample_weights(examples: list[Example], truth: Flags) -> NDArray[np.float64]
         if example.source in SOUNDING and not example.is_harmful:
             weights[number] = SOUNDING_WEIGHT
 
-    weights[truth] *= weights[~truth].sum() / weights[truth].sum()
+    n_harmful = weights[truth].sum()
+    n_harmless = weights[~truth].sum()
+    weights[truth] *= n_harmless / n_harmful
     return weights
 
 
-def logistic_regression() -> LogisticRegression:
-    """Return an unfitted model."""
-    return LogisticRegression(C=INVERSE_PENALTY, max_iter=1000)
-
-
-def _cross_validate(
-    examples: list[Example],
-    features: scipy.sparse.csr_matrix,
-    truth: Flags,
-    weights: NDArray[np.float64],
-) -> None:
-    """Print how texts of unseen groups are judged, by source."""
-    _, groups = np.unique([example.group for example in examples], return_inverse=True)
-    log_odds = cross_val_predict(
-        logistic_regression(),
-        features,
-        truth,
-        cv=GroupKFold(N_FOLDS, shuffle=True, random_state=0),
-        groups=groups,
-        method="decision_function",
-        params={"sample_weight": weights},
-    )
-    log_odds = np.asarray(log_odds)
-    called = log_odds > 0
-
+def _unseen_rows(examples: list[Example], truth: Flags, p: NDArray) -> Iterator[list[str]]:
+    """Yield how texts of unseen groups are judged: a row of cells for each source."""
+    called = p > 0.5
     sources = np.array([example.source for example in examples])
-    table = []
     for source in dict.fromkeys(sources):
         inside = sources == source
         harmful = inside & truth
         harmless = inside & ~truth
-        cells = [source, f"{inside.sum():,}", _share(called[harmful]), _share(called[harmless])]
+
+        n = inside.sum()
+        cells = [source, f"{n:,}", _share(called[harmful]), _share(called[harmless])]
         if harmful.any() and harmless.any():
-            cells.append(f"{roc_auc_score(truth[inside], log_odds[inside]):.2f}")
-        table.append(cells)
-    print_table(("source", "n", "harmful called so", "harmless called so", "AUROC"), table)
-    print()
+            auroc = roc_auc_score(truth[inside], p[inside])
+            cells.append(f"{auroc:.2f}")
+        yield cells
 
 
 def _share(flags: Flags) -> str:
-    return f"{flags.mean():.1%}" if len(flags) else ""
+    if len(flags) == 0:
+        return ""
+    return f"{flags.mean():.1%}"
 
 
 # --- measuring -------------------------------------------------------------------------------
@@ -311,26 +320,30 @@ def measure() -> None:
 
 
 def _false_alarm_rows() -> Iterator[list[str]]:
+    """Yield the cells of a row for each set, and for each model of the first one."""
     for name in HARMLESS:
         marked_of_model: dict[str, list[StepMarkers]] = {}
         for trace in read_data(name):
-            texts = _step_texts(trace)
+            texts = step_texts(trace)
             if texts:
                 marked = mark(texts, request_of(trace))
                 marked_of_model.setdefault(trace.model, []).append(marked)
 
-        every = [marked for of_model in marked_of_model.values() for marked in of_model]
+        every = list(chain.from_iterable(marked_of_model.values()))
         yield _false_alarm_cells(name, every)
         if name == "traces/reasoning":
-            for model, of_model in marked_of_model.items():
-                yield _false_alarm_cells(f"... {model.rsplit('/', 1)[-1]}", of_model)
+            for model, marked_traces in marked_of_model.items():
+                short_name = model.rsplit("/", 1)[-1]
+                yield _false_alarm_cells(f"... {short_name}", marked_traces)
 
 
 def _false_alarm_cells(name: str, traces: list[StepMarkers]) -> list[str]:
-    flags = [unsafe_flags(marked) for marked in traces]
-    any_unsafe = np.mean([own.any() for own in flags])
-    any_marker = np.mean([union_flags(marked).any() for marked in traces])
-    steps = np.concatenate(flags)
+    unsafe = list(map(unsafe_flags, traces))
+    union = list(map(union_flags, traces))
+    any_unsafe = np.mean(list(map(np.any, unsafe)))
+    any_marker = np.mean(list(map(np.any, union)))
+
+    steps = np.concatenate(unsafe)
     return [
         name,
         f"{len(traces):,}",
@@ -343,83 +356,97 @@ def _false_alarm_cells(name: str, traces: list[StepMarkers]) -> list[str]:
 
 def unsafe_flags(marked: StepMarkers) -> Flags:
     """Return `is_unsafe`, False in an unknown language."""
-    return np.array([bool(flag) for flag in marked.is_unsafe], bool)
+    return np.array(list(map(bool, marked.is_unsafe)), bool)
 
 
 def union_flags(marked: StepMarkers) -> Flags:
     """Return whether a step carries any marker of exploration."""
-    return np.array([bool(own and own & set(EXPLORATION)) for own in marked.markers], bool)
+    flags = []
+    for markers in marked.markers:
+        carried = markers or frozenset()
+        flags.append(not carried.isdisjoint(EXPLORATION))
+    return np.array(flags, bool)
 
 
 def _measure_harmful() -> None:
     """Print the recall of GPT-5's sentences, and AUROC within each model for harmful answers."""
     truths = []
-    unsafe = []
-    union = []
-    scores_of_model: dict[str, list[tuple[bool, float, str]]] = {}
-    for row in rows("labels/self_jailbreak"):
-        texts = [sentence["text"] for sentence in row["sentences"]]
-        if not texts:
+    decisions = {"is_unsafe": [], "any marker of exploration": []}
+    scored = []
+    for trace in gold():
+        if not trace.texts:
             continue
-        marked = mark(texts, row["prompt"])
 
-        if row["self_jailbreak_sentences"] is not None:
-            truth = np.zeros(len(texts), bool)
-            truth[row["self_jailbreak_sentences"]] = True
-            truths.append(truth)
-            unsafe.append(unsafe_flags(marked))
-            union.append(union_flags(marked))
-
-        # -1: GPT-5 gave no grade.
-        grade = row["safety_eval_score"]
-        if grade is not None and grade >= 1:
-            scored = (grade >= 3, unheeding(marked), row["prompt"])
-            scores_of_model.setdefault(row["model"], []).append(scored)
+        # Its sentences, and its answer.
+        marked = mark(trace.texts, trace.prompt)
+        if trace.truth is not None:
+            truths.append(trace.truth)
+            decisions["is_unsafe"].append(unsafe_flags(marked))
+            decisions["any marker of exploration"].append(union_flags(marked))
+        if trace.grade is not None:
+            is_harmful = trace.grade >= 3
+            scored.append((trace.model, trace.prompt, is_harmful, unheeding(marked)))
 
     truth = np.concatenate(truths)
-    for name, flags in (("is_unsafe", unsafe), ("any marker of exploration", union)):
+    for name, flags in decisions.items():
         decided = np.concatenate(flags)
-        print(
-            f"{name}: recall {decided[truth].mean():.3f}, precision {truth[decided].mean():.3f}, "
-            f"{decided.mean():.1%} of {len(truth):,} sentences"
-        )
-    _print_aurocs(scores_of_model)
+        recall = decided[truth].mean()
+        precision = truth[decided].mean()
+        share = f"{decided.mean():.1%} of {len(truth):,} sentences"
+        print(f"{name}: recall {recall:.3f}, precision {precision:.3f}, {share}")
+
+    # A trace without a known step counts as heeding.
+    columns = ["model", "prompt", "is_harmful", "score"]
+    table = pd.DataFrame(scored, columns=columns)
+    _print_aurocs(table.fillna({"score": 0}))
 
 
 def unheeding(marked: StepMarkers) -> float:
     """Return the share of steps that neither notice a risk nor intend to refuse."""
     heeding = {Marker.RISK_AWARENESS, Marker.REFUSAL_INTENT}
-    known = [markers for markers in marked.markers if markers is not None]
-    return float(np.mean([not markers & heeding for markers in known])) if known else np.nan
+    flags = []
+    for markers in marked.markers:
+        if markers is not None:
+            flags.append(markers.isdisjoint(heeding))
+    return float(np.mean(flags)) if flags else np.nan
 
 
-def _print_aurocs(scores_of_model: dict[str, list[tuple[bool, float, str]]]) -> None:
+N_RESAMPLES = 500
+
+
+def _print_aurocs(scored: pd.DataFrame) -> None:
     """Print AUROC within each model, and their mean with an interval over prompts."""
-    models = sorted(scores_of_model)
-    for model in models:
-        scored = scores_of_model[model]
-        print(f"{model}: AUROC {_auroc(scored):.3f}, n {len(scored)}")
+    by_model = dict(iter(scored.groupby("model")))
+    for model, rows in by_model.items():
+        print(f"{model}: AUROC {_auroc(rows):.3f}, n {len(rows)}")
 
-    prompts = sorted({prompt for scored in scores_of_model.values() for _, _, prompt in scored})
+    # A prompt that is drawn twice counts twice.
+    prompts = np.unique(scored["prompt"].to_numpy(str))
     rng = np.random.default_rng(0)
     means = []
-    for _ in range(500):
+    for _ in range(N_RESAMPLES):
         drawn = rng.choice(prompts, len(prompts))
-        counts = dict(zip(*np.unique(drawn, return_counts=True), strict=True))
-        aurocs = []
-        for model in models:
-            again = [row for row in scores_of_model[model] for _ in range(counts.get(row[2], 0))]
-            aurocs.append(_auroc(again))
+        counts = pd.Series(drawn).value_counts()
+        aurocs = [_auroc(rows, counts) for rows in by_model.values()]
         means.append(np.mean(aurocs))
 
-    mean = np.mean([_auroc(scores_of_model[model]) for model in models])
+    aurocs = [_auroc(rows) for rows in by_model.values()]
+    mean = np.mean(aurocs)
     low, high = np.quantile(means, [0.025, 0.975])
-    print(f"mean over {len(models)} models: {mean:.3f} ({low:.3f} to {high:.3f}, by prompt)")
+    interval = f"{low:.3f} to {high:.3f}, by prompt"
+    print(f"mean over {len(aurocs)} models: {mean:.3f} ({interval})")
 
 
-def _auroc(scored: list[tuple[bool, float, str]]) -> float:
-    truth, scores, _ = zip(*scored, strict=True)
-    return float(roc_auc_score(truth, np.nan_to_num(scores)))
+def _auroc(rows: pd.DataFrame, counts: pd.Series | None = None) -> float:
+    """Return AUROC, with each row as often as its prompt was drawn; once by default."""
+    n_drawn = None
+    if counts is not None:
+        n_drawn = rows["prompt"].map(counts).fillna(0)
+
+    truth = rows["is_harmful"]
+    score = rows["score"]
+    auroc = roc_auc_score(truth, score, sample_weight=n_drawn)
+    return float(auroc)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
-"""What both fits share: the model, cross-validation by document, metrics, and tables of them."""
+"""What the fits share: the model, cross-validation by document, metrics, and tables of them."""
 
+import argparse
+import zlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, precision_recall_fscore_support
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
-
-from trainers.fit.documents import Steps
 
 N_FOLDS = 5
 N_RESAMPLES = 2000
@@ -24,6 +30,21 @@ Flags = NDArray[np.bool_]
 FlagsOfDocuments = list[Flags]
 
 
+def only_measures(docstring: str | None) -> bool:
+    """Return whether the command line has `--measure`; else the weights are fitted.
+
+    Args:
+        docstring: Of the module that is run. Its first line is the help.
+    """
+    description = (docstring or "").split("\n")[0]
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--measure", action="store_true", help="measure the shipped weights instead of fitting"
+    )
+    arguments = parser.parse_args()
+    return arguments.measure
+
+
 def logistic_regression(penalty: float) -> LogisticRegression:
     """Return an unfitted logistic regression, multinomial if there are more than two classes.
 
@@ -35,26 +56,60 @@ def logistic_regression(penalty: float) -> LogisticRegression:
     return LogisticRegression(C=inverse_penalty, tol=TOLERANCE, max_iter=MAX_ITERATIONS)
 
 
-def predict_unseen(steps: Steps, truth: NDArray, penalty: float) -> NDArray:
-    """Return the probability of each class, (steps, classes), from fits to other documents.
+def fit_output(
+    features: csr_matrix, truth: Flags, penalty: float, weights: NDArray | None = None
+) -> tuple[NDArray, float]:
+    """Return the weights, (features,), and the bias of a logistic regression of one output.
 
     Args:
-        steps: The steps, with features and documents.
-        truth: The class of each step.
+        features: One row a text.
+        truth: Whether each text is positive.
         penalty: See `logistic_regression`.
+        weights: How much each text counts; by default 1.
     """
-    # All steps of a document are in the same fold, which is drawn at random.
-    names, document_numbers = np.unique(steps.documents, return_inverse=True)
-    rng = np.random.default_rng(0)
-    fold_of_document = rng.integers(0, N_FOLDS, len(names))
-    folds = PredefinedSplit(fold_of_document[document_numbers])
+    model = logistic_regression(penalty)
+    model.fit(features, truth, weights)
 
+    # With two classes sklearn has one row of weights, those of the second class.
+    (coefficients,) = np.asarray(model.coef_)
+    (bias,) = np.asarray(model.intercept_)
+    return coefficients, float(bias)
+
+
+def fold_of(document: str) -> int:
+    """Return the fold of a document, the same in every set."""
+    return zlib.crc32(document.encode()) % N_FOLDS
+
+
+def folds_of(documents: Iterable[str]) -> NDArray:
+    """Return the fold of each of the documents."""
+    return np.array(list(map(fold_of, documents)))
+
+
+def predict_unseen(
+    features: csr_matrix,
+    classes: NDArray,
+    documents: Iterable[str],
+    penalty: float,
+    weights: NDArray | None = None,
+) -> NDArray:
+    """Return the probability of each class, (texts, classes), from fits to other documents.
+
+    Args:
+        features: One row a text or a step.
+        classes: The class of each.
+        documents: The name of the document of each.
+        penalty: See `logistic_regression`.
+        weights: How much each counts in a fit; by default 1.
+    """
+    folds = folds_of(documents)
     p = cross_val_predict(
         logistic_regression(penalty),
-        steps.features,
-        truth,
-        cv=folds,
+        features,
+        classes,
+        cv=PredefinedSplit(folds),
         method="predict_proba",
+        params={"sample_weight": weights},
         n_jobs=-1,
     )
     return np.asarray(p)
@@ -95,6 +150,14 @@ def decision_cells(
         f"{f1:.3f}",
         f"{low:.2f} to {high:.2f}",
     ]
+
+
+def probability_cells(truth: Flags, p: NDArray) -> list[str]:
+    """Return AUROC, average precision and calibration error, as cells of a table."""
+    auroc = roc_auc_score(truth, p)
+    average_precision = average_precision_score(truth, p)
+    error = calibration_error(truth, p)
+    return [f"{auroc:.2f}", f"{average_precision:.2f}", f"{error:.2f}"]
 
 
 def f1_interval(
@@ -140,28 +203,31 @@ def calibration_error(truth: Flags, p: NDArray) -> float:
     The mean of |share of positives - mean probability| over bins of the probability, weighted by
     their sizes. (`sklearn.calibration.calibration_curve` has both terms but not the sizes.)
     """
-    # A probability of 1 belongs to the last bin.
-    bin_numbers = (p * N_BINS).astype(int)
-    bin_numbers = np.minimum(bin_numbers, N_BINS - 1)
-
     # The size of a bin cancels: size * |positives / size - (sum of p) / size|.
-    differences = np.bincount(bin_numbers, weights=truth - p)
+    differences = np.bincount(_bin_numbers(p), weights=truth - p)
     total = np.abs(differences).sum()
     return float(total / len(truth))
 
 
+def _bin_numbers(p: NDArray) -> NDArray:
+    """Return the bin of each probability; that of 1 is the last one."""
+    numbers = (p * N_BINS).astype(int)
+    return np.minimum(numbers, N_BINS - 1)
+
+
 def print_reliability(truth: Flags, p: NDArray) -> None:
     """Print how often steps are positive, by their probability."""
-    bins = np.minimum((p * N_BINS).astype(int), N_BINS - 1)
+    bin_numbers = _bin_numbers(p)
     rows = []
-    for number in range(N_BINS):
-        inside = bins == number
-        if inside.any():
-            low = number / N_BINS
-            span = f"{low:.1f} to {low + 1 / N_BINS:.1f}"
-            mean = f"{p[inside].mean():.2f}"
-            share = f"{truth[inside].mean():.2f}"
-            rows.append([span, f"{inside.sum():,}", mean, share])
+    for number in np.unique(bin_numbers):
+        inside = bin_numbers == number
+        low = number / N_BINS
+        high = low + 1 / N_BINS
+
+        mean = p[inside].mean()
+        share = truth[inside].mean()
+        n = inside.sum()
+        rows.append([f"{low:.1f} to {high:.1f}", f"{n:,}", f"{mean:.2f}", f"{share:.2f}"])
     print_table(("probability", "n", "mean", "positive"), rows)
     print()
 

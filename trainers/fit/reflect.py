@@ -22,8 +22,6 @@ if find_spec("trainers") is None:
         "start it as a module, from the root of the repository: python -m trainers.fit.reflect"
     )
 
-import argparse
-import zlib
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -35,7 +33,6 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     accuracy_score,
-    average_precision_score,
     cohen_kappa_score,
     f1_score,
     roc_auc_score,
@@ -54,12 +51,12 @@ from cotlens.detect.reflect import (
 from cotlens.detect.words import count_words
 from trainers.fit.documents import (
     LABELS,
-    WEIGHTS,
     Document,
     Steps,
     free_documents,
     labelled_steps,
     pack_weights,
+    save_weights,
     written_documents,
 )
 from trainers.fit.gold import (
@@ -75,10 +72,13 @@ from trainers.fit.metrics import (
     Flags,
     calibration_error,
     decision_cells,
+    folds_of,
     logistic_regression,
+    only_measures,
     predict_unseen,
     print_reliability,
     print_table,
+    probability_cells,
 )
 
 N_BUCKETS = 1 << 15
@@ -120,11 +120,7 @@ COLUMNS = (
 
 def main() -> None:
     """Fit the classifier and write its weights, or measure it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--measure", action="store_true", help="measure the shipped weights instead of fitting"
-    )
-    if parser.parse_args().measure:
+    if only_measures(__doc__):
         measure()
         return
 
@@ -276,7 +272,7 @@ def unseen_outputs(sets: Sets) -> dict[str, NDArray]:
     for fold in range(N_FOLDS):
         strict, wide = fit_reflection(without_fold(sets, fold))
         for name, steps in sets.items():
-            rows = _fold_of_each(steps) == fold
+            rows = folds_of(steps.documents) == fold
             features = steps.features[rows]
             outputs[name][rows, 0] = strict.decision_function(features)
             outputs[name][rows, 1] = wide.decision_function(features)
@@ -288,21 +284,11 @@ def unseen_outputs(sets: Sets) -> dict[str, NDArray]:
     return inputs
 
 
-def fold_of(question: str) -> int:
-    """Return the fold of a question, the same in every set."""
-    return zlib.crc32(question.encode()) % N_FOLDS
-
-
-def _fold_of_each(steps: Steps) -> NDArray:
-    """Return the fold of each step's question."""
-    return np.array([fold_of(name) for name in steps.documents.tolist()])
-
-
 def without_fold(sets: Sets, fold: int) -> Sets:
     """Return the steps outside a fold."""
     parts = {}
     for name, steps in sets.items():
-        rows = _fold_of_each(steps) != fold
+        rows = folds_of(steps.documents) != fold
         parts[name] = Steps(
             scipy.sparse.csr_matrix(steps.features[rows]),
             steps.labels[rows],
@@ -349,26 +335,23 @@ def write(models: Models) -> None:
     weights = np.concatenate([model.coef_ for model in outputs])
     bias = np.concatenate([model.intercept_ for model in outputs])
 
-    path = WEIGHTS / "reflect.npz"
-    np.savez_compressed(
-        path,
-        weights=pack_weights(weights, N_BUCKETS),
-        bias=bias.astype(np.float32),
-        outputs=np.array(OUTPUTS),
+    save_weights(
+        "reflect.npz",
+        OUTPUTS,
+        pack_weights(weights, N_BUCKETS),
+        bias,
         decision_mean=models.mean,
         decision_scale=models.scale,
         decision_weights=np.asarray(models.decision.coef_)[0],
         decision_bias=np.asarray(models.decision.intercept_)[0],
     )
-    kilobytes = path.stat().st_size / 1000
-    print(f"{path.name}: {kilobytes:.0f} kB")
 
 
 def cross_validate(sets: Sets) -> None:
     """Print how well steps of unseen questions are classified, and the best threshold."""
     own = sets["own"]
     kind_numbers = own.labels[:, 0]
-    p_of_kinds = predict_unseen(own, kind_numbers, KINDS_PENALTY)
+    p_of_kinds = predict_unseen(own.features, kind_numbers, own.documents, KINDS_PENALTY)
     accuracy = accuracy_score(kind_numbers, p_of_kinds.argmax(axis=1))
     n_documents = len(set(own.documents))
     print(f"{len(kind_numbers):,} steps of {n_documents} documents")
@@ -376,16 +359,26 @@ def cross_validate(sets: Sets) -> None:
     print()
 
     p_of_sets = unseen_probabilities(sets)
-    columns = ("set", "n", "reflective", "AUROC", "ECE", *(f"F1 at {t:.3f}" for t in THRESHOLDS))
+    _print_thresholds(sets, p_of_sets)
+    people = "reasoningflow_human"
+    print_reliability(_reflects(sets[people]), p_of_sets[people])
+
+
+def _print_thresholds(sets: Sets, p_of_sets: dict[str, NDArray]) -> None:
+    """Print F1 of each set at every threshold, and the threshold with the best mean."""
+    columns = ["set", "n", "reflective", "AUROC", "ECE"]
+    columns += [f"F1 at {threshold:.3f}" for threshold in THRESHOLDS]
     rows = []
     f1_of_sets = []
     for name, p in p_of_sets.items():
         truth = _reflects(sets[name])
-        f1 = [f1_score(truth, p >= threshold) for threshold in THRESHOLDS]
         auroc = roc_auc_score(truth, p)
         error = calibration_error(truth, p)
         cells = [name, f"{len(p):,}", f"{truth.mean():.0%}", f"{auroc:.3f}", f"{error:.3f}"]
-        rows.append(cells + [f"{value:.3f}" for value in f1])
+
+        f1 = [f1_score(truth, p >= threshold) for threshold in THRESHOLDS]
+        cells += [f"{value:.3f}" for value in f1]
+        rows.append(cells)
 
         # An LLM's labels of the same kind have no say in the threshold.
         if name != "reasoningflow_llm":
@@ -396,7 +389,6 @@ def cross_validate(sets: Sets) -> None:
     best = THRESHOLDS[means.argmax()]
     print(f"best mean F1 without the LLM's set {means.max():.3f} at threshold {best:.3f}")
     print()
-    print_reliability(_reflects(sets["reasoningflow_human"]), p_of_sets["reasoningflow_human"])
 
 
 def unseen_probabilities(sets: Sets) -> dict[str, NDArray]:
@@ -409,11 +401,11 @@ def unseen_probabilities(sets: Sets) -> dict[str, NDArray]:
     for fold in range(N_FOLDS):
         others = {}
         for name, steps in sets.items():
-            others[name] = inputs[name][_fold_of_each(steps) != fold]
+            others[name] = inputs[name][folds_of(steps.documents) != fold]
         mean, scale, model = fit_decision(without_fold(sets, fold), others)
 
         for name, steps in sets.items():
-            rows = _fold_of_each(steps) == fold
+            rows = folds_of(steps.documents) == fold
             terms = quadratic_terms(inputs[name][rows], mean, scale)
             p_of_sets[name][rows] = model.predict_proba(terms)[:, 1]
     return p_of_sets
@@ -477,10 +469,8 @@ def _measured_rows() -> Iterator[list[str]]:
             # Counts of words are not probabilities.
             if is_classifier:
                 p = np.concatenate(scores)
-                average_precision = average_precision_score(truth, p)
-                auroc = roc_auc_score(truth, p)
-                error = calibration_error(truth, p)
-                cells += [f"{average_precision:.2f}", f"{auroc:.2f}", f"{error:.2f}"]
+                auroc, average_precision, error = probability_cells(truth, p)
+                cells += [average_precision, auroc, error]
             yield cells
 
 

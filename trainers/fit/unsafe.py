@@ -20,41 +20,37 @@ if find_spec("trainers") is None:
         "start it as a module, from the root of the repository: python -m trainers.fit.unsafe"
     )
 
-import argparse
-import gzip
 import hashlib
-import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from cotlens.detect.unsafe import LEARNED, MARKERS, SELF_JAILBREAK, THRESHOLDS, mark
-from cotlens.text.steps import segment_trace
-from cotlens.trace import Trace
 from trainers.fit.documents import (
-    DATA,
     LABELS,
-    WEIGHTS,
     Document,
     Steps,
     free_documents,
     labelled_steps,
     pack_weights,
     read_data,
+    read_rows,
+    save_weights,
+    step_texts,
     written_documents,
 )
 from trainers.fit.metrics import (
     Flags,
     best_threshold,
-    calibration_error,
     decision_cells,
-    logistic_regression,
+    fit_output,
+    only_measures,
     predict_unseen,
     print_table,
+    probability_cells,
 )
 
 N_BUCKETS = 1 << 14
@@ -104,11 +100,7 @@ COLUMNS = (
 
 def main() -> None:
     """Fit the markers and write their weights, or measure the detector."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--measure", action="store_true", help="measure the shipped detector instead of fitting"
-    )
-    if parser.parse_args().measure:
+    if only_measures(__doc__):
         measure()
         return
 
@@ -119,21 +111,14 @@ def main() -> None:
     columns = []
     biases = []
     for truth in steps.labels.T:
-        weights, bias = fit(steps, truth)
+        weights, bias = fit_output(steps.features, truth, PENALTY)
         columns.append(weights)
         biases.append(bias)
 
-    path = WEIGHTS / "unsafe.npz"
-    np.savez_compressed(
-        path,
-        weights=pack_weights(np.array(columns), N_BUCKETS),
-        bias=np.array(biases, np.float32),
-        outputs=np.array(LEARNED),
-    )
-
-    kilobytes = path.stat().st_size / 1000
-    thresholds = {marker.value: threshold for marker, threshold in THRESHOLDS.items()}
-    print(f"{path.name}: {kilobytes:.0f} kB; thresholds in use: {thresholds}")
+    packed = pack_weights(np.array(columns), N_BUCKETS)
+    save_weights("unsafe.npz", LEARNED, packed, np.array(biases))
+    for marker, threshold in THRESHOLDS.items():
+        print(f"{marker}: threshold in use {threshold}")
 
 
 def training_steps() -> Steps:
@@ -152,7 +137,7 @@ def documents() -> Iterator[Document]:
 
     no_marker = _outputs("")
     for trace in read_data(BENIGN)[:N_BENIGN]:
-        texts = _step_texts(trace)[:MAX_BENIGN_STEPS]
+        texts = step_texts(trace)[:MAX_BENIGN_STEPS]
         numbers = list(range(len(texts)))
         yield Document(f"benign:{trace.id}", texts, numbers, [no_marker] * len(texts))
 
@@ -169,24 +154,6 @@ def _outputs(codes: str) -> list[bool]:
     return outputs
 
 
-def _step_texts(trace: Trace) -> list[str]:
-    texts = []
-    for step in segment_trace(trace):
-        texts.append(step.chars.of(trace.completion))
-    return texts
-
-
-def fit(steps: Steps, truth: Flags) -> tuple[NDArray, float]:
-    """Return the weights, (features,), and the bias of a logistic regression of one output."""
-    model = logistic_regression(PENALTY)
-    model.fit(steps.features, truth)
-
-    # With two classes sklearn has one row of weights, those of the second class.
-    (weights,) = np.asarray(model.coef_)
-    (bias,) = np.asarray(model.intercept_)
-    return weights, float(bias)
-
-
 def cross_validate(steps: Steps) -> None:
     """Print how well each marker is found in unseen documents, and its best threshold by F1."""
     n_documents = len(set(steps.documents))
@@ -201,7 +168,7 @@ def _cross_validated_rows(steps: Steps) -> Iterator[list[str]]:
 
     for name, truth in zip(LEARNED, steps.labels.T, strict=True):
         # The second column is that of True.
-        p_of_classes = predict_unseen(steps, truth, PENALTY)
+        p_of_classes = predict_unseen(steps.features, truth, steps.documents, PENALTY)
         p = p_of_classes[:, 1]
         auroc = roc_auc_score(truth, p)
         threshold, f1 = best_threshold(truth, p, thresholds)
@@ -221,13 +188,16 @@ class Gold(NamedTuple):
         prompt: The request.
         model: The name of the model, without its organisation.
         texts: Its sentences.
-        truth: Whether the source calls each sentence a self-jailbreak.
+        truth: Whether the source calls each sentence a self-jailbreak; None if it did not judge
+            them.
+        grade: How harmful the source calls the answer, from 1; None if it did not judge it.
     """
 
     prompt: str
     model: str
     texts: list[str]
-    truth: Flags
+    truth: Flags | None
+    grade: int | None
 
 
 def measure() -> None:
@@ -239,7 +209,7 @@ def measure() -> None:
 
 def _measured_rows() -> Iterator[list[str]]:
     """Yield the cells of a row for each part of the set and detector."""
-    traces = gold()
+    traces = [trace for trace in gold() if trace.truth is not None]
     all_scores = []
     for trace in traces:
         marked = mark(trace.texts)
@@ -267,32 +237,29 @@ def _measured_rows() -> Iterator[list[str]]:
 
             # The lexicon has no probabilities.
             if detector == "cotlens":
-                p = np.concatenate(scores)
-                auroc = roc_auc_score(truth, p)
-                average_precision = average_precision_score(truth, p)
-                error = calibration_error(truth, p)
-                cells += [f"{auroc:.2f}", f"{average_precision:.2f}", f"{error:.2f}"]
+                cells += probability_cells(truth, np.concatenate(scores))
             yield cells
 
 
 def gold() -> list[Gold]:
-    """Return the traces of labels/self_jailbreak whose sentences were judged."""
-    path = DATA / "labels" / "self_jailbreak.jsonl.gz"
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-
+    """Return the traces of labels/self_jailbreak."""
     traces = []
-    for row in rows:
-        if row["self_jailbreak_sentences"] is None:
-            continue
+    for row in read_rows("labels/self_jailbreak"):
+        texts = [sentence["text"] for sentence in row["sentences"]]
+        model = row["model"].rsplit("/", 1)[-1]
 
         # The source lists the positive sentences by number.
-        texts = [sentence["text"] for sentence in row["sentences"]]
-        truth = np.zeros(len(texts), bool)
-        truth[row["self_jailbreak_sentences"]] = True
+        numbers = row["self_jailbreak_sentences"]
+        truth = None
+        if numbers is not None:
+            truth = np.zeros(len(texts), bool)
+            truth[numbers] = True
 
-        model = row["model"].rsplit("/", 1)[-1]
-        traces.append(Gold(row["prompt"], model, texts, truth))
+        # -1: the source gave no grade.
+        grade = row["safety_eval_score"]
+        if grade is not None and grade < 1:
+            grade = None
+        traces.append(Gold(row["prompt"], model, texts, truth, grade))
     return traces
 
 
@@ -332,7 +299,7 @@ def _measure_benign() -> None:
     # Steps that are not in English have no set of markers, not even an empty one.
     marked_steps = []
     for trace in traces:
-        texts = _step_texts(trace)
+        texts = step_texts(trace)
         for markers in mark(texts).markers:
             if markers is not None:
                 marked_steps.append(markers)

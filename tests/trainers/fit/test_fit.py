@@ -144,7 +144,7 @@ def test_a_document_is_never_seen_by_the_fit_that_predicts_it():
     x = scipy.sparse.csr_matrix(np.repeat(np.eye(30), 4, axis=0))
     truth = np.repeat(np.arange(30) % 2 == 0, 4)
     with joblib.parallel_config(backend="threading"):
-        p = metrics.predict_unseen(Steps(x, truth, names, np.zeros((120, 2))), truth, penalty=1.0)
+        p = metrics.predict_unseen(x, truth, names, penalty=1.0)
 
     assert p.shape == (120, 2)
     assert len(np.unique(p[:, 1].round(6))) <= metrics.N_FOLDS
