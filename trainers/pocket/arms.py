@@ -257,6 +257,7 @@ def train_grpo(setting: Setting, *, part: str = "min", start: str = "base") -> N
         record=setting.own,
         method=setting.arm,
         kl_to=load_model(setting.folder / "base" / "model"),
+        kl_every=10,
         resume="auto",
     )
     sampled = [
