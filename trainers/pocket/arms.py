@@ -390,6 +390,7 @@ def _reinforce(
         record=setting.own,
         method=setting.arm,
         kl_to=load_model(setting.folder / "base" / "model"),
+        kl_every=10,
         callbacks=follow(setting),
         resume="auto",
     )
