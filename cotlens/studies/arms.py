@@ -69,6 +69,28 @@ COLUMNS: Mapping[str, Column] = {
 }
 
 
+# What the name of an arm says of its training. RL comes first: an arm may begin with SFT.
+NAMES_OF_FAMILIES = {
+    "rl": ("grpo", "rlvr", "rloo", "ppo", "dapo", "recap"),
+    "sft": ("sft",),
+}
+
+
+def family_of(arm: str) -> str:
+    """`rl` or `sft`, by the name of an arm; "" if it says neither.
+
+    >>> [family_of(name) for name in ("sft_grpo", "filtered_sft", "rl-2", "ipo")]
+    ['rl', 'sft', 'rl', '']
+    """
+    name = arm.lower()
+    if name.startswith("rl"):
+        return "rl"
+    for family, words in NAMES_OF_FAMILIES.items():
+        if any(word in name for word in words):
+            return family
+    return ""
+
+
 class Measure(NamedTuple):
     """A number of an arm: the mean of a column of the samples over a domain or a split."""
 

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,15 @@ def register_claims(path: str | Path) -> dict[str, Any]:
         `claims`, as of `read_claims`, and `claims_file`: `sha256` of the file and its `path` from
         the current folder, or its name alone where it lies elsewhere.
     """
+    claims = read_claims(path)
     path = Path(path).resolve()
-    folder = Path.cwd().resolve()
-    place = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
-    file = {"path": place, "sha256": hash_path(path) if path.is_file() else ""}
-    return {"claims": read_claims(path), "claims_file": file}
+    here = Path.cwd().resolve()
+    place = path.name
+    if path.is_relative_to(here):
+        place = path.relative_to(here).as_posix()
+
+    file = {"path": place, "sha256": hash_path(path)}
+    return {"claims": claims, "claims_file": file}
 
 
 def check_claims(claims: Any, where: str) -> list[Claim]:
@@ -80,7 +85,8 @@ def check_claims(claims: Any, where: str) -> list[Claim]:
     checked = []
     for number, entry in enumerate(claims):
         place = f"{where}: claim {number}"
-        if not isinstance(entry, dict) or not {"claim", "rule"} <= set(entry):
+        is_claim = isinstance(entry, dict) and {"claim", "rule"} <= set(entry)
+        if not is_claim:
             raise TraceError(f"{place}: expected an object with `claim` and `rule`, got {entry!r}")
         unknown = sorted(set(entry) - known_fields)
         if unknown:
@@ -139,6 +145,7 @@ def verdicts(
         roles: of `Study.info`: role -> arm or list of arms, and `claims_file`.
     """
     results = []
+    sft = _names_of("sft", roles)
     for claim in check_claims(list(claims), "claims"):
         rule = RULES[claim.rule]
         pairs = []
@@ -149,13 +156,18 @@ def verdicts(
                 pairs.append((arm, against))
                 comparisons.append(comparison)
 
-        adjusted = _adjust(comparisons, _names_of("sft", roles))
-        for (arm, against), comparison in zip(pairs, adjusted, strict=True):
-            others = _unnamed_arms(arm, against, evidence.base, roles)
-            results.append(rule.decide(claim.claim + others, comparison))
+        # All arms of the claim are compared before any is decided.
+        adjusted = _adjust(comparisons, sft)
+        for pair, comparison in zip(pairs, adjusted, strict=True):
+            usual = (evidence.base, roles.get("rl"))
+            sentence = claim.claim + _unnamed_arms(pair, usual)
+            results.append(rule.decide(sentence, comparison))
 
+    results.sort()
     warning = check_registration(roles)
-    return ([warning] if warning else []) + sorted(results)
+    if warning:
+        results.insert(0, warning)
+    return results
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -168,11 +180,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     [0.03, 0.06, 0.06]
     """
     known = [place for place, p in enumerate(p_values) if not math.isnan(p)]
+    known.sort(key=p_values.__getitem__)
+
     adjusted = [math.nan] * len(p_values)
     largest = 0.0
-    for rank, place in enumerate(sorted(known, key=p_values.__getitem__)):
-        largest = max(largest, (len(known) - rank) * p_values[place])
+    n_left = len(known)
+    for place in known:
+        p = n_left * p_values[place]
+        largest = max(largest, p)
         adjusted[place] = min(largest, 1.0)
+        n_left -= 1
     return adjusted
 
 
@@ -181,59 +198,56 @@ def _adjust(comparisons: Sequence[Comparison], sft: Sequence[str]) -> list[Compa
 
     A difference that stands in several comparisons counts once.
     """
-    families: dict[tuple[str, bool], dict[tuple[str, str], Change]] = {}
+    families: dict[tuple[str, bool], dict[str, Change]] = {}
     for comparison in comparisons:
         for change in comparison.changes.values():
-            family = families.setdefault(_family_of(change, sft), {})
-            family[change.arm, change.against] = change
+            has_sft = change.arm in sft or change.against in sft
+            family = families.setdefault((change.measure, has_sft), {})
+            family[change.name] = change
 
     # Holm's p-value of each difference, and how many there are.
-    adjusted: dict[tuple[str, str, str], Change] = {}
+    adjusted = {}
     for family in families.values():
-        p_values = holm([change.p for change in family.values()])
-        for change, p in zip(family.values(), p_values, strict=True):
-            key = (change.measure, change.arm, change.against)
-            adjusted[key] = change._replace(p=p, n_tests=len(family))
+        p_values = [change.p for change in family.values()]
+        for change, p in zip(family.values(), holm(p_values), strict=True):
+            adjusted[change.name] = change._replace(p=p, n_tests=len(family))
 
     results = []
     for comparison in comparisons:
         changes = {}
-        for name, change in comparison.changes.items():
-            changes[name] = adjusted[change.measure, change.arm, change.against]
+        for key, change in comparison.changes.items():
+            changes[key] = adjusted[change.name]
         results.append(comparison._replace(changes=changes))
     return results
 
 
-def _family_of(change: Change, sft: Sequence[str]) -> tuple[str, bool]:
-    """The measure of a difference, and whether an SFT arm is in it."""
-    return change.measure, change.arm in sft or change.against in sft
+def _names_of(named: str | Sequence[str], roles: Mapping[str, Any]) -> list[str]:
+    """The arms of a role or of several; a name that is no role is an arm."""
+    if isinstance(named, str):
+        arms = roles.get(named) or named
+        return [arms] if isinstance(arms, str) else list(arms)
 
-
-def _names_of(role: str, roles: Mapping[str, Any]) -> list[str]:
-    """The arms of a role; the name itself where no role is called so."""
-    named = roles.get(role) or role
-    return [named] if isinstance(named, str) else list(named)
+    names = []
+    for role in named:
+        names += _names_of(role, roles)
+    return list(dict.fromkeys(names))
 
 
 def _arms_of(
     claim: Claim, evidence: Evidence, roles: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """The arms of a claim's two roles, of those that the study has."""
+    """The pairs of a claim's arms, of those that the study has."""
     present = set(evidence.samples["arm"].astype(str))
-
-    def arms(named: str | Sequence[str]) -> list[str]:
-        listed = [named] if isinstance(named, str) else named
-        names = [name for role in listed for name in _names_of(role, roles)]
-        return [name for name in dict.fromkeys(names) if name in present]
-
-    for arm in arms(claim.arm):
-        for against in arms(claim.against or evidence.base):
-            if arm != against:
-                yield arm, against
+    arms = _names_of(claim.arm, roles)
+    others = _names_of(claim.against or evidence.base, roles)
+    for arm, against in product(arms, others):
+        if arm != against and {arm, against} <= present:
+            yield arm, against
 
 
-def _unnamed_arms(arm: str, against: str, base: str, roles: Mapping[str, Any]) -> str:
+def _unnamed_arms(pair: Sequence[str], usual: Sequence[str | None]) -> str:
     """The arms that a claim leaves open, in brackets: all but the base and the RL arm."""
-    usual = {base, roles.get("rl")}
-    others = [name for name in (arm, against) if name not in usual]
-    return f" [{', '.join(others)}]" if others else ""
+    others = [name for name in pair if name not in usual]
+    if not others:
+        return ""
+    return f" [{', '.join(others)}]"

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cotlens.runs.run import Run, open_run
+from cotlens.studies.arms import family_of
 from cotlens.studies.claims import check_claims, register_claims
 from cotlens.studies.samples import (
     NAMES_OF_DOMAINS,
@@ -210,9 +211,9 @@ def _check_arms(tables: Mapping[str, pd.DataFrame], arms: Sequence[str]) -> None
 def _roles(arms: Sequence[str], base: str, rl: str, sft: Sequence[str]) -> dict[str, Any]:
     """The arms with their roles, those that are not named by the arms' names."""
     if not rl:
-        named_rl = [arm for arm in arms if arm != base and ("grpo" in arm or arm.startswith("rl"))]
+        named_rl = [arm for arm in arms if arm != base and family_of(arm) == "rl"]
         rl = named_rl[0] if named_rl else ""
-    sft = list(sft) or [arm for arm in arms if "sft" in arm and arm != rl]
+    sft = list(sft) or [arm for arm in arms if family_of(arm) == "sft" and arm != rl]
     unknown = [arm for arm in (rl, *sft) if arm and arm not in arms]
     if unknown:
         raise TraceError(f"no samples of {', '.join(unknown)}; the arms are {', '.join(arms)}")

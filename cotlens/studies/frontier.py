@@ -48,6 +48,16 @@ class Pair(NamedTuple):
     measure: str
     axis: str
 
+    @property
+    def arms(self) -> list[str]:
+        """Both arms."""
+        return [self.arm, self.against]
+
+    @property
+    def columns(self) -> list[str]:
+        """The measure and the axis."""
+        return [self.measure, self.axis]
+
 
 COLUMNS = (
     *Pair._fields,
@@ -92,43 +102,48 @@ def equal_level_gaps(
     need(frontier, *KEYS)
     rows = with_starts(frontier, base)
     points = points_of(rows)
-    arms = [arm for arm in dict.fromkeys(points["arm"]) if arm != base]
+    arms = list(dict.fromkeys(points["arm"]))
     others = [arm for arm in against if arm in arms]
-    listed = []
-    for pair in map(Pair._make, product(arms, others, better, axes)):
-        is_known = {pair.measure, pair.axis} <= set(points)
-        if is_known and pair.arm != pair.against and pair.measure != pair.axis:
-            listed += _compare(pair, rows, points, better[pair.measure])
-    return pd.DataFrame(listed, columns=list(COLUMNS))
+
+    gaps = []
+    for names in product(arms, others, better, axes):
+        pair = Pair(*names)
+        is_known = set(pair.columns) <= set(points)
+        is_of_two = pair.arm != pair.against
+        if is_known and is_of_two and pair.measure != pair.axis:
+            gaps += _compare(pair, rows, points, better[pair.measure])
+    return pd.DataFrame(gaps, columns=list(COLUMNS))
 
 
 def _compare(
     pair: Pair, rows: pd.DataFrame, points: pd.DataFrame, better: int
 ) -> list[dict[str, Any]]:
     """A row for each level at which two arms are compared, or one that says they cannot be."""
-    not_comparable = [{**pair._asdict(), "remark": NOT_COMPARABLE}]
+    names = pair._asdict()
+    not_comparable = names | {"remark": NOT_COMPARABLE}
     start, stop = common_range(points, pair)
     if not start < stop:
-        return not_comparable
+        return [not_comparable]
 
-    listed = []
-    for share in LEVELS:
-        at = start + share * (stop - start)
-        values = values_at(points, pair, at, better)
+    width = stop - start
+    levels = [start + share * width for share in LEVELS]
+    reached = Reached.from_points(points, pair, levels, better)
+    gaps = []
+    for place, at in enumerate(levels):
+        values = reached.at(place)
         if values.empty:
             continue
         estimate = _estimate(values, rows, pair, at, better)
-        listed.append(
-            {
-                **pair._asdict(),
-                "at": at,
-                "arm_value": values[pair.arm].mean(),
-                "against_value": values[pair.against].mean(),
-                **to_row(estimate),
-                "remark": "",
-            }
-        )
-    return listed or not_comparable
+        means = values.mean()
+        gap = {
+            "at": at,
+            "arm_value": means[pair.arm],
+            "against_value": means[pair.against],
+            **to_row(estimate),
+            "remark": "",
+        }
+        gaps.append(names | gap)
+    return gaps or [not_comparable]
 
 
 # --- paths -------------------------------------------------------------------------------------
@@ -142,24 +157,36 @@ def with_starts(frontier: pd.DataFrame, base: str = "base") -> pd.DataFrame:
     table = frontier.assign(arm=frontier["arm"].astype(str))
     is_base = table["arm"] == base
     paths = table[~is_base]
-    starts = table[is_base].drop(columns=["arm", "rate", "checkpoint"])
+    starts = table[is_base]
+    starts = starts.drop(columns=["arm", "rate", "checkpoint"])
 
-    first = paths.groupby(["arm", "seed", "rate"], sort=False)["checkpoint"].min()
-    without_start = first[first > 0].reset_index().assign(checkpoint=0)
-    begun = without_start.merge(starts, on="seed")
+    # One beginning for each path, and the base's rows of its seed for each beginning.
+    of_path = paths.groupby(["arm", "seed", "rate"], sort=False)
+    first = of_path["checkpoint"].min()
+    beginnings = first[first > 0].reset_index()
+    beginnings["checkpoint"] = 0
+    begun = beginnings.merge(starts, on="seed")
     return pd.concat([paths, begun], ignore_index=True)
 
 
 def points_of(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per arm, seed, rate and checkpoint: the means of all columns of numbers."""
-    values = {}
-    for name in rows:
-        if name not in (*KEYS, "prompt_id"):
-            numbers = pd.to_numeric(rows[name], errors="coerce").astype(float)
-            if numbers.notna().any():
-                values[name] = numbers
-    table = rows[list(KEYS)].assign(**values)
-    return table.groupby(list(KEYS), dropna=False, sort=False)[list(values)].mean().reset_index()
+    keys = list(KEYS)
+    others = [name for name in rows if name not in (*keys, "prompt_id")]
+    table = rows[keys].copy()
+    for name in others:
+        numbers = _numbers(rows[name])
+        if numbers.notna().any():
+            table[name] = numbers
+
+    of_point = table.groupby(keys, dropna=False, sort=False)
+    return of_point.mean().reset_index()
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """A column as floats; what is no number is missing."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers.astype(float)
 
 
 def envelope(
@@ -180,13 +207,15 @@ def envelope(
     Returns:
         One number for each of `at`; NaN where no path comes to it.
     """
-    known = points.dropna(subset=[measure, axis]).reset_index(drop=True)
+    known = points.dropna(subset=[measure, axis])
+    known = known.reset_index(drop=True)
     lines = _lines_of(known)
     along = known[axis].to_numpy(float)
     height = known[measure].to_numpy(float)
 
-    levels = np.atleast_1d(np.asarray(at, float))
-    best = [_best_on_lines(along, height, lines, level, better) for level in levels]
+    best = []
+    for level in np.ravel(at):
+        best.append(_best_on_lines(along, height, lines, level, better))
     return np.array(best)
 
 
@@ -194,11 +223,13 @@ def _lines_of(points: pd.DataFrame) -> NDArray[np.intp]:
     """The rows of both ends of each line; a path of one point is a line from it to itself."""
     ends = []
     for _, path in points.groupby("rate", dropna=False, sort=False):
-        places = path.sort_values("checkpoint").index.to_numpy()
+        in_order = path.sort_values("checkpoint")
+        places = in_order.index.to_list()
         if len(places) == 1:
-            places = places.repeat(2)
+            places *= 2
         ends += list(pairwise(places))
-    return np.array(ends, np.intp).reshape(-1, 2)
+    lines = np.array(ends, np.intp)
+    return lines.reshape(-1, 2)
 
 
 def _best_on_lines(
@@ -213,17 +244,23 @@ def _best_on_lines(
         at: the value of the axis.
         better: 1 for the highest, -1 for the lowest.
     """
-    first, last = along[..., lines[:, 0]], along[..., lines[:, 1]]
-    height_first = better * height[..., lines[:, 0]]
-    height_last = better * height[..., lines[:, 1]]
+    first, last = lines.T
+    begin = along[..., first]
+    end = along[..., last]
+    upwards = better * height
+    low = upwards[..., first]
+    high = upwards[..., last]
 
-    width = last - first
+    # A line at one value of the axis counts with its better end.
+    width = end - begin
     is_flat = width == 0
-    share = (at - first) / np.where(is_flat, 1, width)
-    on_line = height_first + share * (height_last - height_first)
-    on_line = np.where(is_flat, np.maximum(height_first, height_last), on_line)
+    share = (at - begin) / np.where(is_flat, 1, width)
+    on_line = low + share * (high - low)
+    on_line = np.where(is_flat, np.maximum(low, high), on_line)
 
-    is_inside = (np.minimum(first, last) <= at) & (at <= np.maximum(first, last))
+    left = np.minimum(begin, end)
+    right = np.maximum(begin, end)
+    is_inside = (left <= at) & (at <= right)
     reached = np.where(is_inside, on_line, -math.inf)
     best = np.max(reached, axis=-1, initial=-math.inf)
     return better * np.where(np.isinf(best), math.nan, best)
@@ -234,25 +271,61 @@ def common_range(points: pd.DataFrame, pair: Pair) -> tuple[float, float]:
 
     It is empty where the start is not below the stop.
     """
-    known = points.dropna(subset=[pair.measure, pair.axis])
+    known = points.dropna(subset=pair.columns)
     along = known.groupby(["seed", "arm"])[pair.axis]
-    lowest = along.min().unstack().reindex(columns=[pair.arm, pair.against]).dropna()
-    highest = along.max().unstack().reindex(columns=[pair.arm, pair.against]).dropna()
-    if lowest.empty:
+    limits = []
+    for ends in (along.min(), along.max()):
+        by_arm = ends.unstack()
+        of_both = by_arm.reindex(columns=pair.arms).dropna()
+        limits.append(of_both.to_numpy())
+
+    lowest, highest = limits
+    if not len(lowest):
         return math.nan, math.nan
-    return float(lowest.to_numpy().max()), float(highest.to_numpy().min())
+    start = float(lowest.max())
+    stop = float(highest.min())
+    return start, stop
 
 
-def values_at(points: pd.DataFrame, pair: Pair, at: float, better: int) -> pd.DataFrame:
-    """Both arms at one value of the axis: a column an arm, a row for each seed that has both."""
-    values: dict[str, dict[int, float]] = {}
-    for arm in (pair.arm, pair.against):
-        by_seed = points[points["arm"] == arm].groupby("seed")
-        values[arm] = {}
-        for seed, arm_points in by_seed:
-            best = envelope(arm_points, pair.measure, pair.axis, at, better)
-            values[arm][int(seed)] = float(best[0])
-    return pd.DataFrame(values).dropna()
+class Reached(NamedTuple):
+    """What two arms reach at some levels of an axis.
+
+    Attributes:
+        seeds: the seeds that both arms have.
+        arms: the two names.
+        values: the best value by seed, arm and level; NaN where no path comes to it.
+    """
+
+    seeds: list[int]
+    arms: list[str]
+    values: Floats
+
+    @classmethod
+    def from_points(
+        cls, points: pd.DataFrame, pair: Pair, levels: ArrayLike, better: int
+    ) -> "Reached":
+        """Read both arms' envelopes, seed by seed."""
+        groups = dict(tuple(points.groupby(["arm", "seed"])))
+        seeds = []
+        values = []
+        for arm, seed in groups:
+            if arm != pair.arm or (pair.against, seed) not in groups:
+                continue
+            seeds.append(seed)
+            for name in pair.arms:
+                arm_points = groups[name, seed]
+                best = envelope(arm_points, pair.measure, pair.axis, levels, better)
+                values.append(best)
+
+        n_levels = np.size(levels)
+        shaped = np.reshape(values, (len(seeds), 2, n_levels))
+        return cls(seeds, pair.arms, shaped)
+
+    def at(self, place: int) -> pd.DataFrame:
+        """A column an arm, a row for each seed in which both come to the level."""
+        values = self.values[:, :, place]
+        table = pd.DataFrame(values, index=self.seeds, columns=self.arms)
+        return table.dropna()
 
 
 # --- intervals ---------------------------------------------------------------------------------
@@ -263,11 +336,20 @@ def _estimate(
 ) -> Estimate:
     """The mean difference over seeds with Student's interval, or one over prompts."""
     gaps = values[pair.arm] - values[pair.against]
-    value = float(gaps.mean())
-    if len(gaps) >= LEAST_SEEDS:
-        return over_seeds(gaps.tolist(), len(gaps))
+    n_seeds = len(gaps)
+    if n_seeds >= LEAST_SEEDS:
+        return over_seeds(gaps.tolist(), n_seeds)
+
+    estimate = Estimate(
+        value=float(gaps.mean()),
+        low=math.nan,
+        high=math.nan,
+        n=n_seeds,
+        n_clusters=0,
+        method="prompts resampled",
+    )
     if "prompt_id" not in rows:
-        return Estimate(value, math.nan, math.nan, len(gaps), 0, "one row a point")
+        return estimate
 
     # The mean over seeds of each draw.
     drawn = []
@@ -276,46 +358,63 @@ def _estimate(
         seed_rows = rows[rows["seed"] == seed]
         n_prompts += seed_rows["prompt_id"].nunique()
         drawn.append(_resample_gap(seed_rows, pair, at, better))
+    estimate = estimate._replace(n_clusters=n_prompts)
     means = np.mean(drawn, axis=0)
     reached = means[~np.isnan(means)]
-
-    method = "prompts resampled"
     if len(reached) < RESAMPLES / 2:  # in most draws one arm does not come to this level
-        return Estimate(value, math.nan, math.nan, len(gaps), n_prompts, method)
+        return estimate
+
     low, high = np.quantile(reached, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), len(gaps), n_prompts, method)
+    return estimate._replace(
+        low=float(low),
+        high=float(high),
+    )
 
 
 def _resample_gap(rows: pd.DataFrame, pair: Pair, at: float, better: int) -> Floats:
     """The difference of two arms of one seed, for draws of its prompts: the same for both arms."""
     prompts = rows["prompt_id"].unique()
+    n_prompts = len(prompts)
     rng = np.random.default_rng(0)
-    evenly = np.full(len(prompts), 1 / len(prompts))
-    weights = rng.multinomial(len(prompts), evenly, size=RESAMPLES).astype(float)
+    evenly = np.full(n_prompts, 1 / n_prompts)
+    weights = rng.multinomial(n_prompts, evenly, size=RESAMPLES)
 
-    best = {}
-    for arm in (pair.arm, pair.against):
+    best = []
+    for arm in pair.arms:
         arm_rows = rows[rows["arm"] == arm]
-        points = points_of(arm_rows).dropna(subset=[pair.measure, pair.axis])
+        points = points_of(arm_rows)
+        points = points.dropna(subset=pair.columns)
         points = points.reset_index(drop=True)
-        along = _draw_means(arm_rows, points, prompts, weights, pair.axis)
-        height = _draw_means(arm_rows, points, prompts, weights, pair.measure)
-        best[arm] = _best_on_lines(along, height, _lines_of(points), at, better)
-    return best[pair.arm] - best[pair.against]
+        lines = _lines_of(points)
+
+        height, along = (
+            _draw_means(arm_rows, points, prompts, weights, name) for name in pair.columns
+        )
+        best.append(_best_on_lines(along, height, lines, at, better))
+    return best[0] - best[1]
 
 
 def _draw_means(
-    rows: pd.DataFrame, points: pd.DataFrame, prompts: Any, weights: Floats, name: str
+    rows: pd.DataFrame,
+    points: pd.DataFrame,
+    prompts: Any,
+    weights: NDArray[np.int64],
+    name: str,
 ) -> Floats:
     """The mean of a column at each point (columns) for each draw of prompts (rows)."""
     place = ["rate", "checkpoint"]
-    numbers = pd.to_numeric(rows[name], errors="coerce").astype(float)
-    table = rows[[*place, "prompt_id"]].assign(value=numbers)
+    table = rows[[*place, "prompt_id"]].copy()
+    table["value"] = _numbers(rows[name])
     by_prompt = table.groupby([*place, "prompt_id"])["value"]
-    wanted = pd.MultiIndex.from_frame(points[place])
 
-    sums = by_prompt.sum().unstack().reindex(index=wanted, columns=prompts).fillna(0.0)
-    counts = by_prompt.count().unstack().reindex(index=wanted, columns=prompts).fillna(0)
-    total = weights @ sums.to_numpy(float).T
-    n_drawn = weights @ counts.to_numpy(float).T
-    return np.divide(total, n_drawn, out=np.full_like(total, math.nan), where=n_drawn > 0)
+    # Sums and counts: a row a point, a column a prompt.
+    wanted = pd.MultiIndex.from_frame(points[place])
+    sums = by_prompt.sum().unstack()
+    sums = sums.reindex(index=wanted, columns=prompts)
+    counts = by_prompt.count().unstack()
+    counts = counts.reindex(index=wanted, columns=prompts)
+
+    total = weights @ sums.fillna(0).to_numpy().T
+    n_drawn = weights @ counts.fillna(0).to_numpy().T
+    unknown = np.full_like(total, math.nan)
+    return np.divide(total, n_drawn, out=unknown, where=n_drawn > 0)

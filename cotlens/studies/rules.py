@@ -84,7 +84,7 @@ class Change(NamedTuple):
     n_tests: int = 1
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any], arm: str, against: str, measure: str) -> "Change":
+    def from_row(cls, row: Any, arm: str, against: str, measure: str) -> "Change":
         """A row of `studies.differences`, with its p-value before any adjustment."""
         change = cls(
             value=float(row["value"]),
@@ -97,6 +97,11 @@ class Change(NamedTuple):
             measure=measure,
         )
         return change._replace(p=p_value(change))
+
+    @property
+    def name(self) -> str:
+        """What differs between which arms."""
+        return f"{self.measure}: {self.arm} less {self.against}"
 
     @property
     def direction(self) -> int:
@@ -117,14 +122,17 @@ def p_value(change: Change) -> float:
     p = 2 P(T > |value| / error), T with n - 1 degrees of freedom, where the half width of the
     interval is t(0.975, n - 1) times the error. NaN for intervals over prompts.
     """
-    freedom = change.n_units - 1
-    if change.units != "seeds" or change.n_units < LEAST_SEEDS or math.isnan(change.low):
+    n = change.n_units
+    if change.units != "seeds" or n < LEAST_SEEDS or math.isnan(change.low):
         return math.nan
     half = change.high - change.value
     if half <= 0:  # all seeds agree
         return 0.0 if change.value else 1.0
-    error = half / distributions.t.ppf(0.975, freedom)
-    return float(2 * distributions.t.sf(abs(change.value) / error, freedom))
+
+    quantile = distributions.t.ppf(0.975, n - 1)
+    error = half / quantile
+    statistic = abs(change.value) / error
+    return float(2 * distributions.t.sf(statistic, n - 1))
 
 
 def is_kept(change: Any, margin: float) -> bool:
@@ -152,10 +160,10 @@ class Evidence:
         """The arm's difference to the base; NaN where the study has none."""
         is_arm = self.changes["arm"] == arm
         is_measure = self.changes["measure"] == measure
-        rows = self.changes[is_arm & is_measure].to_dict("records")
-        if not rows:
-            return NO_CHANGE._replace(arm=arm, against=self.base, measure=measure)
-        return Change.from_row(rows[0], arm, self.base, measure)
+        rows = self.changes[is_arm & is_measure]
+        if rows.empty:
+            return _unknown(arm, self.base, measure)
+        return Change.from_row(rows.iloc[0], arm, self.base, measure)
 
     def difference(self, arm: str, against: str, measure: str) -> Change:
         """The arm's measure less that of another arm."""
@@ -164,17 +172,30 @@ class Evidence:
 
         listed = {known.name: known for known in list_measures(self.samples)}
         if measure not in listed:
-            return NO_CHANGE._replace(arm=arm, against=against, measure=measure)
-        rows = select(self.samples, listed[measure].column, listed[measure].where)
-        estimate = difference(rows[rows["arm"] == arm], rows[rows["arm"] == against])
+            return _unknown(arm, against, measure)
+        known = listed[measure]
+        rows = select(self.samples, known.column, known.where)
+        arm_rows = rows[rows["arm"] == arm]
+        other_rows = rows[rows["arm"] == against]
+        estimate = difference(arm_rows, other_rows)
         return Change.from_row(to_row(estimate), arm, against, measure)
 
     def base_value(self, measure: str) -> float:
         """The base's value of a measure; NaN where the study has none."""
         is_base = self.measures["arm"] == self.base
         is_measure = self.measures["measure"] == measure
-        values = self.measures.loc[is_base & is_measure, "value"]
-        return math.nan if values.empty else float(values.iloc[0])
+        rows = self.measures[is_base & is_measure]
+        if rows.empty:
+            return math.nan
+        return float(rows["value"].iloc[0])
+
+
+def _unknown(arm: str, against: str, measure: str) -> Change:
+    return NO_CHANGE._replace(
+        arm=arm,
+        against=against,
+        measure=measure,
+    )
 
 
 class Comparison(NamedTuple):
@@ -357,12 +378,17 @@ def compare_evenness(_claim: Claim, evidence: Evidence, arm: str, against: str) 
     """
     samples = evidence.samples
     is_forbidden = samples["set"] == "forbidden"
-    rows = samples[is_forbidden & samples["arm"].isin([arm, against])]
-    unsafe = pd.to_numeric(rows["thinking_unsafe"]).astype(float)
-    rows = rows.assign(arm=rows["arm"].astype(str), value=unsafe)
+    is_either = samples["arm"].isin([arm, against])
+    rows = samples[is_forbidden & is_either]
+    unsafe = pd.to_numeric(rows["thinking_unsafe"])
+    rows = rows.assign(
+        arm=rows["arm"].astype(str),
+        value=unsafe.astype(float),
+    )
 
     # One mean a seed, split and arm; one range a seed and arm.
-    means = rows.groupby(["seed", "split", "arm"])["value"].mean().unstack()
+    by_cell = rows.groupby(["seed", "split", "arm"])["value"]
+    means = by_cell.mean().unstack()
     means = means.reindex(columns=[arm, against]).dropna()
     by_seed = means.groupby("seed")
     ranges = by_seed.max() - by_seed.min()
@@ -373,9 +399,10 @@ def compare_evenness(_claim: Claim, evidence: Evidence, arm: str, against: str) 
         estimate = _gap_over_prompts(rows, arm, against)
 
     shown = []
-    for name in (arm, against):
-        if len(gaps):
-            shown.append(f"{name} {ranges[name].mean():.3f}")
+    if len(gaps):
+        for name in (arm, against):
+            mean = ranges[name].mean()
+            shown.append(f"{name} {mean:.3f}")
     n_splits = means.index.unique("split").size
     facts = f"range of unsafe thinking over {n_splits} splits: {', '.join(shown)}"
     gap = Change.from_row(to_row(estimate), arm, against, "range over splits")
@@ -387,7 +414,8 @@ def decide_less_even(claim: str, comparison: Comparison) -> Verdict:
     gap = comparison.changes["gap"]
     verdict = {1: "seen", -1: "opposite", 0: "undecided"}[gap.direction]
     because = f"{comparison.facts}; {gap.arm} less {gap.against} {describe(gap)}"
-    return Verdict(claim, verdict, because, what_would_change(gap))
+    would_change = what_would_change(gap)
+    return Verdict(claim, verdict, because, would_change)
 
 
 def _gap_over_prompts(rows: pd.DataFrame, arm: str, against: str) -> Estimate:
@@ -396,29 +424,46 @@ def _gap_over_prompts(rows: pd.DataFrame, arm: str, against: str) -> Estimate:
     Prompts decided in both arms weigh alike. They are resampled within each split, the same for
     both arms. There is no interval where a split has a single prompt.
     """
-    method = "prompts resampled"
-    wide = rows.groupby(["split", "cluster", "arm"])["value"].mean().unstack()
+    by_prompt = rows.groupby(["split", "cluster", "arm"])["value"]
+    wide = by_prompt.mean().unstack()
     wide = wide.reindex(columns=[arm, against]).dropna()
     splits = [part.to_numpy() for _, part in wide.groupby("split")]
+    estimate = Estimate(
+        value=math.nan,
+        low=math.nan,
+        high=math.nan,
+        n=len(rows),
+        n_clusters=len(wide),
+        method="prompts resampled",
+        n_undefined=len(rows),
+    )
     if not splits:
-        return Estimate(math.nan, math.nan, math.nan, len(rows), 0, method, len(rows))
-
-    def gap(drawn: Sequence[np.ndarray]) -> float:
-        means = np.array([prompts.mean(axis=0) for prompts in drawn])
-        ranges = means.max(axis=0) - means.min(axis=0)
-        return float(ranges[0] - ranges[1])
-
-    value = gap(splits)
+        return estimate
+    estimate = estimate._replace(value=_gap_of_ranges(splits))
     if min(map(len, splits)) < 2:
-        return Estimate(value, math.nan, math.nan, len(rows), len(wide), method, len(rows))
+        return estimate
 
     rng = np.random.default_rng(0)
     gaps = []
     for _ in range(RESAMPLES):
-        drawn = [prompts[rng.integers(len(prompts), size=len(prompts))] for prompts in splits]
-        gaps.append(gap(drawn))
+        drawn = []
+        for prompts in splits:
+            places = rng.integers(len(prompts), size=len(prompts))
+            drawn.append(prompts[places])
+        gaps.append(_gap_of_ranges(drawn))
     low, high = np.quantile(gaps, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), len(rows), len(wide), method, 0)
+    return estimate._replace(
+        low=float(low),
+        high=float(high),
+        n_undefined=0,
+    )
+
+
+def _gap_of_ranges(splits: Sequence[np.ndarray]) -> float:
+    """The range of the first column's means over splits less that of the second's."""
+    means = np.array([prompts.mean(axis=0) for prompts in splits])
+    ranges = means.max(axis=0) - means.min(axis=0)
+    return float(ranges[0] - ranges[1])
 
 
 RULES: Mapping[str, Rule] = {
@@ -445,13 +490,17 @@ def describe(change: Change) -> str:
     if math.isnan(change.low):
         return f"{change.value:+.3f} (no interval)"
 
-    over = f"{change.n_units} {change.units}"
-    if not math.isnan(change.p):
-        over += ", p < 0.0001" if change.p < 1e-4 else f", p {change.p:.2g}"
-        over += f", Holm over {change.n_tests}" if change.n_tests > 1 else ""
-    elif change.n_tests > 1:
-        over += f", one of {change.n_tests}, not adjusted"
-    return f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f}; {over})"
+    facts = [f"{change.n_units} {change.units}"]
+    is_one_of_many = change.n_tests > 1
+    if math.isnan(change.p):
+        if is_one_of_many:
+            facts.append(f"one of {change.n_tests}, not adjusted")
+    else:
+        facts.append("p < 0.0001" if change.p < 1e-4 else f"p {change.p:.2g}")
+        if is_one_of_many:
+            facts.append(f"Holm over {change.n_tests}")
+    interval = f"{change.low:+.3f} to {change.high:+.3f}"
+    return f"{change.value:+.3f} ({interval}; {', '.join(facts)})"
 
 
 def what_would_change(change: Change) -> str:
@@ -471,9 +520,11 @@ def what_would_change(change: Change) -> str:
         return "an interval that excludes zero"
 
     # Student's interval narrows with the square root of n and with its quantile.
-    deviation = (change.high - change.value) * math.sqrt(n) / distributions.t.ppf(0.975, n - 1)
+    half = change.high - change.value
+    deviation = half * math.sqrt(n) / distributions.t.ppf(0.975, n - 1)
     for larger in range(n + 1, 1000):
-        half = distributions.t.ppf(0.975, larger - 1) * deviation / math.sqrt(larger)
+        error = deviation / math.sqrt(larger)
+        half = error * distributions.t.ppf(0.975, larger - 1)
         if half < value:
             needed = f"about {larger} {change.units} if mean and spread stay"
             return f"an interval that excludes zero: {needed}"

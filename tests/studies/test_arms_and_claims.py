@@ -115,7 +115,7 @@ def test_prompts_are_never_called_seeds():
     table = samples(rows, thinking_unsafe=flags)
     found, changes = measures(table), differences(table, "base")
     assert set(found["units"]) == set(changes["units"]) == {"prompts"}
-    change = Change.from_row(changes.iloc[0].to_dict(), "grpo", "base", "m")
+    change = Change.from_row(changes.iloc[0], "grpo", "base", "m")
     assert "seeds" not in what_would_change(change)
     from cotlens.plots.study import plot_measures
 

@@ -199,7 +199,12 @@ def test_holm_turns_a_verdict():
     rng = np.random.default_rng(0)
     rows = []
     for seed in range(5):
-        for arm, values in (("base", [0] * 5), ("a", [4, 1, 3, 1, 2]), ("b", [0, 1, 0, -1, 0]), ("c", [1, -1, 0, 1, -1])):
+        for arm, values in (
+            ("base", [0] * 5),
+            ("a", [4, 1, 3, 1, 2]),
+            ("b", [0, 1, 0, -1, 0]),
+            ("c", [1, -1, 0, 1, -1]),
+        ):
             rows += [(seed, arm, "forbidden", "s", f"p{i}", i < 50 - values[seed]) for i in range(100)]  # fmt: skip
     names = ["seed", "arm", "set", "split", "prompt_id", "thinking_unsafe"]
     table = pd.DataFrame(rows, columns=names).sample(frac=1, random_state=rng)

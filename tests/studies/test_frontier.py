@@ -8,11 +8,11 @@ import pytest
 
 from cotlens.studies.frontier import (
     Pair,
+    Reached,
     common_range,
     envelope,
     equal_level_gaps,
     points_of,
-    values_at,
     with_starts,
 )
 
@@ -162,7 +162,7 @@ def test_the_common_range_is_that_of_every_seed():
     pair = Pair("a", "b", *SKILL)
     points = points_of(table)
     assert common_range(points, pair) == (0.4, 0.5)
-    assert values_at(points, pair, 0.45, 1).index.tolist() == [0, 1]
+    assert Reached.from_points(points, pair, [0.45], 1).at(0).index.tolist() == [0, 1]
 
 
 def test_the_base_begins_every_path_that_has_no_beginning():
