@@ -157,8 +157,8 @@ def test_tables_verdicts_and_figures(run, tmp_path, capsys):
 
     # Q1 and Q3 need arms that are not trained here.
     claims = pd.read_csv(tmp_path / "verdicts.csv")
-    verdicts = {"seen", "seen (RL raises it)", "not seen", "opposite", "undecided"}
-    assert set(claims["claim"].str[:2]) == {"C1", "C2", "C3", "C4", "C5", "Q2"}
+    verdicts = {"seen", "seen (grpo raises it)", "not seen", "opposite", "undecided"}
+    assert set(claims["claim"].str[:2]) == {"C1", "C2", "C3", "C5", "Q2"}
     assert set(claims["verdict"]) <= verdicts
     assert claims["would_change"].str.len().min() > 0
 
