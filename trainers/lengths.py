@@ -6,7 +6,6 @@ computes the same log-probabilities in groups of like length, and only where the
 """
 
 import functools
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch

@@ -7,7 +7,7 @@ from typing import Any
 
 from cotlens.detect.refusal import Refusal, classify_refusal
 from cotlens.formats.read import read_traces
-from cotlens.text.split import part_text, request_of
+from cotlens.text.split import request_of, split_think
 from cotlens.trace import Trace
 from trainers.pocket.plan import HARMLESS, Setting, add_cost, count_tokens
 from trainers.pocket.policy import Teacher, write_teacher
@@ -63,8 +63,7 @@ def _help_reward(setting: Setting) -> Any:
 
 
 def _is_helpful(completion: str, prompt: Prompt) -> float:
-    trace = Trace(id="", completion=completion)
-    answer = part_text(trace, "answer")
+    answer = split_think(completion).answer.of(completion)
     names_both = prompt.topic in answer and prompt.verb in answer
     return float(names_both and classify_refusal(answer) is Refusal.COMPLIANCE)
 

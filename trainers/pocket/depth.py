@@ -30,21 +30,21 @@ HARMLESS = (Domain.LOOK_ALIKE, Domain.ALLOWED)
 COLUMNS = ("measure", "domain", "split", "prompt_id", "method", "sample", "value")
 
 
-# The sets of a study's samples that the measures of injected thoughts are columns of, and of puzzles
-# in which going back is impossible, and of every miss that a puzzle's sample makes by itself.
-PLACE_OF = {
-    "miss_goes_back": ("misses", "goes_back"),
-    "miss_is_right": ("misses", "is_correct"),
-    "excuse_goes_back": ("excuses", "goes_back"),
-    "excuse_is_right": ("excuses", "refuses"),
-    "overcaution_goes_back": ("cautions", "goes_back"),
-    "overcaution_is_right": ("cautions", "is_help"),
-    "rule_check_goes_back": ("checks", "goes_back"),
-    "rule_check_is_right": ("checks", "refuses"),
-    "is_right_banned": ("banned", "is_correct"),
-    "pay_off": ("banned", "pay_off"),
-    "back_after_miss": ("returns", "goes_back"),
+# The column of a study's samples that holds a measure. A sample has the values of the injected
+# thought on its prompt, and of its twin without the tokens that go back.
+COLUMN_OF = {
+    "miss_goes_back": "goes_back",
+    "miss_is_right": "recovers",
+    "excuse_goes_back": "goes_back",
+    "excuse_is_right": "recovers",
+    "overcaution_goes_back": "goes_back",
+    "overcaution_is_right": "recovers",
+    "rule_check_is_right": "recalls",
+    "is_right_banned": "is_correct_banned",
+    "pay_off": "pay_off",
+    "back_after_miss": "returns_after_miss",
 }
+FLAGS = ("goes_back", "recovers", "recalls", "is_correct_banned")
 
 
 # --- injected thoughts ---------------------------------------------------------------------------
@@ -419,24 +419,17 @@ def _same(*columns: str) -> dict[str, str]:
     return dict(zip(columns, columns, strict=True))
 
 
-def samples_of(table: pd.DataFrame) -> pd.DataFrame:
-    """The values of `measure_depth` as samples of a study: sets and columns of `PLACE_OF`.
+def columns_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The values of `measure_depth` as columns of samples, one row a prompt and sample.
 
-    Values of one set that belong to one sample are columns of one row.
+    `returns_after_miss` is the share of a sample's own misses after which it goes back. What does
+    not apply to a prompt is missing.
     """
-    sets: dict[str, list[pd.DataFrame]] = {}
-    for measure, (name, column) in PLACE_OF.items():
-        rows = table[table["measure"] == measure].reset_index(drop=True)
-        values = rows[["split", "prompt_id", "sample"]].assign(**{column: rows["value"]})
-        sets.setdefault(name, []).append(values)
-
-    tables = []
-    for name, (first, *others) in sets.items():
-        for other in others:
-            (column,) = set(other) - {"split", "prompt_id", "sample"}
-            first = first.assign(**{column: other[column]})
-        tables.append(first.assign(set=name, split=name))
-    return pd.concat(tables, ignore_index=True)
+    known = table[table["measure"].isin(COLUMN_OF)]
+    named = known.assign(column=known["measure"].map(COLUMN_OF))
+    wide = named.pivot_table(index=["prompt_id", "sample"], columns="column", values="value")
+    columns = wide.reindex(columns=list(dict.fromkeys(COLUMN_OF.values())))
+    return columns.astype(dict.fromkeys(FLAGS, "boolean")).reset_index()
 
 
 def _is_miss(steps: pd.DataFrame) -> pd.Series:

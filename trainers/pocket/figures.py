@@ -35,45 +35,29 @@ def samples_of(study: Study) -> pd.DataFrame:
     return samples.assign(corrective=n_corrections / n_reflections.where(n_reflections > 0))
 
 
-AFTER_INJECTION = ("misses", "excuses", "cautions", "checks", "returns")
-
-
 def _with_own_columns(columns: Mapping[str, Column]) -> dict[str, Column]:
-    """The columns of studies with this world's sets, and its own columns after like ones.
-
-    The set `misses` has puzzles after an injected miss, `excuses` forbidden requests after an
-    injected excuse, `cautions` harmless ones after an injected refusal, `checks` little-known
-    hazards after an injected rule check, `banned` puzzles with going back made impossible, and
-    `returns` every miss that an arm made itself.
-    """
+    """The columns of studies, each of the world's own after the one that it belongs to."""
+    puzzles = ("puzzles",)
     own = {
-        "is_format_ok": ("is_parsed", Column("only sentences of the world", ("all",), True)),
-        "is_correct": ("goes_back", Column("goes back", AFTER_INJECTION, True)),
-        "n_reflections": ("pay_off", Column("what going back is worth", ("banned",), False)),
-        "longest_run": (
-            "corrective",
-            Column(
+        "is_format_ok": {"is_parsed": Column("only sentences of the world", ("all",), True)},
+        "goes_back": {
+            "recalls": Column("refusal after an injected rule check", ("forbidden",), True),
+            "returns_after_miss": Column("returns after own misses", puzzles, True),
+            "is_correct_banned": Column("right without going back", puzzles, True),
+            "pay_off": Column("what going back is worth", puzzles, False),
+        },
+        "longest_run": {
+            "corrective": Column(
                 "share of reflections that mend something",
                 ("forbidden", "maths", "puzzles"),
                 False,
             ),
-        ),
-    }
-    further_sets = {
-        "refuses": ("excuses", "checks"),
-        "is_help": ("cautions",),
-        "is_correct": ("puzzles", "misses", "banned"),
-        "n_reflections": ("puzzles",),
-        "n_steps": ("puzzles",),
-        "n_tokens": ("puzzles",),
+        },
     }
     merged: dict[str, Column] = {}
     for name, column in columns.items():
-        domains = column.domains + further_sets.get(name, ())
-        merged[name] = column._replace(domains=domains)
-        if name in own:
-            own_name, own_column = own[name]
-            merged[own_name] = own_column
+        merged[name] = column
+        merged |= own.get(name, {})
     return merged
 
 

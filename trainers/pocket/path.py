@@ -50,8 +50,8 @@ def add_point(setting: Setting, model: Any, update: int) -> None:
     points = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
     # A resumed training comes by a checkpoint again.
-    points = [point for point in points if point["update"] != update]
-    place = {"arm": setting.arm, "rate": setting.rate, "seed": setting.seed, "update": update}
+    points = [point for point in points if point["checkpoint"] != update]
+    place = {"arm": setting.arm, "rate": setting.rate, "seed": setting.seed, "checkpoint": update}
     points.append(place | measure_point(setting, model))
     write_atomic(path, json.dumps(points, indent=1))
 
@@ -105,7 +105,7 @@ def _share(flags: list[bool]) -> float:
 def _sample(
     setting: Setting, model: Any, split: PromptSplit, *, injected: bool = False
 ) -> tuple[list[Truth], list[Any]]:
-    """What a model does on a split, and its traces; `injected`: after a miss that it did not make."""
+    """What a model does on a split, and its traces; `injected`: after a miss not its own."""
     from trainers.pocket.base import sample
 
     _, tokenizer = setting.load()
@@ -137,11 +137,11 @@ def _kl_to_base(setting: Setting, model: Any, traces: list[Any]) -> float:
 
 
 def read_paths(out: Path) -> pd.DataFrame:
-    """All points of the development seeds: one row an arm, rate, seed and update.
+    """All points of the development seeds: one row an arm, rate, seed and checkpoint.
 
-    The base's own point is the first of every path, update 0.
+    The base's own point is the first of every path, checkpoint 0.
     """
     points = []
     for path in sorted(out.glob("seed=*/*/path.json")):
         points += json.loads(path.read_text(encoding="utf-8"))
-    return pd.DataFrame(points, columns=["arm", "rate", "seed", "update", *MEASURES])
+    return pd.DataFrame(points, columns=["arm", "rate", "seed", "checkpoint", *MEASURES])

@@ -14,7 +14,7 @@ from cotlens.runs.run import Run
 from cotlens.studies import read_updates
 from cotlens.studies.samples import set_of
 from cotlens.text.split import part_text, request_of
-from trainers.pocket.depth import samples_of
+from trainers.pocket.depth import columns_of
 from trainers.pocket.guard import LearnedGuard
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.plan import SETS
@@ -68,15 +68,9 @@ def _downcast(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def all_samples(folder: Path) -> pd.DataFrame:
-    """The samples of an arm: those of its runs, and those of injected thoughts.
-
-    The columns that a set has not are missing.
-    """
-    samples = sample_table(folder)
-    depth = samples_of(pd.read_parquet(folder / "depth.parquet"))
-    flags = [name for name in ("goes_back", "is_correct", "is_help", "refuses") if name in depth]
-    depth = depth.astype(dict.fromkeys(flags, "boolean"))
-    return pd.concat([samples.astype({"refuses": "boolean"}), depth], ignore_index=True)
+    """The samples of an arm's runs, with what it makes of injected thoughts on their prompts."""
+    depth = columns_of(pd.read_parquet(folder / "depth.parquet"))
+    return sample_table(folder).merge(depth, on=["prompt_id", "sample"], how="left")
 
 
 def sample_table(folder: Path) -> pd.DataFrame:

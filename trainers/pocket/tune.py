@@ -24,9 +24,9 @@ def read_tries(out: Path) -> pd.DataFrame:
     """
     points = read_paths(out)
     points = points[points["arm"] != "base"]
-    last = points[points["update"] == points["update"].max()]
+    last = points[points["checkpoint"] == points["checkpoint"].max()]
     grouped = last.groupby(["arm", "rate"])
-    tries = grouped.mean(numeric_only=True).drop(columns=["seed", "update"])
+    tries = grouped.mean(numeric_only=True).drop(columns=["seed", "checkpoint"])
     tries["safe"] = 1 - tries["unsafe"]
     tries["n_seeds"] = grouped["seed"].nunique()
     tries = tries.reset_index()

@@ -76,8 +76,8 @@ STEERINGS: dict[Steering, str] = {
     Steering.ANSWER: "Answer what follows. ",
 }
 
-# Marks that a training method may put into a trace. They are tokens of their own from the start, and
-# no text that the base model learns has one.
+# Marks that a training method may put into a trace. They are tokens of their own from the start,
+# and no text that the base model learns has one.
 PIVOTS = ("[SAFE]", "[UNSAFE]", "[RETHINK]")
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from trainers.pocket import wording
 from trainers.pocket.wording import Role
-from trainers.pocket.world import Domain, Prompt
+from trainers.pocket.world import Prompt
 
 P_PARAGRAPH = 0.15  # a decision starts a new paragraph
 DECISIONS = frozenset({Role.PLAN, Role.REFUSE, Role.RECOVER, Role.CONCLUDE})

@@ -163,7 +163,9 @@ def test_tables_verdicts_and_figures(run, tmp_path, capsys):
     assert claims["would_change"].str.len().min() > 0
 
     assert "no evidence on real models" in capsys.readouterr().out
-    assert json.loads((tmp_path / "safety/unsafe_by_split.json").read_text())["plan"]["size"] == "tiny"
+    assert (
+        json.loads((tmp_path / "safety/unsafe_by_split.json").read_text())["plan"]["size"] == "tiny"
+    )
 
 
 def test_the_study_keeps_seeds_that_are_no_longer_at_hand(run, tmp_path):
@@ -268,7 +270,7 @@ def write_points(out: Path, arm: str, rate: float, scores: dict[int, float]) -> 
     for seed, score in scores.items():
         folder = out / f"seed={seed}" / f"{arm}@{rate:g}"
         folder.mkdir(parents=True)
-        place = {"arm": arm, "rate": rate, "seed": seed, "update": CHECKPOINTS[-1]}
+        place = {"arm": arm, "rate": rate, "seed": seed, "checkpoint": CHECKPOINTS[-1]}
         (folder / "path.json").write_text(json.dumps([place | dict.fromkeys(MEASURES, score)]))
 
 
@@ -293,7 +295,7 @@ def test_the_last_points_alone_decide(tmp_path):
     write_points(tmp_path, "grpo", 1e-4, {1000: 0.5})
     path = tmp_path / "seed=1000" / "grpo@0.0001" / "path.json"
     (last,) = json.loads(path.read_text())
-    path.write_text(json.dumps([last | {"update": CHECKPOINTS[0], "score": 1.0}, last]))
+    path.write_text(json.dumps([last | {"checkpoint": CHECKPOINTS[0], "score": 1.0}, last]))
     assert len(read_paths(tmp_path)) == 2
     assert read_tries(tmp_path)["score"].tolist() == [0.5]
 
@@ -309,7 +311,7 @@ def test_a_try_is_the_arm_at_a_rate_of_its_own(tmp_path, monkeypatch):
 
     run_job(tmp_path, job("hindsight_sft@0.0003", SEED), PLAN)
     points = read_paths(tmp_path)
-    assert points[["arm", "rate", "update"]].values.tolist() == [
+    assert points[["arm", "rate", "checkpoint"]].values.tolist() == [
         ["base", 0.0, 0],
         ["hindsight_sft", 3e-4, 1],
         ["hindsight_sft", 3e-4, 2],
