@@ -194,7 +194,10 @@ def _plot_curves(
             curves[panel, arm] = _curve(table[is_in_panel], panel, n_updates, bins)
 
     # Stretches with too few rows go, and panels that have no others.
-    largest = max((int(curve["n"].max()) for curve in curves.values() if len(curve)), default=0)
+    largest = 0
+    for curve in curves.values():
+        if len(curve):
+            largest = max(largest, int(curve["n"].max()))
     if not largest:
         raise ValueError("no update has a value of what is drawn")
     least = min(least, largest)
@@ -221,7 +224,10 @@ def _plot_curves(
             xlabel="update" if is_lowest else "",
         )
         axis.set_title(panel.title, fontsize=8 if n_columns < 5 else 7)
-    _legend_of_arms(figure, styles, {arm for by_arm in shown.values() for arm in by_arm})
+    arms_shown = set()
+    for by_arm in shown.values():
+        arms_shown |= set(by_arm)
+    _legend_of_arms(figure, styles, arms_shown)
     note(figure, text)
     return Plot(figure, pd.concat(drawn, ignore_index=True))
 

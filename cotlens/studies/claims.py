@@ -239,9 +239,11 @@ def _arms_of(
     """The pairs of a claim's arms, of those that the study has."""
     present = set(evidence.samples["arm"].astype(str))
     arms = _names_of(claim.arm, roles)
-    others = _names_of(claim.against or evidence.base, roles)
+    named = claim.against or evidence.base
+    others = _names_of(named, roles)
     for arm, against in product(arms, others):
-        if arm != against and {arm, against} <= present:
+        is_present = {arm, against} <= present
+        if is_present and arm != against:
             yield arm, against
 
 

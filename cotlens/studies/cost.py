@@ -33,8 +33,9 @@ def cost_by_arm(cost: pd.DataFrame) -> pd.DataFrame:
     """
     need(cost, "arm", "seed")
     table = cost.copy()
-    if "cpu_seconds" not in table and "cpu_seconds_of_last_start" in table:
-        table["cpu_seconds"] = table["cpu_seconds_of_last_start"]
+    if "cpu_seconds" not in table:
+        last = table.get("cpu_seconds_of_last_start", math.nan)
+        table["cpu_seconds"] = last
     for name in COSTS:
         if name not in table:
             table[name] = math.nan

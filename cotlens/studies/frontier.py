@@ -262,8 +262,13 @@ def _best_on_lines(
     right = np.maximum(begin, end)
     is_inside = (left <= at) & (at <= right)
     reached = np.where(is_inside, on_line, -math.inf)
-    best = np.max(reached, axis=-1, initial=-math.inf)
-    return better * np.where(np.isinf(best), math.nan, best)
+    best = np.max(
+        reached,
+        axis=-1,
+        initial=-math.inf,
+    )
+    is_reached = np.isfinite(best)
+    return better * np.where(is_reached, best, math.nan)
 
 
 def common_range(points: pd.DataFrame, pair: Pair) -> tuple[float, float]:
@@ -314,7 +319,13 @@ class Reached(NamedTuple):
             seeds.append(seed)
             for name in pair.arms:
                 arm_points = groups[name, seed]
-                best = envelope(arm_points, pair.measure, pair.axis, levels, better)
+                best = envelope(
+                    arm_points,
+                    pair.measure,
+                    pair.axis,
+                    levels,
+                    better,
+                )
                 values.append(best)
 
         n_levels = np.size(levels)
@@ -387,9 +398,11 @@ def _resample_gap(rows: pd.DataFrame, pair: Pair, at: float, better: int) -> Flo
         points = points.reset_index(drop=True)
         lines = _lines_of(points)
 
-        height, along = (
-            _draw_means(arm_rows, points, prompts, weights, name) for name in pair.columns
-        )
+        drawn = {}
+        for name in pair.columns:
+            drawn[name] = _draw_means(arm_rows, points, prompts, weights, name)
+        along = drawn[pair.axis]
+        height = drawn[pair.measure]
         best.append(_best_on_lines(along, height, lines, at, better))
     return best[0] - best[1]
 
@@ -414,7 +427,15 @@ def _draw_means(
     counts = by_prompt.count().unstack()
     counts = counts.reindex(index=wanted, columns=prompts)
 
-    total = weights @ sums.fillna(0).to_numpy().T
-    n_drawn = weights @ counts.fillna(0).to_numpy().T
+    # A prompt that was drawn twice counts twice.
+    sums_by_point = sums.fillna(0).to_numpy()
+    counts_by_point = counts.fillna(0).to_numpy()
+    total = weights @ sums_by_point.T
+    n_drawn = weights @ counts_by_point.T
     unknown = np.full_like(total, math.nan)
-    return np.divide(total, n_drawn, out=unknown, where=n_drawn > 0)
+    return np.divide(
+        total,
+        n_drawn,
+        out=unknown,
+        where=n_drawn > 0,
+    )
