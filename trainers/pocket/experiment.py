@@ -35,9 +35,11 @@ if find_spec("trainers") is None:
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from trainers.pocket.arms import ARMS, SEEDS_OF
 from trainers.pocket.jobs import Job, clock, end_with_caller, run_all, run_job, show_line, tries
@@ -61,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         run_all(options.out, _jobs(options), options.plan, workers=options.workers)
     except (ValueError, RuntimeError) as error:
-        raise SystemExit(f"\nexperiment: {error}") from None
+        _end(str(error), 1)
     except KeyboardInterrupt:
-        raise SystemExit("\nexperiment: stopped; run it again to go on from here") from None
+        _end("stopped; run the same command to go on from here", 130)
 
     from trainers.pocket.report import report
 
@@ -71,6 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report(options.out, figures)
     minutes = clock(time.monotonic() - started)
     show_line(f"all done after {minutes}: {figures}", last=True)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Ends the script with one line."""
+    print(f"\nexperiment: {message}", file=sys.stderr)
+    raise SystemExit(code) from None
 
 
 def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -317,7 +317,7 @@ def test_a_try_is_the_arm_at_a_rate_of_its_own(tmp_path, monkeypatch):
         ["hindsight_sft", 3e-4, 2],
     ]
     assert points["kl"].iloc[0] == 0
-    assert (points["kl"].iloc[1:] > 0).all()
+    assert points["kl"].iloc[2] > 0  # the first update is at rate 0
     for name in ("unsafe", "over_refusal", "help", "skill", "recovery", "score"):
         assert points[name].between(0, 1).all()
 
