@@ -1,7 +1,15 @@
 """Training in groups of like length: the same losses and gradients as TRL's own forward."""
 
 import pytest
-from tiny import PAIRS, QUESTIONS, grpo_settings, settings, tiny_model, tiny_tokenizer, trained_model
+from tiny import (
+    PAIRS,
+    QUESTIONS,
+    grpo_settings,
+    settings,
+    tiny_model,
+    tiny_tokenizer,
+    trained_model,
+)
 
 pytest.importorskip("trl", reason="the trainers need the extra `train`")
 
@@ -117,8 +125,6 @@ def test_an_update_of_grpo_on_the_same_rollouts_is_the_same(tmp_path, monkeypatc
 
     def train(name):
         args = grpo_settings(tmp_path / name, per_device_train_batch_size=8, max_steps=2)
-        return grpo.train(
-            trained_model(), tiny_tokenizer(), QUESTIONS, rewards=[reward], args=args
-        )
+        return grpo.train(trained_model(), tiny_tokenizer(), QUESTIONS, rewards=[reward], args=args)
 
     assert_same_updates(train, 2, monkeypatch)
