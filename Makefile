@@ -40,6 +40,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/entropy.py
 	$(BIN)/python benchmarks/guard.py
+	$(BIN)/python benchmarks/pocket.py
 	$(BIN)/python benchmarks/view.py
 
 clean:  ## runs of your own stay

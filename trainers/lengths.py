@@ -13,6 +13,8 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from cotlens.models.batches import batches
 
+IGNORED = -100  # label of a token without loss
+
 # Padded tokens of a group: few enough for its states to stay in a core's cache.
 GROUP_TOKENS = 1024
 
@@ -40,30 +42,52 @@ def train_by_length(network: Any, *, temperature: float = 1.0) -> None:
         temperature: the logits are divided by it.
     """
     config = network.config.get_text_config()
-    if any(getattr(config, name, None) is not None for name in _CHANGES_OF_LOGITS):
-        return
+    for name in _CHANGES_OF_LOGITS:
+        if getattr(config, name, None) is not None:
+            return
 
-    whole = network.forward
+    forward_of_trl = network.forward
 
-    @functools.wraps(whole)
-    def forward(*args: Any, fused_lm_head: bool = False, **inputs: Any) -> Any:
-        if not fused_lm_head:
-            return whole(*args, **inputs)
-        if args or not _is_plain(inputs, config.vocab_size):
-            return whole(*args, fused_lm_head=True, **inputs)
-        return _score(network, temperature, **inputs)
+    # `generate` reads the signature, which `wraps` keeps.
+    @functools.wraps(forward_of_trl)
+    def forward(*args: Any, **inputs: Any) -> Any:
+        batch = _read_batch(inputs, config.vocab_size)
+        if args or batch is None:
+            return forward_of_trl(*args, **inputs)
+        return _score(network, temperature, batch)
 
     network.forward = forward
 
 
-def _is_plain(inputs: dict[str, Any], n_words: int) -> bool:
-    """Whether a batch is ids, mask and labels, and its logits are few."""
-    usual = {"input_ids", "attention_mask", "labels", "use_cache"}
-    needed = {"input_ids", "attention_mask", "labels"}
-    if not needed <= set(inputs) <= usual:
-        return False
-    n_labels = int((inputs["labels"][:, 1:] != -100).sum())
-    return 0 < n_labels * n_words <= MOST_LOGITS
+class _Batch(NamedTuple):
+    """Texts with padding around them, each tensor (B, T)."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    labels: torch.Tensor
+
+
+def _read_batch(inputs: dict[str, Any], n_words: int) -> _Batch | None:
+    """The batch of a loss; None if it is another call, or needs more than ids, mask and labels."""
+    needed = {"input_ids", "attention_mask", "labels", "fused_lm_head"}
+    names = set(inputs)
+    if not needed <= names <= needed | {"use_cache"}:
+        return None
+
+    # A few logits, of which TRL makes no pieces.
+    batch = _Batch(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+    n_labels = int((batch.labels[:, 1:] != IGNORED).sum())
+    n_logits = n_labels * n_words
+    if not 0 < n_logits <= MOST_LOGITS:
+        return None
+
+    # Each text is whole: its mask changes where padding ends or begins, and nowhere else.
+    n_changes = batch.mask.diff(dim=1).abs().sum(-1)
+    edges = batch.mask[:, [0, -1]]
+    n_padded_edges = (edges == 0).sum(-1)
+    if not torch.equal(n_changes, n_padded_edges):
+        return None
+    return batch
 
 
 class _Scores(NamedTuple):
@@ -76,29 +100,24 @@ class _Scores(NamedTuple):
     is_top1: torch.Tensor
 
 
-def _score(
-    network: Any,
-    temperature: float,
-    *,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    labels: torch.Tensor,
-    use_cache: bool = False,
-) -> FusedCausalLMOutput:
+def _score(network: Any, temperature: float, batch: _Batch) -> FusedCausalLMOutput:
     """What TRL's own forward returns, computed group by group."""
-    lengths = attention_mask.sum(-1).tolist()
+    lengths = batch.mask.sum(-1)
     groups = []
-    for numbers in batches(lengths, GROUP_TOKENS):
-        rows = torch.tensor(numbers, device=input_ids.device)
-        groups.append(_score_group(network, temperature, rows, input_ids, attention_mask, labels))
+    for numbers in batches(lengths.tolist(), GROUP_TOKENS):
+        rows = torch.tensor(numbers, device=lengths.device)
+        scores = _score_group(network, temperature, batch, rows)
+        groups.append(scores)
 
     # Put the values of all groups where their tokens are; the others are 0.
-    label_mask = labels[:, 1:] != -100
-    joined = _Scores(*map(torch.cat, zip(*groups, strict=True)))
+    label_mask = batch.labels[:, 1:] != IGNORED
+    columns_of_values = zip(*groups, strict=True)
+    joined = _Scores(*map(torch.cat, columns_of_values))
     places = (joined.rows, joined.columns)
 
     def spread(values: torch.Tensor) -> torch.Tensor:
-        return values.new_zeros(label_mask.shape).index_put(places, values)
+        zeros = values.new_zeros(label_mask.shape)
+        return zeros.index_put(places, values)
 
     log_probs = spread(joined.log_probs)
     return FusedCausalLMOutput(
@@ -113,40 +132,42 @@ def _score(
 def _score_group(
     network: Any,
     temperature: float,
+    batch: _Batch,
     rows: torch.Tensor,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    labels: torch.Tensor,
 ) -> _Scores:
     """The scores of these rows of the batch."""
-    # Columns that are padding in all of these rows are left out.
-    used = attention_mask[rows].any(0).nonzero()
-    first = int(used[0])
-    stop = int(used[-1]) + 1
-    mask = attention_mask[rows, first:stop]
-    group_labels = labels[rows, first + 1 : stop]
-
-    output = network.base_model(
-        input_ids=input_ids[rows, first:stop],
-        attention_mask=mask,
-        use_cache=False,
-    )
+    # Every text begins in the first column. No token of it sees the padding that follows it: there
+    # is no need of a mask.
+    mask = batch.mask[rows]
+    starts = mask.argmax(-1, keepdim=True)
+    lengths = mask.sum(-1, keepdim=True)
+    offsets = torch.arange(int(lengths.max()), device=rows.device)
+    is_padding = offsets >= lengths
+    columns = starts + offsets
+    columns = columns.masked_fill(is_padding, 0)
 
     # The state at a token predicts the next one.
-    group_rows, group_columns = (group_labels != -100).nonzero(as_tuple=True)
-    states = output.last_hidden_state[group_rows, group_columns]
-    targets = group_labels[group_rows, group_columns]
+    ids = batch.ids[rows].gather(1, columns)
+    labels = batch.labels[rows].gather(1, columns)
+    labels = labels.masked_fill(is_padding, IGNORED)[:, 1:]
+    output = network.base_model(input_ids=ids, use_cache=False)
 
-    logits = network.get_output_embeddings()(states).float() / temperature
+    # Only states with a label go through the head.
+    group_rows, places = (labels != IGNORED).nonzero(as_tuple=True)
+    states = output.last_hidden_state[group_rows, places]
+    targets = labels[group_rows, places]
+    head = network.get_output_embeddings()
+    logits = head(states).float() / temperature
+
     log_probs = logits.log_softmax(-1)
     with torch.no_grad():
         entropy = -torch.linalg.vecdot(log_probs.exp(), log_probs)
         is_top1 = log_probs.argmax(-1) == targets
-
+    chosen = log_probs.gather(-1, targets.unsqueeze(-1))
     return _Scores(
         rows=rows[group_rows],
-        columns=group_columns + first,
-        log_probs=log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1),
+        columns=columns[group_rows, places],
+        log_probs=chosen.squeeze(-1),
         entropy=entropy,
         is_top1=is_top1,
     )

@@ -16,9 +16,15 @@ from cotlens.models.local import LocalEngine
 
 def can_draw(args: GRPOConfig) -> bool:
     """Whether `draw_rollouts` draws what TRL would draw with these settings."""
-    is_elsewhere = args.use_vllm or args.use_transformers_continuous_batching
-    is_special = args.min_p is not None or args.repetition_penalty != 1 or args.generation_kwargs
-    return bool(args.use_cpu) and not is_elsewhere and not is_special
+    if not args.use_cpu:
+        return False
+    if args.use_vllm or args.use_transformers_continuous_batching:
+        return False
+
+    # What the sampler does not know.
+    if args.min_p is not None or args.generation_kwargs:
+        return False
+    return args.repetition_penalty == 1
 
 
 def draw_rollouts(prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
@@ -28,25 +34,35 @@ def draw_rollouts(prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
     have drawn.
     """
     args = trainer.args
-    seed = int(torch.randint(2**31, ()))
+    seed = torch.randint(2**31, ())
     sampling = Sampling(
         n=1,
         temperature=args.temperature,
         top_p=args.top_p,
         top_k=args.top_k,
         max_new_tokens=args.max_completion_length,
-        seed=seed,
+        seed=int(seed),
     )
 
-    prompt_ids = trainer.processing_class(text=list(prompts))["input_ids"]
+    # A job's prompt has the number of the rollout for its name.
+    tokenizer = trainer.processing_class
+    prompt_ids = tokenizer(text=list(prompts))["input_ids"]
     jobs = []
-    for number, (text, ids) in enumerate(zip(prompts, prompt_ids, strict=True)):
-        asked = Prompt(str(number), [], {}, {}, f"rollout {number}", text)
+    for number, ids in enumerate(prompt_ids):
+        text = prompts[number]
+        place = f"rollout {number}"
+        asked = Prompt(str(number), [], {}, {}, place, text)
         jobs.append(Job(asked, text, ids))
 
     network = trainer.accelerator.unwrap_model(trainer.model)
-    engine = LocalEngine(network, trainer.processing_class, "policy")
-    completion_ids: list[list[int]] = [[] for _ in jobs]
+    engine = LocalEngine(network, tokenizer, "policy")
+    written_ids = {}
     for job, written in engine.write(jobs, sampling):
-        completion_ids[int(job.prompt.id)] = list(written.ids or ())
-    return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+        written_ids[job.prompt.id] = written.ids
+
+    completion_ids = [list(written_ids[job.prompt.id]) for job in jobs]
+    return {
+        "prompt_ids": prompt_ids,
+        "completion_ids": completion_ids,
+        "logprobs": None,
+    }

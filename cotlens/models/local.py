@@ -195,8 +195,10 @@ def generate_ids(
         network.train(was_training)
 
     if with_logits:
-        return Generated(output.sequences[:, width:].tolist(), output.logits)
-    return Generated(output[:, width:].tolist(), ())
+        new_ids = output.sequences[:, width:]
+        return Generated(new_ids.tolist(), output.logits)
+    new_ids = output[:, width:]
+    return Generated(new_ids.tolist(), ())
 
 
 def _processors(sampling: Sampling, device: Any) -> list[Any]:
@@ -233,8 +235,11 @@ def _random_numbers(sampling: Sampling, batch: Sequence[Job]) -> torch.Tensor | 
     numbers = []
     for job in batch:
         seed = sampling.seed_of(job.prompt) + job.sample
-        stream = torch.Generator().manual_seed(seed)
-        job_numbers = torch.rand(sampling.max_new_tokens, generator=stream, dtype=torch.float64)
+        job_numbers = torch.rand(
+            sampling.max_new_tokens,
+            generator=torch.Generator().manual_seed(seed),
+            dtype=torch.float64,
+        )
         numbers.append(job_numbers)
     return torch.stack(numbers)
 
@@ -263,8 +268,9 @@ def _mark_choice(
     logits: torch.Tensor,
 ) -> torch.Tensor:
     """Logits of which the largest is that of the chosen token, for the loop of transformers."""
+    step = ids.shape[1] - width
     rows = torch.arange(len(logits), device=logits.device)
-    tokens = _choose(processors, numbers, logits, rows, step=ids.shape[1] - width)
+    tokens = _choose(processors, numbers, logits, rows, step)
     marked = torch.full_like(logits, -torch.inf)
     return marked.scatter(-1, tokens.unsqueeze(-1), 0.0)
 
@@ -283,10 +289,14 @@ def draw(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         logits: (B, V).
         numbers: uniform on [0, 1), (B); 0 stands for 1.
     """
-    probabilities = torch.softmax(logits, -1, dtype=torch.float64)
-    upper_ends = probabilities.cumsum(-1)
+    probabilities = torch.softmax(logits, -1)
+    upper_ends = probabilities.cumsum(-1, dtype=torch.float64)
 
     # The last end is 1 up to rounding: what is sought is never beyond it.
-    sought = (1 - numbers.unsqueeze(-1)) * upper_ends[:, -1:]
-    tokens = torch.searchsorted(upper_ends, sought).squeeze(-1)
-    return tokens.clamp(max=logits.shape[-1] - 1)  # rows of NaN
+    last_ends = upper_ends[:, -1:]
+    sought = (1 - numbers.unsqueeze(-1)) * last_ends
+    tokens = torch.searchsorted(upper_ends, sought)
+
+    # In a row of NaN nothing is found.
+    n_words = logits.shape[-1]
+    return tokens.squeeze(-1).clamp(max=n_words - 1)

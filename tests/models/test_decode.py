@@ -28,9 +28,10 @@ ARCHITECTURES = [
 ]
 
 
-def uniform_numbers(n_rows=len(PROMPTS), n_new=N_NEW):
+def uniform_numbers():
     stream = torch.Generator().manual_seed(7)
-    return torch.rand(n_rows, n_new, generator=stream, dtype=torch.float64)
+    shape = (len(PROMPTS), N_NEW)
+    return torch.rand(shape, generator=stream, dtype=torch.float64)
 
 
 def write_naively(network, prompt, numbers, end_ids, n_new=N_NEW):
