@@ -41,9 +41,10 @@ from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_toke
 from trainers.script import describe, load, parse, watching
 
 # Settings that make tiny models quick on a CPU: GRPOConfig(**CPU, ...), and torch.set_num_threads
-# to the free cores. TRL's defaults are for GPUs. Measured on one thread with 0.9 million parameters
-# and 64 completions of 80 tokens: 1.4 s a step, of which sampling takes 45%, backward 34%, forward
-# 18%, rewards and recording 3%. A KL term adds a fifth.
+# to the free cores. TRL's defaults are for GPUs. On a CPU, lengths.py computes the loss and
+# rollouts.py draws, with these settings and others that they know. Measured on one thread with 0.6
+# million parameters and 64 completions of 55 tokens: 0.6 s a step, of which sampling takes a third
+# (benchmarks/pocket.py).
 CPU: Mapping[str, Any] = {
     "use_cpu": True,
     "bf16": False,

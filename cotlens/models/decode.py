@@ -65,10 +65,13 @@ class _RoomyLayer(DynamicLayer):
         self.all_values = values
         self.fill(n_filled)
 
-    def fill(self, n_filled: int) -> None:
-        """Count so many tokens as filled."""
-        self.keys = self.all_keys[:, :, :n_filled]
-        self.values = self.all_values[:, :, :n_filled]
+    def fill(self, n_filled: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Count so many tokens as filled; returns their keys and values."""
+        keys = self.all_keys[:, :, :n_filled]
+        values = self.all_values[:, :, :n_filled]
+        self.keys = keys
+        self.values = values
+        return keys, values
 
     def update(
         self,
@@ -84,13 +87,12 @@ class _RoomyLayer(DynamicLayer):
 
         # A full layer moves to where there is room.
         if stop > self.all_keys.shape[2]:
-            self.all_keys = _with_room(self.keys, n_new + _ROOM)
-            self.all_values = _with_room(self.values, n_new + _ROOM)
+            self.all_keys = _with_room(self.all_keys, n_new + _ROOM)
+            self.all_values = _with_room(self.all_values, n_new + _ROOM)
 
         self.all_keys[:, :, start:stop] = key_states
         self.all_values[:, :, start:stop] = value_states
-        self.fill(stop)
-        return self.keys, self.values
+        return self.fill(stop)
 
     def take(self, rows: torch.Tensor) -> "_RoomyLayer":
         """The layer of these rows of the batch."""
@@ -102,7 +104,7 @@ class _RoomyLayer(DynamicLayer):
 
 
 def _with_room(states: torch.Tensor, n_more: int) -> torch.Tensor:
-    """The states of all tokens, and so many more that are not set."""
+    """The states, and room for so many more."""
     batch, heads, length, width = states.shape
     shape = (batch, heads, length + n_more, width)
     roomy = states.new_empty(shape)
