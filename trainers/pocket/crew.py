@@ -7,6 +7,7 @@ then free cores do what needs no model, and errands.
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,10 +106,15 @@ def in_order(jobs: Sequence[Job], errands: Sequence[Errand] = ()) -> list[Task]:
         group = bases if job.name in ("base", POLICY) else arms
         group[job.seed].append(job)
 
-    tasks: list[Task] = [*bases[seeds[0]], *errands] if seeds else [*errands]
-    for place, seed in enumerate(seeds):
-        if place + 1 < len(seeds):
-            tasks += bases[seeds[place + 1]]
+    # The first base and the errands, then always the next base and the arms of this seed.
+    tasks: list[Task] = []
+    if seeds:
+        first = seeds[0]
+        tasks += bases[first]
+    tasks += errands
+    for seed, following in zip_longest(seeds, seeds[1:]):
+        if following is not None:
+            tasks += bases[following]
         tasks += arms[seed]
     return tasks
 
@@ -168,58 +174,83 @@ class _Crew:
 
     def _take_what_ended(self) -> None:
         """Takes note of the tasks that have ended; one that failed ends all others."""
-        ended = []
-        for task, running in self.running.items():
-            if running.process.poll() is not None:
-                ended.append(task)
+        for task, running in list(self.running.items()):
+            process = running.process
+            if process.poll() is None:
+                continue
+            del self.running[task]
+            close(process)
+            if process.returncode:
+                path = log_path(self.out, task)
+                end = read_log_end(self.out, task)
+                raise RuntimeError(f"{task.label} failed; see {path}\n{end}")
 
-        for task in ended:
-            running = self.running.pop(task)
-            close(running.process)
-            if running.process.returncode:
-                raise RuntimeError(
-                    f"{task.label} failed; see {log_path(self.out, task)}\n"
-                    f"{read_log_end(self.out, task)}"
-                )
+            # What it took corrects what is expected of the others.
             now = time.monotonic()
             if isinstance(task, Job):
-                self.pace.add(now - running.started, task.arm, is_measured=task.is_measured)
-            self.screen.keep(f"{task.label} done after {clock(now - self.started)}")
+                self.pace.add(
+                    now - running.started,
+                    task.arm,
+                    is_measured=task.is_measured,
+                )
+            total = clock(now - self.started)
+            self.screen.keep(f"{task.label} done after {total}")
 
     def _line(self) -> str:
         """The progress line: the whole first, then every running task."""
-        states = {task: read_state(read_log(self.out, task)) for task in self.running}
+        states = {}
+        for task in self.running:
+            log = read_log(self.out, task)
+            states[task] = read_state(log)
+
         n_done = self.total - len(self.waiting) - len(self.running)
-        parts = [f"{n_done} of {self.total} done, {about(self._seconds_left(states))}"]
+        left = about(self._seconds_left(states))
+        parts = [f"{n_done} of {self.total} done, {left}"]
         for task, state in states.items():
             parts.append(f"{task.label}: {state.text()}")
         return " | ".join(parts)
 
     def _seconds_left(self, states: Mapping[Task, State]) -> float:
         """Seconds until all is done, as far as can be told."""
-        now = time.monotonic()
-        elapsed = {task: now - running.started for task, running in self.running.items()}
-
         # What the running jobs have done shows how fast the machine is today.
-        done = {}
-        for task, state in states.items():
-            share = None
-            if isinstance(task, Job):
-                share = state.share(task.arm, is_measured=task.is_measured)
-            if share is not None:
-                done[task] = share * self._expected(task)
-        pace = self.pace.factor([(elapsed[task], seconds) for task, seconds in done.items()])
+        done = self._done(states)
+        samples = []
+        for task, seconds in done.items():
+            elapsed = self._elapsed(task)
+            samples.append((elapsed, seconds))
+        pace = self.pace.factor(samples)
 
-        # Where the share is not known, the time that has passed counts.
+        # Where it is not known what is done, the time that has passed counts.
         running = {}
         for task in self.running:
             expected = self._expected(task)
-            rest = expected - done.get(task, elapsed[task] / pace)
-            running[task] = self._work(task, pace * max(rest, 0.05 * expected), pace)
+            least = 0.05 * expected
+            passed = self._elapsed(task) / pace
+            rest = expected - done.get(task, passed)
+            running[task] = self._work(task, max(rest, least), pace)
+
         waiting = {}
         for task in self.waiting:
-            waiting[task] = self._work(task, pace * self._expected(task), pace)
-        return seconds_left(running, waiting, self.workers) + pace * self.seconds_after
+            expected = self._expected(task)
+            waiting[task] = self._work(task, expected, pace)
+        left = seconds_left(running, waiting, self.workers)
+        return left + pace * self.seconds_after
+
+    def _done(self, states: Mapping[Task, State]) -> dict[Task, float]:
+        """Expected processor seconds of what the running jobs have done, where that is known."""
+        done = {}
+        for task, state in states.items():
+            if not isinstance(task, Job):
+                continue
+            share = state.share(task.arm, is_measured=task.is_measured)
+            if share is not None:
+                done[task] = share * self._expected(task)
+        return done
+
+    def _elapsed(self, task: Task) -> float:
+        """Seconds since a running task started."""
+        started = self.running[task].started
+        return time.monotonic() - started
 
     def _expected(self, task: Task) -> float:
         """Expected processor seconds of a task."""
@@ -227,14 +258,19 @@ class _Crew:
             return SECONDS_OF_ERRAND
         return self.pace.expected(task.arm, is_measured=task.is_measured)
 
-    def _work(self, task: Task, seconds: float, pace: float) -> Work:
-        """A task that ends in `seconds`, as the schedule takes it."""
+    def _work(self, task: Task, rest: float, pace: float) -> Work:
+        """A task of which a rest is to be done, in processor seconds, as the schedule takes it."""
+        seconds = pace * rest
         if isinstance(task, Errand):
             return Work(seconds, seconds)
+
+        # Others can start from an arm when it is trained.
         measuring = 0.0
         if task.is_measured:
-            measuring = pace * self._expected(task) * measuring_share(task.arm)
-        return Work(seconds, max(0.0, seconds - measuring), task.needs())
+            share = measuring_share(task.arm)
+            measuring = pace * share * self._expected(task)
+        until_ready = max(0.0, seconds - measuring)
+        return Work(seconds, until_ready, task.needs())
 
 
 def _missing_jobs(out: Path, waiting: Sequence[Job]) -> list[str]:

@@ -5,6 +5,7 @@ for all of them.
 """
 
 import json
+import math
 import os
 import re
 import sys
@@ -35,13 +36,13 @@ TRAINING = {
 TRAINING_OF_OTHERS = 50
 SECONDS_OF_START = 8  # of a process: imports
 MEASURING = {
-    "forbidden": 20,
-    "harmless": 12,
-    "maths": 8,
-    "puzzles": 8,
-    "depth": 15,
+    "forbidden": 7,
+    "harmless": 5,
+    "maths": 3,
+    "puzzles": 3,
+    "depth": 9,
     "branching": 2,
-    "early answers": 3,
+    "early answers": 4,
 }
 
 _TRAINING_BARS = ("train base", "")  # ours and that of transformers, which has no name
@@ -76,7 +77,8 @@ class State(NamedTuple):
         """The state in a few words, such as `1 of 8, training 42%`."""
         words = []
         if self.stage in STAGES:
-            words.append(f"{STAGES.index(self.stage) + 1} of {len(STAGES)}, {self.stage}")
+            number = STAGES.index(self.stage) + 1
+            words.append(f"{number} of {len(STAGES)}, {self.stage}")
 
         # In training other bars run too, such as that of samples to choose from.
         if self.bar:
@@ -88,34 +90,47 @@ class State(NamedTuple):
     def share(self, arm: str, *, is_measured: bool) -> float | None:
         """Share of the job that is done, by expected seconds; None if it is not known."""
         training = TRAINING.get(arm, TRAINING_OF_OTHERS)
-        whole = expected_seconds(arm, is_measured=is_measured)
+        done = float(SECONDS_OF_START)
         if self.stage in STAGES[1:]:
-            n_measured = STAGES.index(self.stage) - 1
-            measured = sum(list(MEASURING.values())[:n_measured])
-            return (SECONDS_OF_START + training + measured) / whole
-        if self.trained is None:
+            done += training
+            earlier = STAGES[1 : STAGES.index(self.stage)]
+            for stage in earlier:
+                done += MEASURING[stage]
+        elif self.trained is not None:
+            done += self.trained * training
+        else:
             return None
-        return (SECONDS_OF_START + self.trained * training) / whole
+
+        whole = expected_seconds(arm, is_measured=is_measured)
+        return done / whole
 
 
 def read_state(log: str) -> State:
     """The state that a job's log tells."""
-    marks = list(_STAGE.finditer(log))
-    stage = marks[-1][1] if marks else ""
-    rest = log[marks[-1].end() :] if marks else log
+    stage = ""
+    rest = log
+    for mark in _STAGE.finditer(log):
+        stage = mark[1]
+        rest = log[mark.end() :]
+
+    # The bars of this stage.
 
     bars = []
+    of_training = []
     for name, percent in _BAR.findall(rest):
-        if name != "Loading weights":
-            bars.append((name.strip(), int(percent)))
+        if name == "Loading weights":
+            continue
+        bars.append((name, int(percent)))
+        if name in _TRAINING_BARS:
+            of_training.append(int(percent))
     if not bars:
         return State(stage)
 
     # Samples that are drawn before the training are a part of it that has no known size.
+    first_name, _ = bars[0]
     trained = None
-    if bars[0][0] in _TRAINING_BARS:
-        percents = [percent for name, percent in bars if name in _TRAINING_BARS]
-        trained = percents[-1] / 100
+    if first_name in _TRAINING_BARS:
+        trained = of_training[-1] / 100
     return State(stage, bars[-1], trained)
 
 
@@ -160,11 +175,15 @@ class Pace:
         # All that is done, against what was expected of it.
         total = 0.0
         total_expected = 0.0
-        for (name, is_name_measured), seconds in self.costs.items():
+        for (done_arm, was_measured), seconds in self.costs.items():
             total += sum(seconds)
-            total_expected += len(seconds) * expected_seconds(name, is_measured=is_name_measured)
-        speed = total / total_expected if total else 1.0
-        return speed * expected_seconds(arm, is_measured=is_measured)
+            of_one = expected_seconds(done_arm, is_measured=was_measured)
+            total_expected += len(seconds) * of_one
+
+        expected = expected_seconds(arm, is_measured=is_measured)
+        if not total:
+            return expected
+        return expected * total / total_expected
 
     def factor(self, samples: Sequence[tuple[float, float]]) -> float:
         """Seconds that pass in a processor second, from jobs that ended here and `samples`.
@@ -190,13 +209,18 @@ def read_costs(out: Path) -> dict[tuple[str, bool], list[float]]:
         measuring = cost.get("cpu_seconds_of_measuring")
 
         # A job that was killed once and resumed has more than its last start.
-        is_try = "@" in path.parent.name
-        if training is None or cost["starts"] > 1 or (measuring is None and not is_try):
+        if training is None or cost["starts"] > 1:
             continue
-        arm = path.parent.name.partition("@")[0]
-        costs.setdefault((arm, not is_try), []).append(
-            SECONDS_OF_START + training + (measuring or 0.0)
-        )
+        arm, _, rate_of_try = path.parent.name.partition("@")
+        is_measured = not rate_of_try
+        seconds = SECONDS_OF_START + training
+        if is_measured:
+            if measuring is None:
+                continue
+            seconds += measuring
+
+        key = (arm, is_measured)
+        costs.setdefault(key, []).append(seconds)
     return costs
 
 
@@ -219,28 +243,35 @@ def seconds_left(
 ) -> float:
     """Seconds until all is done, if free workers always take the first that can start."""
     now = 0.0
-    ends = [work.seconds for work in running.values()]
-    ready_at = {key: work.until_ready for key, work in running.items()}
+    ends = []
+    ready_at = {}
+    for key, work in running.items():
+        ends.append(work.seconds)
+        ready_at[key] = work.until_ready
+
+    # What waits is not ready, and what neither runs nor waits is done.
     left = dict(waiting)
+    for key in left:
+        ready_at[key] = math.inf
 
     while left:
-        n_busy = sum(end > now for end in ends)
         startable = []
         for key, work in left.items():
-            # What neither runs nor waits is done.
-            needed = [ready_at.get(need, 0.0) for need in work.needs]
-            is_waited_for = any(need in left for need in work.needs)
-            if not is_waited_for and max(needed, default=0.0) <= now:
+            moments = [ready_at.get(need, 0.0) for need in work.needs]
+            if max(moments, default=0.0) <= now:
                 startable.append(key)
 
+        n_busy = sum(end > now for end in ends)
         if startable and n_busy < workers:
-            work = left.pop(startable[0])
+            key = startable[0]
+            work = left.pop(key)
             ends.append(now + work.seconds)
-            ready_at[startable[0]] = now + work.until_ready
+            ready_at[key] = now + work.until_ready
             continue
 
         # Nothing can start before something ends or gets ready.
-        later = [moment for moment in (*ends, *ready_at.values()) if moment > now]
+        moments = [*ends, *ready_at.values()]
+        later = [moment for moment in moments if now < moment < math.inf]
         if not later:
             break
         now = min(later)
