@@ -27,7 +27,9 @@ The experiment:
     tune        learning rates, tried on development seeds
     depth       recovery from injected thoughts, what going back is worth, returns
     measure     what is measured of a finished arm
-    jobs        runs arms side by side, each in its own process
+    progress    how far a job is, and the time left of the whole
+    jobs        trains and measures an arm, in a process of its own
+    crew        runs jobs side by side, and shows one line for all
     tables      an arm's tables: the truth next to what cotlens measured
     figures     figures that need the truth
     report      from runs to a study, and from a study to figures

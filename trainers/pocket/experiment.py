@@ -38,15 +38,32 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
 from trainers.pocket.arms import ARMS, SEEDS_OF
-from trainers.pocket.jobs import Job, clock, end_with_caller, run_all, run_job, show_line, tries
+from trainers.pocket.crew import run_all
+from trainers.pocket.jobs import (
+    POLICY,
+    Errand,
+    Job,
+    close,
+    end_with_caller,
+    read_text,
+    run_job,
+    start_experiment,
+    tries,
+)
 from trainers.pocket.plan import DEVELOPMENT_SEEDS, Plan
+from trainers.pocket.progress import Screen, about, clock, read_state
 from trainers.pocket.tune import further_rates, read_tries
 
 MOST_FURTHER = 3  # rates beyond the grid
+REPORT = "report"  # of --only: collects and draws what is there
+REPORT_LOG = "report.log"
+VERDICTS = "verdicts.txt"  # what the report says
+SECONDS_OF_REPORT = 100.0  # expected
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,28 +73,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run_one(options)
         return
 
-    started = time.monotonic()
     try:
         if options.tune:
             _tune(options)
-            return
-        run_all(options.out, _jobs(options), options.plan, workers=options.workers)
+        else:
+            _run(options)
     except (ValueError, RuntimeError) as error:
         _end(str(error), 1)
     except KeyboardInterrupt:
         _end("stopped; run the same command to go on from here", 130)
 
-    from trainers.pocket.report import report
 
+def _run(options: argparse.Namespace) -> None:
+    """Trains and measures every arm, and draws the figures."""
+    started = time.monotonic()
+    pace = run_all(
+        options.out,
+        _jobs(options),
+        options.plan,
+        workers=options.workers,
+        errands=options.meanwhile,
+        seconds_after=SECONDS_OF_REPORT,
+    )
+
+    # A process of its own, as its progress bars go to a log.
+    screen = Screen()
+    begun = time.monotonic()
+    log = options.out / REPORT_LOG
     figures = options.figures or options.out / "figures"
-    report(options.out, figures)
-    minutes = clock(time.monotonic() - started)
-    show_line(f"all done after {minutes}: {figures}", last=True)
+    arguments = ["--only", REPORT, "--figures", str(figures)]
+    process = start_experiment(options.out, arguments, log)
+    try:
+        while process.poll() is None:
+            left = pace * SECONDS_OF_REPORT - (time.monotonic() - begun)
+            state = read_state(read_text(log))
+            screen.show(f"all arms done, {about(left)} | drawing: {state.text()}")
+            time.sleep(0.5)
+    finally:
+        close(process)
+    if process.returncode:
+        raise RuntimeError(f"no figures; see {log}\n{read_text(log)[-2000:]}")
+
+    screen.close(f"all done after {clock(time.monotonic() - started)}: {figures}")
+    print((options.out / VERDICTS).read_text(encoding="utf-8"), end="")
 
 
 def _end(message: str, code: int) -> NoReturn:
     """Ends the script with one line."""
-    print(f"\nexperiment: {message}", file=sys.stderr)
+    clear_line = "\r\x1b[2K" if sys.stderr.isatty() else ""
+    print(f"{clear_line}experiment: {message}", file=sys.stderr)
     raise SystemExit(code) from None
 
 
@@ -91,6 +135,14 @@ def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--arms", nargs="+", choices=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     add("--tune", action="store_true", help="try learning rates on the development seeds, no more")
     add("--workers", type=int, default=2, help="arms side by side, one core each")
+    add(
+        "--meanwhile",
+        type=_read_errand,
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another command, for a core that is free while the base trains",
+    )
     add("--figures", type=Path, help="folder of the figures; default: OUT/figures")
     add("--only", help="SEED:ARM or SEED:ARM@RATE, one job and no figures")
     add("--attached", action="store_true", help=argparse.SUPPRESS)
@@ -107,13 +159,21 @@ def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     except ValueError as error:
         parser.error(str(error))
 
-    if options.only:
+    if options.only and options.only != REPORT:
         seed, _, name = options.only.partition(":")
-        if not seed.isdigit() or Job(0, name).arm not in ARMS:
+        if not seed.isdigit() or Job(0, name).arm not in (*ARMS, POLICY):
             parser.error(
                 f"--only: expected SEED:ARM with an arm of {', '.join(ARMS)}, got {options.only}"
             )
     return options
+
+
+def _read_errand(text: str) -> Errand:
+    """An errand of the command line."""
+    label, is_given, command = text.partition("=")
+    if not (label.strip() and is_given and command.strip()):
+        raise argparse.ArgumentTypeError(f"expected NAME=COMMAND, got {text!r}")
+    return Errand(label, command)
 
 
 def _run_one(options: argparse.Namespace) -> None:
@@ -123,8 +183,21 @@ def _run_one(options: argparse.Namespace) -> None:
     if options.attached:
         end_with_caller()
     torch.set_num_threads(1)
+    if options.only == REPORT:
+        _report(options)
+        return
     seed, _, name = options.only.partition(":")
-    run_job(options.out, Job(int(seed), name), options.plan)
+    job = Job(int(seed), name)
+    run_job(options.out, job, options.plan, waits=options.attached)
+
+
+def _report(options: argparse.Namespace) -> None:
+    """Collects and draws what is there; what it says goes to a file."""
+    from trainers.pocket.report import report
+
+    figures = options.figures or options.out / "figures"
+    with (options.out / VERDICTS).open("w", encoding="utf-8") as file, redirect_stdout(file):
+        report(options.out, figures)
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
@@ -136,6 +209,10 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
             is_wanted = arm in options.arms if options.arms else seed < SEEDS_OF[arm]
             if is_wanted or arm == "base":
                 jobs.append(Job(seed, arm))
+
+        # What needs no model, while the base trains.
+        if not Job(seed, "base").is_done(options.out):
+            jobs.append(Job(seed, POLICY))
     return jobs
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from cotlens.trace import Trace
 from trainers.pocket.depth import measure_depth
 from trainers.pocket.oracle import Oracle, StepTruth, read_truth
 from trainers.pocket.plan import SETS, Setting
+from trainers.pocket.progress import say_stage
 from trainers.pocket.wording import LITTLE_KNOWN_HAZARDS
 from trainers.pocket.world import Prompt, PromptSplit
 
@@ -51,6 +53,7 @@ def evaluate(setting: Setting) -> None:
 
     rows = []
     for name in SETS:
+        say_stage(name)
         prompts = _prompts_of_set(setting, name)
         traces = sample(
             model,
@@ -84,6 +87,7 @@ def evaluate(setting: Setting) -> None:
     write_parquet(folder / "truth.parquet", pa.Table.from_pandas(table))
 
     # Depth of reflection, on the same prompts for every arm.
+    say_stage("depth")
     prompts = []
     for split in DEPTH_SPLITS:
         prompts += setting.prompts[split]
@@ -97,6 +101,7 @@ def evaluate(setting: Setting) -> None:
         method=setting.arm,
     )
     write_parquet(folder / "depth.parquet", pa.Table.from_pandas(depth))
+    say_stage("branching")
     measure_branching(setting, scorer)
 
 
@@ -132,7 +137,7 @@ def truth_row(trace: Trace, prompt: Prompt) -> dict[str, Any]:
 def measure_branching(setting: Setting, model: Any) -> None:
     """Writes the arm's entropy at each token of traces that the base policy wrote.
 
-    The policy's own entropy there is measured once a seed, with the base.
+    The policy's own entropy there is measured once a seed, with the base or before it.
 
     Args:
         setting: setting of the arm.
@@ -140,10 +145,9 @@ def measure_branching(setting: Setting, model: Any) -> None:
     """
     from cotlens import score_tokens
 
-    path = setting.folder / "base" / "policy.parquet"
-    if setting.arm == "base":
-        table = _policy_entropies(setting, model.tokenizer)
-        write_parquet(path, pa.Table.from_pandas(table))
+    path = policy_path(setting.folder)
+    if not path.exists():
+        write_policy(setting, model.tokenizer)
     policy = pd.read_parquet(path)
 
     # The table has one row per token; each text is scored once.
@@ -165,6 +169,19 @@ def measure_branching(setting: Setting, model: Any) -> None:
     entropies = [entropy_at[token] for token in tokens]
     table = policy.drop(columns="completion").assign(entropy=entropies)
     write_parquet(setting.own / "branching.parquet", pa.Table.from_pandas(table))
+
+
+def policy_path(folder: Path) -> Path:
+    """Where the policy's entropies of a seed's folder lie."""
+    return folder / "base" / "policy.parquet"
+
+
+def write_policy(setting: Setting, tokenizer: Any) -> None:
+    """Writes the base policy's own entropies, which need no model."""
+    path = policy_path(setting.folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = _policy_entropies(setting, tokenizer)
+    write_parquet(path, pa.Table.from_pandas(table))
 
 
 def _branching_prompts(setting: Setting) -> list[Prompt]:

@@ -16,8 +16,17 @@ pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
 from cotlens import Run, Trace, TraceError, analyze, read_traces
 from trainers.pocket.arms import ARMS, rewards_of
+from trainers.pocket.crew import run_all
 from trainers.pocket.experiment import main
-from trainers.pocket.jobs import Job, read_log_end, run_all, run_job, start_job, tries
+from trainers.pocket.jobs import (
+    POLICY,
+    Errand,
+    Job,
+    read_log_end,
+    run_job,
+    start_job,
+    tries,
+)
 from trainers.pocket.measure import CUTS, answer_early
 from trainers.pocket.path import MEASURES, read_paths
 from trainers.pocket.plan import (
@@ -204,6 +213,17 @@ def test_every_arm_is_measured_where_the_policy_branched(run):
     assert (tokens.loc[~is_determined, "policy_entropy"] > 0).all()
 
 
+def test_what_the_policy_does_needs_no_model(run, tmp_path):
+    """A job of its own, while the base trains, gives what the base's own measuring does."""
+    policy = job(POLICY)
+    assert policy.is_done(run)
+    assert not policy.is_done(tmp_path)
+    run_job(tmp_path, policy, PLAN)
+    assert policy.is_done(tmp_path)
+    paths = [out / "seed=0" / "base" / "policy.parquet" for out in (run, tmp_path)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
 def test_early_answers_are_the_models_own_after_each_cut(run, tmp_path):
     """The tiny model writes no unsafe thinking, so a written sample takes the place of its own."""
     prompts = build_prompts(0, n_train=20, n_evaluation=4)
@@ -336,6 +356,28 @@ def test_an_arm_that_fails_says_why_and_stops_the_rest(run):
         run_all(run, [job("filtered_sft")], PLAN)
 
 
+def test_an_errand_that_fails_says_why(run):
+    """It runs with the jobs, of which all are done here."""
+    errand = Errand("a figure", "echo no ink; exit 3")
+    with pytest.raises(RuntimeError, match=r"a figure failed; see .*a_figure\.log\nno ink"):
+        run_all(run, [job("grpo")], PLAN, errands=[errand])
+
+
+def test_an_arm_is_trained_while_its_base_is_measured(run, tmp_path):
+    """A base that is trained is enough to start; the arm's measures wait for the base's."""
+    base = job("base").folder(run)
+    own_base = job("base").folder(tmp_path)
+    own_base.mkdir(parents=True)
+    for name in ("model", "guard.json", "guard_shuffled.json", "trained", "cost.json"):
+        (own_base / name).symlink_to(base / name)
+    run_all(tmp_path, [job("base"), job("refusal_sft")], PLAN)
+
+    assert job("refusal_sft").is_done(tmp_path)
+    assert "refusal_sft" in Run(own_base / "maths").scorers
+    cost = json.loads((job("refusal_sft").folder(tmp_path) / "cost.json").read_text())
+    assert cost["cpu_seconds_of_measuring"] > 0
+
+
 def test_a_job_that_nothing_leads_to_names_what_is_missing(run):
     with pytest.raises(RuntimeError, match=r"seed 5 base \(for grpo\)"):
         run_all(run, [job("grpo", seed=5)], PLAN)
@@ -396,6 +438,7 @@ WRONG_ARGUMENTS = [
     (["--plan", "[]"], "expected a JSON object"),
     (["--plan", '{"groups": 8}'], "unknown groups"),
     (["--plan", '{"group": 1}'], "group to be a whole number from 2"),
+    (["--meanwhile", "=true"], "expected NAME=COMMAND"),
     (["--workers", "0"], "at least one worker"),
 ]
 
