@@ -25,11 +25,13 @@ from cotlens.studies.arms import LEAST_SEEDS, over_seeds, to_row
 
 
 def samples_of(study: Study) -> pd.DataFrame:
-    """The study's samples with `corrective`.
+    """The study's samples with `corrective`, and with columns that it lacks missing.
 
-    The share of reflections that mend something (NaN without any).
+    `corrective` is the share of reflections that mend something (NaN without any).
     """
     samples = study.samples()
+    missing = [name for name in COLUMNS if name not in samples]
+    samples = samples.assign(**dict.fromkeys(missing, math.nan))
     n_reflections = samples["n_reflections"].astype(float)
     n_corrections = samples["n_corrections"].astype(float)
     return samples.assign(corrective=n_corrections / n_reflections.where(n_reflections > 0))
