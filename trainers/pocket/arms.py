@@ -360,7 +360,7 @@ def _reinforce(
     plan = setting.plan
     model, tokenizer = setting.load(start)
     rewards, weights = rewards_of(setting, guard, part)
-    settings = CPU | {"save_strategy": "steps"}
+    settings = {**CPU, "save_strategy": "steps"}
     args = GRPOConfig(
         **settings,
         output_dir=str(setting.own / "model"),

@@ -35,7 +35,14 @@ class _Follow(TrainerCallback):
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
 
-    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:  # noqa: ARG002
+    def on_step_end(
+        self,
+        args: Any,  # noqa: ARG002
+        state: Any,
+        control: Any,  # noqa: ARG002
+        model: Any = None,
+        **others: Any,  # noqa: ARG002
+    ) -> None:
         """Measure if it is time."""
         if state.global_step not in CHECKPOINTS:
             return
