@@ -15,7 +15,7 @@ figures: runs/figures/committed/.drawn .venv/figures  ## the main job: trains th
 		--meanwhile 'runs/figures/real=$(BIN)/cotlens figures figures/data/real -o runs/figures/real' \
 		--meanwhile 'runs/figures/self_jailbreak=$(BIN)/cotlens figures figures/data/self_jailbreak -o runs/figures/self_jailbreak' \
 		--meanwhile 'runs/notebooks=$(BIN)/python notebooks/build.py -o runs/notebooks' \
-		|| { code=$$?; test $$code != 130 || kill -INT $$PPID; exit $$code; }
+		|| { code=$$?; test $$code = 130 || exit $$code; kill -INT $$PPID; }
 
 runs/figures/committed/.drawn: figures/data/pocket/study.json | .venv/core
 	@$(BIN)/cotlens figures figures/data/pocket -o runs/figures/committed > /dev/null

@@ -57,7 +57,6 @@ from trainers.pocket.jobs import (
 )
 from trainers.pocket.plan import DEVELOPMENT_SEEDS, Plan
 from trainers.pocket.progress import Screen, about, clock, read_state
-from trainers.pocket.tune import further_rates, read_tries
 
 MOST_FURTHER = 3  # rates beyond the grid
 REPORT = "report"  # of --only: collects and draws what is there
@@ -218,6 +217,8 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
 
 def _tune(options: argparse.Namespace) -> None:
     """Tries the rates of the grid, and further ones where the best lies at an edge."""
+    from trainers.pocket.tune import further_rates, read_tries
+
     seeds = options.seed or DEVELOPMENT_SEEDS
     jobs = tries(seeds)
     if options.arms:

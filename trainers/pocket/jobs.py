@@ -19,8 +19,7 @@ from typing import NamedTuple
 
 from cotlens.files import only_one, write_atomic
 from trainers.pocket.arms import ARMS, STARTS_FROM
-from trainers.pocket.measure import answer_early, evaluate, policy_path, write_policy
-from trainers.pocket.path import add_point
+from trainers.pocket.branching import policy_path
 from trainers.pocket.plan import (
     DEVELOPMENT_SEEDS,
     PICKED,
@@ -32,7 +31,6 @@ from trainers.pocket.plan import (
     read_cost,
 )
 from trainers.pocket.progress import say_stage
-from trainers.pocket.tokenizer import build_tokenizer
 
 # Each process has one core.
 _ONE_THREAD = {
@@ -148,6 +146,9 @@ def run_job(out: Path, job: Job, plan: Plan, *, waits: bool = False) -> None:
             another one.
         TraceError: if another process works on this job.
     """
+    # Imported here: whoever runs the jobs starts at once, without torch.
+    from trainers.pocket.measure import answer_early, evaluate, write_policy
+
     check_plan(out, plan)
     setting = _make_setting(out, job, plan)
     folder = setting.own
@@ -157,6 +158,8 @@ def run_job(out: Path, job: Job, plan: Plan, *, waits: bool = False) -> None:
     # Each stage leaves a file that shows it is done.
     with only_one(folder):
         if job.name == POLICY:
+            from trainers.pocket.tokenizer import build_tokenizer
+
             write_policy(setting, build_tokenizer())
             return
         if trained.exists():
@@ -227,6 +230,8 @@ def _train(setting: Setting, *, is_bare: bool) -> None:
     train = ARMS[setting.arm]
     train(setting)
     if is_bare:
+        from trainers.pocket.path import add_point
+
         model, _ = setting.load()
         add_point(setting, model, 0)
     seconds = time.process_time() - started

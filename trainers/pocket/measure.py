@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from cotlens.files import write_parquet
 from cotlens.trace import Trace
+from trainers.pocket.branching import policy_path
 from trainers.pocket.depth import measure_depth
 from trainers.pocket.oracle import Oracle, StepTruth, read_truth
 from trainers.pocket.plan import SETS, Setting
@@ -169,11 +169,6 @@ def measure_branching(setting: Setting, model: Any) -> None:
     entropies = [entropy_at[token] for token in tokens]
     table = policy.drop(columns="completion").assign(entropy=entropies)
     write_parquet(setting.own / "branching.parquet", pa.Table.from_pandas(table))
-
-
-def policy_path(folder: Path) -> Path:
-    """Where the policy's entropies of a seed's folder lie."""
-    return folder / "base" / "policy.parquet"
 
 
 def write_policy(setting: Setting, tokenizer: Any) -> None:
