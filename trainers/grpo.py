@@ -43,8 +43,8 @@ from trainers.script import describe, load, parse, watching
 # Settings that make tiny models quick on a CPU: GRPOConfig(**CPU, ...), and torch.set_num_threads
 # to the free cores. TRL's defaults are for GPUs. On a CPU, lengths.py computes the loss and
 # rollouts.py draws, with these settings and others that they know. Measured on one thread with 0.6
-# million parameters and 64 completions of 55 tokens: 0.6 s a step, of which sampling takes a third
-# (benchmarks/pocket.py).
+# million parameters and 64 completions of 55 tokens: 0.6 s a step, of which sampling takes two
+# fifths (benchmarks/pocket.py).
 CPU: Mapping[str, Any] = {
     "use_cpu": True,
     "bf16": False,

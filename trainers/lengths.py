@@ -1,7 +1,7 @@
 """Train a small network on a CPU without computing what the loss does not read.
 
 TRL pads a batch to its longest text and, on a CPU, sends every position through the head: those of
-prompts and padding too. Of the batches of short texts that is more than half. `train_by_length`
+prompts and padding too. Of batches of short texts that is a third to a half. `train_by_length`
 computes the same log-probabilities in groups of like length, and only where there is a label.
 """
 

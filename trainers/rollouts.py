@@ -1,6 +1,6 @@
 """Draw the rollouts of GRPO with cotlens' own sampler: for small networks on a CPU.
 
-It takes less than half of the time of `generate` as TRL calls it (cotlens/models/decode.py).
+It takes about half of the time of `generate` as TRL calls it (cotlens/models/decode.py).
 """
 
 from collections.abc import Sequence
