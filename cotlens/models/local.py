@@ -99,6 +99,7 @@ class LocalEngine:
             pad_id=self.tokenizer.pad_token_id or 0,
             processors=_processors(sampling, self.network.device),
             numbers=_random_numbers(sampling, batch),
+            redrawn_ids=sampling.banned_ids if _redraws(sampling) else (),
         )
         return [_up_to_end(ids, self.end_ids) for ids in generated.ids]
 
@@ -132,6 +133,7 @@ def generate_ids(
     pad_id: int,
     processors: Sequence[Any] = (),
     numbers: torch.Tensor | None = None,
+    redrawn_ids: Sequence[int] = (),
     with_logits: bool = False,
 ) -> Generated:
     """The token ids that a network appends to prompts.
@@ -145,6 +147,7 @@ def generate_ids(
         processors: what changes the logits, in this order, each row by itself.
         numbers: uniform random numbers, one for each new token of each prompt, (B, T), by which the
             tokens are drawn; None: take the likeliest ones.
+        redrawn_ids: tokens that are drawn again among the others where they come up.
         with_logits: also return the network's own logits, before the processors.
     """
     # Pad on the left, so that all prompts end where the completions begin.
@@ -168,12 +171,13 @@ def generate_ids(
     # The quick loop of decode.py, or that of transformers, which takes the largest logit.
     if numbers is not None:
         numbers = numbers.to(network.device)
+    redrawn = torch.tensor(list(redrawn_ids), dtype=torch.long, device=network.device)
     loop: dict[str, Any] = {}
     if can_decode(network) and not with_logits:
         loop["custom_generate"] = decode
-        loop["choose"] = partial(_choose, processors, numbers)
+        loop["choose"] = partial(_choose, processors, numbers, redrawn)
     else:
-        choosing = partial(_mark_choice, processors, numbers, width)
+        choosing = partial(_mark_choice, processors, numbers, redrawn, width)
         loop["logits_processor"] = LogitsProcessorList([choosing])
 
     # transformers fills every gap of a configuration from the checkpoint's: top_k, penalties,
@@ -204,7 +208,7 @@ def generate_ids(
 def _processors(sampling: Sampling, device: Any) -> list[Any]:
     """What changes the logits before a token is drawn, as transformers would."""
     processors: list[Any] = []
-    if sampling.banned_ids:
+    if sampling.banned_ids and not _redraws(sampling):
         banned_ids = torch.tensor(sampling.banned_ids, device=device)
         processors.append(partial(_ban, banned_ids))
     if sampling.temperature == 0:
@@ -218,6 +222,14 @@ def _processors(sampling: Sampling, device: Any) -> list[Any]:
     if sampling.top_p < 1:
         processors.append(TopPLogitsWarper(sampling.top_p))
     return processors
+
+
+def _redraws(sampling: Sampling) -> bool:
+    """Whether a banned token that comes up is drawn again, and others are as without the ban.
+
+    Where top_k or top_p cut the distribution, the ban changes what is cut, and comes first.
+    """
+    return sampling.temperature > 0 and not sampling.top_k and sampling.top_p == 1
 
 
 def _ban(banned_ids: torch.Tensor, _: Any, logits: torch.Tensor) -> torch.Tensor:
@@ -247,6 +259,7 @@ def _random_numbers(sampling: Sampling, batch: Sequence[Job]) -> torch.Tensor | 
 def _choose(
     processors: Sequence[Any],
     numbers: torch.Tensor | None,
+    redrawn: torch.Tensor,
     logits: torch.Tensor,
     rows: torch.Tensor,
     step: int,
@@ -257,12 +270,15 @@ def _choose(
         logits = process(None, logits)
     if numbers is None:
         return logits.argmax(-1)
+    if len(redrawn):
+        return draw_others(logits, numbers[rows, step], redrawn)
     return draw(logits, numbers[rows, step])
 
 
 def _mark_choice(
     processors: Sequence[Any],
     numbers: torch.Tensor | None,
+    redrawn: torch.Tensor,
     width: int,
     ids: torch.Tensor,
     logits: torch.Tensor,
@@ -270,7 +286,7 @@ def _mark_choice(
     """Logits of which the largest is that of the chosen token, for the loop of transformers."""
     step = ids.shape[1] - width
     rows = torch.arange(len(logits), device=logits.device)
-    tokens = _choose(processors, numbers, logits, rows, step)
+    tokens = _choose(processors, numbers, redrawn, logits, rows, step)
     marked = torch.full_like(logits, -torch.inf)
     return marked.scatter(-1, tokens.unsqueeze(-1), 0.0)
 
@@ -289,6 +305,33 @@ def draw(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         logits: (B, V).
         numbers: uniform on [0, 1), (B); 0 stands for 1.
     """
+    tokens, _ = _draw_with_rest(logits, numbers)
+    return tokens
+
+
+def draw_others(logits: torch.Tensor, numbers: torch.Tensor, banned: torch.Tensor) -> torch.Tensor:
+    """A sample of softmax(logits) without the banned tokens, for each row.
+
+    Rows that would not have drawn one are as without the ban. Another row draws again among the
+    rest: where its number lies within the banned token is uniform, and serves for that.
+
+    Args:
+        logits: (B, V).
+        numbers: as in `draw`.
+        banned: token ids.
+    """
+    tokens, rest = _draw_with_rest(logits, numbers)
+    is_banned = torch.isin(tokens, banned)
+    if is_banned.any():
+        others = logits[is_banned].index_fill(-1, banned, -torch.inf)
+        tokens[is_banned] = draw(others, rest[is_banned])
+    return tokens
+
+
+def _draw_with_rest(
+    logits: torch.Tensor, numbers: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The drawn tokens, and where each number lies within its token, uniform on [0, 1)."""
     probabilities = torch.softmax(logits, -1)
     upper_ends = probabilities.cumsum(-1, dtype=torch.float64)
 
@@ -299,4 +342,8 @@ def draw(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
 
     # In a row of NaN nothing is found.
     n_words = logits.shape[-1]
-    return tokens.squeeze(-1).clamp(max=n_words - 1)
+    tokens = tokens.clamp(max=n_words - 1)
+    upper = upper_ends.gather(-1, tokens)
+    width = probabilities.gather(-1, tokens).double()
+    rest = ((upper - sought) / width).clamp(0, 1 - 1e-12)
+    return tokens.squeeze(-1), rest.squeeze(-1)
