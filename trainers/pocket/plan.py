@@ -29,7 +29,7 @@ CHECKPOINTS = (25, 50, 100, 150)  # updates after which a try is measured
 PICKED: Mapping[str, float] = {
     "hindsight_sft": 1e-3,
     "reflective_sft": 1e-3,
-    "filtered_sft": 1e-3,
+    "filtered_sft": 3e-3,
     "grpo": 3e-4,
 }
 # Arms that differ from a tried one in their data or reward alone have its rate.
