@@ -55,6 +55,7 @@ def run_all(
     workers: int = 2,
     errands: Sequence[Errand] = (),
     seconds_after: float = 0.0,
+    screen: Screen | None = None,
 ) -> float:
     """Runs every job that is not done, `workers` at a time, each in a process with one thread.
 
@@ -65,6 +66,7 @@ def run_all(
         workers: tasks at a time.
         errands: what free cores do while they wait for the base.
         seconds_after: what the caller will still do afterwards, for the time left.
+        screen: where to show how far it is, if the caller shows more on it; else one of its own.
 
     Returns:
         Seconds that passed in a processor second.
@@ -86,8 +88,12 @@ def run_all(
         raise RuntimeError(f"no job can start; neither done nor asked for: {', '.join(missing)}")
 
     crew = _Crew(out, plan, workers, in_order(waiting, errands), seconds_after)
+    if screen:
+        crew.screen = screen
     try:
         crew.work()
+        if not screen:
+            crew.screen.close()
         return crew.pace.factor([])
     finally:
         crew.dismiss()
@@ -149,7 +155,6 @@ class _Crew:
             self._take_what_ended()
             if self.running:
                 self.screen.show(self._line())
-        self.screen.close()
 
     def dismiss(self) -> None:
         """Ends all that still runs."""

@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(options: argparse.Namespace) -> None:
     """Trains and measures every arm, and draws the figures."""
     started = time.monotonic()
+    screen = Screen()
     pace = run_all(
         options.out,
         _jobs(options),
@@ -93,10 +94,10 @@ def _run(options: argparse.Namespace) -> None:
         workers=options.workers,
         errands=options.meanwhile,
         seconds_after=SECONDS_OF_REPORT,
+        screen=screen,
     )
 
     # A process of its own, as its progress bars go to a log.
-    screen = Screen()
     begun = time.monotonic()
     log = options.out / REPORT_LOG
     figures = options.figures or options.out / "figures"
