@@ -75,7 +75,7 @@ ON = " The next term is 7. The last term is 2.\n</think>\n\nThe answer is 10."
         (WRONG, " Wait, that can't be right. Let", "length", 3, True),
         (WRONG, " Wait, that can't", "length", 3, None),
         # Nobody knows in Chinese, nor without a thought.
-        ("<think>\n我们来计算。二加二等于五。", "所以总数是五。然后我们得到十二。\n</think>\n\n五", "stop", 3, None),
+        ("<think>\nДавайте посчитаем. Два плюс два равно пяти.", " Значит, сумма равна пяти. Потом мы получаем двенадцать.\n</think>\n\nПять", "stop", 3, None),
         ("", "The answer is 5.", "stop", 3, None),
     ],
 )  # fmt: skip
