@@ -1,7 +1,6 @@
 """How far the pocket experiment is: stages, time left, the line on a terminal and in a file."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
+from cotlens.files import only_one
 from trainers.pocket import progress
 from trainers.pocket.crew import in_order
 from trainers.pocket.jobs import POLICY, Errand, Job
@@ -205,14 +205,15 @@ def test_ctrl_c_ends_with_one_line_and_nothing_goes_on(tmp_path):
     """The base and an errand with a process of its own run; both are gone, and the code is 130."""
     command = [sys.executable, "-m", "trainers.pocket.experiment", "-o", str(tmp_path)]
     command += ["--arms", "grpo", "--workers", "3", "--plan", '{"size": "tiny"}']
-    command += ["--meanwhile", "a nap=echo $$; sleep 1000; true"]
+    command += ["--meanwhile", "a clock=(while :; do echo tick; sleep 0.2; done); true"]
     with (tmp_path / "err").open("w") as err:
         process = subprocess.Popen(command, stderr=err)
 
-    # All have started: the nap has said its number, the base holds its folder.
-    nap = tmp_path / "errands" / "a_nap.log"
+    # All have started: the clock ticks, the base holds its folder.
+    ticks = tmp_path / "errands" / "a_clock.log"
+    base = tmp_path / "seed=0" / "base"
     deadline = time.monotonic() + 300
-    while not (nap.exists() and nap.read_text() and (tmp_path / "seed=0/base/.lock").exists()):
+    while not (ticks.exists() and ticks.read_text() and (base / ".lock").exists()):
         assert process.poll() is None, (tmp_path / "err").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -222,5 +223,8 @@ def test_ctrl_c_ends_with_one_line_and_nothing_goes_on(tmp_path):
     lines = (tmp_path / "err").read_text().splitlines()
     assert lines[-1] == "experiment: stopped; run the same command to go on from here"
     assert all(line.startswith("0 of 4 done, ") for line in lines[:-1])
-    with pytest.raises(ProcessLookupError):
-        os.killpg(int(nap.read_text()), 0)
+    n_ticks = len(ticks.read_text())
+    time.sleep(1)
+    assert len(ticks.read_text()) == n_ticks
+    with only_one(base):
+        pass
