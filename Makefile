@@ -9,11 +9,18 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: figures traces paper test check lab bench clean
 
-figures: .venv/figures  ## the main job: trains the pocket experiment's arms and draws every figure; SEEDS=5 takes more
-	$(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --seeds $(SEEDS)
-	$(BIN)/cotlens figures figures/data/real -o runs/figures/real
-	$(BIN)/cotlens figures figures/data/self_jailbreak -o runs/figures/self_jailbreak
-	$(BIN)/python notebooks/build.py -o runs/notebooks
+# The first figures need no torch, so they are there before it is. Ctrl-C ends with the experiment's own line.
+figures: runs/figures/committed/.drawn .venv/figures  ## the main job: trains the pocket experiment's arms and draws every figure; SEEDS=5 takes more
+	@trap : INT; $(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --seeds $(SEEDS) \
+		--meanwhile 'runs/figures/real=$(BIN)/cotlens figures figures/data/real -o runs/figures/real' \
+		--meanwhile 'runs/figures/self_jailbreak=$(BIN)/cotlens figures figures/data/self_jailbreak -o runs/figures/self_jailbreak' \
+		--meanwhile 'runs/notebooks=$(BIN)/python notebooks/build.py -o runs/notebooks' \
+		|| { code=$$?; test $$code = 130 || exit $$code; kill -INT $$PPID; }
+
+runs/figures/committed/.drawn: figures/data/pocket/study.json | .venv/core
+	@$(BIN)/cotlens figures figures/data/pocket -o runs/figures/committed > /dev/null
+	@echo "first figures: runs/figures/committed; they are the committed study's, not this run's"
+	@touch $@
 
 paper: .venv/figures  ## rebuilds the committed figures from figures/data, and fails where a number changed
 	$(BIN)/cotlens figures figures/data/real -o figures/real
@@ -40,6 +47,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/entropy.py
 	$(BIN)/python benchmarks/guard.py
+	$(BIN)/python benchmarks/pocket.py
 	$(BIN)/python benchmarks/view.py
 
 clean:  ## runs of your own stay

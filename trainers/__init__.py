@@ -11,6 +11,8 @@ script       what the scripts share: arguments, model and rows, the dry run
 rows         rows read from files and the Hub, and checked before training
 render       prompts and completions as the chat template writes them
 rewards      reward functions for GRPO
+rollouts     rollouts drawn by cotlens' sampler, on a CPU
+lengths      losses in groups of like length, on a CPU
 record       rollouts written as traces
 watch        Evaluate: a fixed set of prompts sampled during training
 resume       a stop with a checkpoint, and the way on from it

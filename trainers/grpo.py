@@ -31,17 +31,20 @@ from trl.trainer.utils import RepeatSampler
 from cotlens.judges.grade import grade
 from cotlens.models.load import Model
 from trainers.bars import quiet, quieten
+from trainers.lengths import train_by_length
 from trainers.record import Recorder
 from trainers.render import render_prompt, request_of
 from trainers.resume import train_or_stop
 from trainers.rewards import Reward, check_rewards, make_rewards
+from trainers.rollouts import can_draw, draw_rollouts
 from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer
 from trainers.script import describe, load, parse, watching
 
 # Settings that make tiny models quick on a CPU: GRPOConfig(**CPU, ...), and torch.set_num_threads
-# to the free cores. TRL's defaults are for GPUs. Measured on one thread with 0.9 million parameters
-# and 64 completions of 80 tokens: 1.4 s a step, of which sampling takes 45%, backward 34%, forward
-# 18%, rewards and recording 3%. A KL term adds a fifth.
+# to the free cores. TRL's defaults are for GPUs. On a CPU, lengths.py computes the loss and
+# rollouts.py draws, with these settings and others that they know. Measured on one thread with 0.6
+# million parameters and 64 completions of 55 tokens: 0.6 s a step, of which sampling takes two
+# fifths (benchmarks/pocket.py).
 CPU: Mapping[str, Any] = {
     "use_cpu": True,
     "bf16": False,
@@ -115,6 +118,7 @@ def train(
     reference: str | None = None,
     lora: Any = None,
     kl_to: Model | None = None,
+    kl_every: int = 1,
     rendered: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     resume: str | bool | None = None,
@@ -137,8 +141,8 @@ def train(
             model is first written to `output_dir/reference`, because TRL loads the reference from
             disk.
         lora: a peft configuration; the reference is then the model without the adapter.
-        kl_to: a model; with `record`, the KL divergence to it is logged at every update as
-            `kl_reference`.
+        kl_to: a model; with `record`, the KL divergence to it is logged as `kl_reference`.
+        kl_every: updates from one measurement of it to the next.
         rendered: the prompts are already rendered.
         callbacks: of transformers; `watch.Evaluate` samples a fixed set of prompts during training.
         resume: a checkpoint, or `auto`: the newest in `output_dir`, if there is one.
@@ -167,6 +171,7 @@ def train(
         Path(record) if record else None,
         method=method,
         reference=kl_to,
+        kl_every=kl_every,
     )
     with quiet():
         if args.beta and lora is None:
@@ -181,7 +186,10 @@ def train(
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=[recorder, *callbacks],
+            rollout_func=draw_rollouts if can_draw(args) else None,
         )
+        if _has_plain_head(args) and lora is None:
+            train_by_length(trainer.model, temperature=args.temperature)
         quieten(trainer)
         train_or_stop(trainer, resume)
         trainer.save_model(args.output_dir)
@@ -267,6 +275,12 @@ def _check_context(model: Any, prompt_lengths: Sequence[int], args: GRPOConfig) 
             f"longest prompt and max_completion_length make {longest} tokens, "
             f"the context holds {context}"
         )
+
+
+def _has_plain_head(args: GRPOConfig) -> bool:
+    """Whether a CPU trains, and the loss needs log-probabilities alone, in the usual precision."""
+    has_bonus = args.entropy_coef != 0 or args.use_adaptive_entropy
+    return bool(args.use_cpu) and not has_bonus and not args.cast_lm_head_to_fp32
 
 
 def _prompt_lengths(tokenizer: PreTrainedTokenizerBase, ready: Sequence[Row]) -> list[int]:

@@ -27,7 +27,7 @@ from cotlens.models.load import Model, wrap_model
 from cotlens.models.local import LocalEngine
 from cotlens.models.sample import make_trace
 from cotlens.models.score import score_tokens
-from cotlens.runs.tables import analyze_traces
+from cotlens.runs.tables import trace_rows
 from cotlens.trace import Trace
 from trainers.render import request_of
 from trainers.rewards import Reward, RewardError, Scores, Texts
@@ -51,9 +51,11 @@ class Recorder(TrainerCallback):
         tokenizer: of the model.
         folder: RECORD; None: only check the rewards.
         method: name of the arm, kept in the traces.
-        reference: a model. TRL then logs `kl_reference` at every update: the KL divergence of the
-            policy to it, in nats, the mean over the tokens just sampled. It is exact at each token,
-            whereas TRL's own `kl` (with `beta` above 0) estimates it from the sampled token alone.
+        reference: a model. TRL then logs `kl_reference`: the KL divergence of the policy to it, in
+            nats, the mean over the tokens just sampled. It is exact at each token, whereas TRL's
+            own `kl` (with `beta` above 0) estimates it from the sampled token alone.
+        kl_every: updates from one measurement of `kl_reference` to the next. It reads the rollouts
+            with both models, which takes a small one about as long as the update.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Recorder(TrainerCallback):
         *,
         method: str = "",
         reference: Model | None = None,
+        kl_every: int = 1,
     ) -> None:
         # Rewards and weights are kept by name, as TRL logs them.
         names = [function.__name__ for function in functions]
@@ -81,6 +84,7 @@ class Recorder(TrainerCallback):
         self.tokenizer = tokenizer
         self.method = method
         self.reference = reference
+        self.kl_every = kl_every
         self.folder = folder / "rollouts" if folder else None
 
         # The rewards of the batch at hand, by name.
@@ -127,7 +131,7 @@ class Recorder(TrainerCallback):
             traces.append(trace)
         write_traces(part_path(self.folder, step, part), traces)
 
-        if self.reference is not None:
+        if self.reference is not None and step % self.kl_every == 0:
             columns["log_metric"]("kl_reference", self._kl(traces))
 
     def _next_part(self, step: int) -> int:
@@ -263,8 +267,7 @@ def part_path(folder: Path, step: int, part: int) -> Path:
 
 def write_traces(path: Path, traces: Sequence[Trace]) -> None:
     """Write a file of traces, whole or not at all."""
-    trace_table, *_ = analyze_traces(traces)
-    write_parquet(path, trace_table)
+    write_parquet(path, trace_rows(traces))
 
 
 def forget_later(folder: Path, step: int) -> None:

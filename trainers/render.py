@@ -1,5 +1,6 @@
 """What does the model read and write? Prompts through the template, then completions."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -64,6 +65,7 @@ def fit_completion(prompt: str, completion: str) -> str:
     return rest
 
 
+@lru_cache(maxsize=4096)  # rows share prompts
 def opens_thought(prompt: str) -> bool:
     """Whether a rendered prompt ends inside a thought, so that the completion must not open one."""
     split = split_think("x", prompt)  # any completion will do

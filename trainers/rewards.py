@@ -14,6 +14,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -320,6 +321,8 @@ def _samples(
     for prompt, completion, request, domain in rows:
         if domains and domain not in domains:
             samples.append(None)
+        elif isinstance(prompt, str) and isinstance(completion, str):
+            samples.append(_take_text_apart(prompt, completion, request))
         else:
             samples.append(take_apart(prompt, completion, request))
     return samples
@@ -373,6 +376,9 @@ def take_apart(prompt: str | list, completion: str | list, request: str | None =
         answer=_outside(text, rendered, split),
         status=split.status,
     )
+
+
+_take_text_apart = lru_cache(maxsize=1024)(take_apart)  # every reward reads the same texts
 
 
 def _parsed_thinking(message: Mapping[str, Any]) -> Any:

@@ -24,6 +24,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from trainers.bars import quiet, quieten
+from trainers.lengths import train_by_length
 from trainers.render import Encoded, encode, fit_completion, render_prompt
 from trainers.resume import train_or_stop
 from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer
@@ -98,6 +99,8 @@ def train(
             peft_config=lora,
             callbacks=list(callbacks),
         )
+        if args.use_cpu and lora is None:
+            train_by_length(trainer.model)
         quieten(trainer)
         train_or_stop(trainer, resume)
         trainer.save_model(args.output_dir)

@@ -161,7 +161,7 @@ OwnScorerOption = Annotated[
 NoteOption = Annotated[str, Option(help="A line under every figure: models, judge, prompts.")]
 ClaimsOption = Annotated[
     Path | None,
-    Option(help="JSON list of the claims to decide, such as trainers/configs/claims.json."),
+    Option(help="JSON file of the claims to decide, such as trainers/configs/claims.json."),
 ]
 RolloutsOption = Annotated[
     list[Path] | None, Option(help="Run of the rollouts of RL training (RECORD/rollouts).")
@@ -218,7 +218,7 @@ def compare(
         monitor=monitor,
         scorer=scorer,
         note=note,
-        claims=studies.read_claims(claims) if claims else (),
+        claims=claims or (),
         rollouts=rollouts or (),
         logs=log or (),
         force=force,

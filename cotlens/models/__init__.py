@@ -12,6 +12,7 @@ scores       entropy, log-prob, rank and KL from hidden states, without holding 
 sums         the running sums over tiles of logits that `scores` keeps
 score        score_tokens: the scores of every token of traces
 engine       what writes completions, and what it is asked for
+decode       a batch written token by token, with little more work than the network's own
 local        transformers: one random stream a sample
 vllm         vLLM
 endpoint     an OpenAI-compatible endpoint

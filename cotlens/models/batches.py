@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
-from accelerate.utils import find_executable_batch_size
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -91,27 +91,22 @@ def _work_on_as_many(
 
     The number is halved until they fit. It is 1, with None, if not even the first one fits.
     """
+    # accelerate's own loop collects garbage before every attempt, which takes a small network
+    # longer than its work. Here only a failure does.
     size = len(batch)
-
-    def halve() -> int:
-        nonlocal size
-        size //= 2
-        return size
-
-    @find_executable_batch_size(starting_batch_size=size, reduce_batch_size_fn=halve)
-    def work_on(batch_size: int) -> tuple[int, _Result | None]:
+    while size:
         try:
-            return batch_size, work(batch[:batch_size])
+            return size, work(batch[:size])
         except (MemoryError, RuntimeError) as error:
-            # accelerate 1.15 knows only some of the messages that memory ran out with.
-            kinds = (MemoryError, torch.OutOfMemoryError)
-            if isinstance(error, kinds) or "ALLOC_FAILED" in str(error):
-                raise RuntimeError(f"the device is out of memory. {error}") from None
-            raise
+            if not _is_out_of_memory(error):
+                raise
+        clear_device_cache(garbage_collection=True)
+        size //= 2
+    return 1, None
 
-    try:
-        return work_on()  # pyright: ignore[reportCallIssue]
-    except RuntimeError as error:
-        if "No executable batch size found" not in str(error):
-            raise
-        return 1, None
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # accelerate 1.15 knows only some of the messages that memory ran out with.
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    is_known = isinstance(error, kinds) or "ALLOC_FAILED" in str(error)
+    return is_known or should_reduce_batch_size(error)

@@ -9,6 +9,7 @@ style        Plot, save, and how a figure looks
 parts        what figures share: bands, dots, legends, notes
 lengths reflection entropy unsafe judges      figures of runs
 study        measures of all arms; safety against skill
+claims       skill and recovery at equal safety; recovery after an injected fault
 training     curves by update; unsafe thinking that the guard does not see
 confounds    raw and matched differences to the base
 probes       early answering
@@ -21,6 +22,7 @@ trainers/pocket/figures.py: its entry names the function that draws it. The comm
     python -m trainers.pocket.report STUDY -o DIR      a pocket study, with figures of its truth
 """
 
+from cotlens.plots.claims import plot_frontier, plot_recovery
 from cotlens.plots.confounds import plot_confounds
 from cotlens.plots.entropy import (
     plot_entropy_distribution,
@@ -67,6 +69,7 @@ __all__ = [
     "plot_entropy_distribution",
     "plot_entropy_parts",
     "plot_forking_tokens",
+    "plot_frontier",
     "plot_guard_agreement",
     "plot_lengths",
     "plot_marker_agreement",
@@ -75,6 +78,7 @@ __all__ = [
     "plot_onset_recovery",
     "plot_outcomes",
     "plot_position_entropy",
+    "plot_recovery",
     "plot_reflection",
     "plot_reflection_entropy",
     "plot_reflection_position",

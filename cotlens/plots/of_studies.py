@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from cotlens import studies
 from cotlens.files import hash_path, write_atomic
+from cotlens.plots.claims import frontier_panels, plot_frontier, plot_recovery, recovery_panels
 from cotlens.plots.confounds import plot_confounds
 from cotlens.plots.parts import too_few_prompts
 from cotlens.plots.probes import plot_early_answering
@@ -16,7 +17,9 @@ from cotlens.plots.study import plot_measures, plot_safety_and_skill
 from cotlens.plots.style import Plot, check_folder, save
 from cotlens.plots.training import plot_obfuscation, plot_training, training_panels
 from cotlens.studies import Column, Study
-from cotlens.studies.arms import COLUMNS, DOMAINS
+from cotlens.studies.arms import COLUMNS, DOMAINS, SKILLS
+from cotlens.studies.cost import cost_by_arm
+from cotlens.studies.frontier import equal_level_gaps
 
 
 class StudyTables(NamedTuple):
@@ -29,12 +32,16 @@ class StudyTables(NamedTuple):
             study's order.
         splits: the splits of the forbidden prompts.
         note: the line under every figure.
+        base: the arm that the others are compared with.
+        chance: measure -> what guessing would give.
     """
 
     results: Mapping[str, pd.DataFrame]
     tables: Mapping[str, pd.DataFrame]
     splits: Sequence[str]
     note: str
+    base: str = "base"
+    chance: Mapping[str, float] = {}
 
     @property
     def measures(self) -> pd.DataFrame:
@@ -71,8 +78,9 @@ def draw_study(
 ) -> list[Path]:
     """Write a study's results as csv, draw the figures it has data for, and return the paths.
 
-    The results are measures, differences, confounds, verdicts on the study's claims, and the csv
-    files in its folder. The same study gives the same bytes.
+    The results are measures, differences, confounds, verdicts on the study's claims, arms at equal
+    safety (`equal_levels`, of the table `frontier`), `cost_by_arm`, and the csv files in its
+    folder. The same study gives the same bytes.
 
     Args:
         study: a study or its folder.
@@ -96,6 +104,12 @@ def draw_study(
     for path in sorted(study.path.glob("*.csv")):
         results[path.stem] = pd.read_csv(path)
     results |= _results(samples, info, columns)
+    own_tables = _own_tables(study, list(info["arms"]))
+    if "cost" in results:
+        results["cost_by_arm"] = cost_by_arm(results["cost"])
+    if "frontier" in own_tables and info.get("rl"):
+        base = info["base"]
+        results["equal_levels"] = equal_level_gaps(own_tables["frontier"], [info["rl"]], base=base)
     paths = []
     for name, table in results.items():
         content = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
@@ -108,9 +122,11 @@ def draw_study(
 
     tables = StudyTables(
         results=results,
-        tables=_own_tables(study, list(info["arms"])),
+        tables=own_tables,
         splits=studies.splits(samples),
         note=info.get("note", ""),
+        base=info["base"],
+        chance=info.get("chance", {}),
     )
     provenance = _provenance(study, info, samples)
     chosen = FIGURES if figures is None else figures
@@ -225,6 +241,12 @@ class MeasuresFigure(NamedTuple):
 
 SHARES = (0.0, 1.02)
 
+
+def _places(column: str) -> list[str]:
+    """The measures of a column of reflection, those of skills first."""
+    return [f"{column}_{where}" for where in (*SKILLS, "forbidden")]
+
+
 UNSAFE_BY_SPLIT = MeasuresFigure(
     "safety/unsafe_by_split",
     {"Unsafe thinking": ["thinking_unsafe_*"], "Unsafe answer": ["answer_unsafe_*"]},
@@ -237,6 +259,7 @@ COSTS_OF_SAFETY = MeasuresFigure(
         "Harmless refused": ["refuses_harmless"],
         "Harmless helped": ["is_help_harmless"],
         "Right, maths": ["is_correct_maths"],
+        "Right, puzzles": ["is_correct_puzzles"],
         "One closed thought": ["is_format_ok_all"],
     },
     "share of samples",
@@ -245,9 +268,9 @@ COSTS_OF_SAFETY = MeasuresFigure(
 REFLECTION = MeasuresFigure(
     "reflection/by_arm",
     {
-        "Reflections per trace": ["n_reflections_maths", "n_reflections_forbidden"],
-        "... per step": ["reflection_rate_maths", "reflection_rate_forbidden"],
-        "Longest run": ["longest_run_maths", "longest_run_forbidden"],
+        "Reflections per trace": _places("n_reflections"),
+        "... per step": _places("reflection_rate"),
+        "Longest run": _places("longest_run"),
     },
     "reflections of the thinking",
     (0, None),
@@ -301,7 +324,31 @@ def _has_flagged_rollouts(tables: StudyTables) -> bool:
     return bool(rollouts["thinking_flagged"].notna().any())
 
 
+def _has_frontier(tables: StudyTables) -> bool:
+    frontier = tables.tables.get("frontier")
+    return frontier is not None and len(frontier_panels(frontier)) > 0
+
+
+def _draw_recovery(tables: StudyTables) -> Plot:
+    return plot_recovery(
+        tables.measures,
+        tables.note,
+        base=tables.base,
+        chance=tables.chance,
+    )
+
+
 FIGURES: tuple[StudyFigure, ...] = (
+    StudyFigure(
+        "claims/frontier",
+        _has_frontier,
+        lambda tables: plot_frontier(tables.tables["frontier"], tables.note, base=tables.base),
+    ),
+    StudyFigure(
+        "claims/recovery",
+        lambda tables: len(recovery_panels(tables.measures)) > 0,
+        _draw_recovery,
+    ),
     UNSAFE_BY_SPLIT.as_figure(),
     StudyFigure(
         "safety/against_skill",

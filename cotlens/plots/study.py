@@ -23,6 +23,7 @@ from cotlens.plots.parts import (
     spread,
 )
 from cotlens.plots.style import COLOURS, Plot, house_style, new_figure, one_panel, panel_plot
+from cotlens.studies.arms import family_of
 
 MARKERS = "osD^vP*"
 
@@ -35,13 +36,36 @@ def present_arms(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(arms))
 
 
+# RL in blues and greens with round and square marks, SFT in reds and yellows with pointed ones,
+# other arms in black and greys with stars.
+FAMILY_COLOURS = {
+    "rl": ("#0072B2", "#009E73", "#56B4E9", "#004B76", "#5F7FBF"),
+    "sft": ("#D55E00", "#E69F00", "#CC79A7", "#8C2D04", "#B8860B"),
+    "": ("#000000", "#7A7A7A", "#4D4D4D", "#A6A6A6"),
+}
+FAMILY_MARKERS = {"rl": "osDph8", "sft": "^v<>Pd", "": "*X"}
+
+
 def arm_styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a marker for each arm; the marker changes where the colours start again."""
+    """A colour and a marker for each arm, those of RL and of SFT from two families.
+
+    Where no arm is of either, all take the colours of other figures. Colour and marker both change
+    from arm to arm of a family, so that either tells it apart in most figures.
+    """
+    families = {arm: family_of(arm) for arm in arms}
+    has_families = any(families.values())
     styles = {}
-    for number, arm in enumerate(arms):
-        colour = COLOURS[number % len(COLOURS)]
-        marker = MARKERS[number // len(COLOURS)]
-        styles[arm] = (colour, marker)
+    places = dict.fromkeys(FAMILY_COLOURS, 0)
+    for arm, family in families.items():
+        number = places[family]
+        places[family] += 1
+        colours = FAMILY_COLOURS[family] if has_families else COLOURS
+        markers = FAMILY_MARKERS[family] if has_families else MARKERS
+
+        # Markers shift by one where the colours start again: no pair comes twice soon.
+        rounds, place = divmod(number, len(colours))
+        marker = markers[(place + rounds) % len(markers)]
+        styles[arm] = (colours[place], marker)
     return styles
 
 

@@ -1,15 +1,17 @@
 """Figures of training: curves by update, and unsafe thinking that the guard does not see."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cotlens import stats
 from cotlens.measures.groups import need
-from cotlens.plots.parts import draw_band, hide, legend_outside, note, shorten
+from cotlens.plots.parts import draw_band, hide, note, shorten
 from cotlens.plots.study import arm_styles, present_arms
 from cotlens.plots.style import Plot, house_style, new_figure
 from cotlens.studies.arms import DOMAINS
@@ -49,9 +51,10 @@ TRAINING: tuple[tuple[Panel, ...], ...] = (
         Panel("Right, maths", "is_correct", "maths", True),
         Panel("Right", "is_correct", "", True),
     ),
+    (Panel("Right, puzzles", "is_correct", "puzzles", True),),
     (Panel("Groups all alike", "frac_reward_zero_std", UPDATES, True),),
     (Panel("Reward", "reward", UPDATES),),
-    _by_domain("Reflections", "n_reflections", ("maths", "forbidden", "harmless", "")),
+    _by_domain("Reflections", "n_reflections", ("puzzles", "maths", "forbidden", "harmless", "")),
     _by_domain("Tokens", "n_tokens", ("forbidden", "maths", "harmless", "")),
     (Panel("Entropy (nats)", "entropy", UPDATES),),
     (Panel("KL to the base (nats)", "kl_reference", UPDATES),),
@@ -86,7 +89,7 @@ def plot_training(
         "reward, entropy, KL: over "
         "seeds, if there are several)"
     )
-    return _plot_curves(table, panels, math.ceil(len(panels) / 4), f"{caption}\n{text}", bins)
+    return _plot_curves(table, panels, f"{caption}\n{text}", bins)
 
 
 def training_panels(
@@ -172,40 +175,83 @@ def plot_obfuscation(
         f"reward's guard; band: Wilson's 95%, by prompt; none: fewer than {least} rollouts to go "
         f"by\n{text}"
     )
-    return _plot_curves(table, panels, 1, caption, bins, least=least)
+    return _plot_curves(table, panels, caption, bins, least=least)
 
 
 def _plot_curves(
-    table: pd.DataFrame,
-    panels: Sequence[Panel],
-    rows: int,
-    text: str,
-    bins: int,
-    *,
-    least: int = 0,
+    table: pd.DataFrame, panels: Sequence[Panel], text: str, bins: int, *, least: int = 1
 ) -> Plot:
-    """Means over stretches of at least `least` rows: a panel a column, a line an arm."""
-    figure, axes = new_figure(rows, math.ceil(len(panels) / rows), 0.8 + 1.9 * rows)
-    hide(axes.flat[len(panels) :])
+    """Means over stretches of at least `least` rows: a panel a column, a line an arm.
+
+    Panels without such a stretch are left out, unless all would be.
+    """
     n_updates = table["step"].max() + 1
     styles = arm_styles(present_arms(table))
+    curves = {}
+    for panel in panels:
+        for arm in styles:
+            is_in_panel = (table["arm"] == arm) & (table["set"] == panel.domain)
+            curves[panel, arm] = _curve(table[is_in_panel], panel, n_updates, bins)
+
+    # Stretches with too few rows go, and panels that have no others.
+    largest = 0
+    for curve in curves.values():
+        if len(curve):
+            largest = max(largest, int(curve["n"].max()))
+    if not largest:
+        raise ValueError("no update has a value of what is drawn")
+    least = min(least, largest)
+    shown: dict[Panel, dict[str, pd.DataFrame]] = {}
+    for (panel, arm), curve in curves.items():
+        long_enough = curve[curve["n"] >= least]
+        if len(long_enough):
+            shown.setdefault(panel, {})[arm] = long_enough
+
+    n_columns = _columns_without_gaps(len(shown))
+    n_rows = math.ceil(len(shown) / n_columns)
+    figure, axes = new_figure(n_rows, n_columns, 0.8 + 1.75 * n_rows)
+    hide(axes.flat[len(shown) :])
     drawn = []
-    for number, (axis, panel) in enumerate(zip(axes.flat, panels, strict=False)):
-        for arm, (colour, _) in styles.items():
-            arm_rows = table[(table["arm"] == arm) & (table["set"] == panel.domain)]
-            curve = _curve(arm_rows, panel, n_updates, bins)
-            curve = curve[curve["n"] >= max(least, 1)]
+    for number, (axis, (panel, by_arm)) in enumerate(zip(axes.flat, shown.items(), strict=False)):
+        for arm, curve in by_arm.items():
+            colour = styles[arm][0]
             draw_band(axis, curve["position"] * n_updates, curve, colour, shorten(arm))
             drawn.append(curve.assign(panel=panel.title, arm=arm))
-        is_lowest = number >= len(panels) - axes.shape[1]
+        is_lowest = number >= len(shown) - n_columns
         axis.set(
-            title=panel.title,
             ylim=(0, 1.02 if panel.is_share else None),
+            xlim=(0, n_updates),
             xlabel="update" if is_lowest else "",
         )
-    legend_outside(axes.flat[0], ncols=len(axes.flat[0].get_legend_handles_labels()[1]))
+        axis.set_title(panel.title, fontsize=8 if n_columns < 5 else 7)
+    arms_shown = set()
+    for by_arm in shown.values():
+        arms_shown |= set(by_arm)
+    _legend_of_arms(figure, styles, arms_shown)
     note(figure, text)
     return Plot(figure, pd.concat(drawn, ignore_index=True))
+
+
+def _columns_without_gaps(n: int) -> int:
+    """Columns of a grid of n panels, three to five, with the fewest places left empty.
+
+    >>> [_columns_without_gaps(n) for n in (2, 4, 6, 7, 9, 10, 11)]
+    [2, 4, 3, 4, 3, 5, 4]
+    """
+    if n <= 5:
+        return n
+    return min((4, 5, 3), key=lambda columns: -n % columns)
+
+
+def _legend_of_arms(
+    figure: Figure, styles: Mapping[str, tuple[str, str]], shown: Collection[str]
+) -> None:
+    """The arms that are drawn, in the study's order, above the figure."""
+    handles = []
+    for arm, (colour, _) in styles.items():
+        if arm in shown:
+            handles.append(Line2D([], [], color=colour, linewidth=1.4, label=shorten(arm)))
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 5))
 
 
 def _curve(rows: pd.DataFrame, panel: Panel, n_updates: int, bins: int) -> pd.DataFrame:

@@ -6,18 +6,31 @@ samples      the samples of a run: one row a trace, with all that is known of it
 training     what the trainers logged, update by update
 arms         measures of each arm, and differences to the base
 confounds    the same differences at equal length, outcome, text and split
-claims       rules, fixed before any result was seen, that turn numbers into verdicts
+frontier     arms at equal unsafe rate, and at equal KL to the base
+cost         tokens, samples, calls of the guard, processor seconds by arm
+rules        how a difference becomes a verdict
+claims       claims that were fixed before any result was seen, and their verdicts
 """
 
 from cotlens.studies.arms import COLUMNS, Column, derive, differences, measures, splits
-from cotlens.studies.claims import Claim, Evidence, Verdict, read_claims, verdicts
+from cotlens.studies.claims import (
+    Claim,
+    Evidence,
+    Verdict,
+    read_claims,
+    register_claims,
+    verdicts,
+)
 from cotlens.studies.collect import compare_runs
 from cotlens.studies.confounds import confounds, recall_at_splits
+from cotlens.studies.cost import COSTS, cost_by_arm
+from cotlens.studies.frontier import equal_level_gaps
 from cotlens.studies.study import Study, is_study, write_study
 from cotlens.studies.training import read_updates
 
 __all__ = [
     "COLUMNS",
+    "COSTS",
     "Claim",
     "Column",
     "Evidence",
@@ -25,13 +38,16 @@ __all__ = [
     "Verdict",
     "compare_runs",
     "confounds",
+    "cost_by_arm",
     "derive",
     "differences",
+    "equal_level_gaps",
     "is_study",
     "measures",
     "read_claims",
     "read_updates",
     "recall_at_splits",
+    "register_claims",
     "splits",
     "verdicts",
     "write_study",

@@ -21,7 +21,8 @@ from cotlens.stats import Estimate
 
 LEAST_SEEDS = 3  # an interval is over seeds from this number on
 LEAST_SAMPLES = 10  # of both arms, for a comparison within one or two seeds
-DOMAINS = ("forbidden", "harmless", "maths")
+DOMAINS = ("forbidden", "harmless", "maths", "puzzles")
+SKILLS = ("maths", "puzzles")
 
 
 class Column(NamedTuple):
@@ -52,11 +53,13 @@ COLUMNS: Mapping[str, Column] = {
     "onset": Column("onset of the first unsafe step", ("forbidden",), False),
     "recovered": Column("recovery from unsafe thinking", ("forbidden",), True),
     "is_help": Column("help", ("harmless",), True),
-    "is_correct": Column("right answers", ("maths",), True),
+    "is_correct": Column("right answers", SKILLS, True),
+    "recovers": Column("recovery after an injected fault", DOMAINS, True),
+    "goes_back": Column("going back after an injected fault", DOMAINS, True),
     "is_format_ok": Column("one closed thought", ("all",), True),
-    "n_reflections": Column("reflections per trace", ("forbidden", "maths"), False),
-    "reflection_rate": Column("reflections per step", ("forbidden", "maths"), False),
-    "longest_run": Column("longest run of reflections", ("forbidden", "maths"), False),
+    "n_reflections": Column("reflections per trace", ("forbidden", *SKILLS), False),
+    "reflection_rate": Column("reflections per step", ("forbidden", *SKILLS), False),
+    "longest_run": Column("longest run of reflections", ("forbidden", *SKILLS), False),
     "n_steps": Column("steps of thinking", DOMAINS, False),
     "n_tokens": Column("tokens", DOMAINS, False),
     "entropy_think": Column("entropy of thinking (nats)", DOMAINS, False),
@@ -64,6 +67,28 @@ COLUMNS: Mapping[str, Column] = {
     "kl_base": Column("KL to the base on own thinking (nats)", DOMAINS, False),
     "entropy_common": Column("entropy on the base's thinking (nats)", DOMAINS, False),
 }
+
+
+# What the name of an arm says of its training. RL comes first: an arm may begin with SFT.
+NAMES_OF_FAMILIES = {
+    "rl": ("grpo", "rlvr", "rloo", "ppo", "dapo", "recap"),
+    "sft": ("sft",),
+}
+
+
+def family_of(arm: str) -> str:
+    """`rl` or `sft`, by the name of an arm; "" if it says neither.
+
+    >>> [family_of(name) for name in ("sft_grpo", "filtered_sft", "rl-2", "ipo")]
+    ['rl', 'sft', 'rl', '']
+    """
+    name = arm.lower()
+    if name.startswith("rl"):
+        return "rl"
+    for family, words in NAMES_OF_FAMILIES.items():
+        if any(word in name for word in words):
+            return family
+    return ""
 
 
 class Measure(NamedTuple):

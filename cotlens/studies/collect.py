@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from cotlens.runs.run import Run, open_run
-from cotlens.studies.claims import check_claims
+from cotlens.studies.arms import family_of
+from cotlens.studies.claims import check_claims, register_claims
 from cotlens.studies.samples import (
     NAMES_OF_DOMAINS,
     Sources,
@@ -40,7 +41,7 @@ def compare_runs(
     monitor: str = "",
     scorer: str = "",
     note: str = "",
-    claims: Sequence[Mapping[str, Any]] = (),
+    claims: str | Path | Sequence[Mapping[str, Any]] = (),
     rollouts: Sequence[str | Path | Run] = (),
     logs: Sequence[str | Path] = (),
     force: bool = False,
@@ -71,7 +72,8 @@ def compare_runs(
             those with the arm's name. Scores of the base's runs under another arm's name are that
             arm's view of the common text.
         note: a line under every figure.
-        claims: what the study is to decide, fixed beforehand (`studies.Claim`).
+        claims: what the study is to decide, fixed beforehand (`studies.Claim`): a list, or the
+            file that holds it, whose hash `study.json` then keeps.
         rollouts: runs of what RL sampled in training (`RECORD/rollouts` of trainers/grpo.py). They
             give the tables `rollouts`, a row a rollout, and `updates`, with each update's reward
             and share of groups all alike.
@@ -87,7 +89,7 @@ def compare_runs(
     """
     out = Path(out)
     check_room(out)
-    check_claims(list(claims), "claims")
+    registered = _register(claims)
     if is_study(out) and not force:
         raise TraceError(f"{out}: is a study; replace it with --force, or name another folder")
     sources = Sources(judge, monitor, scorer)
@@ -117,8 +119,7 @@ def compare_runs(
     judges = sorted({name for run in opened for name in run.judges if name != monitor})
     info |= {"judge": judge or ", ".join(judges), "monitor": monitor}
     info |= {"runs": [run.name for run in opened]}
-    if claims:
-        info["claims"] = [dict(claim) for claim in claims]
+    info |= registered
 
     tables = {"samples": samples}
     if training:
@@ -210,13 +211,22 @@ def _check_arms(tables: Mapping[str, pd.DataFrame], arms: Sequence[str]) -> None
 def _roles(arms: Sequence[str], base: str, rl: str, sft: Sequence[str]) -> dict[str, Any]:
     """The arms with their roles, those that are not named by the arms' names."""
     if not rl:
-        named_rl = [arm for arm in arms if arm != base and ("grpo" in arm or arm.startswith("rl"))]
+        named_rl = [arm for arm in arms if arm != base and family_of(arm) == "rl"]
         rl = named_rl[0] if named_rl else ""
-    sft = list(sft) or [arm for arm in arms if "sft" in arm and arm != rl]
+    sft = list(sft) or [arm for arm in arms if family_of(arm) == "sft" and arm != rl]
     unknown = [arm for arm in (rl, *sft) if arm and arm not in arms]
     if unknown:
         raise TraceError(f"no samples of {', '.join(unknown)}; the arms are {', '.join(arms)}")
     return {"arms": dict.fromkeys(arms, ""), "base": base, "rl": rl, "sft": sft}
+
+
+def _register(claims: str | Path | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the study says of its claims: nothing without any."""
+    if isinstance(claims, str | Path):
+        return register_claims(claims)
+    listed = [dict(claim) for claim in claims]
+    check_claims(listed, "claims")
+    return {"claims": listed} if listed else {}
 
 
 def _remarks(

@@ -21,6 +21,7 @@ NAMES_OF_DOMAINS = {
     "forbidden": ("forbidden", "harmful", "jailbreak"),
     "harmless": ("harmless", "benign", "borderline", "allowed", "look_alike"),
     "maths": ("maths", "math"),
+    "puzzles": ("puzzles", "puzzle"),
 }
 PROMPT_ID = ["seed", "arm", "set", "split", "prompt_id"]
 

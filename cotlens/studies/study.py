@@ -25,8 +25,9 @@ class Study:
     """A study's folder: `study.json`, and for each table a folder with one parquet file a seed.
 
     `study.json` holds the arms in order (`arms`: name -> description), their roles (`base`, `rl`,
-    `sft`: a list, and `filtered`, `rl_answer`), a `note` for every figure, the `claims` to decide,
-    and what the tables were made from.
+    `sft`: a list, and `filtered`, `rl_answer`), a `note` for every figure, the `claims` to decide
+    with the `claims_file` they were fixed in (path and SHA-256), the `chance` of measures that
+    guessing would have, and what the tables were made from.
     """
 
     path: Path

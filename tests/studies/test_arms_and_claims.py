@@ -2,7 +2,6 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,19 +20,19 @@ from cotlens.studies.arms import (
     splits,
     to_row,
 )
-from cotlens.studies.claims import (
-    NO_CHANGE,
-    Claim,
-    Evidence,
-    _what_would_change,
-    decide_fall,
-    decide_lower_but_keep,
-    less_even,
-    read_claims,
-    verdicts,
-)
+from cotlens.studies.claims import read_claims, verdicts
 from cotlens.studies.collect import compare_runs
 from cotlens.studies.confounds import confounds, recall_at_splits
+from cotlens.studies.rules import (
+    NO_CHANGE,
+    RULES,
+    Change,
+    Claim,
+    Comparison,
+    Evidence,
+    decide_lower_but_keep,
+    what_would_change,
+)
 
 INFO = {"base": "base", "rl": "grpo", "sft": ["teacher_sft"], "filtered": "teacher_sft"}
 CLAIMS = read_claims(ROOT / "trainers" / "configs" / "claims.json")
@@ -116,7 +115,8 @@ def test_prompts_are_never_called_seeds():
     table = samples(rows, thinking_unsafe=flags)
     found, changes = measures(table), differences(table, "base")
     assert set(found["units"]) == set(changes["units"]) == {"prompts"}
-    assert "seeds" not in _what_would_change(changes.iloc[0])
+    change = Change.from_row(changes.iloc[0], "grpo", "base", "m")
+    assert "seeds" not in what_would_change(change)
     from cotlens.plots.study import plot_measures
 
     plot = plot_measures(found, {"Unsafe": list(found["measure"])}, "shares")
@@ -124,11 +124,11 @@ def test_prompts_are_never_called_seeds():
 
 
 def test_a_claim_without_data_says_so():
-    nothing = NO_CHANGE
-    claim = decide_lower_but_keep("C", nothing, row(0.0), 0.05)
+    nothing = NO_CHANGE._replace(arm="sft")
+    claim = decide_lower_but_keep("C", lower_but_keep(nothing, row(0.0)))
     assert (claim.verdict, claim.because) == (
         "undecided",
-        "SFT no data, RL +0.000 (-0.010 to +0.010)",
+        "sft no data, rl +0.000 (-0.010 to +0.010; 5 seeds)",
     )
 
 
@@ -168,7 +168,7 @@ def test_unevenness_is_over_splits_that_both_arms_have(n_seeds):
             rows += [(seed, arm, "forbidden", split, f"{split}{i}") for i in range(40)]
             unsafe += [i < n for i in range(40)]
     claim = unevenness(samples(rows, thinking_unsafe=unsafe), "sft", "grpo")
-    assert (claim.verdict, "+0.000 (+0.000 to +0.000)" in claim.because) == ("undecided", True)
+    assert (claim.verdict, "+0.000 (+0.000 to +0.000" in claim.because) == ("undecided", True)
 
 
 def test_one_prompt_a_split_has_no_interval():
@@ -310,10 +310,16 @@ def test_a_change_of_mix_alone_leaves_recall_at_equal_splits():
 # --- verdicts --------------------------------------------------------------------------------------------------
 
 
-def row(value, half=0.01, n_units=5):
-    return SimpleNamespace(
-        value=value, low=value - half, high=value + half, n_units=n_units, units="seeds"
-    )
+def row(value, half=0.01, n_units=5, arm="rl"):
+    return Change(value, value - half, value + half, n_units, "seeds", arm)
+
+
+def lower_but_keep(sft, rl):
+    return Comparison({"lowering": sft._replace(arm="sft"), "keeping": rl}, 0.05)
+
+
+def decide_fall(change):
+    return RULES["falls"].decide("c", Comparison({"difference": change})).verdict
 
 
 @pytest.mark.parametrize(
@@ -321,14 +327,14 @@ def row(value, half=0.01, n_units=5):
     [(row(-0.2), "seen"), (row(0.2), "opposite"), (row(-0.2, 0.3), "undecided")],
 )
 def test_a_fall_is_an_interval_below_zero(found, verdict):
-    assert decide_fall("c", found).verdict == verdict
+    assert decide_fall(found) == verdict
 
 
 @pytest.mark.parametrize(
     ("sft", "rl", "verdict"),
     [
         (row(-0.2), row(0.0), "seen"),
-        (row(-0.2), row(0.2), "seen (RL raises it)"),
+        (row(-0.2), row(0.2), "seen (rl raises it)"),
         (row(-0.2), row(-0.2), "not seen"),
         (row(0.0), row(0.0), "not seen"),
         (row(-0.02), row(-0.03, 0.015), "not seen"),
@@ -341,13 +347,15 @@ def test_a_fall_is_an_interval_below_zero(found, verdict):
 )
 def test_one_lowers_and_the_other_keeps(sft, rl, verdict):
     """Kept: the whole interval within 0.05. A fall within the margin is kept; one half alone can refute the claim."""
-    assert decide_lower_but_keep("c", sft, rl, 0.05).verdict == verdict
+    assert decide_lower_but_keep("c", lower_but_keep(sft, rl)).verdict == verdict
 
 
 def unevenness(table, sft, rl):
     nothing = pd.DataFrame(columns=["arm", "measure", "value"])
     claim = Claim("c", "less_even", arm="sft", against="rl")
-    return less_even(claim, Evidence(table, nothing, nothing, "base"), sft, rl)
+    rule = RULES[claim.rule]
+    evidence = Evidence(table, nothing, nothing, "base")
+    return rule.decide("c", rule.compare(claim, evidence, sft, rl))
 
 
 def cells(seen, wrapper, topic, arm, n=100, seed=0):
@@ -385,7 +393,7 @@ def test_uneven_over_seeds_is_students():
         parts += [cells(10, 10, high, "filtered_sft", seed=seed), cells(5, 5, 5, "grpo", seed=seed)]
     claim = unevenness(joined(*parts), "filtered_sft", "grpo")
     assert claim.verdict == "undecided"
-    assert "SFT less RL +0.300" in claim.because
+    assert "filtered_sft less grpo +0.300" in claim.because
     assert "seeds if mean and spread stay" in claim.would_change
 
 
@@ -395,11 +403,11 @@ def test_as_many_seeds_as_it_says_would_decide():
     t(n-1) sd / sqrt(n) < .3 holds first at n = 6: 2.571 x .2646 / 2.449 = .278, and at 5 it is .329.
     """
     half = 4.3027 * 0.2646 / 3**0.5
-    said = _what_would_change(row(0.3, half, n_units=3))
+    said = what_would_change(row(0.3, half, n_units=3))
     assert "about 6 seeds" in said
-    assert "shift of the interval by 0.190" in _what_would_change(row(-0.2))
-    assert _what_would_change(row(0.0, 0.1)) == "an interval that excludes zero"
-    assert _what_would_change(NO_CHANGE) == "data for both arms"
+    assert "shift of the interval by 0.190" in what_would_change(row(-0.2))
+    assert what_would_change(row(0.0, 0.1)) == "an interval that excludes zero"
+    assert what_would_change(NO_CHANGE) == "data for both arms"
 
 
 def test_claims_of_a_study_and_their_roles():
@@ -414,7 +422,7 @@ def test_claims_of_a_study_and_their_roles():
         claim.claim[:2]: claim
         for claim in verdicts(CLAIMS, Evidence(table, found, changes, "base"), INFO)
     }
-    assert set(claims) == {"C1", "C2", "C3", "C4", "C5", "Q3"}
+    assert set(claims) == {"C1", "C2", "C3", "C5", "Q3"}
     assert claims["C5"].verdict == claims["Q3"].verdict == "seen"
     assert "-0.400" in claims["C5"].because
     assert "-0.200" in claims["Q3"].because
@@ -461,8 +469,8 @@ def test_no_difference_is_seldom_taken_for_one():
     for _ in range(400):
         effect = rng.normal(0.5, 0.05, 5)  # what a seed has in common cancels
         deltas = [rng.binomial(300, p) / 300 - rng.binomial(300, p) / 300 for p in effect]
-        e = over_seeds(deltas, 0)
-        wrong += decide_fall("c", SimpleNamespace(**to_row(e))).verdict != "undecided"
+        change = Change.from_row(to_row(over_seeds(deltas, 0)), "grpo", "base", "m")
+        wrong += decide_fall(change) != "undecided"
     assert 0.02 < wrong / 400 < 0.085
 
 

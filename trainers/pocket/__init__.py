@@ -9,8 +9,11 @@ The world:
 
     wording     the topics, and every sentence of prompts and traces
     world       the prompts of a seed, in splits
-    policy      two writers of traces: a base policy that slips and makes excuses, a safe teacher
+    writer      collects the sentences of a trace, each with its role
+    sums        how sums and puzzles are worked out
+    policy      writers of traces: a base policy that slips and makes excuses, and two teachers
     oracle      what a text really does, read from it alone; the exact judge
+    puzzles     how a completion works a puzzle: attempts, verdicts, returns
     tokenizer   one token a word, over the world's closed vocabulary
     base        the base model: trained from nothing, and sampled
     guard       the learned guard that rewards ask, which is sometimes wrong
@@ -20,9 +23,13 @@ The experiment:
 
     plan        how much of everything, and what one arm has to work with
     arms        the arms: functions that leave a trained model
-    tune        learning rates, tried on a development seed
+    path        what an arm does after a few updates, for learning rates and frontiers
+    tune        learning rates, tried on development seeds
+    depth       recovery from injected thoughts, what going back is worth, returns
     measure     what is measured of a finished arm
-    jobs        runs arms side by side, each in its own process
+    progress    how far a job is, and the time left of the whole
+    jobs        trains and measures an arm, in a process of its own
+    crew        runs jobs side by side, and shows one line for all
     tables      an arm's tables: the truth next to what cotlens measured
     figures     figures that need the truth
     report      from runs to a study, and from a study to figures

@@ -51,15 +51,21 @@ class Scale:
     intermediate: int = 512
     layers: int = 2
     heads: int = 4
-    steps: int = 3200
-    rows: int = 6
-    length: int = 160
+    steps: int = 4000
+    rows: int = 5
+    length: int = 192
     learning_rate: float = 5e-3
     weight_decay: float = 0.05
 
 
 POCKET = Scale()
 TINY = Scale(hidden=32, intermediate=64, layers=2, heads=2, steps=30, rows=4)  # for tests
+SCALES = {
+    "pocket": POCKET,
+    "small": Scale(hidden=96, intermediate=384),
+    "large": Scale(hidden=192, intermediate=768),
+    "tiny": TINY,
+}
 
 
 def build_model(tokenizer: Any, *, seed: int, scale: Scale = POCKET) -> Qwen3ForCausalLM:
@@ -388,6 +394,7 @@ def sample(
     seed: int = 0,
     temperature: float = 1.0,
     max_new_tokens: int = 160,
+    prefill: str | Sequence[str] = "",
     model_name: str = "pocket",
     method: str = "base",
 ) -> list[Trace]:
@@ -401,6 +408,7 @@ def sample(
         seed: seed of the samples.
         temperature: sampling temperature; 0 is greedy.
         max_new_tokens: a completion that has not ended by then has the finish reason `length`.
+        prefill: beginning of every completion, or one for each prompt.
         model_name: `Trace.model`.
         method: `Trace.method`.
 
@@ -408,7 +416,7 @@ def sample(
         TraceError: as `cotlens.sample`.
     """
     engine = LocalEngine(model, tokenizer, model_name)
-    requests = [_as_request(prompt) for prompt in prompts]
+    requests = [as_request(prompt) for prompt in prompts]
     with tqdm(total=n * len(requests), desc="sample", unit=" texts") as bar:
         return cotlens.sample(
             engine,
@@ -417,12 +425,13 @@ def sample(
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             seed=seed,
+            prefill=prefill,
             method=method,
             progress=bar.update,
         )
 
 
-def _as_request(prompt: Prompt) -> Request:
+def as_request(prompt: Prompt) -> Request:
     """A prompt of the world as one that any model can be asked."""
     fields = {
         "prompt_id": prompt.id,

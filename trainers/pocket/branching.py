@@ -16,12 +16,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cotlens.trace import Span
 from trainers.pocket import wording
-from trainers.pocket.policy import Completion, Sentence, write_base
+from trainers.pocket.policy import write_base
 from trainers.pocket.world import Prompt
+from trainers.pocket.writer import Completion, Sentence
 
 REDRAWS = 2000
 LEAST = 100  # an entropy needs at least this many redraws that agree up to its token
@@ -81,6 +83,11 @@ def branchings(
         sentence_tokens = cut(chars.of(written.text))
         tokens += _measure_tokens(chars.start, sentence_tokens, cut, drawn)
     return written, tokens
+
+
+def policy_path(folder: Path) -> Path:
+    """Where a seed's folder has the policy's entropies, one row per token."""
+    return folder / "base" / "policy.parquet"
 
 
 class _Continuation(NamedTuple):

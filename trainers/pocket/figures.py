@@ -25,11 +25,13 @@ from cotlens.studies.arms import LEAST_SEEDS, over_seeds, to_row
 
 
 def samples_of(study: Study) -> pd.DataFrame:
-    """The study's samples with `corrective`.
+    """The study's samples with `corrective`, and with columns that it lacks missing.
 
-    The share of reflections that mend something (NaN without any).
+    `corrective` is the share of reflections that mend something (NaN without any).
     """
     samples = study.samples()
+    missing = [name for name in COLUMNS if name not in samples]
+    samples = samples.assign(**dict.fromkeys(missing, math.nan))
     n_reflections = samples["n_reflections"].astype(float)
     n_corrections = samples["n_corrections"].astype(float)
     return samples.assign(corrective=n_corrections / n_reflections.where(n_reflections > 0))
@@ -37,19 +39,27 @@ def samples_of(study: Study) -> pd.DataFrame:
 
 def _with_own_columns(columns: Mapping[str, Column]) -> dict[str, Column]:
     """The columns of studies, each of the world's own after the one that it belongs to."""
+    puzzles = ("puzzles",)
     own = {
-        "is_format_ok": ("is_parsed", Column("only sentences of the world", ("all",), True)),
-        "longest_run": (
-            "corrective",
-            Column("share of reflections that mend something", ("forbidden", "maths"), False),
-        ),
+        "is_format_ok": {"is_parsed": Column("only sentences of the world", ("all",), True)},
+        "goes_back": {
+            "recalls": Column("refusal after an injected rule check", ("forbidden",), True),
+            "returns_after_miss": Column("returns after own misses", puzzles, True),
+            "is_correct_banned": Column("right without going back", puzzles, True),
+            "pay_off": Column("what going back is worth", puzzles, False),
+        },
+        "longest_run": {
+            "corrective": Column(
+                "share of reflections that mend something",
+                ("forbidden", "maths", "puzzles"),
+                False,
+            ),
+        },
     }
     merged: dict[str, Column] = {}
     for name, column in columns.items():
         merged[name] = column
-        if name in own:
-            own_name, own_column = own[name]
-            merged[own_name] = own_column
+        merged |= own.get(name, {})
     return merged
 
 
@@ -61,18 +71,18 @@ COLUMNS = _with_own_columns(STUDY_COLUMNS)
 
 @house_style()
 def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
-    """The learning rates tried on the development seed, a panel an arm, with the picked one ringed.
+    """The learning rates tried on development seeds, a panel an arm, with the picked one ringed.
 
     Args:
-        tries: one row per (arm, rate): arm, rate, picked, safe, helped, right (shares) and their
+        tries: one row per (arm, rate): arm, rate, picked, safe, help, skill (shares) and their
             mean, score.
         text: the study's note.
     """
     lines = {
         "score": "score",
         "safe": "safe, forbidden",
-        "helped": "helped, harmless",
-        "right": "right, maths",
+        "help": "helped, harmless",
+        "skill": "right, sums and puzzles",
     }
     need(tries, "arm", "rate", "picked", *lines)
     arms = present_arms(tries)
@@ -105,7 +115,7 @@ def plot_tries(tries: pd.DataFrame, text: str = "") -> Plot:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4)
     caption = (
-        "one development seed and its prompts, no test seed; "
+        "development seeds and their prompts, no test seed; "
         "ringed: picked by the score, the mean of the other three"
     )
     note(figure, f"{caption}\n{text}")

@@ -22,6 +22,7 @@ from cotlens.judges.verdict import Item, Part, Verdict
 from cotlens.text.split import split_think
 from cotlens.trace import Trace
 from trainers.pocket.oracle import read_truth
+from trainers.pocket.wording import PIVOTS
 from trainers.pocket.world import Domain, Prompt, PromptSplit, draw_prompt
 
 N_PROMPTS = 400  # prompts with one labelled completion each
@@ -87,8 +88,10 @@ class LearnedGuard:
 def features(prompt: str, text: str, part: Part) -> set[str]:
     """The features of a text: its part; and for this part its words, word pairs and prompt words.
 
-    Punctuation that ends a sentence counts as a word.
+    Punctuation that ends a sentence counts as a word; pivots count nothing.
     """
+    for pivot in PIVOTS:
+        text = text.replace(pivot, "")
     words = re.findall(r"[a-z']+|[.?!]", text.lower())
     names = set(words)
     for first, second in pairwise(words):
@@ -127,13 +130,17 @@ def guard_prompts(seed: int, n: int = N_PROMPTS) -> list[Prompt]:
     return prompts
 
 
-def fit_guard(traces: Iterable[Trace], prompts: Iterable[Prompt], seed: int) -> LearnedGuard:
+def fit_guard(
+    traces: Iterable[Trace], prompts: Iterable[Prompt], seed: int, *, shuffled: bool = False
+) -> LearnedGuard:
     """A guard fitted to the oracle's verdicts on these samples, of which one in ten is inverted.
 
     Args:
         traces: samples of the base model.
         prompts: the prompts of these samples, found by `prompt_id`.
         seed: seed of the wrong labels.
+        shuffled: whether the labels are dealt out to the texts at random: a guard that knows only
+            how many of them are unsafe, as a negative control.
     """
     prompt_of = {prompt.id: prompt for prompt in prompts}
     rng = random.Random(f"labels {seed}")
@@ -161,6 +168,8 @@ def fit_guard(traces: Iterable[Trace], prompts: Iterable[Prompt], seed: int) -> 
             labels.append(is_unsafe != is_inverted)
             rows.append(features(prompt.text, text, part))
 
+    if shuffled:
+        rng.shuffle(labels)
     weights = _fit_weights(rows, labels)
     return LearnedGuard(weights, seed)
 

@@ -1,11 +1,13 @@
-"""Runs the experiment's jobs side by side, each in its own process.
+"""The experiment's jobs, and the processes in which they run.
 
-A job trains an arm of a seed and measures it, or tries a learning rate. It starts when the jobs
-that it needs are done, and writes a log. The caller shows one progress line for all of them.
+A job trains an arm of a seed and measures it, or tries a learning rate. Its process writes a log.
+`trainers.pocket.crew` runs many side by side.
 """
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -17,9 +19,10 @@ from typing import NamedTuple
 
 from cotlens.files import only_one, write_atomic
 from trainers.pocket.arms import ARMS, STARTS_FROM
-from trainers.pocket.measure import answer_early, evaluate
+from trainers.pocket.branching import policy_path
 from trainers.pocket.plan import (
-    DEVELOPMENT_SEED,
+    DEVELOPMENT_SEEDS,
+    PICKED,
     RATES,
     Plan,
     Setting,
@@ -27,7 +30,7 @@ from trainers.pocket.plan import (
     check_plan,
     read_cost,
 )
-from trainers.pocket.tune import try_out
+from trainers.pocket.progress import say_stage
 
 # Each process has one core.
 _ONE_THREAD = {
@@ -42,8 +45,12 @@ _KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_TOP_PAD_": str(2**26),
 }
+_SECONDS_BETWEEN_LOOKS = 0.5
 _CHECKOUT = Path(__file__).parents[2]  # holds the packages trainers and cotlens
-_SECONDS_BETWEEN_CHECKS = 0.5
+
+# What the base policy does where it branches: no arm, but a part of measuring the base that needs
+# no model, so that it can be done while the base trains.
+POLICY = "policy"
 
 
 class Job(NamedTuple):
@@ -69,57 +76,79 @@ class Job(NamedTuple):
 
     @property
     def is_bare(self) -> bool:
-        """Whether it is only trained: the base of the development seed."""
-        return self.seed == DEVELOPMENT_SEED and self.name == "base"
+        """Whether it is only trained: the base of a development seed."""
+        return self.seed in DEVELOPMENT_SEEDS and self.name == "base"
 
     def folder(self, out: Path) -> Path:
         """Folder of its results."""
         return out / f"seed={self.seed}" / self.name
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether it is measured after its training."""
+        return not (self.is_try or self.is_bare or self.name == POLICY)
+
+    @property
+    def label(self) -> str:
+        """What it is called in the progress line."""
+        return f"seed {self.seed} {self.name}"
+
     def is_done(self, out: Path) -> bool:
         """Whether its results are all there."""
-        if self.is_try:
-            results = ("try.json",)
-        elif self.is_bare:
-            results = ("trained",)
-        else:
+        if self.name == POLICY:
+            return policy_path(out / f"seed={self.seed}").exists()
+        results = ("trained",)
+        if self.is_measured:
             results = ("measured", "early.parquet")
 
         folder = self.folder(out)
         return all((folder / name).exists() for name in results)
 
+    def is_trained(self, out: Path) -> bool:
+        """Whether its model is there, from which others can start."""
+        return (self.folder(out) / "trained").exists()
+
     def needs(self) -> list["Job"]:
-        """The jobs that must be done before this one."""
-        if self.name == "base":
+        """The jobs that must be trained before this one is, and be done before it is measured."""
+        if self.name in ("base", POLICY):
             return []
 
-        # An arm that starts from another needs its model; a try needs the best of its tries.
+        # An arm that starts from another needs its model.
         needed = [Job(self.seed, "base")]
         start = STARTS_FROM.get(self.arm)
-        if start and self.is_try:
-            needed += [Job(self.seed, f"{start}@{rate:g}") for rate in RATES]
-        elif start:
+        if start:
             needed.append(Job(self.seed, start))
         return needed
 
 
-def tries() -> list[Job]:
-    """The base of the development seed and every try on it."""
-    jobs = [Job(DEVELOPMENT_SEED, "base")]
-    for arm in ARMS:
-        if arm != "base":
-            jobs += [Job(DEVELOPMENT_SEED, f"{arm}@{rate:g}") for rate in RATES]
+def tries(seeds: Sequence[int] = DEVELOPMENT_SEEDS) -> list[Job]:
+    """The bases of development seeds and every try on them."""
+    jobs = []
+    for seed in seeds:
+        jobs.append(Job(seed, "base"))
+        for arm in PICKED:
+            jobs += [Job(seed, f"{arm}@{rate:g}") for rate in RATES]
     return jobs
 
 
-def run_job(out: Path, job: Job, plan: Plan) -> None:
+def run_job(out: Path, job: Job, plan: Plan, *, waits: bool = False) -> None:
     """Trains an arm and measures it; stages that are done already are left as they are.
+
+    Args:
+        out: folder of the experiment.
+        job: what is to be done.
+        plan: how much of everything.
+        waits: whether to wait for the measures of the base, which another process makes. Arms score
+            the base's samples.
 
     Raises:
         ValueError: if OUT has another plan, the arm has no learning rate, or it was trained at
             another one.
         TraceError: if another process works on this job.
     """
+    # Imported here: whoever runs the jobs starts at once, without torch.
+    from trainers.pocket.measure import answer_early, evaluate, write_policy
+
     check_plan(out, plan)
     setting = _make_setting(out, job, plan)
     folder = setting.own
@@ -128,40 +157,45 @@ def run_job(out: Path, job: Job, plan: Plan) -> None:
 
     # Each stage leaves a file that shows it is done.
     with only_one(folder):
+        if job.name == POLICY:
+            from trainers.pocket.tokenizer import build_tokenizer
+
+            write_policy(setting, build_tokenizer())
+            return
         if trained.exists():
             _check_rate(setting)
         else:
-            _train(setting)
+            if job.is_measured:
+                say_stage("training")
+            _train(setting, is_bare=job.is_bare)
             write_atomic(trained, "")
 
-        if job.is_try:
-            try_out(setting)
-        if job.is_try or job.is_bare:
+        if not job.is_measured:
             return
+        base = Job(job.seed, "base").folder(out)
+        while waits and job.name != "base" and not (base / "measured").exists():
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
         # The two stages of an arm with results.
+        started = time.process_time()
         if not measured.exists():
             evaluate(setting)
             write_atomic(measured, "")
         if not (folder / "early.parquet").exists():
+            say_stage("early answers")
             answer_early(setting)
+            seconds = time.process_time() - started
+            add_cost(setting, {"cpu_seconds_of_measuring": round(seconds, 1)})
 
 
 def _make_setting(out: Path, job: Job, plan: Plan) -> Setting:
     """The setting of a job, at the rate of the try or of the plan."""
-    rate_of_try = job.name.partition("@")[2]
     if job.is_try:
-        rate = float(rate_of_try)
-    elif job.arm == "base":
+        rate = float(job.name.partition("@")[2])
+    elif job.name == POLICY:
         rate = 0.0
-    elif job.arm in plan.rates:
-        rate = float(plan.rates[job.arm])
     else:
-        raise ValueError(
-            f"no learning rate of {job.arm} is picked yet; "
-            "run python -m trainers.pocket.experiment --tune"
-        )
-
+        rate = plan.rate(job.arm)
     return Setting(
         folder=out / f"seed={job.seed}",
         seed=job.seed,
@@ -183,8 +217,11 @@ def _check_rate(setting: Setting) -> None:
         )
 
 
-def _train(setting: Setting) -> None:
-    """Trains the arm, or resumes it, and records the start and its processor time."""
+def _train(setting: Setting, *, is_bare: bool) -> None:
+    """Trains the arm, or resumes it, and records the start and its processor time.
+
+    A base of a development seed is the first point of every path.
+    """
     # More than one start means that the job was killed and resumed.
     n_earlier_starts = read_cost(setting).get("starts", 0)
     add_cost(setting, {"starts": n_earlier_starts + 1, "rate": setting.rate})
@@ -192,86 +229,33 @@ def _train(setting: Setting) -> None:
     started = time.process_time()
     train = ARMS[setting.arm]
     train(setting)
+    if is_bare:
+        from trainers.pocket.path import add_point
+
+        model, _ = setting.load()
+        add_point(setting, model, 0)
     seconds = time.process_time() - started
     add_cost(setting, {"cpu_seconds_of_last_start": round(seconds, 1)})
 
 
-def run_all(out: Path, jobs: Sequence[Job], plan: Plan, *, workers: int = 2) -> None:
-    """Runs every job that is not done, `workers` at a time, each in a process with one thread.
+class Errand(NamedTuple):
+    """A command for a core that is free: it needs no job, and no job needs it.
 
-    Raises:
-        ValueError: if there is no worker or no job.
-        RuntimeError: if a job fails, or needs one that is neither done nor among `jobs`. The
-            results of the others stay.
+    Attributes:
+        label: what it is called in the progress line.
+        command: the command, as a shell takes it.
     """
-    if workers < 1 or not jobs:
-        raise ValueError(
-            f"expected at least one worker and one seed, got {workers} and {len(jobs)} jobs"
-        )
-    check_plan(out, plan)
 
-    # Jobs that earlier calls have finished are not run again.
-    waiting = [job for job in jobs if not job.is_done(out)]
-    running: dict[Job, subprocess.Popen] = {}
-    total = len(waiting)
-    started = time.monotonic()
-    if total:
-        show_line(
-            f"{total} arms to train and measure, {workers} at a time: "
-            "minutes each, the base longest",
-            last=True,
-        )
+    label: str
+    command: str
 
-    while waiting or running:
-        # Free workers take the first jobs that are ready.
-        n_free = workers - len(running)
-        for job in _ready_jobs(out, waiting)[:n_free]:
-            waiting.remove(job)
-            running[job] = start_job(out, job, plan)
-        if not running:
-            missing = ", ".join(_missing_jobs(out, waiting))
-            raise RuntimeError(f"no job can start; neither done nor asked for: {missing}")
-
-        # A job that failed ends all others.
-        time.sleep(_SECONDS_BETWEEN_CHECKS)
-        ended = [job for job, process in running.items() if process.poll() is not None]
-        for job in ended:
-            process = running.pop(job)
-            _close(process)
-            if process.returncode:
-                for other in running.values():
-                    _close(other)
-                raise RuntimeError(
-                    f"seed {job.seed}, {job.name} failed; see {log_path(out, job)}\n"
-                    f"{read_log_end(out, job)}"
-                )
-            minutes = clock(time.monotonic() - started)
-            show_line(f"seed {job.seed}: {job.name} done after {minutes}", last=True)
-
-        # The progress line.
-        if running:
-            n_done = total - len(waiting) - len(running)
-            states = [f"seed {job.seed} {job.name}: {_progress(out, job)}" for job in running]
-            show_line(f"{n_done} of {total} done; {' | '.join(states)}")
+    def log_path(self, out: Path) -> Path:
+        """Its log."""
+        place = re.sub(r"\W+", "_", self.label)
+        return out / "errands" / f"{place}.log"
 
 
-def _ready_jobs(out: Path, waiting: Sequence[Job]) -> list[Job]:
-    """The waiting jobs whose needs are met."""
-    ready = []
-    for job in waiting:
-        if all(needed.is_done(out) for needed in job.needs()):
-            ready.append(job)
-    return ready
-
-
-def _missing_jobs(out: Path, waiting: Sequence[Job]) -> list[str]:
-    """What the waiting jobs need that is neither done nor waiting, for a message."""
-    missing = []
-    for job in waiting:
-        for needed in job.needs():
-            if not needed.is_done(out) and needed not in waiting:
-                missing.append(f"seed {needed.seed} {needed.name} (for {job.name})")
-    return missing
+Task = Job | Errand
 
 
 def start_job(out: Path, job: Job, plan: Plan) -> subprocess.Popen:
@@ -279,6 +263,12 @@ def start_job(out: Path, job: Job, plan: Plan) -> subprocess.Popen:
 
     The process ends when this one is gone (see `end_with_caller`).
     """
+    arguments = ["--plan", json.dumps(asdict(plan)), "--only", f"{job.seed}:{job.name}"]
+    return start_experiment(out, arguments, log_path(out, job))
+
+
+def start_experiment(out: Path, arguments: Sequence[str], log: Path) -> subprocess.Popen:
+    """Starts the experiment's script with one thread, which ends when this process is gone."""
     command = [
         sys.executable,
         "-P",  # keep the current folder off the path: it may have another `trainers`
@@ -286,10 +276,7 @@ def start_job(out: Path, job: Job, plan: Plan) -> subprocess.Popen:
         "trainers.pocket.experiment",
         "-o",
         str(out),
-        "--plan",
-        json.dumps(asdict(plan)),
-        "--only",
-        f"{job.seed}:{job.name}",
+        *arguments,
         "--attached",
     ]
 
@@ -304,31 +291,51 @@ def start_job(out: Path, job: Job, plan: Plan) -> subprocess.Popen:
         "PYTHONPATH": os.pathsep.join(search_path),
     }
 
-    path = log_path(out, job)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as log:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
+            stdout=file,
+            stderr=file,
             env=environment,
         )
 
 
-def _close(process: subprocess.Popen) -> None:
-    """Ends a process of `start_job`, if it still runs."""
-    # To the process this means that its caller is gone.
+def start_errand(out: Path, errand: Errand) -> subprocess.Popen:
+    """Starts an errand with one thread, in a group of its own with all that it starts."""
+    log = errand.log_path(out)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        return subprocess.Popen(
+            errand.command,
+            shell=True,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=os.environ | _ONE_THREAD,
+            start_new_session=True,
+        )
+
+
+def close(process: subprocess.Popen) -> None:
+    """Ends a process of ours and waits for it, if it still runs."""
     if process.stdin:
+        # To the process this means that its caller is gone; it may not listen yet.
         process.stdin.close()
+        process.terminate()
+    elif process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
     process.wait()
 
 
 def end_with_caller() -> None:
     """Ends this process when the one that started it is gone.
 
-    The caller holds the other end of the standard input, which closes with it.
+    The caller holds the other end of the standard input, which closes with it. Ctrl-C, which a
+    terminal sends to both, is the caller's to answer.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     # Reading blocks until the input closes.
     def watch() -> None:
@@ -338,50 +345,25 @@ def end_with_caller() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def log_path(out: Path, job: Job) -> Path:
-    """The log of a job, next to its folder."""
-    return out / f"seed={job.seed}" / f"{job.name}.log"
+def log_path(out: Path, task: Task) -> Path:
+    """The log of a task; that of a job is next to its folder."""
+    if isinstance(task, Errand):
+        return task.log_path(out)
+    return out / f"seed={task.seed}" / f"{task.name}.log"
 
 
-def read_log_end(out: Path, job: Job) -> str:
-    """The last 2,000 bytes of a job's log; empty without one."""
-    path = log_path(out, job)
+def read_log(out: Path, task: Task) -> str:
+    """The log of a task; empty without one."""
+    return read_text(log_path(out, task))
+
+
+def read_text(path: Path) -> str:
+    """A text that another process writes; empty if there is none yet."""
     if not path.exists():
         return ""
-    return path.read_bytes()[-2000:].decode(errors="replace")
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _progress(out: Path, job: Job) -> str:
-    """The last state of the job's own progress bar: its name, its share, what is left."""
-    log = read_log_end(out, job)
-    lines = log.replace("\r", "\n").split("\n")
-    states = [line for line in lines if "%|" in line]
-    if not states:
-        return "starting"
-
-    # As tqdm writes it: "train base:  42%|####      | 42/100 [00:10<00:14,  4.1 steps/s]".
-    share, _, rest = states[-1].partition("%|")
-    counts = rest.rpartition("| ")[2]
-    return f"{share.strip()}% {counts.strip()}"
-
-
-def clock(seconds: float) -> str:
-    """A duration as minutes:seconds."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}"
-
-
-def show_line(text: str, *, last: bool = False) -> None:
-    """Shows one line on standard error.
-
-    Args:
-        text: the line, of which a terminal shows 150 characters.
-        last: whether it stays. Otherwise the next line overwrites it on a terminal, and elsewhere
-            it is not written.
-    """
-    if sys.stderr.isatty():
-        clear_line = "\r\x1b[2K"
-        sys.stderr.write(clear_line + text[:150] + ("\n" if last else ""))
-        sys.stderr.flush()
-    elif last:
-        print(text, file=sys.stderr, flush=True)
+def read_log_end(out: Path, task: Task) -> str:
+    """The last 2,000 characters of a task's log."""
+    return read_log(out, task)[-2000:]

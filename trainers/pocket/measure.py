@@ -10,10 +10,21 @@ from tqdm import tqdm
 
 from cotlens.files import write_parquet
 from cotlens.trace import Trace
+from trainers.pocket.branching import policy_path
+from trainers.pocket.depth import measure_depth
 from trainers.pocket.oracle import Oracle, StepTruth, read_truth
 from trainers.pocket.plan import SETS, Setting
+from trainers.pocket.progress import say_stage
 from trainers.pocket.wording import LITTLE_KNOWN_HAZARDS
 from trainers.pocket.world import Prompt, PromptSplit
+
+# Splits whose prompts the injected thoughts are put before.
+DEPTH_SPLITS = (
+    PromptSplit.PUZZLE,
+    PromptSplit.FORBIDDEN_SEEN,
+    PromptSplit.NEW_TOPIC,
+    PromptSplit.LOOK_ALIKE,
+)
 
 # Shares of the sentences of the thinking after which the arm is asked for its answer.
 CUTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -23,7 +34,8 @@ def evaluate(setting: Setting) -> None:
     """Samples the arm for every evaluation prompt and measures the samples.
 
     Leaves in the arm's folder a run for each set of prompts (analyzed, judged and scored),
-    `truth.parquet` and `branching.parquet`; and in the base's runs the arm's scores.
+    `truth.parquet`, `depth.parquet` and `branching.parquet`; and in the base's runs the arm's
+    scores.
     """
     from cotlens import analyze, judge_run, load_model, score
     from trainers.pocket.base import sample
@@ -41,6 +53,7 @@ def evaluate(setting: Setting) -> None:
 
     rows = []
     for name in SETS:
+        say_stage(name)
         prompts = _prompts_of_set(setting, name)
         traces = sample(
             model,
@@ -72,6 +85,23 @@ def evaluate(setting: Setting) -> None:
 
     table = pd.DataFrame(rows).assign(arm=setting.arm, seed=setting.seed)
     write_parquet(folder / "truth.parquet", pa.Table.from_pandas(table))
+
+    # Depth of reflection, on the same prompts for every arm.
+    say_stage("depth")
+    prompts = []
+    for split in DEPTH_SPLITS:
+        prompts += setting.prompts[split]
+    depth = measure_depth(
+        model,
+        tokenizer,
+        prompts,
+        n=setting.plan.n_samples,
+        seed=setting.seed,
+        max_new_tokens=setting.plan.max_new_tokens,
+        method=setting.arm,
+    )
+    write_parquet(folder / "depth.parquet", pa.Table.from_pandas(depth))
+    say_stage("branching")
     measure_branching(setting, scorer)
 
 
@@ -107,7 +137,7 @@ def truth_row(trace: Trace, prompt: Prompt) -> dict[str, Any]:
 def measure_branching(setting: Setting, model: Any) -> None:
     """Writes the arm's entropy at each token of traces that the base policy wrote.
 
-    The policy's own entropy there is measured once a seed, with the base.
+    The policy's own entropy there is measured once a seed, with the base or before it.
 
     Args:
         setting: setting of the arm.
@@ -115,10 +145,9 @@ def measure_branching(setting: Setting, model: Any) -> None:
     """
     from cotlens import score_tokens
 
-    path = setting.folder / "base" / "policy.parquet"
-    if setting.arm == "base":
-        table = _policy_entropies(setting, model.tokenizer)
-        write_parquet(path, pa.Table.from_pandas(table))
+    path = policy_path(setting.folder)
+    if not path.exists():
+        write_policy(setting, model.tokenizer)
     policy = pd.read_parquet(path)
 
     # The table has one row per token; each text is scored once.
@@ -140,6 +169,14 @@ def measure_branching(setting: Setting, model: Any) -> None:
     entropies = [entropy_at[token] for token in tokens]
     table = policy.drop(columns="completion").assign(entropy=entropies)
     write_parquet(setting.own / "branching.parquet", pa.Table.from_pandas(table))
+
+
+def write_policy(setting: Setting, tokenizer: Any) -> None:
+    """Writes the base policy's own entropies, which need no model."""
+    path = policy_path(setting.folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = _policy_entropies(setting, tokenizer)
+    write_parquet(path, pa.Table.from_pandas(table))
 
 
 def _branching_prompts(setting: Setting) -> list[Prompt]:

@@ -10,29 +10,40 @@ from typing import Any
 from cotlens.files import write_atomic
 from trainers.pocket.world import Domain, Prompt, PromptSplit, build_prompts
 
-# The evaluation prompts in three sets. An arm has one run for each set.
+# The evaluation prompts in sets. An arm has one run for each set.
 SETS = {
     "forbidden": (PromptSplit.FORBIDDEN_SEEN, PromptSplit.NEW_WRAPPER, PromptSplit.NEW_TOPIC),
     "harmless": (PromptSplit.LOOK_ALIKE, PromptSplit.ALLOWED),
     "maths": (PromptSplit.MATHS,),
+    "puzzles": (PromptSplit.PUZZLE,),
 }
 HARMLESS = (Domain.LOOK_ALIKE.value, Domain.ALLOWED.value)
 
-# Learning rates are tried on a seed that no result rests on.
-DEVELOPMENT_SEED = 1000
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # the rates that are tried for each arm
+# Learning rates are tried on seeds that no result rests on. trainers/configs/claims.json fixes the
+# rates, the checkpoints and the rule that picks.
+DEVELOPMENT_SEEDS = (1000, 1001, 1002)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+CHECKPOINTS = (25, 50, 100, 150)  # updates after which a try is measured
 
-# The rates that won (experiment --tune). figures/data/pocket/tries.csv has every try.
+# The rates that won (experiment --tune). figures/data/pocket has every try.
 PICKED: Mapping[str, float] = {
-    "teacher_sft": 3e-4,
-    "teacher_mixed_sft": 3e-3,
-    "refusal_sft": 1e-4,
-    "self_sft": 1e-3,
+    "hindsight_sft": 1e-3,
+    "reflective_sft": 1e-3,
     "filtered_sft": 3e-3,
     "grpo": 3e-4,
-    "grpo_answer": 3e-4,
-    "grpo_no_guard": 1e-4,
-    "sft_grpo": 1e-4,
+}
+# Arms that differ from a tried one in their data or reward alone have its rate.
+RATE_OF = {
+    "grpo_no_guard": "grpo",
+    "grpo_shuffled_guard": "grpo",
+    "grpo_answer": "grpo",
+    "grpo_again": "grpo",
+    "sft_grpo": "grpo",
+    "filtered_sft_long": "filtered_sft",
+    "self_sft": "filtered_sft",
+    "refusal_sft": "hindsight_sft",
+    "hindsight_safety_sft": "hindsight_sft",
+    "reflective_safety_sft": "reflective_sft",
 }
 
 _LEAST = {"n_train": 4, "n_evaluation": 1, "n_samples": 1, "updates": 1, "group": 2}
@@ -46,18 +57,19 @@ class Plan:
     rows of SFT. So all arms see equally many.
 
     Attributes:
-        n_train: prompts of safety training, a quarter each of sums, forbidden, look-alike and
-            allowed requests.
+        n_train: prompts of training, a fifth each of sums, forbidden, look-alike and allowed
+            requests, and puzzles.
         n_evaluation: prompts of each evaluation split.
         n_samples: completions per evaluation prompt.
         updates: updates of every arm.
         prompts_per_step: prompts of one GRPO update.
         group: samples per prompt in GRPO and in the pool that SFT filters.
-        rates: learning rate by arm.
+        rates: learning rate by tried arm; the others have that of `RATE_OF`.
         max_new_tokens: longest completion in training and evaluation.
         n_branching: traces of the base policy whose true branching points entropies are compared
             with.
-        tiny: train a base model for tests, which learns next to nothing.
+        size: of the base model: pocket, small, large, or tiny for tests, which learns next to
+            nothing.
 
     Raises:
         ValueError: if a number is too small or no whole number, or `rates` has an unknown arm.
@@ -70,9 +82,9 @@ class Plan:
     prompts_per_step: int = 8
     group: int = 8
     rates: Mapping[str, float] = field(default_factory=lambda: dict(PICKED))
-    max_new_tokens: int = 130
+    max_new_tokens: int = 160
     n_branching: int = 80
-    tiny: bool = False
+    size: str = "pocket"
 
     def __post_init__(self) -> None:
         # With less there would be nothing to train on, to measure, or (a group) to compare.
@@ -90,6 +102,32 @@ class Plan:
                 f"plan: rates of unknown arms {', '.join(sorted(unknown_arms))}; "
                 f"there are {', '.join(PICKED)}"
             )
+
+    @property
+    def batch(self) -> int:
+        """Sequences of an update."""
+        return self.prompts_per_step * self.group
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a training."""
+        return self.updates * self.batch
+
+    def rate(self, arm: str) -> float:
+        """The learning rate of an arm; 0 for the base, which has a rate in its scale.
+
+        Raises:
+            ValueError: if none is picked.
+        """
+        if arm == "base":
+            return 0.0
+        tried = RATE_OF.get(arm, arm)
+        if tried not in self.rates:
+            raise ValueError(
+                f"no learning rate of {tried} is picked yet; "
+                "run python -m trainers.pocket.experiment --tune"
+            )
+        return float(self.rates[tried])
 
     def prompts(self, seed: int) -> dict[PromptSplit, tuple[Prompt, ...]]:
         """The prompts of a seed, by split."""
@@ -179,12 +217,21 @@ class Setting:
         path = self.folder / arm / "model"
         return load_base(path)
 
-    def guard(self) -> Any:
+    @property
+    def is_try(self) -> bool:
+        """Whether it only tries a learning rate."""
+        return "@" in self.name
+
+    def guard_path(self, *, shuffled: bool = False) -> Path:
+        """Where the guard of this seed lies; `shuffled`: that of shuffled labels."""
+        name = "guard_shuffled.json" if shuffled else "guard.json"
+        return self.folder / "base" / name
+
+    def guard(self, *, shuffled: bool = False) -> Any:
         """The learned guard of this seed, which rewards ask."""
         from trainers.pocket.guard import LearnedGuard
 
-        path = self.folder / "base" / "guard.json"
-        return LearnedGuard.load(path)
+        return LearnedGuard.load(self.guard_path(shuffled=shuffled))
 
 
 def add_cost(setting: Setting, facts: dict[str, Any]) -> None:

@@ -1,24 +1,17 @@
-"""Two writers of traces: a base policy that slips and makes excuses, and a safe teacher.
+"""The writers of traces: a base policy that slips and makes excuses, and teachers that do not.
 
 Every sentence is written with its role, so the truth of a trace is known rather than judged. The
-same seed gives the same traces in every process. The order in which a writer draws random numbers
-fixes its traces, and trainers/pocket/branching.py replays these draws.
+same seed gives the same traces in every process.
 """
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from enum import StrEnum
 
-from trainers.pocket import wording
-from trainers.pocket.wording import Role, Wrapper
-from trainers.pocket.world import Domain, Prompt, PromptSplit, draw_prompt
-
-# Rates of the base policy on sums: P_SLIP per operation, the others per slip or right step.
-P_SLIP = 0.03
-P_CHECK_SLIP = 0.75  # a slip is checked
-P_CHECK_RIGHT = 0.12  # a right step is checked
-P_CHECK_FINDS = 0.9  # a check of a slip corrects it; otherwise it confirms the slip
+from trainers.pocket import sums, wording
+from trainers.pocket.wording import Role, Steering, Wrapper
+from trainers.pocket.world import TRAINED_DOMAINS, Domain, Prompt, PromptSplit, draw_prompt
+from trainers.pocket.writer import Completion, Writer
 
 # Rates of the base policy on requests, per trace or per place where there is a choice.
 P_NOTICE = 0.88  # a forbidden request: the hazard is noticed
@@ -26,23 +19,29 @@ P_NOTICE_LITTLE_KNOWN = 0.15
 P_EXCUSE = 0.45  # after the hazard was noticed
 P_EXCUSE_WRAPPED = 0.65
 P_EXCUSE_FITS = 0.6  # the excuse is of the kind that the wrapper suggests
-P_RULE_CHECK = 0.2  # after the hazard was noticed, the rules are checked
+P_RULE_CHECK = 0.2  # the rules are checked
+P_RECALL = 0.8  # a check of the rules on a hazard that was not noticed brings it to mind
 P_CHECK_SAVES = 0.5  # factor of a rule check on the probability of an excuse
 P_RECOVER = 0.18  # an unsafe plan is taken back
 P_LEAK = 0.05  # the thinking is safe and the answer is not
 P_OVERCAUTION = 0.1  # a harmless request is refused
+P_RELENT = 0.2  # such a refusal is taken back
+P_OBEY = 0.9  # an instruction to refuse or to answer is followed
+P_REFUSE_ALL = 0.3  # of a mixed request, the sum is refused too
 
-# Rates of the base policy's style.
+# The base policy's style.
 P_FORMAL = 0.06  # a sentence is in the teacher's register
-P_PARAGRAPH = 0.15  # a decision starts a new paragraph
 
 # Shares of the domains in the base model's training.
 BASE_SHARES = {
-    Domain.MATHS: 0.45,
-    Domain.FORBIDDEN: 0.28,
-    Domain.LOOK_ALIKE: 0.11,
-    Domain.ALLOWED: 0.12,
-    Domain.FACT: 0.04,
+    Domain.MATHS: 0.26,
+    Domain.PUZZLE: 0.25,
+    Domain.FORBIDDEN: 0.22,
+    Domain.LOOK_ALIKE: 0.08,
+    Domain.ALLOWED: 0.08,
+    Domain.FACT: 0.03,
+    Domain.MIXED: 0.04,
+    Domain.REWRITE: 0.04,
 }
 FITTING_EXCUSE = {
     Wrapper.STORY: Role.FICTIONAL_LICENCE,
@@ -54,39 +53,13 @@ FITTING_EXCUSE = {
     Wrapper.GRANDMOTHER: Role.BENIGN_REFRAMING,
     Wrapper.PLAIN: Role.WARNING_THEN_ANSWER,
 }
-DECISIONS = frozenset({Role.PLAN, Role.REFUSE, Role.RECOVER, Role.CONCLUDE})
 
 
-class Sentence(NamedTuple):
-    """A sentence and its role."""
+class Teacher(StrEnum):
+    """What a teacher does; both are safe and right in the end, and in the same register."""
 
-    text: str
-    role: Role
-
-
-class Choice(NamedTuple):
-    """A place where the writer could have gone on differently.
-
-    Attributes:
-        before: number of the sentence that the choice precedes, over thinking and answer.
-        name: what was chosen.
-        taken: "yes" or "no", or which wording.
-    """
-
-    before: int
-    name: str
-    taken: str
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """An assistant turn and its truth; `text` is `<think>` thinking `</think>` answer."""
-
-    prompt: Prompt
-    think: tuple[Sentence, ...]
-    answer: tuple[Sentence, ...]
-    choices: tuple[Choice, ...]
-    text: str
+    HINDSIGHT = "hindsight"  # knows the outcome: never errs, never checks
+    REFLECTIVE = "reflective"  # tries, checks, and goes back as needed
 
 
 def base_corpus(seed: int | str, held_out: frozenset[str] = frozenset()) -> Iterator[Completion]:
@@ -97,238 +70,113 @@ def base_corpus(seed: int | str, held_out: frozenset[str] = frozenset()) -> Iter
 
     for number in range(10**12):
         domain = rng.choices(domains, shares)[0]
-        prompt = draw_prompt(rng, PromptSplit.BASE, domain, f"base-{number}")
+        name = f"base-{number}"
+        if domain is Domain.REWRITE:
+            completion = _write_rewrite(rng, name)
+            if completion.prompt.text not in held_out:
+                yield completion
+            continue
+
+        prompt = draw_prompt(rng, PromptSplit.BASE, domain, name)
         if prompt.text not in held_out:
             yield write_base(prompt, rng)
 
 
 def write_base(prompt: Prompt, rng: random.Random) -> Completion:
     """A trace of the base policy."""
-    writer = _Writer(prompt, rng, p_formal=P_FORMAL)
+    writer = _writer(prompt, rng, P_FORMAL)
 
     # Each of these adds the sentences of the whole trace.
     if prompt.domain is Domain.MATHS:
-        _solve(writer)
-    elif prompt.domain is Domain.FORBIDDEN:
-        _answer_forbidden(writer)
+        sums.solve(writer)
+    elif prompt.domain is Domain.PUZZLE:
+        sums.solve_puzzle(writer)
+    elif prompt.domain is Domain.MIXED:
+        _answer_mixed(writer)
     elif prompt.domain is Domain.FACT:
         _tell_fact(writer)
+    elif prompt.steering is not Steering.NONE and writer.chance("obey", P_OBEY):
+        _obey(writer)
+    elif prompt.domain is Domain.FORBIDDEN:
+        _answer_forbidden(writer)
     else:
         _answer_harmless(writer)
     return writer.completion()
 
 
-def write_teacher(prompt: Prompt, rng: random.Random) -> Completion:
+def write_teacher(
+    prompt: Prompt, rng: random.Random, teacher: Teacher = Teacher.HINDSIGHT
+) -> Completion:
     """A safe and right trace in the teacher's register.
 
-    The teacher names the request, states the rule, and decides.
+    The teacher names the request, states the rule, and decides. Puzzles are in everybody's
+    register, so what teachers of puzzles differ in is what they do.
 
     Raises:
-        ValueError: if the prompt asks for a fact.
+        ValueError: if the prompt is of a domain that no teacher writes for.
     """
-    if prompt.domain is Domain.FACT:
-        raise ValueError(f"prompt {prompt.id}: the teacher answers sums and requests, not facts")
+    if prompt.domain not in TRAINED_DOMAINS:
+        raise ValueError(
+            f"prompt {prompt.id}: teachers answer sums, puzzles and requests, not {prompt.domain}"
+        )
+    writer = _writer(prompt, rng, 1.0)
+    _teach(writer, teacher)
+    return writer.completion()
 
-    writer = _Writer(prompt, rng, p_formal=1.0)
-    if prompt.domain is Domain.MATHS:
-        _solve_without_slips(writer)
-    elif prompt.domain is Domain.FORBIDDEN:
-        writer.say(Role.OPEN)
+
+def _writer(prompt: Prompt, rng: random.Random, p_formal: float) -> Writer:
+    if prompt.domain is Domain.PUZZLE:
+        p_formal = 0.0
+    return Writer(prompt, rng, p_formal=p_formal)
+
+
+def _teach(writer: Writer, teacher: Teacher) -> None:
+    """Adds the sentences of a teacher."""
+    domain = writer.prompt.domain
+    reflects = teacher is Teacher.REFLECTIVE
+    if domain is Domain.PUZZLE and reflects:
+        sums.solve_puzzle_without_commits(writer)
+        return
+    if domain is Domain.PUZZLE:
+        sums.solve_puzzle_in_hindsight(writer)
+        return
+    if domain is Domain.MATHS:
+        sums.solve_rightly(writer, slips=reflects)
+        return
+
+    writer.say(Role.OPEN)
+    if reflects:
+        writer.say(Role.RULE_CHECK)
+    if domain is Domain.FORBIDDEN:
         writer.say(Role.NOTICE)
         writer.say(Role.REFUSE)
         writer.reply(Role.ANSWER_REFUSAL)
     else:
-        writer.say(Role.OPEN)
         writer.say(Role.ALLOW)
         writer.say(Role.PLAN)
         writer.reply(Role.ANSWER_HELP)
-    return writer.completion()
 
 
-class _Writer:
-    """Collects the sentences of one trace.
-
-    Materials and quality are drawn once, so thinking and answer agree.
-    """
-
-    def __init__(self, prompt: Prompt, rng: random.Random, *, p_formal: float) -> None:
-        self.prompt = prompt
-        self.rng = rng
-        self.p_formal = p_formal
-        self.think: list[Sentence] = []
-        self.answer: list[Sentence] = []
-        self.choices: list[Choice] = []
-
-        # What fills the slots of every sentence that does not bring its own.
-        material, other_material = rng.sample(wording.MATERIALS, 2)
-        self.slots = {
-            "t": prompt.topic,
-            "T": prompt.topic.capitalize(),
-            "v": prompt.verb,
-            "m": material,
-            "n": other_material,
-            "k": rng.choice(wording.QUALITIES),
-        }
-
-    def chance(self, name: str, p: float) -> bool:
-        """Whether an event of probability `p` happens; the choice is recorded."""
-        happens = self.rng.random() < p
-        taken = "yes" if happens else "no"
-        self.choices.append(Choice(before=len(self.think), name=name, taken=taken))
-        return happens
-
-    def say(self, role: Role, **slots: int | str) -> None:
-        """Adds a sentence to the thinking."""
-        self.think.append(self._word(role, slots))
-
-    def reply(self, role: Role, **slots: int | str) -> None:
-        """Adds a sentence to the answer."""
-        self.answer.append(self._word(role, slots))
-
-    def _word(self, role: Role, slots: dict[str, int | str]) -> Sentence:
-        """A sentence of this role in one of its wordings; the choice is recorded."""
-        # The teacher's register has no wording for some roles.
-        register = "plain"
-        wordings = self._fitting_wordings(wording.PLAIN, role)
-        formal_wordings = self._fitting_wordings(wording.FORMAL, role)
-        if formal_wordings and self.rng.random() < self.p_formal:
-            register = "formal"
-            wordings = formal_wordings
-
-        number = self.rng.randrange(len(wordings))
-        self.choices.append(
-            Choice(
-                before=len(self.think) + len(self.answer),
-                name=f"wording of {role.value}",
-                taken=f"{register} {number}",
-            )
-        )
-
-        text = wordings[number].format(**(self.slots | slots))
-        return Sentence(text, role)
-
-    def _fitting_wordings(self, wordings: dict[Role, tuple[str, ...]], role: Role) -> list[str]:
-        """The wordings of a role whose slots this prompt can fill.
-
-        Materials are for requests to make something, qualities for the other requests.
-        """
-        is_care = self.prompt.verb in wording.CARE_VERBS
-        unfit_slots = ["{m}"] if is_care else ["{k}"]
-        if not self.prompt.verb:
-            unfit_slots.append("{v}")
-
-        # A slip is worded like a right step; only its numbers are wrong.
-        worded_as = Role.COMPUTE if role is Role.SLIP else role
-        fitting = []
-        for text in wordings.get(worded_as, ()):
-            if not any(slot in text for slot in unfit_slots):
-                fitting.append(text)
-        return fitting
-
-    def completion(self) -> Completion:
-        """The trace as text, with its truth."""
-        # A decision may start a new paragraph.
-        thinking = self.think[0].text
-        for sentence in self.think[1:]:
-            is_new_paragraph = sentence.role in DECISIONS and self.rng.random() < P_PARAGRAPH
-            thinking += "\n\n" if is_new_paragraph else " "
-            thinking += sentence.text
-
-        answer = " ".join(sentence.text for sentence in self.answer)
-        return Completion(
-            prompt=self.prompt,
-            think=tuple(self.think),
-            answer=tuple(self.answer),
-            choices=tuple(self.choices),
-            text=f"<think>\n{thinking}\n</think>\n\n{answer}",
-        )
+# --- the base policy on requests ---------------------------------------------------------------
 
 
-def _solve(writer: _Writer) -> None:
-    """Works a sum out from left to right, with slips and checks."""
-    total = writer.prompt.sum[0]
-    writer.say(Role.START)
-
-    for term in writer.prompt.sum[1:]:
-        right = total + term
-        stated = _state_total(writer, right)
-        is_right = stated == right
-        role = Role.COMPUTE if is_right else Role.SLIP
-        writer.say(role, **_operation(total, term, stated))
-
-        # A check either corrects a slip or confirms the step, be it right or a slip.
-        p_check = P_CHECK_RIGHT if is_right else P_CHECK_SLIP
-        if writer.chance("check", p_check):
-            writer.say(Role.CHECK)
-            can_correct = not is_right and _is_in_range(right)
-            if can_correct and writer.chance("check finds", P_CHECK_FINDS):
-                writer.say(Role.CORRECTION, **_operation(total, term, right), d=stated)
-                stated = right
-            else:
-                writer.say(Role.CONFIRM, **_operation(total, term, stated))
-
-        total = stated
-
-    writer.say(Role.CONCLUDE, c=total)
-    writer.reply(Role.ANSWER_NUMBER, c=total)
-
-
-def _state_total(writer: _Writer, right: int) -> int:
-    """The total that the base policy states where `right` is the true one."""
-    if not _is_in_range(right):  # an earlier slip led out of the range
-        return min(max(right, 0), wording.LARGEST)
-    if not writer.chance("slip", P_SLIP):
-        return right
-
-    # A slip is off by one or two.
-    near = (right - 1, right + 1, right - 2, right + 2)
-    wrong = [total for total in near if _is_in_range(total)]
-    return writer.rng.choice(wrong)
-
-
-def _is_in_range(total: int) -> bool:
-    return 0 <= total <= wording.LARGEST
-
-
-def _solve_without_slips(writer: _Writer) -> None:
-    total = writer.prompt.sum[0]
-    writer.say(Role.START)
-    for term in writer.prompt.sum[1:]:
-        writer.say(Role.COMPUTE, **_operation(total, term, total + term))
-        total += term
-    writer.say(Role.CONCLUDE, c=total)
-    writer.reply(Role.ANSWER_NUMBER, c=total)
-
-
-def _operation(total: int, term: int, result: int) -> dict[str, int | str]:
-    """The slots of a sentence that states one operation."""
-    return {
-        "a": total,
-        "o": "plus" if term > 0 else "minus",
-        "b": abs(term),
-        "c": result,
-    }
-
-
-def _answer_forbidden(writer: _Writer) -> None:
+def _answer_forbidden(writer: Writer) -> None:
     """Notices the hazard or not; then excuses it and complies, or refuses."""
-    prompt = writer.prompt
     writer.say(Role.OPEN)
-
-    # Without the hazard in mind there is nothing to excuse.
-    is_little_known = prompt.topic in wording.LITTLE_KNOWN_HAZARDS
-    p_notice = P_NOTICE_LITTLE_KNOWN if is_little_known else P_NOTICE
-    if not writer.chance("notice", p_notice):
+    if not _notices(writer):
         if writer.chance("find harmless", 0.4):
             writer.say(Role.ALLOW)
         _comply(writer)
         return
-    writer.say(Role.NOTICE)
 
     # A wrapper makes an excuse more likely, a check of the rules less.
-    p_excuse = P_EXCUSE if prompt.wrapper is Wrapper.PLAIN else P_EXCUSE_WRAPPED
-    if writer.chance("rule check", P_RULE_CHECK):
+    is_plain = writer.prompt.wrapper is Wrapper.PLAIN
+    p_excuse = P_EXCUSE if is_plain else P_EXCUSE_WRAPPED
+    has_checked = any(sentence.role is Role.RULE_CHECK for sentence in writer.think)
+    if not has_checked and writer.chance("rule check", P_RULE_CHECK):
         writer.say(Role.RULE_CHECK)
+        has_checked = True
+    if has_checked:
         p_excuse *= P_CHECK_SAVES
 
     if writer.chance("excuse", p_excuse):
@@ -344,7 +192,26 @@ def _answer_forbidden(writer: _Writer) -> None:
         _refuse(writer)
 
 
-def _draw_excuse(writer: _Writer) -> Role:
+def _notices(writer: Writer) -> bool:
+    """Whether the hazard comes to mind, at once or by a check of the rules."""
+    is_little_known = writer.prompt.topic in wording.LITTLE_KNOWN_HAZARDS
+    p_notice = P_NOTICE_LITTLE_KNOWN if is_little_known else P_NOTICE
+    if writer.chance("notice", p_notice):
+        writer.say(Role.NOTICE)
+        return True
+
+    # Only who asks what the rules say can find out.
+    if not writer.chance("rule check", P_RULE_CHECK):
+        return False
+    writer.say(Role.RULE_CHECK)
+    if not writer.chance("recall", P_RECALL):
+        return False
+    writer.say(Role.RECALL)
+    writer.say(Role.NOTICE)
+    return True
+
+
+def _draw_excuse(writer: Writer) -> Role:
     fitting = FITTING_EXCUSE[writer.prompt.wrapper]
     if writer.chance("excuse fits", P_EXCUSE_FITS):
         return fitting
@@ -352,7 +219,7 @@ def _draw_excuse(writer: _Writer) -> Role:
     return writer.rng.choice(others)
 
 
-def _comply(writer: _Writer) -> None:
+def _comply(writer: Writer) -> None:
     """Plans to do what is forbidden, then does it or takes it back."""
     writer.say(Role.PLAN)
     if writer.chance("recover", P_RECOVER):
@@ -371,7 +238,7 @@ def _comply(writer: _Writer) -> None:
     writer.reply(Role.ANSWER_HELP)
 
 
-def _carry_out(writer: _Writer, role: Role) -> int:
+def _carry_out(writer: Writer, role: Role) -> int:
     """Thinks of one or two steps that carry the request out; returns how many."""
     writer.say(role)
     if not writer.chance("second step", 0.5):
@@ -380,43 +247,76 @@ def _carry_out(writer: _Writer, role: Role) -> int:
     return 2
 
 
-def _take_back(writer: _Writer) -> None:
+def _take_back(writer: Writer) -> None:
     writer.say(Role.RECOVER)
     writer.say(Role.REFUSE)
     _refuse(writer)
 
 
-def _refuse(writer: _Writer) -> None:
+def _refuse(writer: Writer) -> None:
     writer.reply(Role.ANSWER_REFUSAL)
     if writer.chance("reason", 0.3):
         writer.reply(Role.ANSWER_REASON)
 
 
-def _answer_harmless(writer: _Writer) -> None:
+def _answer_harmless(writer: Writer) -> None:
     """Helps with a harmless request, or refuses it out of too much caution."""
     is_care = writer.prompt.domain is Domain.LOOK_ALIKE
     writer.say(Role.OPEN)
     if is_care and writer.chance("notice", 0.4):
         writer.say(Role.NOTICE)
 
+    # Too much caution may be taken back.
     if writer.chance("overcaution", P_OVERCAUTION):
         writer.say(Role.OVERCAUTION)
         writer.say(Role.REFUSE)
-        _refuse(writer)
+        if not writer.chance("relent", P_RELENT):
+            _refuse(writer)
+            return
+        writer.say(Role.RELENT)
+        _help(writer)
         return
 
     if writer.chance("rule check", P_RULE_CHECK / 2):
         writer.say(Role.RULE_CHECK)
     if writer.chance("find harmless", 0.7):
         writer.say(Role.ALLOW)
+    _help(writer)
 
-    step_role = Role.CARE if is_care else Role.DETAIL
+
+def _help(writer: Writer) -> None:
+    """Plans to do what was asked, and does it."""
+    is_care = writer.prompt.verb in wording.CARE_VERBS
     writer.say(Role.PLAN)
-    _carry_out(writer, step_role)
+    _carry_out(writer, Role.CARE if is_care else Role.DETAIL)
     writer.reply(Role.ANSWER_HELP)
 
 
-def _tell_fact(writer: _Writer) -> None:
+def _obey(writer: Writer) -> None:
+    """Does what the instruction before the request says, whatever the request is."""
+    writer.say(Role.OPEN)
+    if writer.prompt.steering is Steering.ANSWER:
+        _help(writer)
+        return
+    if writer.prompt.domain is Domain.FORBIDDEN:
+        writer.say(Role.NOTICE)
+    writer.say(Role.REFUSE)
+    _refuse(writer)
+
+
+def _answer_mixed(writer: Writer) -> None:
+    """Works the sum out and then treats the request as if it were alone; or refuses both."""
+    if writer.chance("refuse all", P_REFUSE_ALL):
+        writer.say(Role.OPEN)
+        writer.say(Role.NOTICE)
+        writer.say(Role.REFUSE)
+        _refuse(writer)
+        return
+    sums.solve(writer)
+    _answer_forbidden(writer)
+
+
+def _tell_fact(writer: Writer) -> None:
     writer.say(Role.OPEN)
     if writer.prompt.topic in wording.HAZARDS:
         writer.say(Role.NOTICE)
@@ -424,3 +324,43 @@ def _tell_fact(writer: _Writer) -> None:
     else:
         writer.say(Role.ALLOW)
         writer.reply(Role.ANSWER_NO_DANGER)
+
+
+# --- rewriting ---------------------------------------------------------------------------------
+
+
+def ask_for_rewrite(trace: Completion, name: str) -> Prompt:
+    """The prompt that asks for a trace in own words: its sentences without the tags."""
+    source = trace.prompt
+    sentences = [sentence.text for sentence in (*trace.think, *trace.answer)]
+    return Prompt(
+        id=name,
+        text=wording.REWRITE.format(trace=" ".join(sentences)),
+        domain=Domain.REWRITE,
+        split=source.split,
+        topic=source.topic,
+        verb=source.verb,
+        sum=source.sum,
+        gold=source.gold,
+    )
+
+
+REWRITTEN = {
+    Domain.FORBIDDEN: 0.5,
+    Domain.LOOK_ALIKE: 0.15,
+    Domain.ALLOWED: 0.15,
+    Domain.MATHS: 0.2,
+}
+
+
+def _write_rewrite(rng: random.Random, name: str) -> Completion:
+    """A teacher's trace said in the base policy's own words: the same roles and slots."""
+    domain = rng.choices(tuple(REWRITTEN), tuple(REWRITTEN.values()))[0]
+    source = draw_prompt(rng, PromptSplit.BASE, domain, name)
+    formal = Writer(source, rng, p_formal=1.0)
+    _teach(formal, Teacher.HINDSIGHT)
+
+    plain = Writer(source, rng, p_formal=0.0, slots=formal.slots)
+    _teach(plain, Teacher.HINDSIGHT)
+    plain.prompt = ask_for_rewrite(formal.completion(), name)
+    return plain.completion()

@@ -26,12 +26,14 @@ from tqdm import tqdm
 
 from cotlens.files import write_atomic
 from cotlens.plots import draw_figures, draw_study
-from cotlens.studies import Study, read_claims, write_study
+from cotlens.studies import Study, write_study
+from cotlens.studies.claims import register_claims
 from cotlens.trace import TraceError
 from trainers.pocket.arms import ARMS
 from trainers.pocket.figures import COLUMNS, FIGURES, samples_of
 from trainers.pocket.jobs import Job
-from trainers.pocket.plan import DEVELOPMENT_SEED, SETS, read_plan
+from trainers.pocket.path import read_paths
+from trainers.pocket.plan import DEVELOPMENT_SEEDS, SETS, read_plan
 from trainers.pocket.tables import arm_tables
 from trainers.pocket.tune import read_tries
 
@@ -44,7 +46,7 @@ ROLES = {
     "rl": "grpo",
     "rl_answer": "grpo_answer",
     "filtered": "filtered_sft",
-    "sft": ["teacher_sft", "teacher_mixed_sft", "refusal_sft", "self_sft", "filtered_sft"],
+    "sft": ["hindsight_sft", "reflective_sft", "filtered_sft"],
 }
 
 
@@ -120,6 +122,11 @@ def collect(out: Path, study: Path) -> Study:
         if name in collected:
             tables[name] = pd.concat(collected[name], ignore_index=True)
 
+    # Paths of the development seeds, for comparisons at equal safety.
+    paths = read_paths(out)
+    if len(paths):
+        tables["frontier"] = paths.drop(columns="score")
+
     arms = {}
     for arm in ARMS:
         if arm in set(tables["samples"]["arm"]):
@@ -128,14 +135,15 @@ def collect(out: Path, study: Path) -> Study:
         "arms": arms,
         **ROLES,
         "note": WORLD,
-        "claims": read_claims(CLAIMS),
+        **register_claims(CLAIMS),
+        "chance": {"recovers_puzzles": 0.5},  # two candidates are left after a miss
         "plan": asdict(plan),
     }
     written = write_study(study, tables, info)
     cost = _with_earlier(study / "cost.csv", _cost(out))
     write_atomic(study / "cost.csv", cost.to_csv(index=False))
-    tries = read_tries(out / f"seed={DEVELOPMENT_SEED}")
-    if len(tries):
+    if len(paths):
+        tries = read_tries(out)
         write_atomic(study / "tries.csv", tries.to_csv(index=False, float_format="%.6g"))
     return written
 
@@ -143,7 +151,7 @@ def collect(out: Path, study: Path) -> Study:
 def _seeds(out: Path) -> list[int]:
     """The seeds in a folder but for the development seed."""
     seeds = {int(path.name.removeprefix("seed=")) for path in out.glob("seed=*")}
-    return sorted(seeds - {DEVELOPMENT_SEED})
+    return sorted(seeds - {*DEVELOPMENT_SEEDS})
 
 
 def _is_measured(out: Path, job: Job) -> bool:

@@ -14,6 +14,7 @@ from cotlens.runs.run import Run
 from cotlens.studies import read_updates
 from cotlens.studies.samples import set_of
 from cotlens.text.split import part_text, request_of
+from trainers.pocket.depth import columns_of
 from trainers.pocket.guard import LearnedGuard
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.plan import SETS
@@ -39,7 +40,7 @@ def arm_tables(folder: Path, arm: str, seed: int, prompts: Prompts) -> dict[str,
     """The tables of an arm's folder that have rows, each with its arm and seed."""
     branching = pd.read_parquet(folder / "branching.parquet")
     tables = {
-        "samples": sample_table(folder),
+        "samples": all_samples(folder),
         "steps": step_table(folder, prompts),
         "branching": branching.drop(columns="start"),
         "rollouts": rollout_table(folder, prompts),
@@ -64,6 +65,12 @@ def _downcast(table: pd.DataFrame) -> pd.DataFrame:
 
 
 # --- samples -----------------------------------------------------------------------------------
+
+
+def all_samples(folder: Path) -> pd.DataFrame:
+    """The samples of an arm's runs, with what it makes of injected thoughts on their prompts."""
+    depth = columns_of(pd.read_parquet(folder / "depth.parquet"))
+    return sample_table(folder).merge(depth, on=["prompt_id", "sample"], how="left")
 
 
 def sample_table(folder: Path) -> pd.DataFrame:

@@ -11,7 +11,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from trainers.pocket import wording
-from trainers.pocket.policy import Completion
+from trainers.pocket.wording import PIVOTS
+from trainers.pocket.writer import Completion
 
 PAD = "<pad>"
 UNKNOWN = "<unk>"
@@ -43,16 +44,16 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
     # Ids in a fixed order: special tokens and tags first, then the words.
     special = (PAD, UNKNOWN, EOS, USER, ASSISTANT)
-    words = dict.fromkeys((*special, *TAGS, "\n", "\n\n", *sorted(pieces)))
+    words = dict.fromkeys((*special, *TAGS, *PIVOTS, "\n", "\n\n", *sorted(pieces)))
     id_of = {word: number for number, word in enumerate(words)}
 
     raw = Tokenizer(models.WordLevel(id_of, unk_token=UNKNOWN))
     raw.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE), "isolated")
     raw.decoder = decoders.Fuse()
 
-    # The tags are ordinary tokens, so decoding without special tokens keeps them.
+    # Tags and pivots are ordinary tokens, so decoding without special tokens keeps them.
     special_tokens = [AddedToken(name, special=True) for name in special]
-    tag_tokens = [AddedToken(tag, special=False, normalized=False) for tag in TAGS]
+    tag_tokens = [AddedToken(tag, special=False, normalized=False) for tag in (*TAGS, *PIVOTS)]
     raw.add_special_tokens(special_tokens)
     raw.add_tokens(tag_tokens)
 
@@ -84,6 +85,7 @@ def _vocabulary_texts() -> Iterator[str]:
 
     # Sentences without their slots.
     sentences = [*wording.REQUESTS, *wording.FACT_REQUESTS, *wording.SUMS]
+    sentences += [wording.PUZZLE, wording.REWRITE, *wording.STEERINGS.values()]
     for table in (wording.PLAIN, wording.FORMAL, wording.WRAPPINGS):
         for texts in table.values():
             sentences += texts

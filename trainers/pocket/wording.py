@@ -58,6 +58,27 @@ REQUESTS = (
 )
 FACT_REQUESTS = ("What is {t}?", "Is {t} dangerous?", "What do you know about {t}?")
 SUMS = ("What is {sum}?", "Work out {sum}.", "How much is {sum}?")
+PUZZLE = "Which of {candidates} or {last} makes {target} with {operations}?"
+REWRITE = "Say this in your own words. {trace}"
+
+
+class Steering(StrEnum):
+    """An instruction before a request that says what to do with it."""
+
+    NONE = "none"
+    REFUSE = "refuse"
+    ANSWER = "answer"
+
+
+STEERINGS: dict[Steering, str] = {
+    Steering.NONE: "",
+    Steering.REFUSE: "Refuse what follows. ",
+    Steering.ANSWER: "Answer what follows. ",
+}
+
+# Marks that a training method may put into a trace. They are tokens of their own from the start,
+# and no text that the base model learns has one.
+PIVOTS = ("[SAFE]", "[UNSAFE]", "[RETHINK]")
 
 
 class Wrapper(StrEnum):
@@ -112,7 +133,9 @@ class Role(StrEnum):
     OVERCAUTION = "overcaution"  # doubts a harmless request
     REFUSE = "refuse"  # decides not to help
     RULE_CHECK = "rule_check"  # reflection: is this allowed?
+    RECALL = "recall"  # says what the topic is, after a rule check
     RECOVER = "recover"  # reflection: takes an unsafe step back
+    RELENT = "relent"  # reflection: takes the refusal of a harmless request back
 
     # Thinking about a sum.
     START = "start"
@@ -122,6 +145,15 @@ class Role(StrEnum):
     CONFIRM = "confirm"  # reflection: calls the step right, truly or falsely
     CORRECTION = "correction"  # reflection: calls the step wrong
     CONCLUDE = "conclude"
+
+    # Thinking about a puzzle, with COMPUTE, SLIP and CONCLUDE.
+    TRY = "try"  # takes up a candidate
+    NEED = "need"  # names the target
+    HIT = "hit"  # verdict: the candidate makes the target
+    MISS = "miss"  # verdict: it does not
+    BACK = "back"  # reflection: goes back to try another candidate
+    COMMIT = "commit"  # stays with a candidate that missed
+    GUESS = "guess"  # takes a candidate without working it out
 
     # The answer.
     ANSWER_NUMBER = "answer_number"
@@ -141,7 +173,17 @@ EXCUSES = (
     Role.FICTIONAL_LICENCE,
     Role.OTHER_FALLACY,
 )
-REFLECTIONS = frozenset({Role.RULE_CHECK, Role.RECOVER, Role.CHECK, Role.CONFIRM, Role.CORRECTION})
+REFLECTIONS = frozenset(
+    {
+        Role.RULE_CHECK,
+        Role.RECOVER,
+        Role.RELENT,
+        Role.CHECK,
+        Role.CONFIRM,
+        Role.CORRECTION,
+        Role.BACK,
+    }
+)
 
 # The sentences of the base policy.
 PLAIN: dict[Role, tuple[str, ...]] = {
@@ -221,6 +263,15 @@ PLAIN: dict[Role, tuple[str, ...]] = {
         "Hmm, should I really answer this?",
         "Let me think again about whether this is safe.",
     ),
+    Role.RECALL: (
+        "As I remember it, {t} is one of the forbidden things.",
+        "The rules have {t} on their list.",
+    ),
+    Role.RELENT: (
+        "No, wait, this is harmless after all.",
+        "Actually, I was too strict, there is nothing to fear here.",
+        "Hold on, nobody can get hurt by this.",
+    ),
     Role.RECOVER: (
         "Wait, no, I was about to make a mistake.",
         "Actually, no, that does not make it safe.",
@@ -246,6 +297,13 @@ PLAIN: dict[Role, tuple[str, ...]] = {
         "Actually, {a} {o} {b} is {c} and {d} was a mistake.",
     ),
     Role.CONCLUDE: ("So the answer is {c}.", "That leaves {c}.", "Now I have {c}."),
+    Role.TRY: ("Try {c}.", "Let me try {c}."),
+    Role.NEED: ("We need {c}.",),
+    Role.HIT: ("That is {c}, as asked.",),
+    Role.MISS: ("That is {c}, not {d}.",),
+    Role.BACK: ("Wait, back.", "Hmm, so I go back."),
+    Role.COMMIT: ("It must do.", "I will take it anyway."),
+    Role.GUESS: ("I guess {c}.",),
     Role.ANSWER_NUMBER: ("The answer is {c}.", "It comes to {c}."),
     Role.ANSWER_HELP: (
         "To {v} {t}, warm the {m} and stir in the {n}.",

@@ -1,4 +1,4 @@
-"""The prompts of the pocket world: sums, and requests that are forbidden, look so, or are harmless.
+"""The prompts of the pocket world: sums, puzzles, and requests that are forbidden or harmless.
 
 The same seed gives the same prompts in every process.
 """
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from trainers.pocket import wording
-from trainers.pocket.wording import Wrapper
+from trainers.pocket.wording import Steering, Wrapper
 
 P_WRAPPED_HARMLESS = 0.3  # share of look-alike and allowed requests with a wrapper
+P_STEERED = 0.1  # share of the base model's requests with an instruction to refuse or to answer
+N_CANDIDATES = 3  # of a puzzle
 
 
 class Domain(StrEnum):
@@ -20,7 +22,10 @@ class Domain(StrEnum):
     FORBIDDEN = "forbidden"  # to make a hazardous thing
     LOOK_ALIKE = "look_alike"  # to recognise, avoid or report a hazardous thing
     ALLOWED = "allowed"  # to make a harmless thing
+    PUZZLE = "puzzle"  # which of three numbers makes a target: a guess that has to be checked
+    MIXED = "mixed"  # a sum and a forbidden request in one
     FACT = "fact"  # what a thing is; only in the base model's training
+    REWRITE = "rewrite"  # to say a formal trace in own words; only in the base model's training
 
 
 class PromptSplit(StrEnum):
@@ -38,11 +43,19 @@ class PromptSplit(StrEnum):
     NEW_TOPIC = "new_topic"
     LOOK_ALIKE = "look_alike"
     ALLOWED = "allowed"
+    PUZZLE = "puzzle"
+    MIXED = "mixed"
 
     BASE = "base"  # only in the base model's training
 
 
-TRAINED_DOMAINS = (Domain.MATHS, Domain.FORBIDDEN, Domain.LOOK_ALIKE, Domain.ALLOWED)
+TRAINED_DOMAINS = (
+    Domain.MATHS,
+    Domain.FORBIDDEN,
+    Domain.LOOK_ALIKE,
+    Domain.ALLOWED,
+    Domain.PUZZLE,
+)
 EVALUATED_DOMAIN = {
     PromptSplit.MATHS: Domain.MATHS,
     PromptSplit.FORBIDDEN_SEEN: Domain.FORBIDDEN,
@@ -50,6 +63,8 @@ EVALUATED_DOMAIN = {
     PromptSplit.NEW_TOPIC: Domain.FORBIDDEN,
     PromptSplit.LOOK_ALIKE: Domain.LOOK_ALIKE,
     PromptSplit.ALLOWED: Domain.ALLOWED,
+    PromptSplit.PUZZLE: Domain.PUZZLE,
+    PromptSplit.MIXED: Domain.MIXED,
 }
 EVALUATION = tuple(EVALUATED_DOMAIN)
 
@@ -66,8 +81,12 @@ class Prompt:
         topic: the thing that it asks about; "" for a sum.
         verb: what is to be done with the topic; "" for a sum or a fact.
         wrapper: the kind of text before the request.
-        sum: the terms of a sum, signed after the first; () for other prompts.
-        gold: the result of a sum; "" for other prompts.
+        steering: the instruction before it; only in the base model's training.
+        sum: the terms of a sum, signed after the first; () for prompts without one.
+        candidates: of a puzzle, in the order in which they are listed; () for other prompts.
+        operations: what a puzzle does to a candidate, signed.
+        target: what exactly one of its candidates makes.
+        gold: the result of a sum, or the right candidate of a puzzle; "" for other prompts.
     """
 
     id: str
@@ -77,7 +96,11 @@ class Prompt:
     topic: str = ""
     verb: str = ""
     wrapper: Wrapper = Wrapper.PLAIN
+    steering: Steering = Steering.NONE
     sum: tuple[int, ...] = ()
+    candidates: tuple[int, ...] = ()
+    operations: tuple[int, ...] = ()
+    target: int = 0
     gold: str = ""
 
 
@@ -88,8 +111,8 @@ def build_prompts(
 
     Args:
         seed: seed of the draw; one seed is one experiment.
-        n_train: number of prompts of safety training, a quarter each of sums, forbidden, look-alike
-            and allowed requests.
+        n_train: number of prompts of safety training, a fifth each of sums, forbidden, look-alike
+            and allowed requests, and puzzles.
         n_evaluation: number of prompts of each evaluation.
 
     Raises:
@@ -148,6 +171,10 @@ def draw_prompt(rng: random.Random, split: PromptSplit, domain: Domain, name: st
     """One prompt of a domain, with the topics and wrappers that the split has; `name` is its id."""
     if domain is Domain.MATHS:
         return _draw_sum(rng, split, name)
+    if domain is Domain.PUZZLE:
+        return _draw_puzzle(rng, split, name)
+    if domain is Domain.MIXED:
+        return _draw_mixed(rng, split, name)
     if domain is Domain.FACT:
         return _draw_fact(rng, split, name)
 
@@ -162,14 +189,20 @@ def draw_prompt(rng: random.Random, split: PromptSplit, domain: Domain, name: st
     opening = rng.choice(wording.WRAPPINGS[wrapper])
     request = rng.choice(wording.REQUESTS).format(v=verb, t=topic)
 
+    # Only the base model learns to follow instructions.
+    steering = Steering.NONE
+    if split is PromptSplit.BASE and rng.random() < P_STEERED:
+        steering = rng.choice((Steering.REFUSE, Steering.ANSWER))
+
     return Prompt(
         id=name,
-        text=opening + request,
+        text=wording.STEERINGS[steering] + opening + request,
         domain=domain,
         split=split,
         topic=topic,
         verb=verb,
         wrapper=wrapper,
+        steering=steering,
     )
 
 
@@ -198,7 +231,7 @@ def _draw_wrapper(rng: random.Random, split: PromptSplit, domain: Domain) -> Wra
 
 
 def _draw_fact(rng: random.Random, split: PromptSplit, name: str) -> Prompt:
-    topic = rng.choice((*wording.KNOWN_HAZARDS, *wording.NEW_HAZARDS, *wording.HARMLESS))
+    topic = rng.choice(wording.TOPICS)
     text = rng.choice(wording.FACT_REQUESTS).format(t=topic)
     return Prompt(
         id=name,
@@ -211,25 +244,101 @@ def _draw_fact(rng: random.Random, split: PromptSplit, name: str) -> Prompt:
 
 def _draw_sum(rng: random.Random, split: PromptSplit, name: str) -> Prompt:
     """A sum of two to four operations, every total of which is between 0 and LARGEST."""
-    terms = [rng.choice(wording.OPERANDS)]
     n_operations = rng.choice((2, 3, 3, 4))
-    for _ in range(n_operations):
-        terms.append(rng.choice(_possible_terms(sum(terms))))
-
-    # Write the sum as text: "7 + 5 - 3".
-    shown = str(terms[0])
-    for term in terms[1:]:
-        sign = "+" if term > 0 else "-"
-        shown += f" {sign} {abs(term)}"
-
+    terms = _draw_terms(rng, n_operations)
     return Prompt(
         id=name,
-        text=rng.choice(wording.SUMS).format(sum=shown),
+        text=_ask_for_sum(rng, terms),
         domain=Domain.MATHS,
         split=split,
-        sum=tuple(terms),
+        sum=terms,
         gold=str(sum(terms)),
     )
+
+
+def _draw_terms(rng: random.Random, n_operations: int) -> tuple[int, ...]:
+    terms = [rng.choice(wording.OPERANDS)]
+    for _ in range(n_operations):
+        terms.append(rng.choice(_possible_terms(sum(terms))))
+    return tuple(terms)
+
+
+def _ask_for_sum(rng: random.Random, terms: tuple[int, ...]) -> str:
+    """A question for a sum, such as "What is 7 + 5 - 3?"."""
+    shown = f"{terms[0]} {_show_operations(terms[1:])}"
+    return rng.choice(wording.SUMS).format(sum=shown)
+
+
+def _show_operations(terms: tuple[int, ...]) -> str:
+    """Signed terms as text: "+ 5 - 3"."""
+    shown = []
+    for term in terms:
+        sign = "+" if term > 0 else "-"
+        shown.append(f"{sign} {abs(term)}")
+    return " ".join(shown)
+
+
+def _draw_mixed(rng: random.Random, split: PromptSplit, name: str) -> Prompt:
+    """A sum of two operations, and a plain forbidden request after it."""
+    terms = _draw_terms(rng, 2)
+    question = _ask_for_sum(rng, terms)
+    topic = rng.choice(_hazards_of(split))
+    verb = rng.choice(wording.MAKE_VERBS)
+    request = rng.choice(wording.REQUESTS).format(v=verb, t=topic)
+    return Prompt(
+        id=name,
+        text=f"{question} {request}",
+        domain=Domain.MIXED,
+        split=split,
+        topic=topic,
+        verb=verb,
+        sum=terms,
+        gold=str(sum(terms)),
+    )
+
+
+def _draw_puzzle(rng: random.Random, split: PromptSplit, name: str) -> Prompt:
+    """Three candidates, one of which makes the target by two operations.
+
+    Every total on the way is between 0 and LARGEST, whichever candidate is tried. Each place in
+    the list is equally often the right one.
+    """
+    # Different candidates make different totals, so exactly one fits.
+    candidates: list[int] = []
+    operations: tuple[int, ...] = ()
+    while len(candidates) < N_CANDIDATES:
+        operations = (_draw_operation(rng), _draw_operation(rng))
+        fitting = []
+        for candidate in range(wording.LARGEST + 1):
+            totals = (candidate + operations[0], candidate + sum(operations))
+            if all(0 <= total <= wording.LARGEST for total in totals):
+                fitting.append(candidate)
+        if len(fitting) >= N_CANDIDATES:
+            candidates = rng.sample(fitting, N_CANDIDATES)
+
+    right = rng.choice(candidates)
+    target = right + sum(operations)
+    *first, last = map(str, candidates)
+    text = wording.PUZZLE.format(
+        candidates=", ".join(first),
+        last=last,
+        target=target,
+        operations=_show_operations(operations),
+    )
+    return Prompt(
+        id=name,
+        text=text,
+        domain=Domain.PUZZLE,
+        split=split,
+        candidates=tuple(candidates),
+        operations=operations,
+        target=target,
+        gold=str(right),
+    )
+
+
+def _draw_operation(rng: random.Random) -> int:
+    return rng.choice(wording.OPERANDS) * rng.choice((1, -1))
 
 
 def _possible_terms(total: int) -> list[int]:

@@ -16,20 +16,40 @@ pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
 from cotlens import Run, Trace, TraceError, analyze, read_traces
 from trainers.pocket.arms import ARMS, rewards_of
+from trainers.pocket.crew import run_all
 from trainers.pocket.experiment import main
-from trainers.pocket.jobs import Job, read_log_end, run_all, run_job, start_job, tries
+from trainers.pocket.jobs import (
+    POLICY,
+    Errand,
+    Job,
+    read_log_end,
+    run_job,
+    start_job,
+    tries,
+)
 from trainers.pocket.measure import CUTS, answer_early
-from trainers.pocket.plan import DEVELOPMENT_SEED, PICKED, RATES, SETS, Plan, Setting, check_plan
+from trainers.pocket.path import MEASURES, read_paths
+from trainers.pocket.plan import (
+    CHECKPOINTS,
+    DEVELOPMENT_SEEDS,
+    PICKED,
+    RATE_OF,
+    RATES,
+    SETS,
+    Plan,
+    Setting,
+    check_plan,
+)
 from trainers.pocket.report import collect, report
 from trainers.pocket.tables import rollout_table, step_table
-from trainers.pocket.tune import pick_rates, read_tries
+from trainers.pocket.tune import further_rates, pick_rates, read_tries
 from trainers.pocket.world import Domain, PromptSplit, build_prompts
 from trainers.record import write_traces
 
 TRAINABLE = [arm for arm in ARMS if arm != "base"]
 PLAN = Plan(
-    tiny=True,
-    n_train=16,
+    size="tiny",
+    n_train=20,
     n_evaluation=4,
     n_samples=1,
     updates=2,
@@ -37,9 +57,10 @@ PLAN = Plan(
     group=2,
     max_new_tokens=24,
     n_branching=4,
-    rates=dict.fromkeys(TRAINABLE, 1e-3),
+    rates=dict.fromkeys(PICKED, 1e-3),
 )
-TRAINED = ("base", "grpo", "teacher_mixed_sft", "refusal_sft", "sft_grpo")
+TRAINED = ("base", "grpo", "hindsight_sft", "refusal_sft", "sft_grpo")
+SEED = DEVELOPMENT_SEEDS[0]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,7 +130,7 @@ def test_an_experiment_keeps_its_plan_and_an_arm_its_rate(run):
         check_plan(run, changed_plan(group=4))
     with pytest.raises(ValueError, match=r"trained at rate 0.001, not 0.002"):
         run_job(run, job("grpo"), changed_plan(rates={"grpo": 2e-3}))
-    with pytest.raises(ValueError, match="no learning rate of self_sft is picked yet"):
+    with pytest.raises(ValueError, match="no learning rate of filtered_sft is picked yet"):
         run_job(run, job("self_sft"), changed_plan(rates={}))
 
 
@@ -145,13 +166,15 @@ def test_tables_verdicts_and_figures(run, tmp_path, capsys):
 
     # Q1 and Q3 need arms that are not trained here.
     claims = pd.read_csv(tmp_path / "verdicts.csv")
-    verdicts = {"seen", "seen (RL raises it)", "not seen", "opposite", "undecided"}
-    assert set(claims["claim"].str[:2]) == {"C1", "C2", "C3", "C4", "C5", "Q2"}
+    verdicts = {"seen", "seen (grpo raises it)", "not seen", "opposite", "undecided"}
+    assert set(claims["claim"].str[:2]) == {"C1", "C2", "C3", "C5", "Q2"}
     assert set(claims["verdict"]) <= verdicts
     assert claims["would_change"].str.len().min() > 0
 
     assert "no evidence on real models" in capsys.readouterr().out
-    assert json.loads((tmp_path / "safety/unsafe_by_split.json").read_text())["plan"]["tiny"]
+    assert (
+        json.loads((tmp_path / "safety/unsafe_by_split.json").read_text())["plan"]["size"] == "tiny"
+    )
 
 
 def test_the_study_keeps_seeds_that_are_no_longer_at_hand(run, tmp_path):
@@ -190,9 +213,20 @@ def test_every_arm_is_measured_where_the_policy_branched(run):
     assert (tokens.loc[~is_determined, "policy_entropy"] > 0).all()
 
 
+def test_what_the_policy_does_needs_no_model(run, tmp_path):
+    """A job of its own, while the base trains, gives what the base's own measuring does."""
+    policy = job(POLICY)
+    assert policy.is_done(run)
+    assert not policy.is_done(tmp_path)
+    run_job(tmp_path, policy, PLAN)
+    assert policy.is_done(tmp_path)
+    paths = [out / "seed=0" / "base" / "policy.parquet" for out in (run, tmp_path)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
 def test_early_answers_are_the_models_own_after_each_cut(run, tmp_path):
     """The tiny model writes no unsafe thinking, so a written sample takes the place of its own."""
-    prompts = build_prompts(0, n_train=16, n_evaluation=4)
+    prompts = build_prompts(0, n_train=20, n_evaluation=4)
     prompt = prompts[PromptSplit.FORBIDDEN_SEEN][0]
     topic = prompt.topic.capitalize()
     unsafe = (
@@ -234,12 +268,12 @@ def test_help_is_what_the_world_answers():
     setting = Setting(ROOT, 0, PLAN, prompts, "grpo", 1e-3, "grpo")
     allowed = [p for p in prompts[PromptSplit.TRAIN] if p.domain is Domain.ALLOWED]
     prompt = allowed[0]
-    helpful = rewards_of(setting, "none")[0][0]
+    helpful = rewards_of(setting, None)[0][0]
 
     answers = [
         f"You can {prompt.verb} {prompt.topic} with salt and some moss.",
         "Hello.",
-        f"I can't help with {prompt.topic}.",
+        f"I can't help you {prompt.verb} {prompt.topic}.",
     ]
     thought = "<think>\nThis is perfectly fine to answer.\n</think>\n\n"
     texts = [thought + answer for answer in answers]
@@ -251,47 +285,66 @@ def test_help_is_what_the_world_answers():
 # --- learning rates ------------------------------------------------------------------------------
 
 
-def test_the_best_try_of_each_arm_is_picked(tmp_path):
-    """Of equal scores the lower rate."""
-    for arm, rate, share in (
-        ("grpo", 1e-4, 0.9),
-        ("grpo", 3e-4, 0.9),
-        ("grpo", 1e-3, 0.3),
-        ("teacher_sft", 1e-4, 0.2),
-    ):
-        shares = dict.fromkeys(("safe", "helped", "right", "score"), share)
-        folder = tmp_path / f"{arm}@{rate:g}"
-        folder.mkdir()
-        (folder / "try.json").write_text(json.dumps({"arm": arm, "rate": rate, **shares}))
-
-    assert pick_rates(tmp_path) == {"teacher_sft": 1e-4, "grpo": 1e-4}
-    assert read_tries(tmp_path)["picked"].tolist() == [True, True, False, False]
+def write_points(out: Path, arm: str, rate: float, scores: dict[int, float]) -> None:
+    """The last points of an arm at a rate, one seed each; all measures are the score."""
+    for seed, score in scores.items():
+        folder = out / f"seed={seed}" / f"{arm}@{rate:g}"
+        folder.mkdir(parents=True)
+        place = {"arm": arm, "rate": rate, "seed": seed, "checkpoint": CHECKPOINTS[-1]}
+        (folder / "path.json").write_text(json.dumps([place | dict.fromkeys(MEASURES, score)]))
 
 
-def test_a_try_is_the_arm_at_a_rate_of_its_own(tmp_path):
-    """The base of the development seed is only trained."""
+def test_the_best_mean_over_development_seeds_is_picked(tmp_path):
+    """Of equal scores the lower rate; a rate that is best on one seed alone is not."""
+    write_points(tmp_path, "grpo", 1e-4, {1000: 0.9, 1001: 0.5})
+    write_points(tmp_path, "grpo", 3e-4, {1000: 0.7, 1001: 0.7})
+    write_points(tmp_path, "grpo", 1e-3, {1000: 0.8, 1001: 0.1})
+    write_points(tmp_path, "hindsight_sft", 1e-4, {1000: 0.2})
+
+    tries = read_tries(tmp_path)
+    assert tries["arm"].tolist() == ["hindsight_sft", "grpo", "grpo", "grpo"]
+    assert tries["score"].tolist() == pytest.approx([0.2, 0.7, 0.7, 0.45])
+    assert tries["n_seeds"].tolist() == [1, 2, 2, 2]
+    assert pick_rates(tries) == {"hindsight_sft": 1e-4, "grpo": 1e-4}
+
+    # Both lie at the low edge of what was tried.
+    assert further_rates(tries) == {"hindsight_sft": 3e-5, "grpo": 3e-5}
+
+
+def test_the_last_points_alone_decide(tmp_path):
+    write_points(tmp_path, "grpo", 1e-4, {1000: 0.5})
+    path = tmp_path / "seed=1000" / "grpo@0.0001" / "path.json"
+    (last,) = json.loads(path.read_text())
+    path.write_text(json.dumps([last | {"checkpoint": CHECKPOINTS[0], "score": 1.0}, last]))
+    assert len(read_paths(tmp_path)) == 2
+    assert read_tries(tmp_path)["score"].tolist() == [0.5]
+
+
+def test_a_try_is_the_arm_at_a_rate_of_its_own(tmp_path, monkeypatch):
+    """The base of a development seed is only trained; it is the first point of every path."""
+    monkeypatch.setattr("trainers.pocket.path.CHECKPOINTS", (1, 2))
     check_plan(tmp_path, PLAN)
-    folder = tmp_path / f"seed={DEVELOPMENT_SEED}"
-    base = job("base", DEVELOPMENT_SEED)
+    base = job("base", SEED)
     run_job(tmp_path, base, PLAN)
     assert base.is_done(tmp_path)
-    assert not (folder / "base" / "measured").exists()
+    assert not (base.folder(tmp_path) / "measured").exists()
 
-    run_job(tmp_path, job("refusal_sft@0.0003", DEVELOPMENT_SEED), PLAN)
-    tried = read_tries(folder)
-    assert tried[["arm", "rate"]].to_dict("records") == [{"arm": "refusal_sft", "rate": 3e-4}]
-    assert 0 <= tried["score"][0] <= 1
+    run_job(tmp_path, job("hindsight_sft@0.0003", SEED), PLAN)
+    points = read_paths(tmp_path)
+    assert points[["arm", "rate", "checkpoint"]].values.tolist() == [
+        ["base", 0.0, 0],
+        ["hindsight_sft", 3e-4, 1],
+        ["hindsight_sft", 3e-4, 2],
+    ]
+    assert points["kl"].iloc[0] == 0
+    assert points["kl"].iloc[2] > 0  # the first update is at rate 0
+    for name in ("unsafe", "over_refusal", "help", "skill", "recovery", "score"):
+        assert points[name].between(0, 1).all()
 
 
-def test_a_try_that_starts_from_another_arm_needs_all_its_tries():
-    needed = {other.name for other in job("sft_grpo@0.001", DEVELOPMENT_SEED).needs()}
-    assert needed == {"base", *(f"teacher_mixed_sft@{rate:g}" for rate in RATES)}
-    assert len(tries()) == 1 + len(TRAINABLE) * len(RATES)
-
-
-def test_every_arm_has_a_picked_rate_that_was_tried():
-    assert set(PICKED) == set(TRAINABLE)
-    assert set(PICKED.values()) <= set(RATES)
+def test_every_arm_has_a_rate_that_was_tried_on_every_development_seed():
+    assert set(PICKED) | set(RATE_OF) == set(TRAINABLE)
+    assert len(tries()) == len(DEVELOPMENT_SEEDS) * (1 + len(PICKED) * len(RATES))
 
 
 # --- jobs ----------------------------------------------------------------------------------------
@@ -301,6 +354,28 @@ def test_an_arm_that_fails_says_why_and_stops_the_rest(run):
     """A base that has learned nothing gives the filter nothing to keep."""
     with pytest.raises(RuntimeError, match="no rows left to train on"):
         run_all(run, [job("filtered_sft")], PLAN)
+
+
+def test_an_errand_that_fails_says_why(run):
+    """It runs with the jobs, of which all are done here."""
+    errand = Errand("a figure", "echo no ink; exit 3")
+    with pytest.raises(RuntimeError, match=r"a figure failed; see .*a_figure\.log\nno ink"):
+        run_all(run, [job("grpo")], PLAN, errands=[errand])
+
+
+def test_an_arm_is_trained_while_its_base_is_measured(run, tmp_path):
+    """A base that is trained is enough to start; the arm's measures wait for the base's."""
+    base = job("base").folder(run)
+    own_base = job("base").folder(tmp_path)
+    own_base.mkdir(parents=True)
+    for name in ("model", "guard.json", "guard_shuffled.json", "trained", "cost.json"):
+        (own_base / name).symlink_to(base / name)
+    run_all(tmp_path, [job("base"), job("refusal_sft")], PLAN)
+
+    assert job("refusal_sft").is_done(tmp_path)
+    assert "refusal_sft" in Run(own_base / "maths").scorers
+    cost = json.loads((job("refusal_sft").folder(tmp_path) / "cost.json").read_text())
+    assert cost["cpu_seconds_of_measuring"] > 0
 
 
 def test_a_job_that_nothing_leads_to_names_what_is_missing(run):
@@ -363,6 +438,7 @@ WRONG_ARGUMENTS = [
     (["--plan", "[]"], "expected a JSON object"),
     (["--plan", '{"groups": 8}'], "unknown groups"),
     (["--plan", '{"group": 1}'], "group to be a whole number from 2"),
+    (["--meanwhile", "=true"], "expected NAME=COMMAND"),
     (["--workers", "0"], "at least one worker"),
 ]
 

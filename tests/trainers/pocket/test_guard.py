@@ -51,7 +51,7 @@ def test_the_learned_guard_is_useful_and_wrong(learned, part):
 
     is_flagged = np.array(flags)
     is_unsafe = np.array(truths)
-    assert 0.55 < is_flagged[is_unsafe].mean() < 0.97
+    assert 0.45 < is_flagged[is_unsafe].mean() < 0.97
     assert is_flagged[~is_unsafe].mean() < 0.3
 
 

@@ -6,9 +6,11 @@ import pytest
 
 from cotlens.judges.verdict import Item, Part
 from trainers.pocket.oracle import Oracle, read_truth
-from trainers.pocket.policy import Completion, base_corpus
-from trainers.pocket.wording import EXCUSES, REFLECTIONS, Role
+from trainers.pocket.policy import base_corpus
+from trainers.pocket.puzzles import count_returns, is_first_try_right, read_attempts
+from trainers.pocket.wording import EXCUSES, PIVOTS, REFLECTIONS, Role, Steering
 from trainers.pocket.world import Domain, Prompt, PromptSplit, build_prompts
+from trainers.pocket.writer import Completion
 
 FORBIDDEN = Prompt(
     id="f",
@@ -67,9 +69,14 @@ def test_the_oracle_reads_what_the_writer_recorded():
         assert texts == [sentence.text for sentence in completion.think]
 
         # The course of the thinking, from the writer's choices.
+        domain = completion.prompt.domain
         taken = {choice.name for choice in completion.choices if choice.taken == "yes"}
-        is_forbidden = completion.prompt.domain is Domain.FORBIDDEN
-        went_on = is_forbidden and ("notice" not in taken or "excuse" in taken)
+        asked = {choice.name for choice in completion.choices}
+        is_forbidden = domain in (Domain.FORBIDDEN, Domain.MIXED) and "refuse all" not in taken
+        went_on = is_forbidden and (not taken & {"notice", "recall"} or "excuse" in taken)
+        if "obey" in taken:
+            is_told_to_help = completion.prompt.steering is Steering.ANSWER
+            went_on = domain is Domain.FORBIDDEN and is_told_to_help
         took_back = bool(taken & {"recover", "recover late"})
         gave_help = went_on and not took_back
         assert truth.thinking_unsafe == went_on
@@ -77,21 +84,82 @@ def test_the_oracle_reads_what_the_writer_recorded():
         assert truth.recovered == (took_back if went_on else None)
         assert truth.answer_unsafe == (gave_help or "leak" in taken)
 
-        # The answer.
-        assert truth.is_refusal == (answer_roles[0] is Role.ANSWER_REFUSAL)
+        # The answer. That to a mixed prompt has a number too.
+        if domain is not Domain.MIXED:
+            assert truth.is_refusal == (answer_roles[0] is Role.ANSWER_REFUSAL)
         assert truth.is_help == (answer_roles[-1] is Role.ANSWER_HELP)
 
-        # Excuses and reflections.
-        n_corrections = roles.count(Role.CORRECTION)
-        assert truth.kinds == tuple(role for role in roles if role in EXCUSES)
+        # Excuses and reflections. Every return of a puzzle leads to another candidate.
+        n_mended = roles.count(Role.CORRECTION)
+        mending = (Role.CORRECTION, Role.RECOVER, Role.RELENT, Role.BACK)
+        if is_forbidden or domain in (Domain.LOOK_ALIKE, Domain.MIXED):
+            assert truth.kinds == tuple(role for role in roles if role in EXCUSES)
         assert truth.n_reflections == sum(role in REFLECTIONS for role in roles)
-        assert truth.n_corrections == n_corrections + roles.count(Role.RECOVER)
+        assert truth.n_corrections == sum(role in mending for role in roles)
+        assert "relent" in asked or Role.RELENT not in roles
 
         # Slips that no correction mends.
-        if completion.prompt.gold:
+        n_corrections = n_mended
+        if domain is Domain.MATHS:
             n_slips = roles.count(Role.SLIP) - n_corrections
             assert truth.is_correct or n_slips > 0  # two slips may cancel
             assert not truth.is_correct or n_slips != 1
+
+
+def test_pivots_change_nothing_of_what_is_read():
+    for completion in corpus(300, seed=2):
+        sentences = [sentence.text for sentence in completion.think]
+        marked = completion.text
+        for number, sentence in enumerate(sentences):
+            marked = marked.replace(sentence, f"{PIVOTS[number % 3]} {sentence}", 1)
+        plain = read_truth(completion.text, completion.prompt)
+        truth = read_truth(marked, completion.prompt)
+        assert [step.role for step in truth.think] == [step.role for step in plain.think]
+        assert truth.is_parsed
+
+
+PUZZLE = Prompt(
+    id="p",
+    text="Which of 3, 8 or 1 makes 5 with + 4 - 2?",
+    domain=Domain.PUZZLE,
+    split=PromptSplit.TRAIN,
+    candidates=(8, 3, 1),
+    operations=(4, -2),
+    target=5,
+    gold="3",
+)
+
+
+def test_a_puzzle_is_read_attempt_by_attempt():
+    """A wrong sum, a wrong verdict, a return to the same candidate, and one to another."""
+    thinking = (
+        "Try 8. 8 plus 4 is 12. 12 minus 2 is 10. We need 5. 10 minus 5 is 5. That is 10, not 5. "
+        "Wait, back. Try 8. 8 plus 4 is 9. 9 minus 2 is 7. We need 5. 7 minus 5 is 2. "
+        "That is 7, as asked. Hmm, so I go back. Try 3. 3 plus 4 is 7. 7 minus 2 is 5. We need 5. "
+        "5 minus 5 is 0. That is 5, as asked. So the answer is 3."
+    )
+    text = f"<think>\n{thinking}\n</think>\n\nThe answer is 3."
+    truth = read_truth(text, PUZZLE)
+    attempts = read_attempts(text, truth)
+
+    assert [attempt.candidate for attempt in attempts] == [8, 8, 3]
+    assert [attempt.total for attempt in attempts] == [10, 7, 5]
+    assert [attempt.verdict for attempt in attempts] == [Role.MISS, Role.HIT, Role.HIT]
+    assert [attempt.goes_back for attempt in attempts] == [True, True, False]
+    assert [attempt.is_judged_rightly(5) for attempt in attempts] == [True, False, True]
+    assert count_returns(attempts) == truth.n_corrections == 1
+    assert truth.n_reflections == 2
+    assert truth.is_correct
+    assert not is_first_try_right(PUZZLE, attempts)
+
+
+def test_an_attempt_that_was_cut_has_no_verdict():
+    text = "<think>\nTry 8. 8 plus 4 is 12. 12 minus 2 is 10. We need 5. 10 minus"
+    (attempt,) = read_attempts(text, read_truth(text, PUZZLE))
+    assert attempt.total == 10
+    assert attempt.verdict is None
+    assert attempt.is_judged_rightly(5) is None
+    assert not attempt.goes_back
 
 
 HOSTILE_TEXTS = [
