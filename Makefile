@@ -3,6 +3,7 @@ PYTHON ?= python3
 TRACES ?= figures/data/sample_traces.jsonl
 RUN ?= runs/traces
 SEEDS ?= 1
+ARMS ?= hindsight_sft reflective_sft filtered_sft grpo
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -10,8 +11,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: figures traces paper test check lab bench clean
 
 # The first figures need no torch, so they are there before it is. Ctrl-C ends with the experiment's own line.
-figures: runs/figures/committed/.drawn .venv/figures  ## the main job: trains the pocket experiment's arms and draws every figure; SEEDS=5 takes more
-	@trap : INT; $(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --seeds $(SEEDS) \
+figures: runs/figures/committed/.drawn .venv/figures  ## the main job: trains the pocket experiment's arms and draws every figure; SEEDS=5 and ARMS="..." take more
+	@trap : INT; $(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --seeds $(SEEDS) --arms $(ARMS) \
 		--meanwhile 'runs/figures/real=$(BIN)/cotlens figures figures/data/real -o runs/figures/real' \
 		--meanwhile 'runs/figures/self_jailbreak=$(BIN)/cotlens figures figures/data/self_jailbreak -o runs/figures/self_jailbreak' \
 		--meanwhile 'runs/notebooks=$(BIN)/python notebooks/build.py -o runs/notebooks' \

@@ -92,8 +92,9 @@ def plot_frontier(frontier: pd.DataFrame, text: str = "", *, base: str = "base")
 
     n_seeds = frontier.loc[frontier["arm"] != base, "seed"].nunique()
     n_rates = points["rate"].nunique()
+    seeds = f"means over {n_seeds} seeds" if n_seeds > 1 else "one seed"
     caption = (
-        f"small: checkpoints at {n_rates} learning rates, means over {n_seeds} seeds; line: the "
+        f"small: checkpoints at {n_rates} learning rates, {seeds}; line: the "
         "best that an arm reaches at this unsafe rate on the way between two checkpoints; large: "
         "its highest value less unsafe rate; red to yellow: SFT, blue to green: RL"
     )
@@ -304,6 +305,8 @@ def plot_recovery(
     order = arms[::-1]
     styles = arm_styles([base, *arms])
     n_columns = min(len(names), 4)
+    if len(names) == 6:  # two columns of each of three domains
+        n_columns = 2
     n_rows = -(-len(names) // n_columns)
     height = 0.75 + n_rows * (0.45 + 0.24 * len(order))
     figure, axes = new_figure(n_rows, n_columns, height, sharex=True, sharey=True)
