@@ -135,7 +135,7 @@ def test_the_rate_that_was_picked_is_ringed():
             "rate": [1e-4, 1e-3] * 2,
             "picked": [True, False, False, True],
         }
-    ).assign(safe=0.5, helped=0.4, right=0.3, score=[0.4, 0.3, 0.2, 0.6])
+    ).assign(safe=0.5, help=0.4, skill=0.3, score=[0.4, 0.3, 0.2, 0.6])
     figure = plot_tries(tries).figure
     rings = [line for axis in figure.axes for line in axis.lines if line.get_fillstyle() == "none"]
     assert [(*map(float, line.get_xdata()), *map(float, line.get_ydata())) for line in rings] == [
