@@ -450,7 +450,7 @@ def test_every_command_of_the_page_runs(place, shell, endpoint):
     )
     assert arms["value"].nunique() == 3  # one text for all, seen by three models
     claims = pd.read_csv(place / "drawn" / "study" / "verdicts.csv")["claim"].str[:2]
-    assert {"C1", "C2", "C3", "C4", "C5", "Q2"} <= set(claims)
+    assert {"C1", "C2", "C3", "C5", "Q2"} <= set(claims)  # C4 needs injected misses
     drawn = {f"{path.parent.name}/{path.stem}" for path in (place / "drawn").glob("*/*/*.png")}
     assert drawn >= {
         "lengths/by_part",
@@ -526,7 +526,7 @@ def test_the_commands_of_the_other_pages_run(bench, shell):
         "pairs.html",
         "sft.parquet",
         "study-figures/measures.csv",
-        "my-figures/judges/thinking_by_answer.png",
+        "my-figures/lengths/by_part.png",
     ):
         assert (bench / made).exists(), made
 
