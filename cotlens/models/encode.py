@@ -118,7 +118,7 @@ def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
 
     # The completion starts inside a thought that nothing opened.
     starts_inside = split.opened_by in (OpenedBy.PROMPT, OpenedBy.MODEL)
-    if starts_inside and not _is_open(prompt, tokenizer):
+    if starts_inside and not ends_in_thought(prompt, tokenizer):
         return prompt + tags.open, source
     return prompt, source
 
@@ -133,7 +133,7 @@ def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
     """
     # "... Assistant: <think>", perhaps with the beginning of a thought.
     prompt = trace.prompt
-    if _is_open(prompt, tokenizer) and not _is_tag_alone(prompt):
+    if ends_in_thought(prompt, tokenizer) and not _is_tag_alone(prompt):
         return True
 
     # What the template writes after a user's message, with or without an opening tag.
@@ -156,7 +156,7 @@ def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
     return False
 
 
-def _is_open(prompt: str, tokenizer: Any) -> bool:
+def ends_in_thought(prompt: str, tokenizer: Any) -> bool:
     """Whether a prompt ends inside a thought, of a known family or of the tokenizer's own."""
     own = new_tags(tokenizer)
     if own and prompt_opens(prompt, own):
@@ -277,7 +277,7 @@ def cut_pieces(trace: Trace, tokenizer: Any, prompt: str) -> Iterator[_Piece]:
             yield _Piece(completion[position : span.start], position)
 
         # The prompt may have opened the first thought.
-        if number > 0 or not _is_open(prompt, tokenizer):
+        if number > 0 or not ends_in_thought(prompt, tokenizer):
             opening = tags.open
             if thought.startswith("\n"):
                 opening = opening.rstrip("\n")

@@ -5,11 +5,11 @@ from typing import Any
 
 from cotlens.files import short_name
 from cotlens.formats.prompts import Prompt
-from cotlens.models.encode import tags_of
+from cotlens.models.encode import ends_in_thought, tags_of
 from cotlens.models.engine import Engine
 from cotlens.models.sample import render_job
 from cotlens.text.delimiters import pairs_in
-from cotlens.text.prompts import opens_thought, prompt_closes, prompt_opens
+from cotlens.text.prompts import prompt_closes
 from cotlens.text.response import new_tags
 from cotlens.text.split import split_trace
 from cotlens.text.tags import Status
@@ -77,7 +77,7 @@ def _open_thought(
     rendered = render_job(engine, prompt, "", template_args).text
     tag = tags_of(engine.tokenizer).open
     has_tag = thought.lstrip().startswith(tag.strip())
-    is_open = _ends_in_thought(rendered, engine.tokenizer)
+    is_open = ends_in_thought(rendered, engine.tokenizer)
     if has_tag and is_open:
         raise TraceError(
             f"{prompt.place}: its prefix begins with {tag.strip()!r}, and so does the thought that "
@@ -111,14 +111,6 @@ def _open_thought(
             "end it in the thinking"
         )
     return prefix
-
-
-def _ends_in_thought(rendered: str, tokenizer: Any) -> bool:
-    """Whether the chat template has opened the thought."""
-    tags = new_tags(tokenizer)
-    if tags and prompt_opens(rendered, tags):
-        return True
-    return opens_thought(rendered)
 
 
 def _check_end(
