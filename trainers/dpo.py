@@ -25,7 +25,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from trainers.bars import quiet, quieten
-from trainers.render import encode, fit_completion, render_prompt
+from trainers.render import bracket, encode, fit_completion, render_prompt
 from trainers.resume import train_or_stop
 from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer
 from trainers.script import describe, load, parse, watching
@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ready = prepare(tokenizer, rows, rendered=script.rendered)
         report = _check_lengths(tokenizer, ready, args)
         first = ready[0]
-        print(describe(tokenizer, first["prompt"], first["chosen"], [report], model, lora))
+        chosen = bracket(first["chosen"], str(tokenizer.eos_token))
+        rejected = bracket(first["rejected"], str(tokenizer.eos_token))
+        row = f"{first['prompt']}{chosen}\n\nrejected:\n{rejected}"
+        print(describe(row, [report], model, lora))
         return
 
     train(
@@ -121,8 +124,8 @@ def prepare(
     """Rows with the prompt rendered and both completions fitted to it.
 
     Raises:
-        ValueError: if the tokenizer or a row lacks what training needs, or chosen and rejected are
-            the same.
+        ValueError: if the tokenizer or a row lacks what training needs, chosen and rejected are the
+            same, or a token reaches over the end of a prompt.
     """
     check_tokenizer(tokenizer, rendered=rendered)
     raw = [dict(row) for row in rows]
@@ -145,7 +148,32 @@ def prepare(
             "rejected": fit_completion(prompt, row["rejected"]),
         }
         ready.append(ready_row)
+    _check_borders(tokenizer, ready)
     return ready
+
+
+def _check_borders(tokenizer: PreTrainedTokenizerBase, ready: Sequence[Row]) -> None:
+    """Raise ValueError where a token would reach over the end of the prompt.
+
+    TRL encodes prompt and completion as one text, and cuts the prompt short where its tokens
+    change: part of the context would be learned, with one warning for the whole data set.
+    """
+    texts = []
+    for row in ready:
+        texts += [row["prompt"], row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]]
+    ids = tokenizer(texts)["input_ids"]
+
+    for number, row in enumerate(ready):
+        prompt_ids, *longer_ids = ids[3 * number : 3 * number + 3]
+        for name, both_ids in zip(("chosen", "rejected"), longer_ids, strict=True):
+            if both_ids[: len(prompt_ids)] == prompt_ids:
+                continue
+            raise ValueError(
+                f"row {number}: a token reaches from the prompt, which ends in "
+                f"{row['prompt'][-20:]!r}, into {name}, which begins with {row[name][:20]!r}; "
+                "end the prompt before a blank, or after its line breaks "
+                "(cotlens.probes.cut finds such places)"
+            )
 
 
 def _check_lengths(

@@ -33,7 +33,7 @@ from cotlens.models.load import Model
 from trainers.bars import quiet, quieten
 from trainers.lengths import train_by_length
 from trainers.record import Recorder
-from trainers.render import render_prompt, request_of
+from trainers.render import bracket, render_prompt, request_of
 from trainers.resume import train_or_stop
 from trainers.rewards import Reward, check_rewards, make_rewards
 from trainers.rollouts import can_draw, draw_rollouts
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if script.dry_run:
         ready = prepare(tokenizer, rows, rendered=script.rendered)
         lines = _facts(tokenizer, ready, recipe)
-        completion = "what the model writes"
-        print(describe(tokenizer, ready[0]["prompt"], completion, lines, model, lora))
+        learned = bracket("what the model writes", str(tokenizer.eos_token))
+        print(describe(ready[0]["prompt"] + learned, lines, model, lora))
         return
 
     rewards, weights = make_rewards(recipe)

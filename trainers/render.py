@@ -1,5 +1,6 @@
 """What does the model read and write? Prompts through the template, then completions."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -73,25 +74,64 @@ def opens_thought(prompt: str) -> bool:
 
 
 class Encoded(NamedTuple):
-    """One row for SFT: `labels` is -100 on the prompt, and the ids on completion and end."""
+    """One row for SFT: `labels` has the ids of what is learned, and -100 elsewhere."""
 
     input_ids: list[int]
     labels: list[int]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> Encoded:
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    completion: str,
+    learned: Sequence[Sequence[int]] | None = None,
+) -> Encoded:
     """Prompt and completion encoded apart, as a model that writes the completion sees them.
 
-    The completion ends with the end-of-text token, which is learned too.
+    The completion ends with the end-of-text token.
+
+    Args:
+        tokenizer: of the model; a fast one where `learned` is given.
+        prompt: rendered.
+        completion: as the model writes it.
+        learned: spans of the completion, in code points, that carry loss: (start, stop). A token is
+            learned if all of its characters lie in one of them, and the end if one reaches the end
+            of the completion. None: everything is learned.
     """
     prompt_ids = tokenizer(prompt)["input_ids"]
-    completion_ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    encoding = tokenizer(
+        completion, add_special_tokens=False, return_offsets_mapping=learned is not None
+    )
+    completion_ids = list(encoding["input_ids"])
+    if learned is None:
+        learned = [(0, len(completion))]
+        places = [(0, len(completion))] * len(completion_ids)
+    else:
+        places = list(encoding["offset_mapping"])
 
     # The text of the completion may already hold its end.
     end_id = tokenizer.eos_token_id
     if completion_ids[-1:] != [end_id]:
-        completion_ids = [*completion_ids, end_id]
+        completion_ids.append(end_id)
+        places.append((len(completion), len(completion)))
 
-    input_ids = [*prompt_ids, *completion_ids]
-    labels = [-100] * len(prompt_ids) + completion_ids
-    return Encoded(input_ids, labels)
+    labels = [-100] * len(prompt_ids)
+    for token_id, (start, stop) in zip(completion_ids, places, strict=True):
+        is_learned = any(first <= start and stop <= last for first, last in learned)
+        labels.append(token_id if is_learned else -100)
+    return Encoded([*prompt_ids, *completion_ids], labels)
+
+
+def bracket(completion: str, end: str, learned: Sequence[Sequence[int]] | None = None) -> str:
+    """A completion and its end, with what carries loss in double brackets."""
+    if learned is None:
+        return f"[[{completion}{end}]]"
+
+    pieces = []
+    place = 0
+    for start, stop in learned:
+        ending = end if stop == len(completion) else ""
+        pieces += [completion[place:start], f"[[{completion[start:stop]}{ending}]]"]
+        place = stop
+    pieces.append(completion[place:])
+    return "".join(pieces)

@@ -189,19 +189,16 @@ def _rendered_row(tokenizer: PreTrainedTokenizerBase, row: Row, *, rendered: boo
 
 
 def describe(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    completion: str,
+    first_row: str,
     lines: Sequence[str],
     model: Any,
     lora: Any,
 ) -> str:
     """The text of a dry run: `lines`, the first row, and the number of parameters that would train.
 
-    What is learned of the row stands in brackets.
+    What is learned of the row stands in brackets (`render.bracket`).
     """
-    learned_text = f"{completion}{tokenizer.eos_token}"
-    first_row = f"first row, what is learned in [[ ]]:\n{prompt}[[{learned_text}]]"
+    first_row = f"first row, what is learned in [[ ]]:\n{first_row}"
 
     kind = "full fine-tuning"
     if lora is not None:

@@ -5,7 +5,8 @@
 
 Rows have `prompt` (a request or messages) and `completion` (thought and answer as the model writes
 them). The prompt goes through the chat template, the completion follows it unchanged. Only the
-completion and its end carry loss.
+completion and its end carry loss; where a row has `learned`, spans of its completion as code points
+([[start, stop], ...]), only these do.
 """
 
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from trainers.bars import quiet, quieten
 from trainers.lengths import train_by_length
-from trainers.render import Encoded, encode, fit_completion, render_prompt
+from trainers.render import Encoded, bracket, encode, fit_completion, render_prompt
 from trainers.resume import train_or_stop
 from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer
 from trainers.script import describe, load, parse, watching
@@ -39,9 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The lengths are checked and the first row is shown; nothing else happens.
     if script.dry_run:
         ready = prepare(tokenizer, rows, rendered=script.rendered)
-        report = _check_lengths(_encode_all(tokenizer, ready), args)
+        encoded = _encode_all(tokenizer, ready)
+        lines = [_check_lengths(encoded, args), _count_learned(encoded)]
         first = ready[0]
-        print(describe(tokenizer, first["prompt"], first["completion"], [report], model, lora))
+        learned = bracket(first["completion"], str(tokenizer.eos_token), first.get("learned"))
+        print(describe(first["prompt"] + learned, lines, model, lora))
         return
 
     train(
@@ -72,7 +75,7 @@ def train(
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
-        rows: `prompt` and `completion`; other columns are ignored.
+        rows: `prompt` and `completion`, perhaps `learned`; other columns are ignored.
         args: TRL's settings. The model is saved to `output_dir`. `max_length` cuts rows at the end;
             the number of rows cut is printed.
         lora: a peft configuration; None: full fine-tuning.
@@ -86,6 +89,7 @@ def train(
     # TRL gets ids and labels, so that the mask is ours and not the template's.
     ready = prepare(tokenizer, rows, rendered=rendered)
     encoded = _encode_all(tokenizer, ready)
+    _count_learned(encoded)
     report = _check_lengths(encoded, args)
     if "will be cut" in report:
         print(report)
@@ -125,12 +129,61 @@ def prepare(
     for row in raw:
         prompt = render_prompt(tokenizer, row["prompt"], rendered=rendered)
         completion = fit_completion(prompt, row["completion"])
-        ready.append({"prompt": prompt, "completion": completion})
+        ready_row: dict[str, Any] = {"prompt": prompt, "completion": completion}
+        if row.get("learned") is not None:
+            ready_row["learned"] = _fit_spans(row, completion)
+        ready.append(ready_row)
     return ready
 
 
+def _fit_spans(row: Row, fitted: str) -> list[list[int]]:
+    """What is learned of a completion that was fitted to its prompt.
+
+    Raises:
+        ValueError: if the spans are out of order, empty, or outside of the completion.
+    """
+    learned = row["learned"]
+    completion = row["completion"]
+    place = 0
+    for start, stop in learned:
+        if not place <= start < stop <= len(completion):
+            raise ValueError(
+                f"learned: expected spans in order within the completion's {len(completion)} "
+                f"characters, got {learned!r}"
+            )
+        place = stop
+
+    # The tag that opens the thought was put before the completion, or taken away.
+    shift = len(fitted) - len(completion)
+    shifted = []
+    for start, stop in learned:
+        if stop + shift > 0:
+            shifted.append([max(0, start + shift), stop + shift])
+    return shifted
+
+
 def _encode_all(tokenizer: PreTrainedTokenizerBase, ready: Sequence[Row]) -> list[Encoded]:
-    return [encode(tokenizer, row["prompt"], row["completion"]) for row in ready]
+    encoded = []
+    for row in ready:
+        encoded.append(encode(tokenizer, row["prompt"], row["completion"], row.get("learned")))
+    return encoded
+
+
+def _count_learned(encoded: Sequence[Encoded]) -> str:
+    """One line on how many tokens carry loss.
+
+    Raises:
+        ValueError: if a row has none.
+    """
+    n_tokens = 0
+    n_learned = 0
+    for number, row in enumerate(encoded):
+        n_row = sum(label != -100 for label in row.labels)
+        if not n_row:
+            raise ValueError(f"row {number}: no token of its completion is learned; see `learned`")
+        n_learned += n_row
+        n_tokens += len(row.labels)
+    return f"learned: {n_learned:,} of {n_tokens:,} tokens"
 
 
 def _check_lengths(encoded: Sequence[Encoded], args: SFTConfig) -> str:

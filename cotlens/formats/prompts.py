@@ -65,8 +65,8 @@ def read_prompts(paths: str | Path | Sequence[str | Path]) -> Iterator[Prompt]:
     """The prompts of files whose rows have `prompt`, a text or a list of messages; read lazily.
 
     A row may have `id`, `prompt_id` (several rows may share it), `system`, `domain`, `split` and
-    `gold` (or `answer`). Without an id, the id is the hash of its messages: the same for every
-    model.
+    `gold` (or `answer`), and `prefill`, which `generate` reads. Without an id, the id is the hash
+    of its messages: the same for every model.
 
     Raises:
         TraceError: names the file, the line or row, and the fault. An id that occurs twice is a

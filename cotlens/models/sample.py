@@ -1,7 +1,7 @@
 """Sample completions: one contract for every caller and every engine.
 
-`sample` answers prompts, `continue_trace` carries a cut trace on. Both take a loaded model, a vLLM
-engine or an endpoint, and both return traces. Nothing else in cotlens draws text.
+`sample` answers prompts, `continue_trace` and `continue_traces` carry cut traces on. All take a
+loaded model, a vLLM engine or an endpoint, and return traces. Nothing else in cotlens draws text.
 
 Only the arguments decide what is drawn. Of a checkpoint's generation_config only the end tokens
 are used: transformers would otherwise fill every setting that is left out from the checkpoint or
@@ -99,6 +99,33 @@ def continue_trace(
     cut: int | Sequence[int],
     *,
     insert: str | Sequence[str] = "",
+    **options: Any,
+) -> list[Trace]:
+    """A trace cut off, with a text put in its place, and carried on by the model.
+
+    Args:
+        model: as in `sample`.
+        trace: the trace.
+        cut: code points of the completion, or a list of cuts.
+        insert: the text to put there, or one for each cut.
+        **options: of `continue_traces`.
+
+    Returns:
+        As `continue_traces`: `n` traces for each cut, in the order of the cuts.
+
+    Raises:
+        TraceError: as `continue_traces`.
+    """
+    cuts = [cut] if isinstance(cut, int) else list(cut)
+    return continue_traces(model, [trace] * len(cuts), cuts, insert=insert, **options)
+
+
+def continue_traces(
+    model: "Model | Engine",
+    traces: Sequence[Trace],
+    cuts: Sequence[int],
+    *,
+    insert: str | Sequence[str] = "",
     n: int = 1,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -106,8 +133,9 @@ def continue_trace(
     max_new_tokens: int,
     seed: int | None = 0,
     banned_ids: Sequence[int] = (),
+    progress: Callable[[int], None] | None = None,
 ) -> list[Trace]:
-    """The trace cut off, with a text put in its place, and carried on by the model.
+    """Traces cut off, each with a text put in its place, and carried on by the model together.
 
     The completion of a continuation is `completion[:cut] + insert` and what the model wrote after
     it: this is what a judge should read. Its `token_ids` are the model's own; `token_starts` tells
@@ -119,8 +147,9 @@ def continue_trace(
 
     Args:
         model: as in `sample`.
-        trace: the trace; its prompt goes through the chat template unless it is rendered.
-        cut: code points of the completion, or a list of cuts.
+        traces: a prompt goes through the chat template unless it is rendered. A trace may occur
+            several times.
+        cuts: code points of the completions, one for each trace.
         insert: the text to put there, or one for each cut.
         n: continuations of each cut.
         temperature: as in `sample`, like the arguments that follow.
@@ -129,6 +158,7 @@ def continue_trace(
         max_new_tokens: longest continuation, without the prefix.
         seed: likewise; a continuation depends on it, the trace's id, cut, insert and its number.
         banned_ids: likewise.
+        progress: called with the number of continuations done since the last call.
 
     Returns:
         `n` traces for each cut, in the order of the cuts. Their ids are `ID@CUT/NUMBER`, with a
@@ -136,35 +166,41 @@ def continue_trace(
 
     Raises:
         TraceError: if a cut lies outside of the completion, the prefix leaves no room in the
-            model's context, or the engine cannot continue a text.
+            model's context, the same cut is asked for twice, or the engine cannot continue a text.
     """
     engine = as_engine(model)
     sampling = Sampling(n, temperature, top_p, top_k, max_new_tokens, seed, tuple(banned_ids))
-    cuts = [cut] if isinstance(cut, int) else list(cut)
     inserts = [insert] * len(cuts) if isinstance(insert, str) else list(insert)
-    if len(inserts) != len(cuts):
-        raise TraceError(
-            f"trace {trace.id!r}: insert: expected one text, or one for each of the {len(cuts)} "
-            f"cuts; got {len(inserts)}"
-        )
-    for position in cuts:
-        if not 0 <= position <= len(trace.completion):
+    for name, given in (("cuts", cuts), ("insert", inserts)):
+        if len(given) != len(traces):
             raise TraceError(
-                f"trace {trace.id!r}: cut {position} lies outside of its "
+                f"{name}: expected one for each of the {len(traces)} traces to continue; "
+                f"got {len(given)}"
+            )
+    for trace, cut in zip(traces, cuts, strict=True):
+        if not 0 <= cut <= len(trace.completion):
+            raise TraceError(
+                f"trace {trace.id!r}: cut {cut} lies outside of its "
                 f"{len(trace.completion):,} characters"
             )
-    engine.check(sampling, [trace.completion])
+    engine.check(sampling, [trace.completion for trace in traces])
 
     jobs = []
-    for position, text in zip(cuts, inserts, strict=True):
-        job = _continuation_job(engine, trace, position, text)
+    for trace, cut, text in zip(traces, cuts, inserts, strict=True):
+        job = _continuation_job(engine, trace, cut, text)
         check_room(engine, job, max_new_tokens)
         jobs.append(job)
 
+    # The source of a continuation gives what it does not depend on.
     continuations = []
-    for continued in sample_jobs(engine, jobs, sampling, method=trace.method):
-        meta = {**trace.meta, **continued.meta}
-        source = {"training_step": trace.training_step, "meta": meta}
+    sources = [trace for trace in traces for _ in range(n)]
+    written = sample_jobs(engine, jobs, sampling, progress=progress)
+    for trace, continued in zip(sources, written, strict=True):
+        source = {
+            "method": trace.method,
+            "training_step": trace.training_step,
+            "meta": {**trace.meta, **continued.meta},
+        }
         continuations.append(replace(continued, **source))
     return continuations
 

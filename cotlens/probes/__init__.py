@@ -1,16 +1,21 @@
 """Cut a trace, change it, and ask the model again; and how deep does its reflection go?
 
+cut          cut_thought, step_cuts: where a thought can be cut between two tokens
 early        answer_early: what would the model answer, had it stopped thinking here
 prefix       thought_prefixes: beginnings of a thought, inside it and between two tokens
+intervene    intervene: replace a step, go on from there, look again
 recovery     recover: after an injected mistake, does it go back, and is it right
 payoff       pay_off: how much less often it is right without the first tokens of reflections
 returns      miss_table, return_table: returns per miss, depth, counts, of what it writes itself
 
-The last three measure reflective depth, in the order of what they prove.
+Recovery, pay-off and returns measure reflective depth, in the order of what they prove.
 """
 
+from cotlens.probes.cut import cut_thought, end_of_step, joined, step_cuts, thought_until
 from cotlens.probes.early import answer_early
+from cotlens.probes.intervene import Attempt, intervene
 from cotlens.probes.payoff import PayOff, first_token_ids, pay_off
+from cotlens.probes.prefix import thought_prefixes
 from cotlens.probes.recovery import (
     Recovery,
     grade_answer,
@@ -21,15 +26,23 @@ from cotlens.probes.recovery import (
 from cotlens.probes.returns import miss_table, return_table
 
 __all__ = [
+    "Attempt",
     "PayOff",
     "Recovery",
     "answer_early",
+    "cut_thought",
+    "end_of_step",
     "first_token_ids",
     "grade_answer",
+    "intervene",
+    "joined",
     "miss_table",
     "pay_off",
     "recover",
     "recovery_table",
     "reflects_next",
     "return_table",
+    "step_cuts",
+    "thought_prefixes",
+    "thought_until",
 ]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cotlens.files import hash_path
-from cotlens.formats.prompts import read_prompts
+from cotlens.formats.prompts import Prompt, read_prompts
 from cotlens.formats.read import input_files
 from cotlens.models.engine import Engine, Job, Sampling
 from cotlens.models.sample import (
@@ -75,6 +75,9 @@ def generate(
     tokens included, up to the end token. Call a killed job again with the same arguments: it
     resumes after the last finished shard, and makes the same texts.
 
+    A row of the prompts may have a `prefill`, the beginning of its completion, which stays in the
+    trace's `meta`.
+
     >>> generate("prompts.jsonl", "runs/sft/checkpoint", "traces/sft", n=8)  # doctest: +SKIP
 
     Args:
@@ -89,7 +92,7 @@ def generate(
         max_new_tokens: longest completion; a longer one is cut, finish reason `length`.
         seed: of all random numbers.
         method: name of the checkpoint or training arm, for the traces.
-        prefill: beginning of every completion.
+        prefill: beginning of every completion whose prompt has none of its own.
         template_args: variables of the chat template, such as `{"enable_thinking": True}`.
         batch_tokens: padded tokens, prompts and completions, that transformers computes together.
         revision: as in `load_model`.
@@ -114,7 +117,8 @@ def generate(
         raise TraceError("nothing to generate from: no file of prompts was given")
 
     writer = _open_engine(engine, model, batch_tokens, revision, device, dtype)
-    writer.check(sampling, [prefill])
+    prefills = (_prefill_of(prompt, prefill) for prompt in read_prompts(prompts))
+    writer.check(sampling, [next((text for text in prefills if text), "")])
     variables = dict(template_args or {})
     check_template(writer, variables)
 
@@ -196,7 +200,15 @@ def _jobs(
     variables: Mapping[str, Any],
 ) -> Iterator[Job]:
     for prompt in read_prompts(prompts):
-        yield render_job(writer, prompt, prefill, variables)
+        yield render_job(writer, prompt, _prefill_of(prompt, prefill), variables)
+
+
+def _prefill_of(prompt: Prompt, default: str) -> str:
+    """The beginning of a prompt's completion: its own, or else that of all."""
+    prefill = prompt.meta.get("prefill", default)
+    if not isinstance(prefill, str):
+        raise TraceError(f"{prompt.place}: prefill must be text, got {type(prefill).__name__}")
+    return prefill
 
 
 def _describe_prompts(prompts: str | Path | Sequence[str | Path]) -> list[dict[str, str]]:

@@ -225,7 +225,7 @@ def test_several_cuts_and_continuations_are_in_order(model):
     [
         ({"cut": 99}, "cut 99 lies outside of its 42 characters"),
         ({"cut": -1}, "lies outside"),
-        ({"cut": [1, 2], "insert": ["x"]}, "one for each of the 2 cuts; got 1"),
+        ({"cut": [1, 2], "insert": ["x"]}, "one for each of the 2 traces to continue; got 1"),
         ({"cut": 8, "max_new_tokens": 61}, "more than the model was made for"),
         ({"cut": 5, "banned_ids": [999]}, "banned token 999"),
         ({"cut": 5, "seed": None}, "give a seed"),

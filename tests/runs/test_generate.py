@@ -502,3 +502,27 @@ def test_the_call_of_vllm(model, prompts, tmp_path, monkeypatch):
     (tmp_path / "sft" / "adapter_config.json").write_text("{}")
     with pytest.raises(TraceError, match=r"first python -m trainers\.merge"):
         generate(prompts, str(tmp_path / "sft"), tmp_path / "out", engine="vllm", **SMALL)
+
+
+def test_a_prompt_may_have_a_beginning_of_its_own(model, tmp_path):
+    """The row's wins over that of all, its trace keeps it, and its tokens are no drawn ones."""
+    rows = [
+        {"id": "a", "prompt": "one", "prefill": "<think> so"},
+        {"id": "b", "prompt": "one"},
+        {"id": "c", "prompt": "one", "prefill": ""},
+    ]
+    prompts = write(tmp_path / "rows.jsonl", rows)
+    folder = generate(prompts, model, tmp_path / "out", prefill="<think> hmm", **GREEDY)
+
+    own, common, none = sorted(read_traces(folder), key=lambda trace: trace.id)
+    assert own.completion.startswith("<think> so")
+    assert own.meta["prefill"] == "<think> so"
+    assert own.token_starts[0] == len("<think> so")
+    assert common.completion.startswith("<think> hmm")
+    assert none.token_starts[0] == 0
+
+
+def test_a_beginning_must_be_text(model, tmp_path):
+    prompts = write(tmp_path / "rows.jsonl", [{"id": "a", "prompt": "one", "prefill": 3}])
+    with pytest.raises(TraceError, match=r"rows\.jsonl:1: prefill must be text, got int"):
+        generate(prompts, model, tmp_path / "out", **GREEDY)

@@ -32,3 +32,13 @@ def test_a_pair_of_equal_completions_is_an_error():
     row = {"prompt": "one", "chosen": "two", "rejected": "two"}
     with pytest.raises(ValueError, match="chosen and rejected are the same"):
         dpo.prepare(tiny_tokenizer(), [row])
+
+
+def test_a_token_over_the_end_of_a_prompt_is_an_error():
+    """The tiny tokenizer's tokens end at blanks: "on" and "one" are different words."""
+    row = {"prompt": "<|user|> one <|assistant|> on", "chosen": "e two", "rejected": " three"}
+    with pytest.raises(ValueError, match="row 0: a token reaches from the prompt"):
+        dpo.prepare(tiny_tokenizer(), [row], rendered=True)
+
+    row["chosen"] = " two"
+    assert dpo.prepare(tiny_tokenizer(), [row], rendered=True)
