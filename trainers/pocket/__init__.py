@@ -22,6 +22,8 @@ The world:
 The experiment:
 
     plan        how much of everything, and what one arm has to work with
+    optimise    SFT, GRPO and DPO of a model for the plan's updates, and the rewards
+    pool        the base's own samples for the training prompts
     arms        the arms: functions that leave a trained model
     path        what an arm does after a few updates, for learning rates and frontiers
     tune        learning rates, tried on development seeds

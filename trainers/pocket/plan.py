@@ -44,6 +44,14 @@ RATE_OF = {
     "refusal_sft": "hindsight_sft",
     "hindsight_safety_sft": "hindsight_sft",
     "reflective_safety_sft": "reflective_sft",
+    "recap": "grpo",
+    "recap_aligned": "grpo",
+    "safr": "filtered_sft",
+    "safb": "filtered_sft",
+    "safb_unmasked": "filtered_sft",
+    "sft_chosen": "filtered_sft",
+    "ipo": "ipo_1",
+    "dpo_full": "ipo_1",
 }
 
 _LEAST = {"n_train": 4, "n_evaluation": 1, "n_samples": 1, "updates": 1, "group": 2}

@@ -15,7 +15,7 @@ from places import ROOT
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
 from cotlens import Run, Trace, TraceError, analyze, read_traces
-from trainers.pocket.arms import ARMS, rewards_of
+from trainers.pocket.arms import ARMS
 from trainers.pocket.crew import run_all
 from trainers.pocket.experiment import main
 from trainers.pocket.jobs import (
@@ -28,6 +28,7 @@ from trainers.pocket.jobs import (
     tries,
 )
 from trainers.pocket.measure import CUTS, answer_early
+from trainers.pocket.optimise import rewards_of
 from trainers.pocket.path import MEASURES, read_paths
 from trainers.pocket.plan import (
     CHECKPOINTS,
