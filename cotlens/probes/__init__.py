@@ -1,7 +1,7 @@
 """Cut a trace, change it, and ask the model again; and how deep does its reflection go?
 
 cut          cut_thought, step_cuts: where a thought can be cut between two tokens
-early        answer_early: what would the model answer, had it stopped thinking here
+early        answer_early, early_answers: what would the model answer, had it stopped thinking here
 prefix       thought_prefixes: beginnings of a thought, inside it and between two tokens
 intervene    intervene: replace a step, go on from there, look again
 recovery     recover: after an injected mistake, does it go back, and is it right
@@ -12,7 +12,7 @@ Recovery, pay-off and returns measure reflective depth, in the order of what the
 """
 
 from cotlens.probes.cut import cut_thought, end_of_step, joined, step_cuts, thought_until
-from cotlens.probes.early import answer_early
+from cotlens.probes.early import answer_early, early_answers
 from cotlens.probes.intervene import Attempt, intervene
 from cotlens.probes.payoff import PayOff, first_token_ids, pay_off
 from cotlens.probes.prefix import thought_prefixes
@@ -31,6 +31,7 @@ __all__ = [
     "Recovery",
     "answer_early",
     "cut_thought",
+    "early_answers",
     "end_of_step",
     "first_token_ids",
     "grade_answer",

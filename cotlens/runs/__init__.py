@@ -8,7 +8,8 @@ score        adds token scores by a model
 stamped      scores that a trainer left in its own files
 judge        adds verdicts by a judge, or verdicts made elsewhere
 generate     samples a model's traces into shards
-shards       what these four share: finished shards are kept, anything else refused or removed
+probe        cuts and changes a run's traces, and lets a model go on from there
+shards       what these share: finished shards are kept, anything else refused or removed
 messages     a trace as chat messages
 transcripts  a trace as a transcript of Inspect Scout
 export       traces in the formats of other tools

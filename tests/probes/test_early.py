@@ -6,7 +6,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from cotlens import Span, Trace, TraceError
 from cotlens.models.load import wrap_model
-from cotlens.probes.early import answer_early
+from cotlens.probes import answer_early, early_answers, step_cuts
 from cotlens.trace import Origin
 
 THOUGHT = "wait so the answer is "
@@ -60,3 +60,30 @@ def test_a_trace_without_thinking_is_refused(model):
     trace = Trace(id="a", prompt="one", completion="two", finish_reason="stop")
     with pytest.raises(TraceError, match="no thinking"):
         answer_early(model, trace, [0])
+
+
+# --- many traces at once -------------------------------------------------------------------------
+
+
+def test_answers_of_many_traces_are_those_of_each(model):
+    """Four steps, half of them kept: the answer after the second."""
+    text = "<think> one.\ntwo.\nthree.\nfour.\n</think> five"
+    traces = [Trace(id=name, prompt="one", completion=text) for name in ("a", "b")]
+    answered = early_answers(model, traces, [0, 0.5, 0.6, 1], max_new_tokens=4)
+
+    facts = [trace.meta["probe"] for trace in answered]
+    assert [(fact["source"], fact["step"], fact["share"]) for fact in facts] == [
+        ("a", 0, 0), ("a", 2, 0.5), ("a", 4, 1),
+        ("b", 0, 0), ("b", 2, 0.5), ("b", 4, 1),
+    ]  # fmt: skip
+    cuts = [step_cuts(traces[0])[step] for step in (0, 2, 4)]
+    for trace, answer in zip(
+        answered[:3], answer_early(model, traces[0], cuts, max_new_tokens=4), strict=True
+    ):
+        assert trace.completion.endswith(answer)
+        assert "</think>" in trace.completion
+
+
+def test_a_share_is_from_0_to_1(model):
+    with pytest.raises(ValueError, match="shares from 0 to 1"):
+        early_answers(model, [], [1.5])
