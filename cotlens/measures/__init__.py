@@ -9,10 +9,18 @@ unsafe       the path of a trace's markers, its outcome, risky patterns
 requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
+drift        what the covariance of success and safety within prompts predicts of RL's safety
 bounds       the interval of an entropy of which only the top-k log-probs are known
 """
 
 from cotlens.measures.bounds import Bounds, entropy_bounds
+from cotlens.measures.drift import (
+    Drift,
+    mean_covariance,
+    predict_drift,
+    success_safety_covariance,
+    tilted_drift,
+)
 from cotlens.measures.entropy import (
     entropy_survival,
     entropy_threshold,
@@ -43,6 +51,7 @@ from cotlens.measures.unsafe import (
 __all__ = [
     "BASELINE",
     "Bounds",
+    "Drift",
     "Outcome",
     "asks_for_harm",
     "entropy_bounds",
@@ -52,15 +61,19 @@ __all__ = [
     "length_quantiles",
     "marker_agreement",
     "match_lengths",
+    "mean_covariance",
     "outcomes",
     "position_entropy",
+    "predict_drift",
     "reflection_dynamics",
     "reflection_entropy",
     "reflection_estimates",
     "risky_patterns",
     "safety_states",
     "step_entropy",
+    "success_safety_covariance",
     "thinking_answer_estimates",
+    "tilted_drift",
     "trace_entropy",
     "transitions",
     "unsafe_dynamics",

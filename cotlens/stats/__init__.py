@@ -5,6 +5,7 @@ estimates    one group: mean, ratio, proportion, quantile, curve
 groups       two groups: difference of means, Cliff's delta
 matched      the same difference among rows of equal length
 agreement    two judges (kappa, g-mean²), a detector against a judge, a rate without its errors
+paired       the same prompts under two conditions: the exact McNemar test
 power        the smallest difference that n prompts with m samples can show
 """
 
@@ -22,6 +23,7 @@ from cotlens.stats.bootstrap import RESAMPLES, Estimate
 from cotlens.stats.estimates import curve, mean, proportion, quantile, ratio
 from cotlens.stats.groups import cliffs_delta, difference
 from cotlens.stats.matched import matched_difference
+from cotlens.stats.paired import Pairs, mcnemar
 from cotlens.stats.power import (
     Variation,
     difference_error,
@@ -36,6 +38,7 @@ __all__ = [
     "Agreement",
     "Detection",
     "Estimate",
+    "Pairs",
     "Variation",
     "agreement",
     "cliffs_delta",
@@ -48,6 +51,7 @@ __all__ = [
     "g_mean_squared",
     "gwets_ac1",
     "matched_difference",
+    "mcnemar",
     "mean",
     "paired_variation",
     "prompts_needed",

@@ -1,0 +1,58 @@
+"""The same prompts under two conditions: with and without thinking, before and after."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest
+
+from cotlens.stats.bootstrap import Estimate
+from cotlens.stats.estimates import mean
+
+
+class Pairs(NamedTuple):
+    """Flags of the same prompts under two conditions.
+
+    Attributes:
+        difference: mean of first less second, with an interval over prompts.
+        only_first: prompts for which only the first is true.
+        only_second: prompts for which only the second is.
+        p_value: exact McNemar test: two-sided binomial test of `only_first` among the prompts in
+            which they differ, against one half; 1 where none differs.
+    """
+
+    difference: Estimate
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike, clusters: ArrayLike | None = None) -> Pairs:
+    """Paired difference of two flags, with the exact McNemar test.
+
+    The test takes rows as independent: give one row per prompt.
+
+    Args:
+        first: one flag per row; pairs with a missing one are left out.
+        second: likewise.
+        clusters: one key per row, for the interval.
+
+    Raises:
+        ValueError: if the two differ in length, or a flag is neither 0, 1 nor missing.
+    """
+    left = np.asarray(first, float)
+    right = np.asarray(second, float)
+    if left.shape != right.shape:
+        raise ValueError(f"mcnemar: expected pairs, got {len(left)} and {len(right)} flags")
+    both = np.concatenate([left, right])
+    wrong = both[~(np.isin(both, (0, 1)) | np.isnan(both))]
+    if len(wrong):
+        raise ValueError(f"flags must be true, false or missing, got {wrong[0]:g}")
+
+    only_first = int(((left == 1) & (right == 0)).sum())
+    only_second = int(((left == 0) & (right == 1)).sum())
+    n_different = only_first + only_second
+    p_value = 1.0
+    if n_different:
+        p_value = float(binomtest(only_first, n_different).pvalue)
+    return Pairs(mean(left - right, clusters), only_first, only_second, p_value)
