@@ -69,6 +69,9 @@ def train(
     rendered: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     resume: str | bool | None = None,
+    trainer_class: type[SFTTrainer] = SFTTrainer,
+    columns: Sequence[str] = (),
+    **options: Any,
 ) -> SFTTrainer:
     """Train the model in place, save it with its tokenizer, and return the trainer.
 
@@ -82,6 +85,9 @@ def train(
         rendered: the prompts are already rendered.
         callbacks: of transformers.
         resume: a checkpoint, or `auto`: the newest in `output_dir`, if there is one.
+        trainer_class: with another loss (trainers/methods/losses.py).
+        columns: of the rows that its loss reads.
+        **options: of the trainer class.
 
     Raises:
         ValueError: before training, if tokenizer, rows or lengths are not fit for it.
@@ -94,14 +100,21 @@ def train(
     if "will be cut" in report:
         print(report)
 
+    # What the loss reads besides ids and labels.
+    table = []
+    for row, ids in zip(rows, encoded, strict=True):
+        facts = {name: row[name] for name in columns}
+        table.append(ids._asdict() | facts)
+
     with quiet():
-        trainer = SFTTrainer(
+        trainer = trainer_class(
             model=model,
             args=args,
-            train_dataset=as_dataset([row._asdict() for row in encoded]),
+            train_dataset=as_dataset(table),
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=list(callbacks),
+            **options,
         )
         if args.use_cpu and lora is None:
             train_by_length(trainer.model)
