@@ -9,6 +9,7 @@ unsafe       the path of a trace's markers, its outcome, risky patterns
 requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
+perplexity   how likely training rows are under the model that is to learn them
 drift        what the covariance of success and safety within prompts predicts of RL's safety
 bounds       the interval of an entropy of which only the top-k log-probs are known
 """
@@ -32,6 +33,7 @@ from cotlens.measures.entropy import (
     word_entropy,
 )
 from cotlens.measures.lengths import length_quantiles
+from cotlens.measures.perplexity import perplexity, row_likelihood
 from cotlens.measures.reflection import (
     marker_agreement,
     reflection_dynamics,
@@ -63,12 +65,14 @@ __all__ = [
     "match_lengths",
     "mean_covariance",
     "outcomes",
+    "perplexity",
     "position_entropy",
     "predict_drift",
     "reflection_dynamics",
     "reflection_entropy",
     "reflection_estimates",
     "risky_patterns",
+    "row_likelihood",
     "safety_states",
     "step_entropy",
     "success_safety_covariance",

@@ -1,0 +1,90 @@
+"""How likely is a training row under the model that is to learn it?
+
+ThinkSafe (arXiv 2601.23143) and DGR (arXiv 2602.02136) trace the loss of reasoning to data that the
+student would not have written. Score the *training rows* with the frozen student, prompt as in
+training, and read the perplexity of the completions.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from cotlens import stats
+from cotlens.measures.groups import need
+from cotlens.measures.scored import belongs_to, scored_traces, think_spans
+from cotlens.stats.bootstrap import Estimate, Flags
+
+PARTS = ("all", "thinking", "answer")
+
+
+def row_likelihood(traces: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Negative log-likelihood of each row, by part.
+
+    Args:
+        traces: a trace table of the training rows.
+        scores: their score table, by the student; `logprob` is in nats, without a temperature.
+
+    Returns:
+        One row per scored trace and part (all, thinking, answer): trace_id, prompt_id, part, nll
+        (nats, the sum over tokens), n_tokens, perplexity (exp(nll / n_tokens); NaN without tokens).
+        Tags and the end token belong to `all` only.
+    """
+    need(traces, "trace_id", "prompt_id", "think_spans", "answer_start", "answer_stop")
+    spans_of = think_spans(traces)
+    facts_of = traces.set_index("trace_id")
+
+    rows = []
+    for trace in scored_traces(scores, "logprob"):
+        if trace.trace_id not in spans_of:
+            continue
+        facts = facts_of.loc[trace.trace_id]
+        answer = {"start": int(facts["answer_start"]), "stop": int(facts["answer_stop"])}
+        logprob = trace.columns["logprob"]
+        everywhere = np.ones(len(logprob), bool)
+        places: Mapping[str, Flags] = {
+            "all": everywhere,
+            "thinking": belongs_to(trace, spans_of[trace.trace_id]),
+            "answer": belongs_to(trace, [answer]),
+        }
+        for part in PARTS:
+            part_logprobs = logprob[places[part] & ~np.isnan(logprob)]
+            nll = -float(part_logprobs.sum())
+            n_tokens = len(part_logprobs)
+            row = {
+                "trace_id": trace.trace_id,
+                "prompt_id": facts["prompt_id"],
+                "part": part,
+                "nll": nll,
+                "n_tokens": n_tokens,
+                "perplexity": np.exp(nll / n_tokens) if n_tokens else np.nan,
+            }
+            rows.append(row)
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+_COLUMNS = ["trace_id", "prompt_id", "part", "nll", "n_tokens", "perplexity"]
+
+
+def perplexity(likelihood: pd.DataFrame, part: str = "all", **options: int) -> Estimate:
+    """Perplexity of a data set: exp(sum of nll / sum of tokens), with an interval over prompts.
+
+    It is not the mean of the rows' perplexities, in which a short row weighs as much as a long one.
+
+    Args:
+        likelihood: of `row_likelihood`.
+        part: all, thinking or answer.
+        **options: of `stats.ratio`.
+
+    Raises:
+        ValueError: for an unknown part.
+    """
+    if part not in PARTS:
+        raise ValueError(f"perplexity: expected a part of {', '.join(PARTS)}, got {part!r}")
+    rows = likelihood[likelihood["part"] == part]
+    mean_nll = stats.ratio(rows["nll"], rows["n_tokens"], rows["prompt_id"], **options)
+    return mean_nll._replace(
+        value=float(np.exp(mean_nll.value)),
+        low=float(np.exp(mean_nll.low)),
+        high=float(np.exp(mean_nll.high)),
+    )
