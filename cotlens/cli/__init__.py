@@ -3,6 +3,7 @@
 common       options that several commands share, the progress bar, remarks on stderr
 traces       generate, analyze, info, export
 models       score, guard
+probe        probe continuation, intervene, prefill, hijack, early, hidden
 results      figures, view, compare
 
 A command imports the library in its body, so that `cotlens --help` loads no pandas or torch.
@@ -18,6 +19,7 @@ from typer import Exit, Option, Typer, echo
 from cotlens import __version__
 from cotlens.cli.common import remark
 from cotlens.cli.models import guard, score
+from cotlens.cli.probe import probe_app
 from cotlens.cli.results import compare, figures, view
 from cotlens.cli.traces import analyze, export, generate, info
 from cotlens.trace import TraceError
@@ -36,6 +38,7 @@ app = Typer(
 # In the order in which the help lists them.
 for _command in (generate, analyze, score, guard, figures, view, compare, info, export):
     app.command()(_command)
+app.add_typer(probe_app, name="probe")
 
 
 @app.callback(invoke_without_command=True)

@@ -83,7 +83,7 @@ def generate(
     if temperature == 0 and n > 1:
         message = "at temperature 0 every sample is the same; give --n 1"
         raise BadParameter(message, param_hint="--temperature")
-    variables = _parse_template_args(template_args)
+    variables = parse_template_args(template_args)
 
     from cotlens.formats.prompts import read_prompts
     from cotlens.runs.generate import generate as generate_traces
@@ -120,7 +120,7 @@ def generate(
         remark(f"{info['n_cut']:,} traces were cut off at {max_new_tokens:,} tokens")
 
 
-def _parse_template_args(text: str) -> dict[str, Any]:
+def parse_template_args(text: str) -> dict[str, Any]:
     try:
         variables = json.loads(text)
     except ValueError as error:

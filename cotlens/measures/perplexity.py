@@ -32,19 +32,21 @@ def row_likelihood(traces: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """
     need(traces, "trace_id", "prompt_id", "think_spans", "answer_start", "answer_stop")
     spans_of = think_spans(traces)
-    facts_of = traces.set_index("trace_id")
+    prompt_of = dict(zip(traces["trace_id"], traces["prompt_id"], strict=True))
+    starts = dict(zip(traces["trace_id"], traces["answer_start"], strict=True))
+    stops = dict(zip(traces["trace_id"], traces["answer_stop"], strict=True))
 
     rows = []
     for trace in scored_traces(scores, "logprob"):
         if trace.trace_id not in spans_of:
             continue
-        facts = facts_of.loc[trace.trace_id]
-        answer = {"start": int(facts["answer_start"]), "stop": int(facts["answer_stop"])}
+        key = trace.trace_id
+        answer = {"start": starts[key], "stop": stops[key]}
         logprob = trace.columns["logprob"]
         everywhere = np.ones(len(logprob), bool)
         places: Mapping[str, Flags] = {
             "all": everywhere,
-            "thinking": belongs_to(trace, spans_of[trace.trace_id]),
+            "thinking": belongs_to(trace, spans_of[key]),
             "answer": belongs_to(trace, [answer]),
         }
         for part in PARTS:
@@ -52,8 +54,8 @@ def row_likelihood(traces: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
             nll = -float(part_logprobs.sum())
             n_tokens = len(part_logprobs)
             row = {
-                "trace_id": trace.trace_id,
-                "prompt_id": facts["prompt_id"],
+                "trace_id": key,
+                "prompt_id": prompt_of[key],
                 "part": part,
                 "nll": nll,
                 "n_tokens": n_tokens,

@@ -11,12 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
+import pyarrow as pa
+
 from cotlens.files import model_versions
+from cotlens.formats.prompts import Prompt
 from cotlens.formats.read import read_traces
 from cotlens.runs.run import Run, open_run, text_shards
 from cotlens.runs.shards import Made, over_shards, shards_of
 from cotlens.runs.tables import trace_rows
+from cotlens.text.prompts import is_rendered
 from cotlens.text.response import new_tags
+from cotlens.text.split import request_of
 from cotlens.trace import Trace, TraceError
 
 if TYPE_CHECKING:
@@ -119,3 +125,106 @@ def _ask(ask: Ask, traces: list[Trace], on_error: str) -> tuple[list[Trace], lis
         except TraceError as error:
             faults.append(str(error))
     return made, faults
+
+
+def prompts_of(traces: Sequence[Trace]) -> list[Prompt]:
+    """The prompts of some traces, each `prompt_id` once, as another model is asked them.
+
+    They are the messages that the user wrote, which go through the other model's chat template. A
+    prompt of which only the rendered text is known is read as it is.
+    """
+    prompts = {}
+    for trace in traces:
+        if trace.prompt_id in prompts:
+            continue
+        messages = trace.meta.get("prompt_messages")
+        request = request_of(trace)
+        text = ""
+        if messages is None and is_rendered(request):
+            text = request
+        prompts[trace.prompt_id] = Prompt(
+            id=trace.prompt_id,
+            messages=messages or [{"role": "user", "content": request}],
+            fields={
+                "prompt_id": trace.prompt_id,
+                "domain": trace.domain,
+                "split": trace.split,
+                "gold": trace.gold,
+            },
+            meta={},
+            place=f"trace {trace.id!r}",
+            text=text,
+        )
+    return list(prompts.values())
+
+
+def keep_states(
+    run: Run | str | Path,
+    model: "Model",
+    out: str | Path,
+    *,
+    layer: int = -1,
+    template_args: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Keep the hidden states of a run's prompts, shard by shard (`probes.prompt_states`).
+
+    A file has the columns prompt_id, domain, split and state (float32, one number per dimension); a
+    prompt whose traces lie in several shards is in each of their files. `read_states` reads them.
+
+    Args:
+        run: a run directory that holds its texts.
+        model: a loaded model with a tokenizer.
+        out: the folder.
+        layer: as in `prompt_states`.
+        template_args: variables of the chat template.
+        force: make everything anew, whatever the folder holds.
+        progress: called with the number of traces done since the last call.
+
+    Returns:
+        The content of OUT/run.json, `n_prompts` among it.
+
+    Raises:
+        TraceError: as `prompt_states`, or if the folder holds what other settings made.
+    """
+    from cotlens.models.load import describe_model
+    from cotlens.probes.hidden import prompt_states
+
+    run = open_run(run)
+    text_shards(run)
+    variables = dict(template_args or {})
+    made_by = {
+        "probe": "hidden",
+        "model": describe_model(model),
+        "versions": model_versions(),
+        "settings": {"layer": layer, "template_args": variables},
+    }
+
+    def read_shard(shard: Path) -> Made:
+        traces = list(read_traces(shard, format="cotlens"))
+        prompts = prompts_of(traces)
+        states = prompt_states(model, prompts, layer=layer, template_args=variables)
+        rows = {
+            "prompt_id": [prompt.id for prompt in prompts],
+            "domain": [prompt.fields["domain"] for prompt in prompts],
+            "split": [prompt.fields["split"] for prompt in prompts],
+            "state": list(states),
+        }
+        if progress:
+            progress(len(traces))
+        return Made(pa.table(rows), {"n_prompts": len(prompts)})
+
+    return over_shards(
+        shards_of(run.path / "traces"), Path(out), read_shard, made_by=made_by, force=force
+    )
+
+
+def read_states(out: str | Path) -> pd.DataFrame:
+    """The hidden states that `keep_states` kept: prompt_id, domain, split, state; a prompt once.
+
+    `np.stack(table["state"])` is the matrix that `measures.fit_boundary` takes.
+    """
+    paths = [shard.work for shard in shards_of(Path(out))]
+    tables = [pd.read_parquet(path) for path in paths]
+    return pd.concat(tables, ignore_index=True).drop_duplicates("prompt_id", ignore_index=True)
