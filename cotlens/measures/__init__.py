@@ -10,9 +10,19 @@ requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
 bounds       the interval of an entropy of which only the top-k log-probs are known
+probes       traces of probes as rows
+continuation safety of continuations by step, triggers, turning points, cues
+interventions  harm against the number of replaced steps
 """
 
 from cotlens.measures.bounds import Bounds, entropy_bounds
+from cotlens.measures.continuation import (
+    CueAgainstTurn,
+    continuation_safety,
+    cue_against_turn,
+    find_triggers,
+    turning_points,
+)
 from cotlens.measures.entropy import (
     entropy_survival,
     entropy_threshold,
@@ -23,7 +33,9 @@ from cotlens.measures.entropy import (
     trace_entropy,
     word_entropy,
 )
+from cotlens.measures.interventions import attempt_table, attempt_traces, harm_by_round
 from cotlens.measures.lengths import length_quantiles
+from cotlens.measures.probes import probe_table
 from cotlens.measures.reflection import (
     marker_agreement,
     reflection_dynamics,
@@ -43,17 +55,25 @@ from cotlens.measures.unsafe import (
 __all__ = [
     "BASELINE",
     "Bounds",
+    "CueAgainstTurn",
     "Outcome",
     "asks_for_harm",
+    "attempt_table",
+    "attempt_traces",
+    "continuation_safety",
+    "cue_against_turn",
     "entropy_bounds",
     "entropy_survival",
     "entropy_threshold",
+    "find_triggers",
     "forking_tokens",
+    "harm_by_round",
     "length_quantiles",
     "marker_agreement",
     "match_lengths",
     "outcomes",
     "position_entropy",
+    "probe_table",
     "reflection_dynamics",
     "reflection_entropy",
     "reflection_estimates",
@@ -63,6 +83,7 @@ __all__ = [
     "thinking_answer_estimates",
     "trace_entropy",
     "transitions",
+    "turning_points",
     "unsafe_dynamics",
     "with_baseline",
     "word_entropy",
