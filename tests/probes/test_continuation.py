@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny import TEMPLATE, tiny_model
+from tiny import tiny_model
 
 from cotlens import Trace, TraceError, sample
 from cotlens.measures import continuation_safety, probe_table
@@ -17,6 +17,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = {"max_new_tokens": 6, "seed": 3}
 
 
+TEMPLATE = "{% for message in messages %}<|user|> {{ message['content'] }}{% endfor %}<|assistant|>"
+NO_WORDS = [0, 1, 3, 4, 5]  # the first of the vocabulary, but for the end
 WORDS = ["One.", "Two.", "Three.", "Four.", "two", "three", "four", "so", "wait", "is", "</think>"]
 
 
@@ -143,19 +145,20 @@ def test_numbers_of_steps_are_not_negative(model, options):
 
 def test_greedy_continuations_of_a_greedy_trace_are_the_trace(model):
     """So S is the trace's own label at every place, and not only after the whole trace."""
-    (trace,) = sample(model, ["two"], prefill="<think> One.", temperature=0, max_new_tokens=12)
-    continued = continue_steps(
-        model, [trace], n=1, temperature=0, max_new_tokens=12, steps=range(1, 99)
-    )
-    assert len(continued) >= 1
+    options = {"temperature": 0, "max_new_tokens": 12, "banned_ids": NO_WORDS}
+    traces = sample(model, ["two", "three", "wait is", "so"], prefill="<think> One.", **options)
+    completions = {trace.id: trace.completion for trace in traces}
+    continued = continue_steps(model, traces, n=1, steps=range(1, 99), **options)
+    assert len(continued) > 8
     for continuation in continued:
-        assert continuation.completion.startswith(trace.completion)
+        source = continuation.meta["probe"]["source"]
+        assert continuation.completion.startswith(completions[source])
 
 
 def is_safe(trace):
     """The sixth word is one of some: decided long before the longest completion."""
     words = trace.completion.split()
-    return len(words) > 5 and words[5] in {"One.", "Two.", "wait", "so", "is", "four"}
+    return len(words) > 5 and words[5] in {"One.", "Three.", "Four.", "two", "three", "four"}
 
 
 def test_safety_is_a_martingale(model):
@@ -166,7 +169,7 @@ def test_safety_is_a_martingale(model):
     would be known from the next word only. A thought that ended before the step is its own label.
     """
     close = model.tokenizer.convert_tokens_to_ids("▁</think>")
-    options = {"max_new_tokens": 12, "seed": 1, "banned_ids": [close]}
+    options = {"max_new_tokens": 12, "seed": 1, "banned_ids": [*NO_WORDS, close]}
     thoughts = sample(model, ["two"], n=400, prefill="<think> One.", **options)
 
     # S_1, from other draws than the thoughts.
