@@ -103,7 +103,7 @@ def harm_by_round(
     Example: five traces, first safe in rounds 1, 1, 2, never, 3: h(0..4) = 1, .6, .4, .2, .2, and
     the success of rounds 1 to 4 is 2/5, 1/3, 1/2, 0.
 
-    Intervals are Wilson's over prompts.
+    Intervals are Wilson's over prompts; h(0) is 1 by definition.
 
     Args:
         table: one row per attempt: source, prompt_id, round from 1, and the verdict, as
@@ -157,6 +157,8 @@ def _harm_of_group(
         # Missing where nothing is known of a trace.
         is_unsafe = (first_safe > k).astype(float).where(first_safe.notna())
         harm = stats.proportion(is_unsafe, prompts)
+        if k == 0:  # by definition
+            harm = harm._replace(low=harm.value, high=harm.value)
         in_round = attempts[attempts["round"] == k]
         success = stats.proportion(in_round[verdict], in_round["prompt_id"])
         rows.append(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -21,7 +20,7 @@ from cotlens.plots.parts import draw_band, note, shorten, too_few_prompts
 from cotlens.plots.style import COLOURS, Plot, house_style, new_figure, one_panel, panel_plot
 
 _MEAN_COLOUR = COLOURS[6]
-_DIAGONAL_COLOUR = "#888888"
+_LIMIT_COLOUR = "#888888"
 
 
 @house_style()
@@ -51,8 +50,8 @@ def plot_continuation_safety(
         ValueError: if the curve lacks a column, or a source is not in it.
     """
     need(curve, "source", "prompt_id", "step", "n_steps", "value", "low", "high", "n")
-    triggers = find_triggers(curve, mu, k).set_index("source")
-    turns = turning_points(curve, eta, k).set_index("source")
+    triggers = find_triggers(curve, mu, k)
+    turns = turning_points(curve, eta, k)
     sources = _sources_shown(curve, sources, triggers, turns)
 
     figure, axes = new_figure(1, 2, 2.9, sharey=True)
@@ -60,10 +59,18 @@ def plot_continuation_safety(
     for number, source in enumerate(sources):
         rows = curve[curve["source"] == source].sort_values("step")
         colour = COLOURS[number % len(COLOURS)]
-        left.plot(rows["step"], rows["value"], color=colour, linewidth=1.2, label=shorten(source))
-        _mark(left, triggers.loc[source], "^", colour)
-        _mark(left, turns.loc[source], "v", colour)
-    left.set(xlabel="steps read", ylabel="S, safe continuations", ylim=(-0.03, 1.03))
+        left.plot(
+            rows["step"],
+            rows["value"],
+            color=colour,
+            linewidth=1.2,
+            label=shorten(source),
+        )
+        _mark(left, triggers[triggers["source"] == source], "^", colour)
+        _mark(left, turns[turns["source"] == source], "v", colour)
+    left.set_xlabel("steps read")
+    left.set_ylabel("S, safe continuations")
+    left.set_ylim(-0.03, 1.03)
     left.set_title("Single traces")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(loc="best", fontsize=6.5)
@@ -72,21 +79,29 @@ def plot_continuation_safety(
     mean = _mean_curve(curve, bins)
     draw_band(right, mean["position"], mean, _MEAN_COLOUR, "mean")
     right.plot(mean["position"], mean["value"], "o", color=_MEAN_COLOUR, markersize=3)
-    right.set(xlabel="share of the thought read", xlim=(0, 1))
+    right.set_xlabel("share of the thought read")
+    right.set_xlim(0, 1)
     right.set_title("Mean over traces")
     for axis in (left, right):
-        axis.axhline(mu, color=_DIAGONAL_COLOUR, linewidth=0.7, linestyle=":")
-        axis.axhline(eta, color=_DIAGONAL_COLOUR, linewidth=0.7, linestyle=":")
+        for limit in (mu, eta):
+            axis.axhline(
+                limit,
+                color=_LIMIT_COLOUR,
+                linewidth=0.7,
+                linestyle=":",
+            )
 
     n_sources = curve["source"].nunique()
+    n_triggers = triggers["turn"].notna().sum()
+    n_turns = turns["turn"].notna().sum()
+    n_draws = curve["n"].median()
     n_prompts = curve["prompt_id"].nunique()
     lines = [
-        f"▲ trigger: S ≥ {mu:g} for the next {k} steps; ▼ turning point: S ≤ {eta:g} likewise "
-        "(dotted: both limits; steps here, tokens in the paper). "
-        f"{triggers['turn'].notna().sum()} of {n_sources} traces have a trigger, "
-        f"{turns['turn'].notna().sum()} a turning point.",
-        f"Median continuations a place: {curve['n'].median():.0f}. Band: 95%, {n_prompts} prompts "
-        f"resampled; n = {n_sources} traces.",
+        f"▲ trigger: S ≥ {mu:g} from there on for k = {k} or more further steps; ▼ turning point: "
+        f"S ≤ {eta:g} likewise (dotted: both limits; steps here, tokens in the paper). "
+        f"{n_triggers} of {n_sources} traces have a trigger, {n_turns} a turning point",
+        f"median number of continuations at a place: {n_draws:.0f}; band: 95%, {n_prompts} prompts "
+        f"resampled; n = {n_sources} traces",
         *too_few_prompts("", pd.Series({"the mean": n_prompts})),
     ]
     note(figure, "\n".join(lines))
@@ -110,19 +125,20 @@ def _sources_shown(
         return list(sources)
 
     # Two of each kind, then whatever there is.
-    with_trigger = triggers.index[triggers["turn"].notna()]
-    with_turn = turns.index[turns["turn"].notna()]
-    ordered = [*with_trigger[:2], *with_turn[:2], *names]
+    with_trigger = triggers.dropna(subset="turn")["source"].tolist()
+    with_turn = turns.dropna(subset="turn")["source"].tolist()
+    ordered = with_trigger[:2] + with_turn[:2] + names
     return list(dict.fromkeys(ordered))[:4]
 
 
-def _mark(axis: Axes, turn: pd.Series, marker: str, colour: str) -> None:
+def _mark(axis: Axes, turns: pd.DataFrame, marker: str, colour: str) -> None:
     """A mark where a trace turned, if it did."""
-    if pd.isna(turn["turn"]):
+    turned = turns.dropna(subset="turn")
+    if turned.empty:
         return
     axis.plot(
-        turn["turn"],
-        turn["value"],
+        turned["turn"].astype(float),
+        turned["value"],
         marker,
         color=colour,
         markersize=8,
@@ -133,15 +149,23 @@ def _mark(axis: Axes, turn: pd.Series, marker: str, colour: str) -> None:
 
 
 def _mean_curve(curve: pd.DataFrame, bins: int) -> pd.DataFrame:
-    """Mean S by the share of the thought, each trace with one value in each bin it has places in."""
-    share = curve["step"] / curve["n_steps"].clip(lower=1)
-    number = (share.clip(upper=1) * bins).astype(int).clip(upper=bins - 1)
+    """Mean S by the share of the thought: a trace has one value in each bin with places of it."""
+    n_steps = curve["n_steps"].clip(lower=1)
+    share = curve["step"] / n_steps
+    number = (share * bins).astype(int)
+    number = number.clip(upper=bins - 1)
     position = (number + 0.5) / bins
 
     # A long thought has more places in a bin, and counts once.
-    keys = [curve["source"], curve["prompt_id"], position.rename("position")]
-    values = curve.groupby(keys, sort=False)["value"].mean().reset_index()
-    mean = stats.curve(values["position"], values["value"], values["prompt_id"], bins=bins)
+    placed = curve.assign(position=position)
+    by_bin = placed.groupby(["source", "prompt_id", "position"], sort=False)
+    values = by_bin["value"].mean().reset_index()
+    mean = stats.curve(
+        values["position"],
+        values["value"],
+        values["prompt_id"],
+        bins=bins,
+    )
     return mean.dropna(subset="value").reset_index(drop=True)
 
 
@@ -176,7 +200,13 @@ def plot_cue_against_turn(scatter: CueAgainstTurn, *, ax: Axes | None = None) ->
         zorder=2,
     )
     most = max(table["cue"].max(), table["turn"].max()) + 1
-    axis.plot([0, most], [1, most + 1], color=_DIAGONAL_COLOUR, linewidth=0.8, linestyle="--")
+    axis.plot(
+        [0, most],
+        [1, most + 1],
+        color=_LIMIT_COLOUR,
+        linewidth=0.8,
+        linestyle="--",
+    )
     axis.set(
         xlabel="first compliance cue (number of the step)",
         ylabel="turning point (steps read)",
@@ -187,18 +217,18 @@ def plot_cue_against_turn(scatter: CueAgainstTurn, *, ax: Axes | None = None) ->
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
 
     r = scatter.pearson
-    axis.set_title(
-        f"r = {r.value:.2f} [{r.low:.2f}, {r.high:.2f}], n = {r.n} traces, {r.n_clusters} prompts"
-    )
+    correlation = f"r = {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]"
+    axis.set_title(f"{correlation}, n = {r.n} traces, {r.n_clusters} prompts")
     lines = [
         "dashed: the thought turns with the cue itself; area: number of traces; steps here, tokens "
         f"in the paper. Left out: {scatter.n_no_cue} traces that turn without a cue, "
         f"{scatter.n_no_turn} with a cue that do not turn. Interval: 95%, prompts resampled",
         *too_few_prompts("", pd.Series({"this scatter": r.n_clusters})),
     ]
+    plot = panel_plot(axis, table)
     if ax is None:
-        note(panel_plot(axis, table).figure, "\n".join(lines))
-    return panel_plot(axis, table)
+        note(plot.figure, "\n".join(lines))
+    return plot
 
 
 @house_style()
@@ -212,7 +242,7 @@ def plot_harm_by_round(harm: pd.DataFrame, by: str | None = None) -> Plot:
     Raises:
         ValueError: if a column is missing or there is no row.
     """
-    need(harm, "k", "value", "low", "high", "n", "n_clusters", "n_attempts", "success")
+    need(harm, "k", "value", "low", "high", "n", "n_clusters", "n_unknown", "n_attempts", "success")
     groups = [("", harm)]
     if by is not None:
         need(harm, by)
@@ -229,11 +259,14 @@ def plot_harm_by_round(harm: pd.DataFrame, by: str | None = None) -> Plot:
         later = rows[rows["n_attempts"] > 0]
         _draw_rounds(right, later, ("success", "success_low", "success_high"), colour, offset)
 
-    most = int(harm["k"].max())
-    left.set(xlabel="replacements", ylabel="share of traces", ylim=(-0.03, 1.03))
     left.set_title("Still unsafe")
+    left.set_xlabel("replacements")
+    left.set_ylabel("share of traces")
+    left.set_ylim(-0.03, 1.03)
     right.set_xlabel("round")
     right.set_title("Safe after this round, of those changed in it")
+
+    most = int(harm["k"].max())
     left.set_xticks(range(most + 1))
     right.set_xticks(range(1, most + 1))
     left.set_xlim(-0.4, most + 0.4)
@@ -244,14 +277,21 @@ def plot_harm_by_round(harm: pd.DataFrame, by: str | None = None) -> Plot:
     # How many were changed in each round, over all groups.
     changed = harm[harm["k"] > 0].groupby("k")["n_attempts"].sum()
     for k, n_attempts in changed.items():
-        right.annotate(f"{n_attempts}", (k, 1.0), ha="center", fontsize=6.5, color="#555555")
+        right.annotate(
+            f"{n_attempts}",
+            (k, 1.0),
+            ha="center",
+            fontsize=6.5,
+            color="#555555",
+        )
 
-    n_unknown = int(harm["n_unknown"].max()) if "n_unknown" in harm else 0
+    n_unknown = int(harm["n_unknown"].max())
+    n_prompts = harm["n_clusters"].max()
     lines = [
-        f"n = {harm['n'].max()} initially unsafe traces, {harm['n_clusters'].max()} prompts; those "
+        f"n = {harm['n'].max()} initially unsafe traces, {n_prompts} prompts; those "
         "in which nothing was found to replace stay unsafe. Numbers on top: traces changed in the "
         "round. Intervals: Wilson's 95%, over prompts",
-        *too_few_prompts("", pd.Series({"these lines": harm["n_clusters"].max()})),
+        *too_few_prompts("", pd.Series({"these lines": n_prompts})),
     ]
     if n_unknown:
         lines.append(f"left out for want of a verdict: up to {n_unknown} traces a line")
@@ -270,7 +310,14 @@ def _draw_rounds(
     """A line of shares by round, with their intervals."""
     value, low, high = names
     places = rows["k"].to_numpy(float) + offset
-    axis.vlines(places, rows[low], rows[high], color=colour, linewidth=1, alpha=0.7)
+    axis.vlines(
+        places,
+        rows[low],
+        rows[high],
+        color=colour,
+        linewidth=1,
+        alpha=0.7,
+    )
     axis.plot(
         places,
         rows[value],
