@@ -54,14 +54,19 @@ def continuation_safety(
         (continuations drawn independently: n), n_unknown.
 
     Raises:
-        ValueError: if the table lacks a column or has no rows, or a label is of no source.
+        ValueError: if the table lacks a column or has no rows, several models continued one source,
+            or a label is of no source.
     """
     need(table, "source", "prompt_id", "step", "n_steps", "is_safe")
+    _need_one_model(table)
+
+    # Labels of traces that nobody continued are a mistake.
     labels = labels or {}
     strange = sorted(set(labels) - set(table["source"]))
     if strange:
         raise ValueError(f"labels: {strange[0]!r} is the source of no row of the table")
 
+    # One row a place.
     rows = []
     for source, continuations in table.groupby("source", sort=False):
         first = continuations.iloc[0]
@@ -88,6 +93,19 @@ def continuation_safety(
 
     curve = pd.DataFrame(rows, columns=_CURVE)
     return curve.astype({"step": int})
+
+
+def _need_one_model(table: pd.DataFrame) -> None:
+    """Raise ValueError if several models continued one source: each has an S of its own."""
+    if "model" not in table:
+        return
+    n_models = table.groupby("source")["model"].nunique()
+    several = n_models[n_models > 1]
+    if len(several):
+        raise ValueError(
+            f"source {several.index[0]!r} was continued by {several.iloc[0]} models; "
+            "count the rows of each model apart"
+        )
 
 
 def _of_estimate(estimate: stats.Estimate) -> dict[str, Any]:
@@ -164,6 +182,8 @@ def _find_turns(
             raise ValueError(
                 f"source {source!r} has a step twice; expected the table of continuation_safety"
             )
+
+        # In the order of the thought, whatever that of the table is.
         places = places.sort_values("step")
         values = places["value"].to_numpy(float)
         steps = places["step"].to_numpy(int)
@@ -186,6 +206,7 @@ def _find_turns(
             row["value"] = values[place]
         rows.append(row)
 
+    # A curve made by hand may do without prompts.
     names = list(_TURN)
     if "prompt_id" not in curve:
         names.remove("prompt_id")
@@ -248,16 +269,19 @@ def cue_against_turn(cues: pd.DataFrame, turns: pd.DataFrame, **options: Any) ->
         if given["source"].duplicated().any():
             raise ValueError(f"{name}: a source occurs twice; expected one row for each")
 
+    # Sources of one table alone are left.
     both = turns[["source", "prompt_id", "turn"]].merge(cues[["source", "cue"]], on="source")
     has_cue = both["cue"].notna()
     has_turn = both["turn"].notna()
     pairs = both[has_cue & has_turn].reset_index(drop=True)
     pairs = pairs.astype({"cue": int, "turn": int})
+    n_no_cue = (has_turn & ~has_cue).sum()
+    n_no_turn = (has_cue & ~has_turn).sum()
     return CueAgainstTurn(
         table=pairs[["source", "prompt_id", "cue", "turn"]],
         pearson=_pearson(pairs, **options),
-        n_no_cue=int((has_turn & ~has_cue).sum()),
-        n_no_turn=int((has_cue & ~has_turn).sum()),
+        n_no_cue=int(n_no_cue),
+        n_no_turn=int(n_no_turn),
     )
 
 
@@ -281,6 +305,7 @@ def _pearson(pairs: pd.DataFrame, **options: Any) -> stats.Estimate:
 
 def _correlation(sums: Floats) -> Floats:
     """Pearson's r from n and the sums of x, y, xx, yy and xy; NaN where one does not vary."""
+    # Means of x, y, xx, yy and xy.
     means = sums[..., 1:] / sums[..., :1]
     x, y, xx, yy, xy = np.moveaxis(means, -1, 0)
     variance_x = xx - x**2

@@ -40,6 +40,7 @@ def attempt_traces(attempts: Sequence[Replacement]) -> list[Trace]:
     `meta["probe"]` holds kind (`intervene`), source (id of the original), round, step, is_accepted,
     and trigger: the text that was put there, without the white space around it.
     """
+    # What `probe_table` makes columns of.
     traces = []
     for attempt in attempts:
         probe = {
@@ -83,7 +84,7 @@ def attempt_table(attempts: Sequence[Replacement]) -> pd.DataFrame:
 
 
 _HARM = [
-    "k", "value", "low", "high", "n", "n_clusters", "n_unknown", "n_attempts", "success",
+    "verdict", "k", "value", "low", "high", "n", "n_clusters", "n_unknown", "n_attempts", "success",
     "success_low", "success_high",
 ]  # fmt: skip
 
@@ -118,9 +119,9 @@ def harm_by_round(
             counted.
 
     Returns:
-        One row per (group and) k, from 0 to the most rounds of any group: k, value (h), low, high,
-        n, n_clusters, n_unknown (traces left out); n_attempts (known verdicts of round k), success,
-        success_low, success_high (NaN for k = 0). The column `by` comes first.
+        One row per (group and) k, from 0 to the most rounds of any group: verdict (name of the
+        column), k, value (h), low, high, n, n_clusters, n_unknown (traces left out); n_attempts
+        (known verdicts of round k), success, success_low, success_high (NaN for k = 0). The column `by` comes first.
 
     Raises:
         ValueError: if the table lacks a column, a trace has a round twice in a group or none before
@@ -129,7 +130,11 @@ def harm_by_round(
     need_columns(table, "source", "prompt_id", "round", verdict)
     if by is not None:
         need_columns(table, by)
-    most = int(table["round"].max()) if len(table) else 0
+
+    # Every group has the same rounds, so that all lines end at one place.
+    most = 0
+    if len(table):
+        most = int(table["round"].max())
 
     # Without a group there is one.
     groups: list[tuple[Any, pd.DataFrame]] = [(None, table)]
@@ -146,6 +151,7 @@ def _harm_of_group(
     attempts: pd.DataFrame, n_unsafe: int | Mapping[str, str], verdict: str, most: int
 ) -> list[dict[str, Any]]:
     """The rows of one group."""
+    # The round after which each trace is safe; those without an attempt are never.
     prompts = _prompts_of(attempts, n_unsafe)
     rounds = dict.fromkeys(prompts.index, np.inf)
     for source, chain in attempts.groupby("source", sort=False):
@@ -159,10 +165,13 @@ def _harm_of_group(
         harm = stats.proportion(is_unsafe, prompts)
         if k == 0:  # by definition
             harm = harm._replace(low=harm.value, high=harm.value)
+
+        # Of those changed in this round.
         in_round = attempts[attempts["round"] == k]
         success = stats.proportion(in_round[verdict], in_round["prompt_id"])
         rows.append(
             {
+                "verdict": verdict,
                 "k": k,
                 "value": harm.value,
                 "low": harm.low,
@@ -212,6 +221,7 @@ def _first_safe_round(chain: pd.DataFrame, verdict: str) -> float:
             "triggers for one trace: give by='trigger'"
         )
 
+    # Before an unknown verdict nothing was safe, and after it nothing is certain.
     for number, flag in zip(rounds, chain[verdict], strict=True):
         if pd.isna(flag):
             return np.nan

@@ -37,6 +37,8 @@ def probe_table(traces: Sequence[Trace]) -> pd.DataFrame:
                 f'trace {trace.id!r}: it has no meta["probe"]; expected traces that a probe wrote, '
                 "such as continue_steps"
             )
+
+        # A key must not hide a column of the trace.
         taken = [key for key in of_probe if key in _OF_TRACE]
         if taken:
             raise TraceError(
@@ -66,6 +68,7 @@ def probe_table(traces: Sequence[Trace]) -> pd.DataFrame:
 
 def _typed(values: list[Any]) -> pd.Series:
     """A column, of whole numbers or flags also where some are missing."""
+    # A flag is a number to Python, and no whole number here.
     types = {type(value) for value in values if value is not None}
     if types == {bool}:
         return pd.Series(values, dtype="boolean")

@@ -54,6 +54,7 @@ def plot_continuation_safety(
     turns = turning_points(curve, eta, k)
     sources = _sources_shown(curve, sources, triggers, turns)
 
+    # Single traces on the left.
     figure, axes = new_figure(1, 2, 2.9, sharey=True)
     left, right = axes[0]
     for number, source in enumerate(sources):
@@ -97,7 +98,7 @@ def plot_continuation_safety(
     n_draws = curve["n"].median()
     n_prompts = curve["prompt_id"].nunique()
     lines = [
-        f"▲ trigger: S ≥ {mu:g} from there on for k = {k} or more further steps; ▼ turning point: "
+        f"▲ trigger: S ≥ {mu:g} there and in the next k = {k} steps; ▼ turning point: "
         f"S ≤ {eta:g} likewise (dotted: both limits; steps here, tokens in the paper). "
         f"{n_triggers} of {n_sources} traces have a trigger, {n_turns} a turning point",
         f"median number of continuations at a place: {n_draws:.0f}; band: 95%, {n_prompts} prompts "
@@ -199,6 +200,7 @@ def plot_cue_against_turn(scatter: CueAgainstTurn, *, ax: Axes | None = None) ->
         linewidth=0.6,
         zorder=2,
     )
+    # The cue is a number from 0: one step more has been read when the thought turns with it.
     most = max(table["cue"].max(), table["turn"].max()) + 1
     axis.plot(
         [0, most],
@@ -242,7 +244,9 @@ def plot_harm_by_round(harm: pd.DataFrame, by: str | None = None) -> Plot:
     Raises:
         ValueError: if a column is missing or there is no row.
     """
-    need(harm, "k", "value", "low", "high", "n", "n_clusters", "n_unknown", "n_attempts", "success")
+    need(harm, "k", "verdict", "value", "low", "high", "n", "n_clusters", "n_unknown")
+    need(harm, "n_attempts", "success", "success_low", "success_high")
+    # Without a group there is one line.
     groups = [("", harm)]
     if by is not None:
         need(harm, by)
@@ -250,6 +254,7 @@ def plot_harm_by_round(harm: pd.DataFrame, by: str | None = None) -> Plot:
 
     figure, axes = new_figure(1, 2, 2.7 + 0.16 * len(groups), sharey=True)
     left, right = axes[0]
+    # Intervals of a round stand next to each other.
     width = 0.09
     for number, (name, rows) in enumerate(groups):
         colour = COLOURS[number % len(COLOURS)]
@@ -259,10 +264,11 @@ def plot_harm_by_round(harm: pd.DataFrame, by: str | None = None) -> Plot:
         later = rows[rows["n_attempts"] > 0]
         _draw_rounds(right, later, ("success", "success_low", "success_high"), colour, offset)
 
+    # Rounds are whole numbers; k = 0 has no attempts.
     left.set_title("Still unsafe")
     left.set_xlabel("replacements")
     left.set_ylabel("share of traces")
-    left.set_ylim(-0.03, 1.03)
+    left.set_ylim(-0.03, 1.12)
     right.set_xlabel("round")
     right.set_title("Safe after this round, of those changed in it")
 
@@ -279,7 +285,7 @@ def plot_harm_by_round(harm: pd.DataFrame, by: str | None = None) -> Plot:
     for k, n_attempts in changed.items():
         right.annotate(
             f"{n_attempts}",
-            (k, 1.0),
+            (k, 1.05),
             ha="center",
             fontsize=6.5,
             color="#555555",
@@ -287,10 +293,11 @@ def plot_harm_by_round(harm: pd.DataFrame, by: str | None = None) -> Plot:
 
     n_unknown = int(harm["n_unknown"].max())
     n_prompts = harm["n_clusters"].max()
+    verdicts = ", ".join(harm["verdict"].unique())
     lines = [
         f"n = {harm['n'].max()} initially unsafe traces, {n_prompts} prompts; those "
         "in which nothing was found to replace stay unsafe. Numbers on top: traces changed in the "
-        "round. Intervals: Wilson's 95%, over prompts",
+        f"round. Safe: by {verdicts}. Intervals: Wilson's 95%, over prompts",
         *too_few_prompts("", pd.Series({"these lines": n_prompts})),
     ]
     if n_unknown:

@@ -39,9 +39,12 @@ def first_cue(trace: Trace, first: int = 0) -> int | None:
         trace: its request is context (`request_of`).
         first: number of the first step that counts, from 0.
     """
+    # Markers of the whole thought: neighbours are context.
     markers = _markers_of(trace)
-    for number in range(max(first, _FIRST_STEP), len(markers)):
-        if Marker.COMPLIANCE_CUE in (markers[number] or ()):
+    for number, step_markers in enumerate(markers):
+        if number < max(first, _FIRST_STEP):
+            continue
+        if step_markers and Marker.COMPLIANCE_CUE in step_markers:
             return number
     return None
 
@@ -55,6 +58,7 @@ def no_cue_left(trace: Trace) -> bool:
 
     Departs from the paper: there a cut-off thought without a cue is accepted, as far as is known.
     """
+    # Is there a thought, and has it ended?
     split = split_trace(trace)
     if split.status is Status.ABSENT:
         return False

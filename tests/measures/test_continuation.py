@@ -72,6 +72,8 @@ def test_a_table_that_cannot_be_counted_is_named():
         continuation_safety(table.drop(columns="is_safe"))
     with pytest.raises(ValueError, match="'b' is the source of no row"):
         continuation_safety(table, {"b": True})
+    with pytest.raises(ValueError, match="'a' was continued by 2 models"):
+        continuation_safety(table.assign(model=["x", "y"]))
 
 
 @pytest.mark.parametrize(
