@@ -121,7 +121,8 @@ def harm_by_round(
     Returns:
         One row per (group and) k, from 0 to the most rounds of any group: verdict (name of the
         column), k, value (h), low, high, n, n_clusters, n_unknown (traces left out); n_attempts
-        (known verdicts of round k), success, success_low, success_high (NaN for k = 0). The column `by` comes first.
+        (known verdicts of round k), success, success_low, success_high (NaN for k = 0). The column
+        `by` comes first.
 
     Raises:
         ValueError: if the table lacks a column, a trace has a round twice in a group or none before

@@ -109,3 +109,15 @@ def test_harm_without_groups_has_one_line():
     plot = plot_harm_by_round(harm)
     assert len(plot.figure.axes[0].lines) == 1
     assert not plot.figure.legends
+
+
+def test_nothing_replaced_and_nothing_correlated_are_drawn():
+    """No trace had an attempt; all cues stand in one place."""
+    columns = ["source", "prompt_id", "round", "is_accepted"]
+    harm = harm_by_round(pd.DataFrame([], columns=columns), 5)
+    assert plot_harm_by_round(harm).data["value"].tolist() == [1]
+
+    cues = pd.DataFrame({"source": ["a", "b"], "cue": [3, 3]})
+    turns = pd.DataFrame({"source": ["a", "b"], "prompt_id": ["a", "b"], "turn": [4, 5]})
+    plot = plot_cue_against_turn(cue_against_turn(cues, turns))
+    assert "r = nan" in plot.figure.axes[0].get_title(loc="left")
