@@ -12,9 +12,22 @@ entropy      token entropy by trace, step, position, word, and around reflection
 perplexity   how likely training rows are under the model that is to learn them
 drift        what the covariance of success and safety within prompts predicts of RL's safety
 bounds       the interval of an entropy of which only the top-k log-probs are known
+probes       traces of probes as rows
+continuation safety of continuations by step, triggers, turning points, cues
+interventions  harm against the number of replaced steps
 """
 
-from cotlens.measures.bounds import Bounds, entropy_bounds
+from cotlens.measures.bounds import (
+    Bounds,
+    entropy_bounds,
+)
+from cotlens.measures.continuation import (
+    CueAgainstTurn,
+    continuation_safety,
+    cue_against_turn,
+    find_triggers,
+    turning_points,
+)
 from cotlens.measures.drift import (
     Drift,
     mean_covariance,
@@ -32,15 +45,33 @@ from cotlens.measures.entropy import (
     trace_entropy,
     word_entropy,
 )
-from cotlens.measures.lengths import length_quantiles
-from cotlens.measures.perplexity import perplexity, row_likelihood
+from cotlens.measures.interventions import (
+    attempt_table,
+    attempt_traces,
+    harm_by_round,
+)
+from cotlens.measures.lengths import (
+    length_quantiles,
+)
+from cotlens.measures.perplexity import (
+    perplexity,
+    row_likelihood,
+)
+from cotlens.measures.probes import (
+    probe_table,
+)
 from cotlens.measures.reflection import (
     marker_agreement,
     reflection_dynamics,
     reflection_estimates,
     transitions,
 )
-from cotlens.measures.requests import BASELINE, asks_for_harm, match_lengths, with_baseline
+from cotlens.measures.requests import (
+    BASELINE,
+    asks_for_harm,
+    match_lengths,
+    with_baseline,
+)
 from cotlens.measures.unsafe import (
     Outcome,
     outcomes,
@@ -53,13 +84,20 @@ from cotlens.measures.unsafe import (
 __all__ = [
     "BASELINE",
     "Bounds",
+    "CueAgainstTurn",
     "Drift",
     "Outcome",
     "asks_for_harm",
+    "attempt_table",
+    "attempt_traces",
+    "continuation_safety",
+    "cue_against_turn",
     "entropy_bounds",
     "entropy_survival",
     "entropy_threshold",
+    "find_triggers",
     "forking_tokens",
+    "harm_by_round",
     "length_quantiles",
     "marker_agreement",
     "match_lengths",
@@ -68,6 +106,7 @@ __all__ = [
     "perplexity",
     "position_entropy",
     "predict_drift",
+    "probe_table",
     "reflection_dynamics",
     "reflection_entropy",
     "reflection_estimates",
@@ -80,6 +119,7 @@ __all__ = [
     "tilted_drift",
     "trace_entropy",
     "transitions",
+    "turning_points",
     "unsafe_dynamics",
     "with_baseline",
     "word_entropy",

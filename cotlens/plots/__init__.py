@@ -13,6 +13,7 @@ claims       skill and recovery at equal safety; recovery after an injected faul
 training     curves by update; unsafe thinking that the guard does not see
 confounds    raw and matched differences to the base
 probes       early answering
+continuation continuation safety by step, cues against turns, harm by replaced steps
 
 To find a figure's code, search its name (training/obfuscation) in of_runs.py, of_studies.py or
 trainers/pocket/figures.py: its entry names the function that draws it. The commands:
@@ -24,6 +25,11 @@ trainers/pocket/figures.py: its entry names the function that draws it. The comm
 
 from cotlens.plots.claims import plot_frontier, plot_recovery
 from cotlens.plots.confounds import plot_confounds
+from cotlens.plots.continuation import (
+    plot_continuation_safety,
+    plot_cue_against_turn,
+    plot_harm_by_round,
+)
 from cotlens.plots.entropy import (
     plot_entropy_distribution,
     plot_entropy_parts,
@@ -64,6 +70,8 @@ __all__ = [
     "draw_figures",
     "draw_study",
     "plot_confounds",
+    "plot_continuation_safety",
+    "plot_cue_against_turn",
     "plot_detector",
     "plot_early_answering",
     "plot_entropy_distribution",
@@ -71,6 +79,7 @@ __all__ = [
     "plot_forking_tokens",
     "plot_frontier",
     "plot_guard_agreement",
+    "plot_harm_by_round",
     "plot_lengths",
     "plot_marker_agreement",
     "plot_measures",

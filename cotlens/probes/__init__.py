@@ -4,13 +4,17 @@ cut          cut_thought, step_cuts: where a thought can be cut between two toke
 early        answer_early, early_answers: what would the model answer, had it stopped thinking here
 prefix       thought_prefixes: beginnings of a thought, inside it and between two tokens
 intervene    intervene: replace a step, go on from there, look again
+continuation continue_steps: continuations from the end of each step
 recovery     recover: after an injected mistake, does it go back, and is it right
+cues         first_cue, no_cue_left, TRIGGERS: interventions where a thought means to comply
 payoff       pay_off: how much less often it is right without the first tokens of reflections
 returns      miss_table, return_table: returns per miss, depth, counts, of what it writes itself
 
 Recovery, pay-off and returns measure reflective depth, in the order of what they prove.
 """
 
+from cotlens.probes.continuation import continue_steps
+from cotlens.probes.cues import TRIGGERS, first_cue, no_cue_left, say
 from cotlens.probes.cut import cut_thought, end_of_step, joined, step_cuts, thought_until
 from cotlens.probes.early import answer_early, early_answers
 from cotlens.probes.intervene import Attempt, intervene
@@ -26,23 +30,28 @@ from cotlens.probes.recovery import (
 from cotlens.probes.returns import miss_table, return_table
 
 __all__ = [
+    "TRIGGERS",
     "Attempt",
     "PayOff",
     "Recovery",
     "answer_early",
+    "continue_steps",
     "cut_thought",
     "early_answers",
     "end_of_step",
+    "first_cue",
     "first_token_ids",
     "grade_answer",
     "intervene",
     "joined",
     "miss_table",
+    "no_cue_left",
     "pay_off",
     "recover",
     "recovery_table",
     "reflects_next",
     "return_table",
+    "say",
     "step_cuts",
     "thought_prefixes",
     "thought_until",
