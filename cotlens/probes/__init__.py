@@ -4,6 +4,7 @@ cut          cut_thought, step_cuts: where a thought can be cut between two toke
 early        answer_early: what would the model answer, had it stopped thinking here
 prefix       thought_prefixes: beginnings of a thought, inside it and between two tokens
 intervene    intervene: replace a step, go on from there, look again
+prefill      prefill, hijack, reset: the thought of one model in the mouth of another
 recovery     recover: after an injected mistake, does it go back, and is it right
 payoff       pay_off: how much less often it is right without the first tokens of reflections
 returns      miss_table, return_table: returns per miss, depth, counts, of what it writes itself
@@ -15,6 +16,7 @@ from cotlens.probes.cut import cut_thought, end_of_step, joined, step_cuts, thou
 from cotlens.probes.early import answer_early
 from cotlens.probes.intervene import Attempt, intervene
 from cotlens.probes.payoff import PayOff, first_token_ids, pay_off
+from cotlens.probes.prefill import hijack, prefill, reset
 from cotlens.probes.prefix import thought_prefixes
 from cotlens.probes.recovery import (
     Recovery,
@@ -34,13 +36,16 @@ __all__ = [
     "end_of_step",
     "first_token_ids",
     "grade_answer",
+    "hijack",
     "intervene",
     "joined",
     "miss_table",
     "pay_off",
+    "prefill",
     "recover",
     "recovery_table",
     "reflects_next",
+    "reset",
     "return_table",
     "step_cuts",
     "thought_prefixes",
