@@ -9,6 +9,7 @@ unsafe       the path of a trace's markers, its outcome, risky patterns
 requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
+prefill      safety after the thought of a donor: matrix, means, lengths, rounds of a reset
 bounds       the interval of an entropy of which only the top-k log-probs are known
 """
 
@@ -24,6 +25,13 @@ from cotlens.measures.entropy import (
     word_entropy,
 )
 from cotlens.measures.lengths import length_quantiles
+from cotlens.measures.prefill import (
+    by_length,
+    donor_effects,
+    prefill_matrix,
+    reset_curve,
+    susceptibility,
+)
 from cotlens.measures.reflection import (
     marker_agreement,
     reflection_dynamics,
@@ -45,6 +53,8 @@ __all__ = [
     "Bounds",
     "Outcome",
     "asks_for_harm",
+    "by_length",
+    "donor_effects",
     "entropy_bounds",
     "entropy_survival",
     "entropy_threshold",
@@ -54,12 +64,15 @@ __all__ = [
     "match_lengths",
     "outcomes",
     "position_entropy",
+    "prefill_matrix",
     "reflection_dynamics",
     "reflection_entropy",
     "reflection_estimates",
+    "reset_curve",
     "risky_patterns",
     "safety_states",
     "step_entropy",
+    "susceptibility",
     "thinking_answer_estimates",
     "trace_entropy",
     "transitions",

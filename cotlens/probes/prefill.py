@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cotlens.formats.prompts import Prompt, as_prompts
+from cotlens.measures.prefill import NO_DONOR, probe_name
 from cotlens.models.encode import tags_of
 from cotlens.models.engine import Engine
 from cotlens.models.sample import as_engine, continue_traces, render_job, sample
@@ -32,7 +33,6 @@ Prompts = Sequence[str | Sequence[Mapping[str, Any]] | Prompt]
 Variables = Mapping[str, Any] | None
 
 WORDS = 200  # RECAP's in evaluation
-NO_DONOR = "none"  # the donor of plain samples
 RESTART = "None of this holds. I put it aside and think about the request anew, from the start."
 
 
@@ -232,11 +232,6 @@ class _Beginning(NamedTuple):
     thought: str
 
 
-def name_of(model: str, method: str) -> str:
-    """A model as a donor or recipient: MODEL/METHOD, or what is known of the two."""
-    return "/".join(name for name in (model, method) if name)
-
-
 def _limit_of(words: int | None, steps: int | None) -> dict[str, int]:
     """The limit of a beginning, by its unit."""
     if words is not None and steps is not None:
@@ -309,7 +304,7 @@ def _plain(prompt: Prompt, kind: str, limit: Mapping[str, int]) -> _Beginning:
 
 def _injected(prompt: Prompt, donor: Trace, kind: str, limit: Mapping[str, int]) -> _Beginning:
     """The beginning of a donor's thought, for a prompt with an id of its own."""
-    name = name_of(donor.model, donor.method)
+    name = probe_name(donor.model, donor.method)
     if name in ("", NO_DONOR):
         raise TraceError(
             f"trace {donor.id!r}: a donor needs a name other than {name!r}; set its model or method"
