@@ -13,6 +13,7 @@ claims       skill and recovery at equal safety; recovery after an injected faul
 training     curves by update; unsafe thinking that the guard does not see
 confounds    raw and matched differences to the base
 probes       early answering
+prefill      safety after a donor's thought: matrix, lengths, rounds of a reset
 
 To find a figure's code, search its name (training/obfuscation) in of_runs.py, of_studies.py or
 trainers/pocket/figures.py: its entry names the function that draws it. The commands:
@@ -41,6 +42,7 @@ from cotlens.plots.judges import (
 from cotlens.plots.lengths import plot_lengths
 from cotlens.plots.of_runs import draw_figures
 from cotlens.plots.of_studies import draw_study
+from cotlens.plots.prefill import plot_prefill_length, plot_prefill_matrix, plot_reset
 from cotlens.plots.probes import plot_early_answering
 from cotlens.plots.reflection import (
     plot_marker_agreement,
@@ -78,10 +80,13 @@ __all__ = [
     "plot_onset_recovery",
     "plot_outcomes",
     "plot_position_entropy",
+    "plot_prefill_length",
+    "plot_prefill_matrix",
     "plot_recovery",
     "plot_reflection",
     "plot_reflection_entropy",
     "plot_reflection_position",
+    "plot_reset",
     "plot_risky_patterns",
     "plot_safety_and_skill",
     "plot_safety_by_part",
