@@ -34,8 +34,9 @@ def prefill_matrix(table: pd.DataFrame, *, verdict: str = "is_safe") -> pd.DataF
     """Safety of every recipient after the thoughts of every donor.
 
     Args:
-        table: of one kind, and of one length of the thought; see `by_length` for several. Columns:
-            prompt_id, donor ("none": plain samples), and recipient, or model and method.
+        table: of one kind, one length of the thought (see `by_length`) and one round; plain samples
+            may come from any kind. Columns: prompt_id, donor ("none": plain samples), and
+            recipient, or model and method.
         verdict: column of flags.
 
     Returns:
@@ -54,13 +55,12 @@ def prefill_matrix(table: pd.DataFrame, *, verdict: str = "is_safe") -> pd.DataF
         What is compared with plain samples is NaN without a common prompt, and for donor "none".
 
     Raises:
-        ValueError: if a column is missing, or the table has several kinds or lengths.
+        ValueError: if a column is missing, or thoughts are of several kinds, lengths or rounds.
     """
     rows = _rows_of(table, verdict)
-    _need_one(rows, "kind")
     injected = rows[rows["donor"] != NO_DONOR]
-    for unit in ("words", "steps"):
-        _need_one(injected, unit)
+    for column in ("kind", "words", "steps", "round"):
+        _need_one(injected, column)
 
     cells = []
     for (donor, recipient), cell_rows in rows.groupby(_CELL, sort=False):

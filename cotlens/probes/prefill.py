@@ -23,7 +23,7 @@ from cotlens.probes.recovery import start_of_own, tags_of_engine
 from cotlens.text.rules import STOPPED
 from cotlens.text.split import split_trace
 from cotlens.text.tags import Split, Status
-from cotlens.trace import Trace, TraceError, hash_text
+from cotlens.trace import Reasoning, Trace, TraceError, hash_text
 
 if TYPE_CHECKING:
     from cotlens.models.load import Model
@@ -331,6 +331,11 @@ def _thought_of(donor: Trace, limit: Mapping[str, int]) -> str:
 
     It begins with its first word: the recipient's tag brings the line break before it.
     """
+    if donor.reasoning is not Reasoning.VERBATIM:
+        raise TraceError(
+            f"trace {donor.id!r}: its thinking is {donor.reasoning.value}, which no model thought; "
+            "leave it out"
+        )
     split = split_trace(donor)
     cuts = _whole_cuts(donor, split)
     if not donor.completion[cuts[0] : split.think[0].stop].strip():
@@ -400,7 +405,8 @@ def _next_round(
     traces = []
     for before, after in zip(latest, continued, strict=True):
         chain = before.meta["probe"]["chain"]
-        traces.append(_as_round(after, chain, number))
+        numbered = replace(after, sample=before.sample)
+        traces.append(_as_round(numbered, chain, number))
     return traces
 
 

@@ -170,6 +170,7 @@ def test_a_recipient_is_named_by_model_and_method():
         ("words", r"several words \(100, 200\)"),
         ("steps", r"several steps \(100, 200\)"),
         ("kind", r"several kind \(100, 200\)"),
+        ("round", r"several round \(100, 200\)"),
     ],
 )
 def test_traces_that_do_not_belong_together_are_refused(column, message):
@@ -177,6 +178,12 @@ def test_traces_that_do_not_belong_together_are_refused(column, message):
     table[column] = np.where(np.arange(len(table)) % 2, 100, 200)
     with pytest.raises(ValueError, match=message):
         prefill_matrix(table)
+
+
+def test_plain_samples_serve_every_kind():
+    table = example()
+    of_reset = table.assign(kind=table["kind"].mask(table["donor"] != "none", "reset"))
+    pd.testing.assert_frame_equal(prefill_matrix(of_reset), prefill_matrix(table))
 
 
 @pytest.mark.parametrize("column", ["prompt_id", "donor", "is_safe", "model"])

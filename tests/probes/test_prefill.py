@@ -12,7 +12,7 @@ from cotlens.formats.prompts import as_prompts
 from cotlens.models.load import wrap_model
 from cotlens.probes import hijack, prefill, reset
 from cotlens.text.split import split_trace
-from cotlens.trace import Origin, Span
+from cotlens.trace import Origin, Reasoning, Span
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -146,6 +146,7 @@ FAULTS = [
     (donor(completion="four"), "^trace 'd0': it has no thinking to cut"),
     (donor(completion="<think>\n \n</think> four"), "^trace 'd0': its thinking is blank"),
     (donor(completion="<think>so on", finish_reason="length"), "'d0'.*within its first step"),
+    (donor(reasoning=Reasoning.SUMMARY), "^trace 'd0': its thinking is summary, which no model"),
     (donor(model="", method=""), "^trace 'd0': a donor needs a name"),
     (donor(model="none", method=""), "^trace 'd0': a donor needs a name other than 'none'"),
     (
@@ -242,6 +243,7 @@ def test_round_0_is_prefill_and_every_round_begins_with_what_was_thought(model):
         assert trace.id == f"{chain.id}~{number}"
         assert (probe["kind"], probe["round"], probe["chain"]) == ("reset", number, chain.id)
         assert (trace.method, trace.prompt_id) == ("grpo", chain.prompt_id)
+        assert (trace.sample, trace.meta["request"]) == (chain.sample, chain.meta["request"])
         if number == 0:
             assert trace.completion == chain.completion
             continue
