@@ -18,7 +18,7 @@ from cotlens.models.encode import tags_of
 from cotlens.models.engine import Engine
 from cotlens.models.sample import as_engine, continue_traces, render_job, sample
 from cotlens.probes.cut import cut_thought, joined, step_cuts
-from cotlens.probes.prefix import thought_prefixes
+from cotlens.probes.prefix import changing_rest, thought_prefixes
 from cotlens.probes.recovery import start_of_own, tags_of_engine
 from cotlens.text.rules import STOPPED
 from cotlens.text.split import split_trace
@@ -101,9 +101,10 @@ def hijack(
 ) -> list[Trace]:
     """What a model answers after the whole thought of another model.
 
-    The thought is closed as the recipient closes its own: it writes the answer only. All else is as
-    in `prefill`; `meta["probe"]` has the kind "hijack" and no limit. Of a donor that was cut off
-    the whole steps are taken, and closed.
+    The thought is closed as the recipient closes its own: it writes the answer only. Line breaks
+    after the closing tag are left to the model if its tokenizer joins them with what follows. All
+    else is as in `prefill`; `meta["probe"]` has the kind "hijack" and no limit. Of a donor that was
+    cut off the whole steps are taken, and closed.
 
     Args:
         model: as in `prefill`, like the arguments that follow.
@@ -119,14 +120,11 @@ def hijack(
     engine = as_engine(model)
     prefixes = _prefixes(engine, beginnings, template_args)
 
-    # The line break before the closing tag must not be doubled.
     closed = []
-    for prefix in prefixes:
+    for beginning, prefix in zip(beginnings, prefixes, strict=True):
         close = ""
         if prefix:
-            close = tags_of(engine.tokenizer, prefix).close
-        if prefix.endswith("\n"):
-            close = close.lstrip("\n")
+            close = _closing(engine, beginning.prompt, prefix, template_args)
         closed.append(prefix + close)
 
     return sample(
@@ -372,6 +370,18 @@ def _prefixes(
     prompts = [beginning.prompt for beginning in beginnings]
     thoughts = [beginning.thought for beginning in beginnings]
     return thought_prefixes(engine, prompts, thoughts, template_args)
+
+
+def _closing(engine: Engine, prompt: Prompt, prefix: str, template_args: Variables) -> str:
+    """What closes a thought that ends with this prefix."""
+    close = tags_of(engine.tokenizer, prefix).close
+
+    # The line break before the tag must not be doubled.
+    if prefix.endswith("\n"):
+        close = close.lstrip("\n")
+    if changing_rest(engine, prompt, prefix + close, template_args or {}) is not None:
+        close = close.rstrip("\n")
+    return close
 
 
 # --- rounds of a reset ---------------------------------------------------------------------------

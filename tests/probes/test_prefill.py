@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from tiny import TEMPLATE, tiny_model, tiny_tokenizer
+from tiny import TEMPLATE, byte_tokenizer, tiny_model, tiny_tokenizer
 
 from cotlens import Trace, TraceError, sample
 from cotlens.formats.prompts import as_prompts
@@ -218,6 +218,18 @@ def test_a_hijacked_thought_is_whole_and_closed(model):
     assert probes([trace]) == [
         {"kind": "hijack", "donor": "far/base", "source": "d0", "n_words": 6}
     ]
+
+
+def test_line_breaks_after_the_tag_stay_out_where_a_word_would_change_them():
+    """GPT-2 reads two line breaks before a word as two tokens, and alone as one."""
+    tokenizer = byte_tokenizer(["\n\n so\n\n the wait\n\n"] * 9)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.add_tokens(["<think>", "</think>"], special_tokens=True)
+    network = tiny_model(len(tokenizer), max_position_embeddings=256)
+    model = wrap_model(network, tokenizer, name="bytes")
+    (trace,) = hijack(model, PROMPTS, [donor(thinking="so one.\n")], **OPTIONS)
+    prefix = trace.completion[: trace.token_starts[0]]
+    assert prefix == "<think>\nso one.\n</think>"
 
 
 def test_plain_samples_of_a_hijack_think_themselves(model):
