@@ -28,14 +28,22 @@ def encode_opening(trace: Trace, cut: int, insert: str, tokenizer: Any) -> Openi
     and insert are encoded as one text. Delimiters that a source with separate fields left out are
     put in, as `encode_trace` does.
 
+    The prompt ids of a continuation, or of a sample with a prefill, hold the beginning of its
+    completion as well: it is read once.
+
     Raises:
         TraceError: as `encode_trace`.
     """
-    context = encode_context(trace, tokenizer)
-    prefix_ids = _own_ids(trace, cut)
-    if prefix_ids is not None:
+    # What stands before the completion, and nothing of it.
+    bare = trace
+    if _begins_in_prompt_ids(trace):
+        bare = replace(trace, prompt_token_ids=None)
+    context = encode_context(bare, tokenizer)
+
+    own_ids = _own_ids(trace, cut)
+    if own_ids is not None:
         insert_ids, _ = encode(tokenizer, insert)
-        ids = (*context.ids, *prefix_ids, *insert_ids)
+        ids = (*own_ids, *insert_ids)
         return Opening(ids, context.text, trace.completion[:cut] + insert)
 
     ids = list(context.ids)
@@ -48,18 +56,23 @@ def encode_opening(trace: Trace, cut: int, insert: str, tokenizer: Any) -> Openi
     return Opening(tuple(ids), context.text, prefix)
 
 
-def _own_ids(trace: Trace, cut: int) -> tuple[int, ...] | None:
-    """The trace's own ids of its text up to the cut; None where they cannot be told.
+def _begins_in_prompt_ids(trace: Trace) -> bool:
+    """Whether the first tokens of the completion are the last of the prompt."""
+    starts = trace.token_starts or (0,)
+    return starts[0] > 0
 
-    They cannot if they are unknown, if the cut lies inside a token, or if the ids are those of a
-    continuation, whose text begins before them.
+
+def _own_ids(trace: Trace, cut: int) -> tuple[int, ...] | None:
+    """The trace's own ids of its prompt and its text up to the cut; None where they are not known.
+
+    They are not if the cut lies inside a token, or before the first that the model wrote.
     """
     starts = trace.token_starts
     if trace.token_ids is None or not starts or trace.origin is Origin.FIELDS:
         return None
-    if trace.prompt_token_ids is None or starts[0] != 0 or cut not in starts:
+    if trace.prompt_token_ids is None or cut not in starts:
         return None
-    return trace.token_ids[: starts.index(cut)]
+    return (*trace.prompt_token_ids, *trace.token_ids[: starts.index(cut)])
 
 
 def _cut_trace(trace: Trace, cut: int, insert: str) -> Trace:

@@ -1,5 +1,7 @@
 """sample and continue_trace: one contract, whatever draws the text."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -194,6 +196,43 @@ def test_a_trace_keeps_its_own_ids_up_to_the_cut():
     (continued,) = continue_trace(model, trace, 7, max_new_tokens=2)
     assert list(continued.prompt_token_ids) == prompt_ids + letters[:7]
     assert continued.completion.startswith("one two")
+
+
+@pytest.mark.parametrize("cut", ["<think> wait", "<think> wait so", "<think> wait so hmm two"])
+def test_the_prefix_of_a_continuation_is_read_once(model, cut):
+    """Its prompt ids hold the prefix too. Before it, at its end, and after it; with the whole prompt before."""
+    trace = Trace(
+        id="a", prompt="one", completion="<think> wait so hmm two three", finish_reason="stop"
+    )
+    start = len("<think> wait so")
+    before = model.tokenizer("<|user|> one <|assistant|> <think> wait so", add_special_tokens=False)
+    ids = model.tokenizer(" hmm two three", add_special_tokens=False)["input_ids"]
+    starts = [start, start + len(" hmm"), start + len(" hmm two")]
+    continuation = replace(
+        trace,
+        prompt="<|user|> one <|assistant|> ",
+        prompt_token_ids=tuple(before["input_ids"]),
+        token_ids=tuple(ids),
+        token_starts=tuple(starts),
+    )
+    (plain,) = continue_trace(model, trace, len(cut), max_new_tokens=3)
+    (again,) = continue_trace(model, continuation, len(cut), max_new_tokens=3)
+    assert again.prompt_token_ids == plain.prompt_token_ids
+    assert again.completion == plain.completion
+    assert again.prompt == plain.prompt
+
+
+def test_a_sample_with_a_prefill_is_continued_as_it_was_written(model):
+    """Greedy: from any place the model writes the same again, also when it continues a continuation."""
+    options = {"temperature": 0, "max_new_tokens": 9}
+    (drawn,) = sample(model, ["one"], prefill="<think> wait so", **options)
+    for cut in drawn.token_starts[:4]:
+        (continued,) = continue_trace(model, drawn, cut, **options)
+        (again,) = continue_trace(model, continued, cut, **options)
+        n_before = drawn.token_starts.index(cut)
+        written = drawn.token_ids[n_before:]
+        assert continued.token_ids[: len(written)] == written
+        assert again.token_ids == continued.token_ids
 
 
 def test_a_cut_trace_of_fields_has_the_tags_that_the_model_reads(model):
