@@ -260,6 +260,13 @@ def test_round_0_is_prefill_and_every_round_begins_with_what_was_thought(model):
             assert trace.completion == chain.completion
             continue
 
+        # All of it is read, and once. The words of this tokenizer are the tokens.
+        start = trace.token_starts[0]
+        rendered = "<|user|> one <|assistant|> " if place % 4 < 2 else "<|user|> two <|assistant|> "
+        words = (rendered + trace.completion[:start]).split()
+        assert len(trace.prompt_token_ids) == len(words)
+        assert trace.prompt == rendered
+
         # The thought of the round before, without a tag; the sentence; the beginning again.
         before = traces[place - 4].completion
         prefix = trace.completion[: trace.token_starts[0]]
