@@ -11,6 +11,7 @@ scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
 perplexity   how likely training rows are under the model that is to learn them
 drift        what the covariance of success and safety within prompts predicts of RL's safety
+prefill      safety after the thought of a donor: matrix, means, lengths, rounds of a reset
 bounds       the interval of an entropy of which only the top-k log-probs are known
 probes       traces of probes as rows
 continuation safety of continuations by step, triggers, turning points, cues
@@ -57,6 +58,13 @@ from cotlens.measures.perplexity import (
     perplexity,
     row_likelihood,
 )
+from cotlens.measures.prefill import (
+    by_length,
+    donor_effects,
+    prefill_matrix,
+    reset_curve,
+    susceptibility,
+)
 from cotlens.measures.probes import (
     probe_table,
 )
@@ -90,8 +98,10 @@ __all__ = [
     "asks_for_harm",
     "attempt_table",
     "attempt_traces",
+    "by_length",
     "continuation_safety",
     "cue_against_turn",
+    "donor_effects",
     "entropy_bounds",
     "entropy_survival",
     "entropy_threshold",
@@ -106,15 +116,18 @@ __all__ = [
     "perplexity",
     "position_entropy",
     "predict_drift",
+    "prefill_matrix",
     "probe_table",
     "reflection_dynamics",
     "reflection_entropy",
     "reflection_estimates",
+    "reset_curve",
     "risky_patterns",
     "row_likelihood",
     "safety_states",
     "step_entropy",
     "success_safety_covariance",
+    "susceptibility",
     "thinking_answer_estimates",
     "tilted_drift",
     "trace_entropy",

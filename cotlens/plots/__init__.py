@@ -14,6 +14,7 @@ training     curves by update; unsafe thinking that the guard does not see
 confounds    raw and matched differences to the base
 probes       early answering
 continuation continuation safety by step, cues against turns, harm by replaced steps
+prefill      safety after a donor's thought: matrix, lengths, rounds of a reset
 
 To find a figure's code, search its name (training/obfuscation) in of_runs.py, of_studies.py or
 trainers/pocket/figures.py: its entry names the function that draws it. The commands:
@@ -23,8 +24,13 @@ trainers/pocket/figures.py: its entry names the function that draws it. The comm
     python -m trainers.pocket.report STUDY -o DIR      a pocket study, with figures of its truth
 """
 
-from cotlens.plots.claims import plot_frontier, plot_recovery
-from cotlens.plots.confounds import plot_confounds
+from cotlens.plots.claims import (
+    plot_frontier,
+    plot_recovery,
+)
+from cotlens.plots.confounds import (
+    plot_confounds,
+)
 from cotlens.plots.continuation import (
     plot_continuation_safety,
     plot_cue_against_turn,
@@ -44,19 +50,41 @@ from cotlens.plots.judges import (
     plot_safety_by_part,
     plot_thinking_by_answer,
 )
-from cotlens.plots.lengths import plot_lengths
-from cotlens.plots.of_runs import draw_figures
-from cotlens.plots.of_studies import draw_study
-from cotlens.plots.probes import plot_early_answering
+from cotlens.plots.lengths import (
+    plot_lengths,
+)
+from cotlens.plots.of_runs import (
+    draw_figures,
+)
+from cotlens.plots.of_studies import (
+    draw_study,
+)
+from cotlens.plots.prefill import (
+    plot_prefill_length,
+    plot_prefill_matrix,
+    plot_reset,
+)
+from cotlens.plots.probes import (
+    plot_early_answering,
+)
 from cotlens.plots.reflection import (
     plot_marker_agreement,
     plot_reflection,
     plot_reflection_position,
     plot_transitions,
 )
-from cotlens.plots.study import plot_measures, plot_safety_and_skill
-from cotlens.plots.style import Plot, save
-from cotlens.plots.training import plot_obfuscation, plot_training
+from cotlens.plots.study import (
+    plot_measures,
+    plot_safety_and_skill,
+)
+from cotlens.plots.style import (
+    Plot,
+    save,
+)
+from cotlens.plots.training import (
+    plot_obfuscation,
+    plot_training,
+)
 from cotlens.plots.unsafe import (
     plot_onset_recovery,
     plot_risky_patterns,
@@ -87,10 +115,13 @@ __all__ = [
     "plot_onset_recovery",
     "plot_outcomes",
     "plot_position_entropy",
+    "plot_prefill_length",
+    "plot_prefill_matrix",
     "plot_recovery",
     "plot_reflection",
     "plot_reflection_entropy",
     "plot_reflection_position",
+    "plot_reset",
     "plot_risky_patterns",
     "plot_safety_and_skill",
     "plot_safety_by_part",

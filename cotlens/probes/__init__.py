@@ -5,6 +5,7 @@ early        answer_early, early_answers: what would the model answer, had it st
 prefix       thought_prefixes: beginnings of a thought, inside it and between two tokens
 intervene    intervene: replace a step, go on from there, look again
 continuation continue_steps: continuations from the end of each step
+prefill      prefill, hijack, reset: the thought of one model in the mouth of another
 recovery     recover: after an injected mistake, does it go back, and is it right
 cues         first_cue, no_cue_left, TRIGGERS: interventions where a thought means to comply
 payoff       pay_off: how much less often it is right without the first tokens of reflections
@@ -13,13 +14,43 @@ returns      miss_table, return_table: returns per miss, depth, counts, of what 
 Recovery, pay-off and returns measure reflective depth, in the order of what they prove.
 """
 
-from cotlens.probes.continuation import continue_steps
-from cotlens.probes.cues import TRIGGERS, first_cue, no_cue_left, say
-from cotlens.probes.cut import cut_thought, end_of_step, joined, step_cuts, thought_until
-from cotlens.probes.early import answer_early, early_answers
-from cotlens.probes.intervene import Attempt, intervene
-from cotlens.probes.payoff import PayOff, first_token_ids, pay_off
-from cotlens.probes.prefix import thought_prefixes
+from cotlens.probes.continuation import (
+    continue_steps,
+)
+from cotlens.probes.cues import (
+    TRIGGERS,
+    first_cue,
+    no_cue_left,
+    say,
+)
+from cotlens.probes.cut import (
+    cut_thought,
+    end_of_step,
+    joined,
+    step_cuts,
+    thought_until,
+)
+from cotlens.probes.early import (
+    answer_early,
+    early_answers,
+)
+from cotlens.probes.intervene import (
+    Attempt,
+    intervene,
+)
+from cotlens.probes.payoff import (
+    PayOff,
+    first_token_ids,
+    pay_off,
+)
+from cotlens.probes.prefill import (
+    hijack,
+    prefill,
+    reset,
+)
+from cotlens.probes.prefix import (
+    thought_prefixes,
+)
 from cotlens.probes.recovery import (
     Recovery,
     grade_answer,
@@ -27,7 +58,10 @@ from cotlens.probes.recovery import (
     recovery_table,
     reflects_next,
 )
-from cotlens.probes.returns import miss_table, return_table
+from cotlens.probes.returns import (
+    miss_table,
+    return_table,
+)
 
 __all__ = [
     "TRIGGERS",
@@ -42,14 +76,17 @@ __all__ = [
     "first_cue",
     "first_token_ids",
     "grade_answer",
+    "hijack",
     "intervene",
     "joined",
     "miss_table",
     "no_cue_left",
     "pay_off",
+    "prefill",
     "recover",
     "recovery_table",
     "reflects_next",
+    "reset",
     "return_table",
     "say",
     "step_cuts",

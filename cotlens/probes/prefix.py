@@ -117,16 +117,24 @@ def _check_end(
     engine: Engine, prompt: Prompt, prefix: str, template_args: Mapping[str, Any]
 ) -> None:
     """Raise TraceError if the tokens of a prefix change with the text after it."""
+    rest = changing_rest(engine, prompt, prefix, template_args)
+    if rest is not None:
+        raise TraceError(
+            f"{prompt.place}: its prefix ends in {prefix[-20:]!r}, which is encoded in another way "
+            f"before {rest!r}; end it after its line breaks, or before a blank"
+        )
+
+
+def changing_rest(
+    engine: Engine, prompt: Prompt, prefix: str, template_args: Mapping[str, Any]
+) -> str | None:
+    """A text before which the tokens of a prefix are others than alone; None if none was found."""
     # A word that follows brings its blank, if there is none.
     before = "" if prefix[-1].isspace() else " "
     ids = list(render_job(engine, prompt, prefix, template_args).ids)
     for word in _RESTS:
         rest = before + word
         longer_ids = list(render_job(engine, prompt, prefix + rest, template_args).ids)
-        if longer_ids[: len(ids)] == ids:
-            continue
-
-        raise TraceError(
-            f"{prompt.place}: its prefix ends in {prefix[-20:]!r}, which is encoded in another way "
-            f"before {rest!r}; end it after its line breaks, or before a blank"
-        )
+        if longer_ids[: len(ids)] != ids:
+            return rest
+    return None
