@@ -206,7 +206,7 @@ def _measure_prefills(
 ) -> pd.DataFrame:
     """One row per sample after the beginning, or all, of a donor's thought."""
     requests = [as_request(prompt) for prompt in by_id.values()]
-    options = {
+    options: dict[str, Any] = {
         "seed": setting.seed,
         "max_new_tokens": setting.plan.max_new_tokens,
         "method": setting.arm,
