@@ -10,8 +10,17 @@ requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
 bounds       the interval of an entropy of which only the top-k log-probs are known
+boundary     the boundary between harmful and reasoning prompts among hidden states
+hidden       how far models' hidden states of prompts move: distances, shifts, a picture in 2-D
 """
 
+from cotlens.measures.boundary import (
+    Boundary,
+    Plane,
+    fit_boundary,
+    held_out_distances,
+    signed_distances,
+)
 from cotlens.measures.bounds import Bounds, entropy_bounds
 from cotlens.measures.entropy import (
     entropy_survival,
@@ -23,6 +32,7 @@ from cotlens.measures.entropy import (
     trace_entropy,
     word_entropy,
 )
+from cotlens.measures.hidden import Projection, distance_table, project, shift_table
 from cotlens.measures.lengths import length_quantiles
 from cotlens.measures.reflection import (
     marker_agreement,
@@ -42,23 +52,32 @@ from cotlens.measures.unsafe import (
 
 __all__ = [
     "BASELINE",
+    "Boundary",
     "Bounds",
     "Outcome",
+    "Plane",
+    "Projection",
     "asks_for_harm",
+    "distance_table",
     "entropy_bounds",
     "entropy_survival",
     "entropy_threshold",
+    "fit_boundary",
     "forking_tokens",
+    "held_out_distances",
     "length_quantiles",
     "marker_agreement",
     "match_lengths",
     "outcomes",
     "position_entropy",
+    "project",
     "reflection_dynamics",
     "reflection_entropy",
     "reflection_estimates",
     "risky_patterns",
     "safety_states",
+    "shift_table",
+    "signed_distances",
     "step_entropy",
     "thinking_answer_estimates",
     "trace_entropy",

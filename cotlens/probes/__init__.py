@@ -5,11 +5,13 @@ prefix       thought_prefixes: beginnings of a thought, inside it and between tw
 recovery     recover: after an injected mistake, does it go back, and is it right
 payoff       pay_off: how much less often it is right without the first tokens of reflections
 returns      miss_table, return_table: returns per miss, depth, counts, of what it writes itself
+hidden       prompt_states: the hidden state of a prompt's last token, before a model thinks
 
-The last three measure reflective depth, in the order of what they prove.
+recovery, payoff and returns measure reflective depth, in the order of what they prove.
 """
 
 from cotlens.probes.early import answer_early
+from cotlens.probes.hidden import prompt_states
 from cotlens.probes.payoff import PayOff, first_token_ids, pay_off
 from cotlens.probes.recovery import (
     Recovery,
@@ -28,6 +30,7 @@ __all__ = [
     "grade_answer",
     "miss_table",
     "pay_off",
+    "prompt_states",
     "recover",
     "recovery_table",
     "reflects_next",
