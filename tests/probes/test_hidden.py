@@ -152,7 +152,7 @@ def test_what_is_refused(model, options, message):
 def test_a_prompt_of_just_max_tokens_is_read(model):
     """Two header tokens and three words; the limit is also the model's 64, whatever is asked for."""
     assert prompt_states(model, ["one two three"], max_tokens=5).shape == (1, 16)
-    with pytest.raises(TraceError, match="prompt 1: the prompt has 72 tokens .* at most 64"):
+    with pytest.raises(TraceError, match=r"prompt 1: the prompt has 72 tokens .* at most 64"):
         prompt_states(model, [" ".join(["one"] * 70)])
 
 
