@@ -13,6 +13,7 @@ claims       skill and recovery at equal safety; recovery after an injected faul
 training     curves by update; unsafe thinking that the guard does not see
 confounds    raw and matched differences to the base
 probes       early answering
+hidden       hidden states of prompts, in two dimensions and from the boundary
 
 To find a figure's code, search its name (training/obfuscation) in of_runs.py, of_studies.py or
 trainers/pocket/figures.py: its entry names the function that draws it. The commands:
@@ -31,6 +32,7 @@ from cotlens.plots.entropy import (
     plot_position_entropy,
     plot_reflection_entropy,
 )
+from cotlens.plots.hidden import plot_hidden_states
 from cotlens.plots.judges import (
     plot_detector,
     plot_guard_agreement,
@@ -71,6 +73,7 @@ __all__ = [
     "plot_forking_tokens",
     "plot_frontier",
     "plot_guard_agreement",
+    "plot_hidden_states",
     "plot_lengths",
     "plot_marker_agreement",
     "plot_measures",
