@@ -120,20 +120,23 @@ def fit_boundary(
     is_right = np.zeros(len(matrix), bool)
     for fold in range(n_folds):
         is_out = fold_of_row == fold
-        plane = _fit(matrix[~is_out], flags[~is_out], scale, l2)
-        decisions = plane.distances(matrix[is_out]) > 0
-        is_right[is_out] = decisions == flags[is_out]
+        is_in = ~is_out
+        plane = _fit(matrix[is_in], flags[is_in], scale, l2)
+
+        says_harmful = plane.distances(matrix[is_out]) > 0
+        is_right[is_out] = says_harmful == flags[is_out]
         planes.append(plane)
 
     # Row numbers are no keys: rows of another table have the same.
     fold_of = None
     if prompts is not None:
         fold_of = dict(zip(keys.tolist(), fold_of_row.tolist(), strict=True))
+    n_harmful = int(flags.sum())
     return Boundary(
         plane=_fit(matrix, flags, scale, l2),
         accuracy=stats.proportion(is_right, keys),
-        n_harmful=int(flags.sum()),
-        n_reasoning=int((~flags).sum()),
+        n_harmful=n_harmful,
+        n_reasoning=len(flags) - n_harmful,
         fold_planes=tuple(planes),
         fold_of=fold_of,
     )
@@ -173,7 +176,9 @@ def held_out_distances(boundary: Boundary, states: ArrayLike, prompts: Sequence[
 
     # Fold -1: not among the prompts that the boundary was fitted on.
     fold_of = boundary.fold_of or {}
-    fold_of_row = np.array([fold_of.get(key, -1) for key in keys.tolist()])
+    folds = [fold_of.get(key, -1) for key in keys]
+    fold_of_row = np.array(folds)
+
     distances = boundary.plane.distances(matrix)
     for fold, plane in enumerate(boundary.fold_planes):
         is_out = fold_of_row == fold
@@ -200,7 +205,13 @@ def _fit(states: Floats, is_harmful: Flags, scale: bool, l2: float) -> Plane:
         "ftol": 1e-15,
         "gtol": 1e-8,
     }
-    result = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+    result = minimize(
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options=options,
+    )
     weights = axes @ result.x[:-1]
     intercept = float(result.x[-1])
 

@@ -52,6 +52,7 @@ def distance_table(
         distance.
     """
     models = _as_models(states_by_model, domains)
+
     values = {}
     for name, states in models.items():
         values[name] = held_out_distances(boundary, states, prompts)
@@ -62,8 +63,9 @@ def shift_table(distances: pd.DataFrame, base: str, **options: Any) -> pd.DataFr
     """Mean signed distance of each model in each domain, and its shift against the base.
 
     shift = mean distance of the model - mean distance of the base, paired by prompt. Below zero the
-    model has moved away from the harmful side. The paper's number, the change of |w.c + b| / |w| of
-    centroids c, is the same up to its sign where both centroids are on one side.
+    model has moved away from the harmful side. The paper's number is the change of |w.c + b| / |w|
+    of centroids c. Measured from one plane it is the same, up to its sign, where both centroids are
+    on one side of it.
 
     Args:
         distances: as `distance_table` returns it.
@@ -207,17 +209,21 @@ def _components(states: Floats) -> tuple[Floats, tuple[float, float]]:
     # From the products of the states: mostly there are fewer states than coordinates.
     products = states @ states.T
     n = len(products)
-    rising, vectors = eigh(products, subset_by_index=[n - 2, n - 1])
+    last_two = [n - 2, n - 1]
+    rising, vectors = eigh(products, subset_by_index=last_two)
+
+    # Largest first; the second is a rounding error of 0 where all states are on a line.
     sizes = np.maximum(rising[::-1], 0)
-    coordinates = vectors[:, ::-1] * np.sqrt(sizes)
+    unit_coordinates = vectors[:, ::-1]
+    coordinates = unit_coordinates * np.sqrt(sizes)
 
     # The point that is furthest out is on the positive side.
     furthest = np.abs(coordinates).argmax(axis=0)
     is_negative = coordinates[furthest, [0, 1]] < 0
     coordinates[:, is_negative] *= -1
 
-    shares = sizes / np.trace(products)
-    return coordinates, (float(shares[0]), float(shares[1]))
+    along_x, along_y = sizes / np.trace(products)
+    return coordinates, (float(along_x), float(along_y))
 
 
 def _centroids(points: pd.DataFrame) -> pd.DataFrame:
