@@ -16,8 +16,17 @@ bounds       the interval of an entropy of which only the top-k log-probs are kn
 probes       traces of probes as rows
 continuation safety of continuations by step, triggers, turning points, cues
 interventions  harm against the number of replaced steps
+boundary     the boundary between harmful and reasoning prompts among hidden states
+hidden       how far models' hidden states of prompts move: distances, shifts, a picture in 2-D
 """
 
+from cotlens.measures.boundary import (
+    Boundary,
+    Plane,
+    fit_boundary,
+    held_out_distances,
+    signed_distances,
+)
 from cotlens.measures.bounds import (
     Bounds,
     entropy_bounds,
@@ -45,6 +54,12 @@ from cotlens.measures.entropy import (
     step_entropy,
     trace_entropy,
     word_entropy,
+)
+from cotlens.measures.hidden import (
+    Projection,
+    distance_table,
+    project,
+    shift_table,
 )
 from cotlens.measures.interventions import (
     attempt_table,
@@ -91,23 +106,29 @@ from cotlens.measures.unsafe import (
 
 __all__ = [
     "BASELINE",
+    "Boundary",
     "Bounds",
     "CueAgainstTurn",
     "Drift",
     "Outcome",
+    "Plane",
+    "Projection",
     "asks_for_harm",
     "attempt_table",
     "attempt_traces",
     "by_length",
     "continuation_safety",
     "cue_against_turn",
+    "distance_table",
     "donor_effects",
     "entropy_bounds",
     "entropy_survival",
     "entropy_threshold",
     "find_triggers",
+    "fit_boundary",
     "forking_tokens",
     "harm_by_round",
+    "held_out_distances",
     "length_quantiles",
     "marker_agreement",
     "match_lengths",
@@ -118,6 +139,7 @@ __all__ = [
     "predict_drift",
     "prefill_matrix",
     "probe_table",
+    "project",
     "reflection_dynamics",
     "reflection_entropy",
     "reflection_estimates",
@@ -125,6 +147,8 @@ __all__ = [
     "risky_patterns",
     "row_likelihood",
     "safety_states",
+    "shift_table",
+    "signed_distances",
     "step_entropy",
     "success_safety_covariance",
     "susceptibility",

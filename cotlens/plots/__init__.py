@@ -15,6 +15,7 @@ confounds    raw and matched differences to the base
 probes       early answering
 continuation continuation safety by step, cues against turns, harm by replaced steps
 prefill      safety after a donor's thought: matrix, lengths, rounds of a reset
+hidden       hidden states of prompts, in two dimensions and from the boundary
 
 To find a figure's code, search its name (training/obfuscation) in of_runs.py, of_studies.py or
 trainers/pocket/figures.py: its entry names the function that draws it. The commands:
@@ -42,6 +43,9 @@ from cotlens.plots.entropy import (
     plot_forking_tokens,
     plot_position_entropy,
     plot_reflection_entropy,
+)
+from cotlens.plots.hidden import (
+    plot_hidden_states,
 )
 from cotlens.plots.judges import (
     plot_detector,
@@ -108,6 +112,7 @@ __all__ = [
     "plot_frontier",
     "plot_guard_agreement",
     "plot_harm_by_round",
+    "plot_hidden_states",
     "plot_lengths",
     "plot_marker_agreement",
     "plot_measures",

@@ -10,8 +10,10 @@ recovery     recover: after an injected mistake, does it go back, and is it righ
 cues         first_cue, no_cue_left, TRIGGERS: interventions where a thought means to comply
 payoff       pay_off: how much less often it is right without the first tokens of reflections
 returns      miss_table, return_table: returns per miss, depth, counts, of what it writes itself
+hidden       prompt_states: the hidden state of a prompt's last token, before a model thinks
 
 Recovery, pay-off and returns measure reflective depth, in the order of what they prove.
+recovery, payoff and returns measure reflective depth, in the order of what they prove.
 """
 
 from cotlens.probes.continuation import (
@@ -33,6 +35,9 @@ from cotlens.probes.cut import (
 from cotlens.probes.early import (
     answer_early,
     early_answers,
+)
+from cotlens.probes.hidden import (
+    prompt_states,
 )
 from cotlens.probes.intervene import (
     Attempt,
@@ -83,6 +88,7 @@ __all__ = [
     "no_cue_left",
     "pay_off",
     "prefill",
+    "prompt_states",
     "recover",
     "recovery_table",
     "reflects_next",
