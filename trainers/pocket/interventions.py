@@ -218,6 +218,7 @@ def _measure_prefills(
 
     # The same beginning again: of the base's thoughts, for forbidden requests.
     repeated = [trace for trace in donors if trace.method == "base" and _is_forbidden(trace, by_id)]
+    options["max_new_tokens"] = RESET_TOKENS
     traces += reset(
         engine,
         requests,
@@ -225,7 +226,7 @@ def _measure_prefills(
         rounds=RESETS,
         restart=RESTART,
         steps=2,
-        **options | {"max_new_tokens": RESET_TOKENS},
+        **options,
     )
     return _judged(traces, by_id)
 
