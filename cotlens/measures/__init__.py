@@ -5,6 +5,8 @@ The docstring of each function defines its columns.
 groups       estimates by group, and the checks that figures share
 lengths      quantiles of lengths
 reflection   how often, where and in what runs a trace reflects
+behaviours   cognitive behaviours that a judge lists, beside the kinds of steps
+self_reflection    does a thinking go back on itself, by a judge; how soon after a prefix
 unsafe       the path of a trace's markers, its outcome, risky patterns
 requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
@@ -12,6 +14,12 @@ entropy      token entropy by trace, step, position, word, and around reflection
 bounds       the interval of an entropy of which only the top-k log-probs are known
 """
 
+from cotlens.measures.behaviours import (
+    BEHAVIOURS,
+    behaviour_agreement,
+    behaviour_counts,
+    behaviour_means,
+)
 from cotlens.measures.bounds import Bounds, entropy_bounds
 from cotlens.measures.entropy import (
     entropy_survival,
@@ -31,6 +39,12 @@ from cotlens.measures.reflection import (
     transitions,
 )
 from cotlens.measures.requests import BASELINE, asks_for_harm, match_lengths, with_baseline
+from cotlens.measures.self_reflection import (
+    first_reflections,
+    prefix_stop,
+    reflection_agreement,
+    self_reflection_share,
+)
 from cotlens.measures.unsafe import (
     Outcome,
     outcomes,
@@ -42,23 +56,31 @@ from cotlens.measures.unsafe import (
 
 __all__ = [
     "BASELINE",
+    "BEHAVIOURS",
     "Bounds",
     "Outcome",
     "asks_for_harm",
+    "behaviour_agreement",
+    "behaviour_counts",
+    "behaviour_means",
     "entropy_bounds",
     "entropy_survival",
     "entropy_threshold",
+    "first_reflections",
     "forking_tokens",
     "length_quantiles",
     "marker_agreement",
     "match_lengths",
     "outcomes",
     "position_entropy",
+    "prefix_stop",
+    "reflection_agreement",
     "reflection_dynamics",
     "reflection_entropy",
     "reflection_estimates",
     "risky_patterns",
     "safety_states",
+    "self_reflection_share",
     "step_entropy",
     "thinking_answer_estimates",
     "trace_entropy",
