@@ -103,7 +103,7 @@ def _first_reflection(own: pd.DataFrame, trace: Trace, prefix: int) -> dict[str,
     if not n_known:
         return row
 
-    reflects = own["is_reflection"].eq(True).to_numpy(bool)
+    reflects = own["is_reflection"].eq(True).fillna(False).to_numpy(bool)
     row["is_censored"] = not reflects.any()
     if not reflects.any():
         return row
@@ -147,7 +147,6 @@ def reflection_agreement(
 
     judged = both["label"].map({"yes": True, "no": False})
     is_unknown = both["any_reflect"].isna()
-    classified = both["any_reflect"].eq(1).astype(object).mask(is_unknown)
+    classified = both["any_reflect"].eq(1).astype(object).where(~is_unknown, None)
     judged = judged.astype(object).where(judged.notna(), None)
-    classified = classified.where(~is_unknown, None)
     return stats.agreement(judged.tolist(), classified.tolist(), both["prompt_id"], **options)

@@ -12,7 +12,8 @@ from cotlens.measures.self_reflection import self_reflection_share
 from cotlens.plots.parts import draw_dots, label_rows, note, shorten, spread
 from cotlens.plots.style import COLOURS, Plot, house_style, new_figure
 
-_SHORT_WAIT = 50  # tokens: the axis is linear up to here, and logarithmic from here on
+_SHORT_WAIT = 10  # tokens: a long axis is linear up to here, and logarithmic from here on
+_LONG_WAIT = 500
 
 
 @house_style()
@@ -107,8 +108,9 @@ def _label_waiting(axis: Axes, *, has_prefixes: bool) -> None:
 
     # A few late ones would leave no room for the many early ones.
     _, longest = axis.get_xlim()
-    if longest > 20 * _SHORT_WAIT:
+    if longest > _LONG_WAIT:
         axis.set_xscale("symlog", linthresh=_SHORT_WAIT)
+        axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.set_xlim(0, longest)
     axis.legend(loc="lower right", fontsize=6.5)
 
@@ -164,7 +166,9 @@ def _draw_agreement(axis: Axes, agreed: pd.DataFrame) -> None:
         label = {"spearman": "counts: Spearman", "kappa": "presence: kappa"}[name]
         draw_dots(axis, rows, colour, offset=offset, label=label, marker=marker)
     axis.axvline(0, color="#999999", linewidth=0.8, linestyle=":")
-    axis.set(xlim=(-1, 1), xlabel=f"judge against steps, {agreed['n'].max():,} traces")
+    axis.set(xlim=(-1, 1), xticks=[-1, -0.5, 0, 0.5, 1])
+    axis.set_xlabel(f"judge against steps, {agreed['n'].max():,} traces")
+    axis.legend(loc="lower left", fontsize=6.5)
 
 
 def _note_behaviours(axis: Axes, counts: pd.DataFrame, judge: str) -> None:
