@@ -47,11 +47,13 @@ def behaviour_counts(verdicts: pd.DataFrame, steps: pd.DataFrame | None = None) 
     check_answers(verdicts["label"])
     counts = verdicts.copy()
 
-    names = [*BEHAVIOURS, UNVERIFIED]
+    # An undecided list may hold anything.
     is_decided = verdicts["label"] != "undecided"
-    for name in names:
-        n_listed = [_count_category(listed, name) for listed in verdicts["categories"]]
-        column = pd.Series(n_listed, index=verdicts.index, dtype=float)
+    for name in (*BEHAVIOURS, UNVERIFIED):
+        n_listed = []
+        for listed in verdicts["categories"]:
+            n_listed.append(_count_category(listed, name))
+        column = pd.Series(n_listed, verdicts.index, dtype=float)
         counts[f"n_{name}"] = column.where(is_decided)
 
     if steps is None:
@@ -63,7 +65,12 @@ def _count_category(listed: Any, name: str) -> int:
     """How many of a verdict's categories are of a kind; none if there are no categories."""
     if listed is None:
         return 0
-    return sum(category.partition(":")[0] == name for category in listed)
+
+    n_listed = 0
+    for category in listed:
+        kind, _, _ = category.partition(":")
+        n_listed += kind == name
+    return n_listed
 
 
 def _with_step_counts(counts: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
@@ -79,8 +86,10 @@ def _with_step_counts(counts: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame
 
         # A known trace without such a step has none; an unknown one is missing.
         is_kind = known["kind"] == kind.value
-        n_steps = known[is_kind].groupby("trace_id").size().reindex(known_ids, fill_value=0)
-        counts[column] = counts["trace_id"].map(n_steps).astype(float)
+        n_steps = known[is_kind].groupby("trace_id").size()
+        n_steps = n_steps.reindex(known_ids, fill_value=0)
+        of_traces = counts["trace_id"].map(n_steps)
+        counts[column] = of_traces.astype(float)
     return counts
 
 
@@ -132,23 +141,39 @@ def behaviour_agreement(counts: pd.DataFrame) -> pd.DataFrame:
         share_judge and share_kind (of traces with any). NaN where it is undefined: no kind, or one
         of the two never varies.
     """
-    columns = [f"{side}_{name}" for name in BEHAVIOURS for side in ("n", "steps")]
-    need(counts, "prompt_id", *columns)
     rows = []
     for behaviour, kind in BEHAVIOURS.items():
-        both = counts[["prompt_id", f"n_{behaviour}", f"steps_{behaviour}"]].dropna()
+        columns = ["prompt_id", f"n_{behaviour}", f"steps_{behaviour}"]
+        need(counts, *columns)
+
+        # Traces that both know.
+        both = counts[columns].dropna()
         both.columns = ["prompt_id", "judge", "kind"]
-        row = {"behaviour": behaviour, "kind": kind.value if kind else "", "n": len(both)}
-        row["n_prompts"] = both["prompt_id"].nunique()
+        row: dict[str, Any] = {
+            "behaviour": behaviour,
+            "kind": kind.value if kind else "",
+            "n": len(both),
+            "n_prompts": both["prompt_id"].nunique(),
+        }
         rows.append(row | _agreement_row(both))
     return pd.DataFrame(rows)
 
 
+_AGREEMENT = (
+    "spearman",
+    "spearman_low",
+    "spearman_high",
+    "kappa",
+    "kappa_low",
+    "kappa_high",
+    "share_judge",
+    "share_kind",
+)
+
+
 def _agreement_row(both: pd.DataFrame) -> dict[str, float]:
     """Rank correlation of counts and kappa of presence, of traces that both know."""
-    names = ("spearman", "kappa")
-    row = {f"{name}{end}": np.nan for name in names for end in ("", "_low", "_high")}
-    row |= {"share_judge": np.nan, "share_kind": np.nan}
+    row = dict.fromkeys(_AGREEMENT, np.nan)
     if both.empty:
         return row
 
@@ -160,9 +185,13 @@ def _agreement_row(both: pd.DataFrame) -> dict[str, float]:
     row |= _columns_of("spearman", rank)
 
     # Kappa needs both labels.
-    is_one_label = set(has_behaviour) == set(has_kind) and has_behaviour.nunique() == 1
-    if not is_one_label:
-        agreed = stats.agreement(has_behaviour.tolist(), has_kind.tolist(), both["prompt_id"])
+    labels = {*has_behaviour, *has_kind}
+    if len(labels) == 2:
+        agreed = stats.agreement(
+            has_behaviour.tolist(),
+            has_kind.tolist(),
+            both["prompt_id"],
+        )
         row |= _columns_of("kappa", agreed.kappa)
     return row
 

@@ -1,6 +1,7 @@
 """Does a thinking go back on itself, by a judge, and how soon after a prefix does it reflect?"""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,8 @@ def self_reflection_share(verdicts: pd.DataFrame, by: str = "condition") -> pd.D
     """
     need(verdicts, by, "label", "prompt_id")
     check_answers(verdicts["label"])
+
+    # Undecided is neither.
     flags = verdicts["label"].map({"yes": 1.0, "no": 0.0})
     flagged = verdicts.assign(reflects=flags)
 
@@ -35,9 +38,12 @@ def self_reflection_share(verdicts: pd.DataFrame, by: str = "condition") -> pd.D
         return {"share": stats.proportion(rows["reflects"], rows["prompt_id"])}
 
     shares = estimates_by(flagged, by, share)
+
+    # The groups come in the same order.
     n_undecided = []
     for _, rows in flagged.groupby(by, sort=True, dropna=False):
-        n_undecided.append(int(rows["reflects"].isna().sum()))
+        is_undecided = rows["reflects"].isna()
+        n_undecided.append(int(is_undecided.sum()))
     shares["n_undecided"] = n_undecided
     return shares.drop(columns="measure")
 
@@ -77,15 +83,24 @@ def first_reflections(steps: pd.DataFrame, traces: Iterable[Trace]) -> pd.DataFr
         ValueError: if a column is missing.
     """
     need_columns(steps, "trace_id", "step", "start", "is_reflection")
-    steps_of = dict(list(steps.sort_values("step").groupby("trace_id", sort=False)))
+    ordered = steps.sort_values("step")
+    steps_of = dict(list(ordered.groupby("trace_id", sort=False)))
+    no_steps = steps.head(0)
+
     rows = []
     for trace in traces:
         prefix = prefix_stop(trace)
         if prefix is None:
             continue
-        row = {"trace_id": trace.id, "prompt_id": trace.prompt_id, "prefix_stop": prefix}
-        own = steps_of.get(trace.id, steps.head(0))
-        own = own[own["start"] >= prefix]
+
+        # Steps that begin in the prefix are not the trace's own.
+        trace_steps = steps_of.get(trace.id, no_steps)
+        own = trace_steps[trace_steps["start"] >= prefix]
+        row = {
+            "trace_id": trace.id,
+            "prompt_id": trace.prompt_id,
+            "prefix_stop": prefix,
+        }
         rows.append(row | _first_reflection(own, trace, prefix))
 
     columns = ["trace_id", "prompt_id", "prefix_stop", *_FIRST]
@@ -96,30 +111,37 @@ def first_reflections(steps: pd.DataFrame, traces: Iterable[Trace]) -> pd.DataFr
 _FIRST = ("n_own_steps", "n_tokens", "n_steps", "is_censored")
 
 
-def _first_reflection(own: pd.DataFrame, trace: Trace, prefix: int) -> dict[str, object]:
+def _first_reflection(own: pd.DataFrame, trace: Trace, prefix: int) -> dict[str, Any]:
     """The columns of `first_reflections` for the steps that begin after the prefix."""
     n_known = int(own["is_reflection"].notna().sum())
-    row = dict.fromkeys(_FIRST) | {"n_own_steps": n_known}
+    row: dict[str, Any] = dict.fromkeys(_FIRST)
+    row["n_own_steps"] = n_known
     if not n_known:
         return row
 
-    reflects = own["is_reflection"].eq(True).fillna(False).to_numpy(bool)
+    # A step of unknown language is not taken for a reflection.
+    reflects = own["is_reflection"].eq(True)
+    reflects = reflects.fillna(False).to_numpy(bool)
     row["is_censored"] = not reflects.any()
-    if not reflects.any():
+    if row["is_censored"]:
         return row
 
     # Own tokens are those that begin at or after the end of the prefix.
     place = int(reflects.argmax())
     row["n_steps"] = place
-    token_start = own["token_start"].iloc[place] if "token_start" in own else None
-    if trace.token_starts is not None and pd.notna(token_start):
-        n_given = int(np.searchsorted(trace.token_starts, prefix))
-        row["n_tokens"] = max(0, int(token_start) - n_given)
+    if trace.token_starts is None or "token_start" not in own:
+        return row
+
+    token_start = own["token_start"].iloc[place]
+    if pd.notna(token_start):
+        n_given = np.searchsorted(trace.token_starts, prefix)
+        n_tokens = int(token_start) - int(n_given)
+        row["n_tokens"] = max(0, n_tokens)
     return row
 
 
 def reflection_agreement(
-    verdicts: pd.DataFrame, dynamics: pd.DataFrame, **options: object
+    verdicts: pd.DataFrame, dynamics: pd.DataFrame, **options: Any
 ) -> stats.Agreement:
     """How far a judge of reflection and the classifier agree on whether a trace reflects.
 
@@ -141,12 +163,16 @@ def reflection_agreement(
     need(verdicts, "trace_id", "label")
     need(dynamics, "trace_id", "any_reflect", "prompt_id")
     check_answers(verdicts["label"])
-    both = verdicts[["trace_id", "label"]].merge(
-        dynamics[["trace_id", "any_reflect", "prompt_id"]], on="trace_id", validate="one_to_one"
-    )
+    labels = verdicts[["trace_id", "label"]]
+    reflects = dynamics[["trace_id", "any_reflect", "prompt_id"]]
+    both = labels.merge(reflects, on="trace_id", validate="one_to_one")
 
-    judged = both["label"].map({"yes": True, "no": False})
-    is_unknown = both["any_reflect"].isna()
-    classified = both["any_reflect"].eq(1).astype(object).where(~is_unknown, None)
-    judged = judged.astype(object).where(judged.notna(), None)
-    return stats.agreement(judged.tolist(), classified.tolist(), both["prompt_id"], **options)
+    # Missing where the judge is undecided, or the language unknown.
+    judged = both["label"].map({"yes": 1.0, "no": 0.0})
+    classified = both["any_reflect"].astype(float)
+    return stats.agreement(
+        judged.tolist(),
+        classified.tolist(),
+        both["prompt_id"],
+        **options,
+    )
