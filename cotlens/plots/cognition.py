@@ -1,10 +1,12 @@
 """Figures of a judge's view of the thinking: self-reflection, and cognitive behaviours."""
 
+from collections.abc import Iterator
 from itertools import cycle
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cotlens.measures.behaviours import BEHAVIOURS, behaviour_agreement, behaviour_means
 from cotlens.measures.groups import need
@@ -28,25 +30,26 @@ def plot_self_reflection(
         by: column of the group.
         judge: who judged, for the note.
     """
-    shares = self_reflection_share(verdicts, by).assign(measure="share", n_tokens=np.nan)
+    shares = self_reflection_share(verdicts, by)
     groups = shares["group"].tolist()
     colours = dict(zip(groups, cycle(COLOURS), strict=False))
-    height = max(2.4, 1.3 + 0.35 * len(groups))
-    figure, axes = new_figure(1, 2, height, gridspec_kw={"width_ratios": [1, 1.2]})
-    _draw_shares(axes[0, 0], shares, colours)
 
-    curves = [shares]
+    # On the left a bar for each group.
+    height = max(2.4, 1.3 + 0.35 * len(groups))
+    figure, axes = new_figure(1, 2, height, width_ratios=[1, 1.2])
+    left, right = axes[0]
+    _draw_shares(left, shares, colours)
+
+    # On the right a curve for each group that has prefixes.
+    curves = [shares.assign(measure="share", n_tokens=np.nan)]
     counts = []
-    if len(first):
-        need(first, by, "n_tokens", "is_censored")
-        for group, rows in first.groupby(by, sort=True, dropna=False):
-            name = str(group) or "(unnamed)"
-            curve, text = _waiting_curve(rows, name)
-            counts.append(text)
-            curves.append(curve)
-            colour = colours.get(name, COLOURS[-1])
-            _draw_waiting(axes[0, 1], curve, colour, shorten(name, 24))
-    _label_waiting(axes[0, 1], has_prefixes=len(first) > 0)
+    for name, rows in _groups_of(first, by):
+        curve, text = _waiting_curve(rows, name)
+        curves.append(curve)
+        counts.append(text)
+        colour = colours.get(name, COLOURS[-1])
+        _draw_waiting(right, curve, colour, shorten(name, 24))
+    _label_waiting(right, has_prefixes=len(first) > 0)
 
     waits = f"; no own reflecting step: {', '.join(counts)}" if counts else ""
     note(
@@ -58,13 +61,34 @@ def plot_self_reflection(
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
 
+def _groups_of(first: pd.DataFrame, by: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Name and rows of each group; nothing for a table without rows."""
+    if first.empty:
+        return
+    need(first, by, "n_tokens", "is_censored")
+    for group, rows in first.groupby(by, sort=True, dropna=False):
+        yield str(group) or "(unnamed)", rows
+
+
 def _draw_shares(axis: Axes, shares: pd.DataFrame, colours: dict[str, str]) -> None:
     """A bar with its interval for each group, the first on top."""
     rows = shares.iloc[::-1]
     heights = np.arange(len(rows))
     bar_colours = [colours[group] for group in rows["group"]]
-    axis.barh(heights, rows["value"], color=bar_colours, alpha=0.75, height=0.6)
-    axis.hlines(heights, rows["low"], rows["high"], color="black", linewidth=1)
+    axis.barh(
+        heights,
+        rows["value"],
+        color=bar_colours,
+        alpha=0.75,
+        height=0.6,
+    )
+    axis.hlines(
+        heights,
+        rows["low"],
+        rows["high"],
+        color="black",
+        linewidth=1,
+    )
 
     labels = []
     for row in rows.to_dict("records"):
@@ -76,16 +100,23 @@ def _draw_shares(axis: Axes, shares: pd.DataFrame, colours: dict[str, str]) -> N
 
 def _waiting_curve(first: pd.DataFrame, group: str) -> tuple[pd.DataFrame, str]:
     """Share of traces that have reflected after so many own tokens, and how many never do."""
-    is_known = first["is_censored"].notna()
-    reflects = first["is_censored"].eq(False).fillna(False)
-    is_known &= ~(reflects & first["n_tokens"].isna())
-    known = first[is_known]
+    # Known are those that never reflect, and those whose tokens are counted.
+    never = first["is_censored"].eq(True).fillna(False)
+    tokens = first["n_tokens"].dropna().sort_values()
+    n_never = int(never.sum())
+    n = n_never + len(tokens)
 
-    n = len(known)
-    tokens = np.sort(known["n_tokens"].dropna().to_numpy(float))
-    n_never = n - len(tokens)
-    curve = pd.DataFrame({"n_tokens": tokens, "value": np.arange(1, len(tokens) + 1) / max(n, 1)})
-    curve = curve.assign(group=group, measure="reflected_by", n=n, n_never=n_never)
+    numbers = np.arange(1, len(tokens) + 1)
+    curve = pd.DataFrame(
+        {
+            "n_tokens": tokens.to_numpy(float),
+            "value": numbers / max(n, 1),
+            "group": group,
+            "measure": "reflected_by",
+            "n": n,
+            "n_never": n_never,
+        }
+    )
     return curve, f"{shorten(group, 24)} {n_never:,} of {n:,}"
 
 
@@ -96,7 +127,14 @@ def _draw_waiting(axis: Axes, curve: pd.DataFrame, colour: str, label: str) -> N
     tokens = [0.0, *curve["n_tokens"]]
     shares = [0.0, *curve["value"]]
     name = f"{label} (n = {curve['n'].iloc[0]:,})"
-    axis.step(tokens, shares, where="post", color=colour, linewidth=1.4, label=name)
+    axis.step(
+        tokens,
+        shares,
+        where="post",
+        color=colour,
+        linewidth=1.4,
+        label=name,
+    )
 
 
 def _label_waiting(axis: Axes, *, has_prefixes: bool) -> None:
@@ -126,33 +164,47 @@ def plot_behaviours(counts: pd.DataFrame, by: str = "model", *, judge: str = "")
     """
     means = behaviour_means(counts, by)
     agreed = behaviour_agreement(counts)
-    groups = list(dict.fromkeys(means["group"]))
+    n_groups = means["group"].nunique()
     names = list(BEHAVIOURS)[::-1]
-    figure, axes = new_figure(
-        1, 2, 2.3 + 0.12 * len(groups) * len(names), sharey=True, width_ratios=[1.3, 1]
-    )
+    n_dots = n_groups * len(names)
+    height = 2.3 + 0.12 * n_dots
+    figure, axes = new_figure(1, 2, height, sharey=True, width_ratios=[1.3, 1])
+    left, right = axes[0]
 
-    for number, (group, colour) in enumerate(zip(groups, cycle(COLOURS), strict=False)):
-        rows = means[means["group"] == group].set_index("measure")
-        shown = rows.loc[[f"n_{name}" for name in names]]
-        label = f"{shorten(group, 24)} (n = {shown['n'].iloc[0]:,})"
-        offset = spread(number, len(groups), 0.7 / max(len(groups), 3))
-        draw_dots(axes[0, 0], shown, colour, offset=offset, label=label)
-    axes[0, 0].set(xlabel="per trace, by the judge")
-    axes[0, 0].set_xlim(left=0)
+    # On the left a dot for each group and behaviour.
+    columns = [f"n_{name}" for name in names]
+    step = 0.7 / max(n_groups, 3)
+    by_group = means.groupby("group", sort=False)
+    for number, (group, rows) in enumerate(by_group):
+        shown = rows.set_index("measure").loc[columns]
+        n_traces = shown["n"].iloc[0]
+        draw_dots(
+            left,
+            shown,
+            COLOURS[number % len(COLOURS)],
+            offset=spread(number, n_groups, step),
+            label=f"{shorten(str(group), 24)} (n = {n_traces:,})",
+        )
+    left.set(xlabel="per trace, by the judge")
+    left.set_xlim(left=0)
     figure.legend(loc="outside upper left", ncols=3)
 
-    _draw_agreement(axes[0, 1], agreed.set_index("behaviour").loc[names])
+    # On the right how far the kinds of steps agree.
+    _draw_agreement(right, agreed.set_index("behaviour").loc[names])
     kinds = []
     for name in names:
         kind = BEHAVIOURS[name]
         step = f"step: {kind.value}" if kind else "no kind of step"
         kinds.append(f"{name.replace('_', ' ')}\n({step})")
     label_rows(axes[0], kinds)
-    _note_behaviours(axes[0, 0], counts, judge)
+    _note_behaviours(figure, counts, judge)
 
-    means = means.assign(behaviour=means["measure"].str.removeprefix("n_"))
-    return Plot(figure, pd.concat([means, agreed.assign(measure="agreement")], ignore_index=True))
+    behaviours = means["measure"].str.removeprefix("n_")
+    tables = [
+        means.assign(behaviour=behaviours),
+        agreed.assign(measure="agreement"),
+    ]
+    return Plot(figure, pd.concat(tables, ignore_index=True))
 
 
 def _draw_agreement(axis: Axes, agreed: pd.DataFrame) -> None:
@@ -171,14 +223,12 @@ def _draw_agreement(axis: Axes, agreed: pd.DataFrame) -> None:
     axis.legend(loc="lower left", fontsize=6.5)
 
 
-def _note_behaviours(axis: Axes, counts: pd.DataFrame, judge: str) -> None:
+def _note_behaviours(figure: Figure, counts: pd.DataFrame, judge: str) -> None:
     """What was left out, under the figure."""
     n_undecided = int(counts["n_unverified"].isna().sum())
     n_unverified = int(counts["n_unverified"].sum())
     columns = [f"n_{name}" for name in BEHAVIOURS]
     n_listed = n_unverified + int(counts[columns].sum().sum())
-    figure = axis.get_figure(root=True)
-    assert figure is not None
     note(
         figure,
         f"left: places that {judge or 'a judge'} quotes from the thinking; {n_unverified:,} of "
