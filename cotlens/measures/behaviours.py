@@ -173,7 +173,7 @@ _AGREEMENT = (
 
 def _agreement_row(both: pd.DataFrame) -> dict[str, float]:
     """Rank correlation of counts and kappa of presence, of traces that both know."""
-    row = dict.fromkeys(_AGREEMENT, np.nan)
+    row: dict[str, float] = dict.fromkeys(_AGREEMENT, np.nan)
     if both.empty:
         return row
 
@@ -258,4 +258,5 @@ def _rank_correlation(pairs: NDArray[np.float64]) -> float:
     is_constant = (pairs == pairs[0]).all(axis=0)
     if len(pairs) < 2 or is_constant.any():
         return np.nan
-    return float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
+    rho, _ = spearmanr(pairs[:, 0], pairs[:, 1])
+    return float(rho)
