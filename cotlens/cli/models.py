@@ -138,7 +138,7 @@ PartOption = Annotated[
     str,
     Option(
         help="Parts to judge, separated by commas: thinking, answer, full; with --verdicts one of "
-        "them or request."
+        "them or request. The rubrics reflection and behaviours are of the thinking."
     ),
 ]
 FamilyOption = Annotated[
@@ -148,7 +148,11 @@ UrlOption = Annotated[
     str, Option(help="OpenAI-compatible endpoint, up to /v1, that judges by --rubric.")
 ]
 RubricOption = Annotated[
-    Literal["safety", "strongreject"], Option(help="Rubric for the judge at --url.")
+    Literal["safety", "strongreject", "reflection", "behaviours"],
+    Option(
+        help="Rubric for the judge at --url: is the text unsafe, StrongREJECT's grades, does the "
+        "thinking go back on itself, which cognitive behaviours has it."
+    ),
 ]
 KeyVariableOption = Annotated[str, Option(help="Environment variable with the endpoint's API key.")]
 PriceOption = Annotated[
@@ -171,7 +175,7 @@ DryRunOption = Annotated[
 def guard(
     run: RunArgument,
     judge: GuardModelOption,
-    part: PartOption = "thinking,answer",
+    part: PartOption = "",
     family: FamilyOption = "",
     url: UrlOption = "",
     rubric: RubricOption = "safety",
@@ -188,7 +192,7 @@ def guard(
 ) -> None:
     """Judge the thinking and the answer of every trace separately, into RUN/guard/NAME/PART."""
     from cotlens.files import folder_name
-    from cotlens.judges.endpoint import EndpointGuard, StrongRejectGuard
+    from cotlens.judges import endpoint
     from cotlens.judges.local import load_guard
     from cotlens.runs.judge import judge_run
     from cotlens.runs.run import Run
@@ -197,16 +201,27 @@ def guard(
 
     # Verdicts made elsewhere need no judge, and may be on the request.
     if verdicts is not None:
-        parts = _parse_parts(part, ("thinking", "answer", "full", "request"))
+        all_parts = ("thinking", "answer", "full", "request")
+        parts = _parse_parts(part or "thinking,answer", all_parts)
         _add_verdicts(opened, verdicts, judge, parts, dry_run)
         return
-    parts = _parse_parts(part, ("thinking", "answer", "full"))
+    if rubric != "safety" and not url:
+        raise BadParameter("a rubric is for a judge at --url", param_hint="--rubric")
+    if rubric in ("reflection", "behaviours"):
+        parts = _parse_parts(part or "thinking", ("thinking",))
+    else:
+        parts = _parse_parts(part or "thinking,answer", ("thinking", "answer", "full"))
 
     # An endpoint costs money: its cost is estimated before it is asked.
     n_items = int(opened.info.get("n_traces", 0)) * len(parts)
     if url:
-        endpoint_guard = StrongRejectGuard if rubric == "strongreject" else EndpointGuard
-        judge_model = endpoint_guard(
+        judge_class = {
+            "safety": endpoint.EndpointGuard,
+            "strongreject": endpoint.StrongRejectGuard,
+            "reflection": endpoint.ReflectionGuard,
+            "behaviours": endpoint.BehaviourGuard,
+        }[rubric]
+        judge_model = judge_class(
             url,
             judge,
             key=os.environ.get(key_variable, ""),
@@ -235,7 +250,7 @@ def _parse_parts(text: str, allowed: Sequence[str]) -> list[str]:
     """Return the parts in a list with commas."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not set(parts) <= set(allowed):
-        expected = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+        expected = " or ".join(filter(None, [", ".join(allowed[:-1]), allowed[-1]]))
         raise BadParameter(f"expected {expected}, got {text!r}", param_hint="--part")
     return parts
 

@@ -7,7 +7,7 @@ guard        judge: items in, verdicts out, through a cache
 local        Llama Guard, WildGuard, Qwen3Guard on your own hardware
 rubrics      what a judge at an endpoint is asked, and how its answer is read
 requests     one request to a server, and the ways in which it fails
-endpoint     a rubric, or StrongREJECT's grades, at an OpenAI-compatible server
+endpoint     rubrics at an OpenAI-compatible server: unsafe, StrongREJECT, reflection, behaviours
 numerals     numbers as answers write them, exactly
 quantities   numbers with units, and when two are the same
 notation     LaTeX, Unicode and plain text in one notation

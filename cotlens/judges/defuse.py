@@ -13,7 +13,7 @@ MAX_CHARS = 100_000
 OVERLAP = 1_000
 
 # A zero-width space: a reader sees the same text, a tokenizer or parser does not.
-_BREAK = "\u200b"
+BREAK = "\u200b"
 
 _DELIMITERS = re.compile(
     # special tokens and other delimiters of the templates that judges use
@@ -81,7 +81,7 @@ def insert_breaks(text: str, places: Sequence[int]) -> str:
         pieces.append(text[start:place])
         start = place
     pieces.append(text[start:])
-    return _BREAK.join(pieces)
+    return BREAK.join(pieces)
 
 
 def defuse_steps(steps: Sequence[str], special: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ read, `requests` has the ways in which a server fails.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,12 +13,18 @@ from cotlens.judges.cache import hash_of
 from cotlens.judges.defuse import MAX_CHARS, OVERLAP, breaks, defuse, in_halves, shorten, windows
 from cotlens.judges.requests import Failure, Reply, RequestError, Server
 from cotlens.judges.rubrics import (
+    BEHAVIOURS_RUBRIC,
+    BEHAVIOURS_SCHEMA,
+    REFLECTION_RUBRIC,
+    REFLECTION_SCHEMA,
     RUBRIC,
     RUBRIC_SCHEMA,
     STRONGREJECT_RUBRIC,
     STRONGREJECT_SCHEMA,
     WHAT,
+    read_behaviours,
     read_grades,
+    read_reflection,
     read_safety,
     render,
 )
@@ -52,6 +59,7 @@ class EndpointGuard:
     """
 
     batch_size = 1  # each verdict is stored as soon as it is paid for
+    question = ""  # what it asks, if not whether a text is unsafe
     default_rubric = RUBRIC
     schema: dict[str, Any] = RUBRIC_SCHEMA
 
@@ -124,9 +132,18 @@ class EndpointGuard:
         """Return the rubric with the request and the text in it."""
         return render(self.rubric, prompt=prompt, text=text, part=part, extra=self.extra)
 
-    def parse(self, raw: str) -> Verdict:
-        """Return the verdict in the JSON of an answer; undecided unless there is exactly one."""
+    def parse(self, raw: str, text: str = "") -> Verdict:  # noqa: ARG002
+        """Return the verdict in the JSON of an answer; undecided unless there is exactly one.
+
+        Args:
+            raw: what the judge wrote.
+            text: what it read, in which its quotes must stand.
+        """
         return read_safety(raw)
+
+    def join(self, verdicts: Sequence[Verdict]) -> Verdict:
+        """Return the verdict on a text from those on its windows: the worst one."""
+        return worst(verdicts)
 
     def _judge_item(self, item: Item) -> Verdict:
         """Return the worst verdict on the windows of one item."""
@@ -140,7 +157,7 @@ class EndpointGuard:
         prompt_breaks = breaks(prompt)
         n_defused = len(text_breaks) + len(prompt_breaks)
         n_cut += max(verdict.n_cut for verdict in verdicts)
-        return worst(verdicts)._replace(n_cut=n_cut, n_defused=n_defused)
+        return self.join(verdicts)._replace(n_cut=n_cut, n_defused=n_defused)
 
     def _judge_window(self, prompt: str, text: str, part: Part) -> list[Verdict]:
         """Return the verdicts on a window, or on its halves if the model cannot take it whole.
@@ -166,8 +183,9 @@ class EndpointGuard:
         # An answer that is not whole decides nothing.
         verdict = UNDECIDED
         if not reply.reason:
-            verdict = self.parse(reply.text)
-        return [verdict._replace(raw=reply.text, reason=reply.reason)]
+            verdict = self.parse(reply.text, safe_text)
+        reason = reply.reason or verdict.reason
+        return [verdict._replace(raw=reply.text, reason=reason)]
 
     def _judge_shorter(self, prompt: str, text: str, part: Part) -> list[Verdict]:
         """Return the verdicts on the halves of a window, or on it with half of the prompt."""
@@ -232,6 +250,58 @@ class StrongRejectGuard(EndpointGuard):
     default_rubric = STRONGREJECT_RUBRIC
     schema = STRONGREJECT_SCHEMA
 
-    def parse(self, raw: str) -> Verdict:
+    def parse(self, raw: str, text: str = "") -> Verdict:  # noqa: ARG002
         """Return the verdict from three grades; undecided unless there is exactly one triple."""
         return read_grades(raw)
+
+
+class ReflectionGuard(EndpointGuard):
+    """An endpoint judge that says whether a thinking goes back on itself.
+
+    The question is RECAP's (arXiv 2510.00938), in words of our own: does the text revise an earlier
+    claim, or call something that it wrote itself unsafe? The label is `yes`, `no` or `undecided`. A
+    yes needs the revising sentence as a quote that stands in the text, white space apart; else it
+    is undecided. Of windows, one yes makes a yes, and an undecided one outweighs a no.
+    """
+
+    question = "reflection"
+    default_rubric = REFLECTION_RUBRIC
+    schema = REFLECTION_SCHEMA
+
+    def parse(self, raw: str, text: str = "") -> Verdict:
+        """Return yes, no or undecided; `text` is what the judge read."""
+        return read_reflection(raw, text)
+
+
+class BehaviourGuard(EndpointGuard):
+    """An endpoint judge that lists the cognitive behaviours of a thinking.
+
+    The behaviours are those of Chain-of-Guardrails (arXiv 2510.21285), in words of our own:
+    backtracking, verification, subgoal setting, enumeration. Each category of a verdict is
+    `KIND: QUOTE`; quotes that do not stand in the text are `unverified: QUOTE`, and no behaviour.
+    The label is `yes` where there is a behaviour, `no` where there is none, and `undecided` where
+    the answer cannot be read. A long list needs more `max_tokens` than the default.
+    """
+
+    question = "behaviours"
+    default_rubric = BEHAVIOURS_RUBRIC
+    schema = BEHAVIOURS_SCHEMA
+
+    def parse(self, raw: str, text: str = "") -> Verdict:
+        """Return the behaviours that an answer lists; `text` is what the judge read."""
+        return read_behaviours(raw, text)
+
+    def join(self, verdicts: Sequence[Verdict]) -> Verdict:
+        """Return the behaviours of all windows; undecided if one of them is.
+
+        A quote counts as often as in the window that has it most often: windows share some text.
+        """
+        for verdict in verdicts:
+            if verdict.label == "undecided":
+                return verdict
+
+        counts: Counter[str] = Counter()
+        for verdict in verdicts:
+            counts |= Counter(verdict.categories)
+        label = "yes" if any(verdict.label == "yes" for verdict in verdicts) else "no"
+        return verdicts[0]._replace(label=label, categories=tuple(counts.elements()))

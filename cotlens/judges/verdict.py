@@ -19,6 +19,9 @@ class Part(StrEnum):
 # The labels of a verdict, and whether they count as unsafe. Undecided counts as neither.
 LABELS = {"safe": False, "unsafe": True, "controversial": True, "undecided": None}
 
+# Answers to a rubric that asks another question than whether a text is safe; or undecided.
+ANSWERS = ("yes", "no")
+
 
 class Item(NamedTuple):
     """One thing to judge."""
@@ -33,10 +36,11 @@ class Verdict(NamedTuple):
 
     Attributes:
         label: `safe`, `unsafe`, `controversial` (Qwen3Guard), or `undecided`: the judge's answer
-            was off its format, or there was nothing to judge.
+            was off its format, or there was nothing to judge. `yes` or `no` where a rubric asks
+            another question.
         p_unsafe: probability of unsafe among the label words, from their logits; of three labels
             `controversial` counts half. NaN where the judge gives no logits or is undecided.
-        categories: as the judge names them.
+        categories: as the judge names them; what it quotes, where a rubric asks for quotes.
         refusal: whether the text refuses; None where the judge does not tell.
         n_cut: characters that were left out of the middle of the prompt, to fit. The text itself is
             always read whole, in windows if need be.
@@ -64,23 +68,25 @@ def checked(verdict: Verdict) -> Verdict:
     """Return the verdict if it is valid.
 
     Raises:
-        ValueError: if the label is none of `LABELS`, or p_unsafe neither NaN nor from 0 to 1.
+        ValueError: if the label is none of `LABELS` and `ANSWERS`, or p_unsafe neither NaN nor
+            from 0 to 1.
     """
     # NaN is neither below 0 nor above 1 nor between, so it is asked for by itself.
     p = verdict.p_unsafe
     is_number = isinstance(p, float | int)
     is_probability = is_number and (math.isnan(p) or 0 <= p <= 1)
 
-    if verdict.label not in LABELS or not is_probability:
+    labels = (*LABELS, *ANSWERS)
+    if verdict.label not in labels or not is_probability:
         raise ValueError(
             f"a judge gave the label {verdict.label!r} with p_unsafe {p!r}; "
-            f"expected a label of {', '.join(LABELS)}, and p_unsafe from 0 to 1 or NaN"
+            f"expected a label of {', '.join(labels)}, and p_unsafe from 0 to 1 or NaN"
         )
     return verdict
 
 
-# From harmless to harmful. What is undecided may be anything, so it outweighs safe.
-_ORDER = ("safe", "undecided", "controversial", "unsafe")
+# From harmless to harmful. What is undecided may be anything, so it outweighs safe, and a "no".
+_ORDER = ("safe", "no", "undecided", "controversial", "unsafe", "yes")
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:

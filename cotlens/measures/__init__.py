@@ -5,6 +5,8 @@ The docstring of each function defines its columns.
 groups       estimates by group, and the checks that figures share
 lengths      quantiles of lengths
 reflection   how often, where and in what runs a trace reflects
+behaviours   cognitive behaviours that a judge lists, beside the kinds of steps
+self_reflection    does a thinking go back on itself, by a judge; how soon after a prefix
 unsafe       the path of a trace's markers, its outcome, risky patterns
 requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
@@ -20,6 +22,12 @@ boundary     the boundary between harmful and reasoning prompts among hidden sta
 hidden       how far models' hidden states of prompts move: distances, shifts, a picture in 2-D
 """
 
+from cotlens.measures.behaviours import (
+    BEHAVIOURS,
+    behaviour_agreement,
+    behaviour_counts,
+    behaviour_means,
+)
 from cotlens.measures.boundary import (
     Boundary,
     Plane,
@@ -95,6 +103,12 @@ from cotlens.measures.requests import (
     match_lengths,
     with_baseline,
 )
+from cotlens.measures.self_reflection import (
+    first_reflections,
+    prefix_stop,
+    reflection_agreement,
+    self_reflection_share,
+)
 from cotlens.measures.unsafe import (
     Outcome,
     outcomes,
@@ -106,6 +120,7 @@ from cotlens.measures.unsafe import (
 
 __all__ = [
     "BASELINE",
+    "BEHAVIOURS",
     "Boundary",
     "Bounds",
     "CueAgainstTurn",
@@ -116,6 +131,9 @@ __all__ = [
     "asks_for_harm",
     "attempt_table",
     "attempt_traces",
+    "behaviour_agreement",
+    "behaviour_counts",
+    "behaviour_means",
     "by_length",
     "continuation_safety",
     "cue_against_turn",
@@ -125,6 +143,7 @@ __all__ = [
     "entropy_survival",
     "entropy_threshold",
     "find_triggers",
+    "first_reflections",
     "fit_boundary",
     "forking_tokens",
     "harm_by_round",
@@ -138,8 +157,10 @@ __all__ = [
     "position_entropy",
     "predict_drift",
     "prefill_matrix",
+    "prefix_stop",
     "probe_table",
     "project",
+    "reflection_agreement",
     "reflection_dynamics",
     "reflection_entropy",
     "reflection_estimates",
@@ -147,6 +168,7 @@ __all__ = [
     "risky_patterns",
     "row_likelihood",
     "safety_states",
+    "self_reflection_share",
     "shift_table",
     "signed_distances",
     "step_entropy",

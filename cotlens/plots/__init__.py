@@ -8,6 +8,7 @@ of_studies   draw_study, and the list of figures of studies
 style        Plot, save, and how a figure looks
 parts        what figures share: bands, dots, legends, notes
 lengths reflection entropy unsafe judges      figures of runs
+cognition    self-reflection by a judge; cognitive behaviours, judge against kinds of steps
 study        measures of all arms; safety against skill
 claims       skill and recovery at equal safety; recovery after an injected fault
 training     curves by update; unsafe thinking that the guard does not see
@@ -28,6 +29,10 @@ trainers/pocket/figures.py: its entry names the function that draws it. The comm
 from cotlens.plots.claims import (
     plot_frontier,
     plot_recovery,
+)
+from cotlens.plots.cognition import (
+    plot_behaviours,
+    plot_self_reflection,
 )
 from cotlens.plots.confounds import (
     plot_confounds,
@@ -101,6 +106,7 @@ __all__ = [
     "Plot",
     "draw_figures",
     "draw_study",
+    "plot_behaviours",
     "plot_confounds",
     "plot_continuation_safety",
     "plot_cue_against_turn",
@@ -131,6 +137,7 @@ __all__ = [
     "plot_safety_and_skill",
     "plot_safety_by_part",
     "plot_self_jailbreak_kinds",
+    "plot_self_reflection",
     "plot_thinking_by_answer",
     "plot_training",
     "plot_transitions",

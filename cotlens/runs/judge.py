@@ -54,6 +54,7 @@ def judge_run(
 
     folder = run.path / "guard" / folder_name(name, judge.name)
     made_by = {"judge": judge.name, "revision": judge.revision, "identity": judge.identity}
+    made_by |= _question(judge)
     _check_same_judge(folder, made_by)
     cache = Cache(run.path / "guard" / "cache.sqlite")
     for part in dict.fromkeys(parts):
@@ -67,6 +68,12 @@ def judge_run(
             keep=lambda notes: not notes["n_open"],
         )
     return run
+
+
+def _question(judge: Guard) -> dict[str, str]:
+    """What a judge asks, if it is not whether a text is unsafe: it is no judge of safety."""
+    question = getattr(judge, "question", "")
+    return {"question": question} if question else {}
 
 
 def _judge_shard(
@@ -101,7 +108,7 @@ def _count(verdicts: Iterable[Verdict]) -> dict[str, Any]:
     reasons: Counter[str] = Counter()
     n_cut = 0
     for verdict in verdicts:
-        labels[verdict.label] += 1
+        labels[verdict.label] = labels.get(verdict.label, 0) + 1
         n_cut += verdict.n_cut > 0
         if verdict.label == "undecided":
             # What the server said comes after a colon, and differs.

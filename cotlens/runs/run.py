@@ -23,7 +23,7 @@ import pandas as pd
 from cotlens.display import facts_html
 from cotlens.files import read_parquet
 from cotlens.formats.read import read_traces
-from cotlens.judges.verdict import LABELS
+from cotlens.judges.verdict import ANSWERS, LABELS
 from cotlens.runs.schema import LIGHT_COLUMNS, TRACE_NAMES
 from cotlens.runs.shards import check_shard, read_info, read_ledger, read_shards, shards_of
 from cotlens.text.families import Tags
@@ -164,9 +164,25 @@ class Run:
 
     @property
     def judges(self) -> list[str]:
-        """Names of the judges that have judged the run."""
-        paths = self.path.glob("guard/*/*/run.json")
-        return sorted({path.parent.parent.name for path in paths})
+        """Names of the judges of safety that have judged the run."""
+        return sorted(self._judges_by_question().get("", ()))
+
+    @property
+    def other_judges(self) -> list[str]:
+        """Names of the judges that answer another question: whether a thinking reflects, say."""
+        judges = set()
+        for question, names in self._judges_by_question().items():
+            if question:
+                judges |= names
+        return sorted(judges)
+
+    def _judges_by_question(self) -> dict[str, set[str]]:
+        """Names of judges by what they ask; "" is whether a text is unsafe."""
+        judges: dict[str, set[str]] = {}
+        for path in self.path.glob("guard/*/*/run.json"):
+            question = read_info(path.parent).get("question", "")
+            judges.setdefault(question, set()).add(path.parent.parent.name)
+        return judges
 
     def judged_parts(self, judge: str) -> list[str]:
         """The parts that a judge has judged, all traces of them; none if there is no such judge."""
@@ -182,7 +198,8 @@ class Run:
         Raises:
             TraceError: if there is no such judge, or a `run.json` of its is damaged.
         """
-        self._check_judge(judge)
+        if judge not in self.other_judges:
+            self._check_judge(judge)
         info: dict[str, Any] = {}
         counts = {}
         undecided = {}
@@ -193,7 +210,7 @@ class Run:
                 info[name] = part_info.get(name)
             if part_info.get("complete"):
                 part = path.parent.name
-                labels = {label: part_info.get(label, 0) for label in LABELS}
+                labels = {label: part_info.get(label, 0) for label in (*LABELS, *ANSWERS)}
                 counts[part] = {label: n for label, n in labels.items() if n}
                 undecided[part] = part_info.get("undecided_for", {})
                 n_cut[part] = part_info.get("n_cut", 0)
