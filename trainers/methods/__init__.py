@@ -1,5 +1,5 @@
 """Methods of papers that build their training rows from a model's own traces.
 
 ipo: Intervened Preference Optimization, pairs that differ from the step on at which a thought went
-wrong; pairs: how such pairs are cut.
+wrong; pairs: how such pairs are cut; kl: where in a thought training moved a model.
 """

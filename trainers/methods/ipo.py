@@ -32,9 +32,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
-
 from cotlens.detect.refusal import Refusal, classify_refusal
 from cotlens.files import write_atomic
 from cotlens.formats.prompts import Prompt, as_prompts, read_prompts
@@ -45,7 +42,6 @@ from cotlens.probes.intervene import Accept, Attempt, Find, intervene
 from cotlens.probes.recovery import start_of_own
 from cotlens.text.split import part_text, request_of, split_trace
 from cotlens.text.steps import segment_trace
-from cotlens.text.tokens import token_ranges
 from cotlens.trace import Trace, TraceError
 from trainers.methods.pairs import Pair, describe_lengths, has_ended, pair_rows
 from trainers.render import bracket
@@ -347,72 +343,6 @@ def chosen_rows(rows: Sequence[Row]) -> list[Row]:
         sft_row = {name: row[name] for name in ("prompt", "h", "source", "why", "request")}
         sft_rows.append(sft_row | {"completion": row["chosen"]})
     return sft_rows
-
-
-# --- what training did -------------------------------------------------------------------------
-
-
-def kl_by_step(scores: pd.DataFrame, traces: Sequence[Trace], judge: Find) -> pd.DataFrame:
-    """Mean KL to the base in the step of the first cue, and in the other steps of the thought.
-
-    In the paper, the KL of a model that was trained with IPO peaks at the cues.
-
-    >>> scores = score_tokens(model, traces, reference=base).table()  # doctest: +SKIP
-    >>> table = kl_by_step(scores, traces, first_cue)  # doctest: +SKIP
-    >>> table["kl_cue"].mean() / table["kl_other"].mean()  # doctest: +SKIP
-
-    Args:
-        scores: of the traces, with `kl`.
-        traces: the base's, with thinking.
-        judge: as in `build`.
-
-    Returns:
-        One row for each trace that has a cue and tokens with a KL in its step and in others:
-        trace_id, step, kl_cue, n_cue, kl_other, n_other (tokens), and ratio = kl_cue / kl_other,
-        NaN where the others have none.
-    """
-    scores_of = {row["trace_id"]: row for row in scores.to_dict("records")}
-    rows = []
-    for trace in traces:
-        cue = judge(trace, FIRST_STEP)
-        scored = scores_of.get(trace.id)
-        if cue is None or scored is None or scored["token_starts"] is None:
-            continue
-
-        # The tokens of each step that have a KL.
-        values = []
-        kl = np.asarray(scored["kl"], float)
-        for first, stop in _token_ranges(scored, trace):
-            step_values = kl[first:stop]
-            values.append(step_values[~np.isnan(step_values)])
-
-        at_cue = values[cue]
-        others = np.concatenate([*values[:cue], *values[cue + 1 :], []])
-        if not len(at_cue) or not len(others):
-            continue
-
-        # Equal models have no KL anywhere, and no ratio.
-        row = {
-            "trace_id": trace.id,
-            "step": cue,
-            "kl_cue": float(at_cue.mean()),
-            "n_cue": len(at_cue),
-            "kl_other": float(others.mean()),
-            "n_other": len(others),
-        }
-        is_moved = row["kl_other"] > 0
-        row["ratio"] = row["kl_cue"] / row["kl_other"] if is_moved else float("nan")
-        rows.append(row)
-    names = ["trace_id", "step", "kl_cue", "n_cue", "kl_other", "n_other", "ratio"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def _token_ranges(scored: Mapping[Any, Any], trace: Trace) -> Any:
-    """First token of each step of the thought, and one past its last."""
-    spans = [step.chars for step in segment_trace(trace)]
-    starts = np.asarray(scored["token_starts"])
-    words = np.asarray(scored["word_starts"])
-    return token_ranges(starts, words, spans)
 
 
 # --- the command -------------------------------------------------------------------------------
