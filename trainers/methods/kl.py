@@ -11,8 +11,6 @@ from cotlens.text.steps import segment_trace
 from cotlens.text.tokens import token_ranges
 from cotlens.trace import Trace
 
-FIRST_STEP = 1  # as in ipo.py: the first step is never a cue
-
 
 def kl_by_step(scores: pd.DataFrame, traces: Sequence[Trace], judge: Find) -> pd.DataFrame:
     """Mean KL to the base in the step of the first cue, and in the other steps of the thought.
@@ -36,9 +34,12 @@ def kl_by_step(scores: pd.DataFrame, traces: Sequence[Trace], judge: Find) -> pd
     scores_of = {row["trace_id"]: row for row in scores.to_dict("records")}
     rows = []
     for trace in traces:
-        cue = judge(trace, FIRST_STEP)
+        # As in ipo.py, the first step is never a cue.
+        cue = judge(trace, 1)
         scored = scores_of.get(trace.id)
-        if cue is None or scored is None or scored["token_starts"] is None:
+        if cue is None or scored is None:
+            continue
+        if scored["token_starts"] is None:
             continue
 
         # The tokens of each step that have a KL.
@@ -48,25 +49,28 @@ def kl_by_step(scores: pd.DataFrame, traces: Sequence[Trace], judge: Find) -> pd
             step_values = kl[first:stop]
             values.append(step_values[~np.isnan(step_values)])
 
-        at_cue = values[cue]
-        others = np.concatenate([*values[:cue], *values[cue + 1 :], []])
+        # The step of the cue against all others.
+        at_cue = values.pop(cue)
+        others = np.concatenate(values) if values else np.array([])
         if not len(at_cue) or not len(others):
             continue
 
-        # Equal models have no KL anywhere, and no ratio.
-        row = {
-            "trace_id": trace.id,
-            "step": cue,
-            "kl_cue": float(at_cue.mean()),
-            "n_cue": len(at_cue),
-            "kl_other": float(others.mean()),
-            "n_other": len(others),
-        }
-        is_moved = row["kl_other"] > 0
-        row["ratio"] = row["kl_cue"] / row["kl_other"] if is_moved else float("nan")
+        row = (
+            trace.id,
+            cue,
+            float(at_cue.mean()),
+            len(at_cue),
+            float(others.mean()),
+            len(others),
+        )
         rows.append(row)
-    names = ["trace_id", "step", "kl_cue", "n_cue", "kl_other", "n_other", "ratio"]
-    return pd.DataFrame(rows, columns=names)
+
+    # Equal models have no KL anywhere, and no ratio.
+    names = ["trace_id", "step", "kl_cue", "n_cue", "kl_other", "n_other"]
+    table = pd.DataFrame(rows, columns=names)
+    is_moved = table["kl_other"] > 0
+    table["ratio"] = table["kl_cue"] / table["kl_other"].where(is_moved)
+    return table
 
 
 def _token_ranges(scored: Mapping[Any, Any], trace: Trace) -> Any:

@@ -1,29 +1,31 @@
 """IPO: where a pair is cut, which traces make one, what carries loss, and the loss by hand."""
 
+import json
 import math
+import sys
 from importlib import import_module
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from tiny import byte_tokenizer, settings, tiny_model, tiny_tokenizer, trained_model
+from places import ROOT
+from tiny import byte_tokenizer, tiny_tokenizer, trained_model
 
 pytest.importorskip("trl", reason="the trainers need the extra `train`")
 
-import torch
-from trl import DPOConfig
+from trl.trainer.dpo_config import DPOConfig
 
-from cotlens import Trace, TraceError
+from cotlens import Trace
 from cotlens.judges.verdict import Verdict
 from trainers import dpo
-from trainers.bars import quiet
 from trainers.methods import ipo
 from trainers.methods.kl import kl_by_step
-from trainers.methods.pairs import Pair, describe_lengths, pair_rows
+from trainers.script import parse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPT = "<|user|> one <|assistant|>\n"
+ROWS = [{"prompt": f"{PROMPT}<think> one two", "chosen": " so so so", "rejected": " so so"}] * 2
 STEPS = ("They ask.", "It is old.", "Sure, do it.", "Sure, more.", "Done.")
 TRIGGERS = ("Wait, this hurts.", "Stop here.")
 SAFE = " I refuse.</think> No."
@@ -182,71 +184,6 @@ def test_no_triggers_are_an_error(student):
         ipo.mend(student, says_sure, [], triggers=[])
 
 
-# --- the cut -----------------------------------------------------------------------------------
-
-
-def pair_of(*, cut, before="They ask. It is old.", chosen=" Stop.", rejected=" Sure."):
-    texts = {"chosen": f"<think>{before}{chosen}", "rejected": f"<think>{before}{rejected}"}
-    traces = {}
-    for name, completion in texts.items():
-        traces[name] = Trace(id=name, prompt=PROMPT, completion=completion, finish_reason="stop")
-    return Pair(**traces, cut=cut, step=2)
-
-
-def test_a_cut_inside_a_token_moves_back_to_the_end_of_an_earlier_step():
-    """The cut after the blank splits " Stop" and " Sure"."""
-    good = len("<think>They ask. It is old.")
-    for cut in (good, good + 1):
-        made = pair_rows(words(), [pair_of(cut=cut)])
-        (row,) = made.rows
-        assert row["prompt"] == f"{PROMPT}<think>They ask. It is old."
-        assert row["chosen"] == " Stop."
-        assert made.counts["moved"] == (cut != good)
-        assert row["h"] == 2
-        dpo.prepare(_with_pad(words()), [row], rendered=True)  # which refuses other borders
-
-
-def test_without_any_border_there_is_no_pair():
-    """A tokenizer to which every text is one token."""
-
-    class One:
-        bos_token = None
-
-        def __call__(self, text, **_):
-            return {"input_ids": [hash(text)]}
-
-    made = pair_rows(One(), [pair_of(cut=len("<think>They ask."))])
-    assert (made.rows, made.counts["no_border"]) == ([], 1)
-
-
-def test_pairs_that_differ_before_their_cut_are_an_error():
-    pair = pair_of(cut=len("<think>They ask. It is old. S"))
-    pair_rows(words(), [pair])
-    with pytest.raises(TraceError, match="same up to the cut"):
-        pair_rows(words(), [pair._replace(cut=pair.cut + 1)])
-
-
-def test_equal_completions_are_no_pair():
-    made = pair_rows(words(), [pair_of(cut=7, chosen=" Sure.")])
-    assert made.counts["same"] == 1
-
-
-def test_lengths_count_the_end_of_both_sides():
-    tokenizer = tiny_tokenizer()
-    pair = pair_of(cut=0, before="one two three", chosen=" so </think> five", rejected=" hmm")
-    made = pair_rows(tokenizer, [pair._replace(cut=len("<think>one"))])
-    (row,) = made.rows
-    n_words = [len(row[name].split()) for name in ("chosen", "rejected")]
-    assert [row["n_chosen"], row["n_rejected"]] == [n_words[0] + 1, n_words[1] + 1]
-    assert describe_lengths(made.rows).endswith("the rejected side is the longer one in 0")
-    assert describe_lengths([]) == "pairs: none"
-
-
-def _with_pad(tokenizer):
-    tokenizer.add_special_tokens({"pad_token": "<pad>"})
-    return tokenizer
-
-
 # --- stage 2 -----------------------------------------------------------------------------------
 
 
@@ -298,146 +235,6 @@ def test_sft_on_the_chosen_has_the_same_prompts(student):
     assert "rejected" not in rows[0]
 
 
-# --- the loss, through TRL's own trainer ---------------------------------------------------------
-
-# The thought is cut after its first step; "so" and the end are all that the chosen side writes.
-ROWS = [
-    {
-        "prompt": f"{PROMPT}<think> one two",
-        "chosen": " so so so",
-        "rejected": " so so",
-    }
-] * 2
-
-
-def trainer_of(path, network, rows=ROWS, **options):
-    """TRL's trainer as `dpo.train` sets it up; its one step has no rate."""
-    config = settings(DPOConfig, path, max_steps=1, beta=0.1, learning_rate=0.0, **options)
-    return dpo.train(network, tiny_tokenizer(), rows, config, rendered=True)
-
-
-def batch_of(trainer):
-    return next(iter(trainer.get_train_dataloader()))
-
-
-def first_loss(trainer):
-    return trainer.state.log_history[0]["loss"]
-
-
-def even_model(nll):
-    """A model for which "so" and the end each have -log p = `nll` everywhere."""
-    network = tiny_model(18, tie_word_embeddings=False)
-    with torch.no_grad():
-        network.get_input_embeddings().weight.fill_(1.0)
-        states = network.model(torch.tensor([[4, 5]])).last_hidden_state
-        assert torch.allclose(states[0, 0], states[0, 1], atol=1e-5)
-        state = states[0, 0]
-
-        # p = e^a / (2 e^a + 16): two words have the logit a, the others 0.
-        share = math.exp(-nll)
-        logit = math.log(16 * share / (1 - 2 * share))
-        head = network.get_output_embeddings().weight.zero_()
-        ids = tiny_tokenizer().convert_tokens_to_ids(["so", "<eos>"])
-        head[ids] = logit * state / state.square().sum()
-    return network
-
-
-def test_the_loss_of_the_reference_itself_is_ln_2(tmp_path):
-    trainer = trainer_of(tmp_path, trained_model())
-    assert first_loss(trainer) == pytest.approx(0.693147, abs=1e-6)
-
-
-def loss_of_ratios(trainer, chosen, rejected):
-    """The loss where the policy's log-ratios to the reference are these."""
-    inputs = batch_of(trainer)
-    model = trainer.model.eval()
-    with quiet():
-        own = trainer.compute_ref_log_probs(model, inputs)
-    inputs["ref_chosen_logps"] = own[0] - chosen
-    inputs["ref_rejected_logps"] = own[1] - rejected
-    trainer.precompute_ref_logps = True
-    return trainer.compute_loss(model, inputs).item()
-
-
-def test_log_ratios_of_2_and_minus_3_at_beta_a_tenth(tmp_path):
-    """-log sigmoid(0.1 (2 + 3)) = 0.474077."""
-    trainer = trainer_of(tmp_path, trained_model())
-    assert loss_of_ratios(trainer, 2, -3) == pytest.approx(0.474077, abs=1e-6)
-
-
-def test_stage_2_adds_a_fifth_of_the_cross_entropy(tmp_path):
-    """0.474077 + 0.2 x 1.5."""
-    stage2 = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2]}
-    trainer = trainer_of(tmp_path, even_model(1.5), **stage2)
-    assert loss_of_ratios(trainer, 2, -3) == pytest.approx(0.774077, abs=2e-6)
-
-
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="stage 1 has no SFT term")
-def test_twin_without_the_sft_term(tmp_path):
-    trainer = trainer_of(tmp_path, even_model(1.5))
-    assert loss_of_ratios(trainer, 2, -3) == pytest.approx(0.774077, abs=2e-6)
-
-
-def test_the_mask_holds_both_suffixes_and_their_ends(tmp_path):
-    trainer = trainer_of(tmp_path, trained_model())
-    mask = batch_of(trainer)["completion_mask"]
-    assert mask.sum().item() == 2 * ((3 + 1) + (2 + 1))
-
-
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a pair that is not cut learns its beginning"
-)
-def test_twin_the_mask_of_pairs_that_are_not_cut(tmp_path):
-    rows = []
-    for row in ROWS:
-        shared = row["prompt"].removeprefix(PROMPT)
-        whole = {name: shared + row[name] for name in ("chosen", "rejected")}
-        rows.append(row | {"prompt": PROMPT} | whole)
-    mask = batch_of(trainer_of(tmp_path, trained_model(), rows))["completion_mask"]
-    assert mask.sum().item() == 2 * ((3 + 1) + (2 + 1))
-
-
-def losses_of_other_labels(trainer, *, is_masked=True):
-    """The loss, and the loss where the chosen sides' prompts are labelled with other words.
-
-    The model reads the same words both times. Both sides share the prompt, so labels that change on
-    both would cancel.
-    """
-    inputs = batch_of(trainer)
-    in_prompt = inputs["completion_mask"] == 0
-    in_prompt[len(in_prompt) // 2 :] = False
-    if not is_masked:
-        inputs["completion_mask"] = inputs["attention_mask"].clone()
-    for name in ("ref_chosen_logps", "ref_rejected_logps"):
-        inputs[name] = torch.zeros(len(in_prompt) // 2)
-    trainer.precompute_ref_logps = True
-
-    model = trainer.model.eval()
-    forward = model.forward
-    read = inputs["input_ids"].clone()
-    model.forward = lambda input_ids, **options: forward(input_ids=read, **options)
-    losses = [trainer.compute_loss(model, inputs).item()]
-    inputs["input_ids"][in_prompt] = 7
-    losses.append(trainer.compute_loss(model, inputs).item())
-    return losses
-
-
-def test_the_labels_of_the_prompt_do_not_matter(tmp_path):
-    first, second = losses_of_other_labels(trainer_of(tmp_path, trained_model()))
-    assert first == second
-
-
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="without the mask the beginning of the thought is learned",
-)
-def test_twin_without_the_mask_they_do(tmp_path):
-    trainer = trainer_of(tmp_path, trained_model())
-    first, second = losses_of_other_labels(trainer, is_masked=False)
-    assert first == second
-
-
 # --- the mechanism -----------------------------------------------------------------------------
 
 
@@ -469,3 +266,94 @@ def test_kl_at_the_cue_by_hand():
     still = row | {"kl": [0.0] * 6}
     assert math.isnan(kl_by_step(pd.DataFrame([still]), [trace], says_sure)["ratio"].item())
     assert kl_by_step(pd.DataFrame([row]), [thought_of("They ask.")], says_sure).empty
+
+
+# --- recipes and the command -------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with a tiny model, rows of pairs, and a file of prompts."""
+    trained_model().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    lines = [json.dumps(row) for row in ROWS]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    prompts = [json.dumps({"prompt": f"{word} three"}) for word in ("one", "two")]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(prompts))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "losses", "loss_weights"),
+    [("dpo_ipo", ["sigmoid"], None), ("dpo_ipo_stage2", ["sigmoid", "sft"], [1.0, 0.2])],
+)
+def test_the_recipes(saved, capsys, name, losses, loss_weights):
+    arguments = ["--config", str(ROOT / "trainers" / "configs" / f"{name}.yaml")]
+    places = {"model_name_or_path": "model", "data": "rows.jsonl", "output_dir": "out"}
+    for option, place in places.items():
+        arguments += [f"--{option}", str(saved / place)]
+    arguments += ["--dry_run", "true"]
+
+    _, config, _ = parse(DPOConfig, arguments)
+    assert (config.loss_type, config.loss_weights) == (losses, loss_weights)
+    assert config.beta in (0.05, 0.1)
+    assert config.learning_rate in (1e-6, 5e-6, 1e-5)
+    assert (config.weight_decay, config.warmup_steps) == (0, 0.1)
+    assert 8 * config.per_device_train_batch_size * config.gradient_accumulation_steps == 64
+
+    dpo.main(arguments)
+    printed = capsys.readouterr().out
+    assert "<think> one two[[ so so so<eos>]]" in printed
+    assert "rejected:\n[[ so so<eos>]]" in printed
+    assert not (saved / "out").exists()
+
+
+def test_a_dry_run_of_the_command_writes_nothing(saved, capsys, monkeypatch):
+    """A random model: what it writes has no cue, or no end."""
+    cues = SimpleNamespace(TRIGGERS=TRIGGERS, first_cue=says_sure, no_cue_left=lambda _: True)
+    monkeypatch.setitem(sys.modules, "cotlens.probes.cues", cues)
+    arguments = ["--model", str(saved / "model"), "--prompts", str(saved / "prompts.jsonl")]
+    arguments += ["--max_new_tokens", "8", "--dry_run", "true"]
+    before = sorted(saved.iterdir())
+    ipo.main(arguments)
+    printed = capsys.readouterr().out
+    assert "2 generations, 1.0 a prompt\npairs: none\n" in printed
+
+    stage2 = ["--stage1", str(saved / "model"), "--pairs", str(saved / "rows.jsonl")]
+    ipo.main([*arguments, *stage2])
+    assert '"no_refusal": 2' in capsys.readouterr().out
+    assert sorted(saved.iterdir()) == before
+
+
+def test_the_command_writes_rows_once(saved, capsys, monkeypatch, student):
+    built = ipo.mend(student, says_sure, [thought_of(*STEPS)], triggers=TRIGGERS)
+    monkeypatch.setattr(ipo, "_build", lambda *_: built)
+    arguments = ["--model", "m", "--prompts", str(saved / "prompts.jsonl")]
+    ipo.main([*arguments, "--dry_run", "true"])
+    assert "It is old.[[ Wait, this hurts. I refuse.</think> No.]]" in capsys.readouterr().out
+
+    out = saved / "made.jsonl"
+    ipo.main([*arguments, "-o", str(out)])
+    assert [json.loads(line) for line in out.read_text().splitlines()] == built.rows
+    assert '"mended": 1' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="exists already"):
+        ipo.main([*arguments, "-o", str(out)])
+
+    # Stage 2 mixes: two harmful rows for four benign ones at a half, so here one and two.
+    stage2 = ["--stage1", "m", "--pairs", str(out), "-o", str(saved / "both.jsonl")]
+    ipo.main([*arguments, *stage2])
+    assert len((saved / "both.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "name the file of rows"),
+        (["-o", "x", "--stage1", "m"], "stage 2 needs both"),
+        (["-o", "x", "--full", "yes"], "expected true or false"),
+    ],
+)
+def test_wrong_arguments_say_what_is_missing(capsys, options, message):
+    with pytest.raises(SystemExit):
+        ipo.main(["--model", "m", "--prompts", "p", *options])
+    assert message in capsys.readouterr().err
