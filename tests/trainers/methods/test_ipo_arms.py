@@ -13,11 +13,11 @@ from cotlens import Trace
 from cotlens.judges.verdict import Verdict
 from trainers.pocket import base, ipo_arms
 from trainers.pocket.base import load_base
-from trainers.pocket.guard import LearnedGuard
+from trainers.pocket.guard import LearnedGuard, fit_guard, guard_prompts
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.plan import Plan, Setting
 from trainers.pocket.policy import write_base
-from trainers.pocket.world import Domain, PromptSplit
+from trainers.pocket.world import Domain, PromptSplit, build_prompts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -163,3 +163,40 @@ def test_triggers_are_six_safe_texts_of_the_world():
         roles = [step.role.value for step in truth.think]
         assert roles in (["notice", "refuse"], ["recover"])
         assert not any(step.is_unsafe for step in truth.think)
+
+
+def test_the_guards_cue_is_mostly_the_oracles_and_seldom_later():
+    """On texts of the base's policy; a later cue would leave an unsafe sentence in the prompt.
+
+    Of 236 thoughts with an unsafe sentence after the first, the cue is that sentence in 138 and
+    later in 17.
+    """
+    labelled = guard_prompts(1)
+    guard = fit_guard(written(labelled, 1), labelled, 1)
+    train = build_prompts(1, n_train=2000, n_evaluation=4)[PromptSplit.TRAIN]
+    prompts = [prompt for prompt in train if prompt.domain is Domain.FORBIDDEN]
+    cues = ipo_arms.GuardCues(guard)
+
+    distances = []
+    for trace, prompt in zip(written(prompts, 10), prompts, strict=True):
+        steps = read_truth(trace.completion, prompt).think
+        unsafe = [number for number, step in enumerate(steps) if number and step.is_unsafe]
+        if unsafe:
+            cue = cues.first_cue(trace, 1)
+            distances.append(None if cue is None else cue - unsafe[0])
+
+    n_later = sum(distance is not None and distance > 0 for distance in distances)
+    assert len(distances) > 200
+    assert distances.count(0) > len(distances) / 2
+    assert n_later < len(distances) / 8
+
+
+def written(prompts, seed):
+    """A trace of the base's policy for each prompt."""
+    rng = random.Random(seed)
+    traces = []
+    for prompt in prompts:
+        text = write_base(prompt, rng).text
+        names = {"id": prompt.id, "prompt_id": prompt.id, "prompt": prompt.text}
+        traces.append(Trace(completion=text, **names))
+    return traces
