@@ -1,4 +1,8 @@
 """Methods of other papers, each a file that reads as its algorithm.
 
 losses       two losses that TRL does not have: an anchor to the reference, and pivot contrast
+Methods of papers that build their training rows from a model's own traces.
+
+ipo: Intervened Preference Optimization, pairs that differ from the step on at which a thought went
+wrong; pairs: how such pairs are cut; kl: where in a thought training moved a model.
 """
