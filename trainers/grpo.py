@@ -5,8 +5,8 @@
 
 Rows have `prompt`, and what the rewards ask for: `domain`, `answer` (see trainers/rewards.py).
 Every prompt is rendered beforehand, so that it may open the thought. The request as the user wrote
-it stays in the column `request`. A rendered prompt may end with the beginning of a thought, which is also in the
-column `prefill`: it carries no loss, and the record has it in the completion.
+it stays in the column `request`. A rendered prompt may end with the beginning of a thought, which
+is also in the column `prefill`: it carries no loss, and the record has it in the completion.
 """
 
 from importlib.util import find_spec

@@ -7,9 +7,9 @@
 is the number of updates that the sampling model had received: 0 for the untouched model. TRL's own
 log of completions counts one more.
 
-A row whose prompt ends inside a thought has that beginning in its column `prefill`. The trace is then
-as `cotlens.sample` leaves it: its completion begins with the prefill, and its token ids are those
-that were drawn; those of the prefill are the last of `prompt_token_ids`.
+A row whose prompt ends inside a thought has that beginning in its column `prefill`. The trace is
+then as `cotlens.sample` leaves it: its completion begins with the prefill, and its token ids are
+those that were drawn; those of the prefill are the last of `prompt_token_ids`.
 """
 
 import math

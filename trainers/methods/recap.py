@@ -3,9 +3,9 @@
     python -m trainers.methods.recap --model M --prompts FILE --donors TRACES -o data/recap.jsonl
     python -m trainers.grpo --config trainers/configs/grpo_recap.yaml --data data/recap.jsonl
 
-A share `alpha` of the prompts on safety gets the beginning of another model's thought: an unsafe one
-where the request is harmful, a refusing one where it is harmless. Mathematics gets none. The model
-goes on from there, and earns a reward only if its answer overrides the beginning:
+A share `alpha` of the prompts on safety gets the beginning of another model's thought: an unsafe
+one where the request is harmful, a refusing one where it is harmless. Mathematics gets none. The
+model goes on from there, and earns a reward only if its answer overrides the beginning:
 
     for each prompt x on safety:
         with share alpha: prompt = rendered x + opening tag + first words of a donor's thought
@@ -33,6 +33,8 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +50,7 @@ from cotlens.judges.verdict import Item, Part
 from cotlens.models.engine import Engine
 from cotlens.models.load import Model
 from cotlens.models.sample import as_engine
-from cotlens.probes.cut import cut_thought, thought_until
+from cotlens.probes.cut import cut_thought, step_cuts, thought_until
 from cotlens.probes.prefix import thought_prefixes
 from cotlens.text.split import part_text, request_of, split_trace
 from cotlens.trace import Trace, TraceError
@@ -73,8 +75,8 @@ class Built(NamedTuple):
             there is none), `prefill` (the beginning of the completion, empty for a plain prompt),
             `prompt_id`, `source` (id of the donor) and `why` (prefixed, plain, no donor, no fitting
             cut, or no safety).
-        counts: rows by `why`; of the donors, how many there were, had a prompt here, were judged
-            and were wanted.
+        counts: rows by `why`; how many donors there were, how many have a prompt here and a
+            thought, and how many of these are as wanted.
     """
 
     rows: list[dict[str, Any]]
@@ -93,7 +95,7 @@ def build(
     harmful: Collection[str] = UNSAFE,
     harmless: Collection[str] = BENIGN,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Built:
     """Rows for GRPO, one a prompt and in the order of the prompts.
 
@@ -103,8 +105,8 @@ def build(
 
     Args:
         student: the model to train; only its tokenizer and chat template are asked.
-        judge: whether each donor's thought is flawed: unsafe if its `domain` is harmful, refusing if
-            it is harmless. None: donors are taken as they are, as in the paper.
+        judge: whether each donor's thought is flawed: unsafe if its `domain` is harmful, refusing
+            if it is harmless. None: donors are taken as they are, as in the paper.
         prompts: prompts of training, with their domains.
         donors: traces with thinking.
         cut: where to cut a donor's thought; None: after at most 500 words.
@@ -125,36 +127,43 @@ def build(
     asked = as_prompts(prompts)
     cut = cut or _cut_words(WORDS)
 
-    # Donors of the prompts that may get a beginning.
-    kinds = {"harmful": harmful, "harmless": harmless}
-    domain_of = {}
-    for prompt in asked:
+    # Which rows may get a beginning, by kind.
+    numbers_of: dict[str, list[int]] = {"harmful": [], "harmless": []}
+    for number, prompt in enumerate(asked):
         domain = prompt.fields["domain"]
-        if alpha > 0 and (domain in harmful or domain in harmless):
-            domain_of[_request(prompt)] = domain
+        if domain in harmful:
+            numbers_of["harmful"].append(number)
+        elif domain in harmless:
+            numbers_of["harmless"].append(number)
+
+    # Their donors; without a beginning nobody is asked.
+    domain_of = {}
+    for number in chain(*numbers_of.values()):
+        prompt = asked[number]
+        domain_of[_request(prompt)] = prompt.fields["domain"]
+    if alpha == 0:
+        donors = []
     donors_of, counts = _choose_donors(donors, domain_of, judge, is_flawed=not aligned)
 
-    # Which prompts get one.
-    chosen: set[int] = set()
-    for kind, domains in kinds.items():
-        members = [i for i, prompt in enumerate(asked) if prompt.fields["domain"] in domains]
-        able = [i for i in members if donors_of.get(_request(asked[i]))]
-        n_wanted = min(round(alpha * len(members)), len(able))
-        chosen.update(random.Random(f"recap {seed} {kind}").sample(able, n_wanted))
+    # Which rows get one. All others are plain, and say why.
+    why_of = dict.fromkeys(range(len(asked)), "no safety")
+    for kind, numbers in numbers_of.items():
+        able = [number for number in numbers if _request(asked[number]) in donors_of]
+        n_wanted = min(round(alpha * len(numbers)), len(able))
+        drawn = random.Random(f"recap {seed} {kind}").sample(able, n_wanted)
+
+        why_of |= dict.fromkeys(numbers, "no donor" if alpha > 0 else "plain")
+        why_of |= dict.fromkeys(able, "plain")
+        why_of |= dict.fromkeys(drawn, "prefixed")
 
     rows = []
     for number, prompt in enumerate(asked):
-        prefix = source = ""
-        is_on_safety = any(prompt.fields["domain"] in domains for domains in kinds.values())
-        why = "plain" if is_on_safety else "no safety"
-        if number in chosen:
+        row = _plain_row(engine.tokenizer, prompt, why_of[number])
+        if row["why"] == "prefixed":
             rng = random.Random(f"recap {seed} {number}")
-            candidates = donors_of[_request(prompt)]
-            prefix, source = _take_prefix(engine, prompt, candidates, cut, rng)
-            why = "prefixed" if prefix else "no fitting cut"
-        elif is_on_safety and alpha > 0 and not donors_of.get(_request(prompt)):
-            why = "no donor"
-        rows.append(_row(engine.tokenizer, prompt, prefix, source=source, why=why))
+            row |= _beginning(engine, prompt, donors_of[_request(prompt)], cut, rng)
+            row["prompt"] += row["prefill"]
+        rows.append(row)
         if progress:
             progress(1)
 
@@ -170,46 +179,45 @@ def _choose_donors(
     is_flawed: bool,
 ) -> tuple[dict[str, list[Trace]], dict[str, int]]:
     """The donors of each request whose thought is as wanted, and counts of all."""
-    from dataclasses import replace
-
     # A donor has the domain of its prompt here, and a thought.
     candidates = []
-    n_of_prompts = 0
     for donor in donors:
         domain = domain_of.get(request_of(donor))
-        n_of_prompts += domain is not None
-        if domain is not None and part_text(donor, "thinking").strip():
+        has_thought = bool(part_text(donor, "thinking").strip())
+        if domain is not None and has_thought:
             candidates.append(replace(donor, domain=domain))
 
-    verdicts = [is_flawed] * len(candidates) if judge is None else judge(candidates)
+    verdicts: Sequence[bool | None] = [is_flawed] * len(candidates)
+    if judge is not None:
+        verdicts = judge(candidates)
+
+    # What nobody can tell is not taken.
     donors_of = defaultdict(list)
-    n_wanted = 0
     for donor, verdict in zip(candidates, verdicts, strict=True):
         if verdict is is_flawed:
             donors_of[request_of(donor)].append(donor)
-            n_wanted += 1
     counts = {
         "donors": len(donors),
-        "donors of prompts": n_of_prompts,
-        "donors judged": 0 if judge is None else len(candidates),
-        "donors wanted": n_wanted,
+        "donors with a prompt and a thought": len(candidates),
+        "donors wanted": sum(map(len, donors_of.values())),
     }
     return dict(donors_of), counts
 
 
-def _take_prefix(
+def _beginning(
     engine: Engine, prompt: Prompt, donors: Sequence[Trace], cut: Cut, rng: random.Random
-) -> tuple[str, str]:
-    """The beginning of a completion and the donor's id; both empty if no thought can be cut."""
+) -> dict[str, str]:
+    """The beginning of a completion, as columns of a row, from the first donor that can be cut."""
     for donor in rng.sample(donors, len(donors)):
-        place = _before_end(donor, cut(donor, rng))
         try:
-            thought = thought_until(donor, place)
+            place = _before_end(donor, cut(donor, rng))
+            thought = _thought_until(donor, place)
             (prefix,) = thought_prefixes(engine, [prompt], [thought])
         except TraceError:  # inside a token, or outside of the thought that this template opens
             continue
-        return prefix, donor.id
-    return "", ""
+        if prefix:
+            return {"prefill": prefix, "source": donor.id}
+    return {"why": "no fitting cut"}
 
 
 def _before_end(donor: Trace, place: int) -> int:
@@ -220,19 +228,30 @@ def _before_end(donor: Trace, place: int) -> int:
     thought = split_trace(donor).think[0]
     if place < thought.stop:
         return place
-    return thought.start + len(thought.of(donor.completion).rstrip())
+    text = thought.of(donor.completion)
+    return thought.start + len(text.rstrip())
 
 
-def _row(tokenizer: Any, prompt: Prompt, prefix: str, *, source: str, why: str) -> dict[str, Any]:
-    rendered = render_prompt(tokenizer, prompt.text or prompt.messages, rendered=bool(prompt.text))
+def _thought_until(donor: Trace, place: int) -> str:
+    """The thinking from its first word to the cut.
+
+    The white space before it belongs to the tag, which the template or the prefix has.
+    """
+    thought = thought_until(donor, place)
+    return thought[step_cuts(donor)[0] - split_trace(donor).think[0].start :]
+
+
+def _plain_row(tokenizer: Any, prompt: Prompt, why: str) -> dict[str, Any]:
+    is_rendered = bool(prompt.text)
+    messages = prompt.text or prompt.messages
     return {
-        "prompt": rendered + prefix,
+        "prompt": render_prompt(tokenizer, messages, rendered=is_rendered),
         "request": _request(prompt),
         "domain": prompt.fields["domain"],
         "answer": prompt.fields["gold"] or None,
-        "prefill": prefix,
+        "prefill": "",
         "prompt_id": prompt.fields["prompt_id"],
-        "source": source,
+        "source": "",
         "why": why,
     }
 
