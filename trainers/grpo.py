@@ -220,6 +220,10 @@ def prepare(
 
     ready = []
     for number, row in enumerate(raw):
+        # TRL looks at the first row alone: all must be text.
+        if rendered and not isinstance(row["prompt"], str):
+            kind = type(row["prompt"]).__name__
+            raise ValueError(f"row {number}: expected a rendered prompt, got {kind}")
         request = row.get("request")
         if not request:
             request = "" if rendered else request_of(row["prompt"])

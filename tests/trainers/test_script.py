@@ -28,6 +28,7 @@ CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "grpo": GRPOConfig}
         ("grpo.py", "trainers.grpo"),
         ("dpo.py", "trainers.dpo"),
         ("merge.py", "trainers.merge"),
+        ("methods/recap.py", "trainers.methods.recap"),
         ("pocket/experiment.py", "trainers.pocket.experiment"),
         ("pocket/report.py", "trainers.pocket.report"),
         ("fit/reflect.py", "trainers.fit.reflect"),

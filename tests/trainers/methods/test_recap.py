@@ -304,23 +304,37 @@ def test_a_reader_sees_one_thought_from_the_prefix_to_the_models_end(trained):
             assert part_text(trace, "answer") == ""
 
 
-def test_lengths_count_no_token_of_the_prefix(trained):
-    """The mean of what was drawn: a reward that counts ids agrees with TRL's log."""
+@pytest.mark.parametrize(
+    "n_extra", [0, pytest.param(len(PREFIX.split()), marks=pytest.mark.xfail(strict=True))]
+)
+def test_lengths_count_no_token_of_the_prefix(trained, n_extra):
+    """The mean of what was drawn: a reward that counts ids agrees with TRL's log.
+
+    The twin counts the words of the prefix too.
+    """
     trainer, traces = trained
     logged = next(entry for entry in trainer.state.log_history if "reward" in entry)
     lengths = [len(trace.token_ids) for trace in traces]
     assert max(lengths) <= 12
-    assert logged["completions/mean_length"] == sum(lengths) / 8
+    assert logged["completions/mean_length"] == sum(lengths) / 8 + n_extra / 2
     assert [trace.meta["rewards"]["n_new"] for trace in traces] == lengths
 
 
-def test_a_group_of_1_0_0_0_and_one_of_zeros(tokenizer, tmp_path, monkeypatch):
-    """Mean 1/4, std with n - 1 is 1/2: (1 - .25)/.5001 = 1.4997, -.25/.5001 = -.4999."""
+@pytest.mark.parametrize(
+    "scale", ["group", pytest.param("none", marks=pytest.mark.xfail(strict=True))]
+)
+def test_a_group_of_1_0_0_0_and_one_of_zeros(tokenizer, tmp_path, monkeypatch, scale):
+    """Mean 1/4, std with n - 1 is 1/2: (1 - .25)/.5001 = 1.4997, -.25/.5001 = -.4999.
+
+    The twin does not divide by the deviation.
+    """
     monkeypatch.setattr(
         "trl.trainer.grpo_trainer.print_prompt_completions_sample", lambda *_, **__: None
     )
     rows = [prefixed_row(tokenizer), plain_row(tokenizer)]
-    trainer, traces = train(tmp_path, rows, tokenizer, [first_of_bad], log_completions=True)
+    trainer, traces = train(
+        tmp_path, rows, tokenizer, [first_of_bad], log_completions=True, scale_rewards=scale
+    )
     (path,) = tmp_path.glob("completions/*.parquet")
     advantages = pd.read_parquet(path)["advantage"].tolist()
     of_bad = []
@@ -387,6 +401,13 @@ def test_a_prompt_without_its_prefill_is_an_error(tokenizer):
     row = plain_row(tokenizer) | {"prefill": PREFIX}
     with pytest.raises(ValueError, match=r"row 1: its prompt ends in .*, not in its prefill"):
         grpo.prepare(tokenizer, [plain_row(tokenizer), row], rendered=True)
+
+
+def test_a_conversation_among_rendered_prompts_is_an_error(tokenizer):
+    """TRL looks at the first row alone."""
+    messages = [{"role": "user", "content": GOOD}]
+    with pytest.raises(ValueError, match="row 1: expected a rendered prompt, got list"):
+        grpo.prepare(tokenizer, [plain_row(tokenizer), {"prompt": messages}], rendered=True)
 
 
 # --- the scripts ---------------------------------------------------------------------------------
