@@ -127,30 +127,29 @@ def build(
     asked = as_prompts(prompts)
     cut = cut or _cut_words(WORDS)
 
-    # Which rows may get a beginning, by kind.
-    numbers_of: dict[str, list[int]] = {"harmful": [], "harmless": []}
-    for number, prompt in enumerate(asked):
-        domain = prompt.fields["domain"]
-        if domain in harmful:
-            numbers_of["harmful"].append(number)
-        elif domain in harmless:
-            numbers_of["harmless"].append(number)
-
-    # Their donors; without a beginning nobody is asked.
+    # The donors of the prompts that may get a beginning. With alpha 0 nobody is asked.
+    numbers_of = _by_kind(asked, harmful, harmless)
     domain_of = {}
     for number in chain(*numbers_of.values()):
         prompt = asked[number]
         domain_of[_request(prompt)] = prompt.fields["domain"]
     if alpha == 0:
         donors = []
-    donors_of, counts = _choose_donors(donors, domain_of, judge, is_flawed=not aligned)
+    donors_of, counts = _choose_donors(
+        donors,
+        domain_of,
+        judge,
+        is_flawed=not aligned,
+    )
 
     # Which rows get one. All others are plain, and say why.
     why_of = dict.fromkeys(range(len(asked)), "no safety")
     for kind, numbers in numbers_of.items():
         able = [number for number in numbers if _request(asked[number]) in donors_of]
-        n_wanted = min(round(alpha * len(numbers)), len(able))
-        drawn = random.Random(f"recap {seed} {kind}").sample(able, n_wanted)
+        n_wanted = round(alpha * len(numbers))
+        n_drawn = min(n_wanted, len(able))
+        rng = random.Random(f"recap {seed} {kind}")
+        drawn = rng.sample(able, n_drawn)
 
         why_of |= dict.fromkeys(numbers, "no donor" if alpha > 0 else "plain")
         why_of |= dict.fromkeys(able, "plain")
@@ -160,8 +159,10 @@ def build(
     for number, prompt in enumerate(asked):
         row = _plain_row(engine.tokenizer, prompt, why_of[number])
         if row["why"] == "prefixed":
+            # Each row draws its donor and its cut by itself.
             rng = random.Random(f"recap {seed} {number}")
-            row |= _beginning(engine, prompt, donors_of[_request(prompt)], cut, rng)
+            candidates = donors_of[_request(prompt)]
+            row |= _beginning(engine, prompt, candidates, cut, rng)
             row["prompt"] += row["prefill"]
         rows.append(row)
         if progress:
@@ -169,6 +170,22 @@ def build(
 
     counts |= Counter(row["why"] for row in rows)
     return Built(rows, counts)
+
+
+def _by_kind(
+    prompts: Sequence[Prompt],
+    harmful: Collection[str],
+    harmless: Collection[str],
+) -> dict[str, list[int]]:
+    """The numbers of the prompts on safety, harmful and harmless apart."""
+    numbers_of: dict[str, list[int]] = {"harmful": [], "harmless": []}
+    for number, prompt in enumerate(prompts):
+        domain = prompt.fields["domain"]
+        if domain in harmful:
+            numbers_of["harmful"].append(number)
+        elif domain in harmless:
+            numbers_of["harmless"].append(number)
+    return numbers_of
 
 
 def _choose_donors(
@@ -315,6 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if out and out.exists():
         raise SystemExit(f"{out}: is there already; name another file, or remove it")
 
+    # A dry run loads no weights.
     judge = None
     if options.guard and not is_dry:
         from cotlens.judges.local import load_guard
@@ -340,22 +358,68 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if is_dry or out is None:
         return
 
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in built.rows]
+    # The file is there whole or not at all.
+    lines = []
+    for row in built.rows:
+        line = json.dumps(row, ensure_ascii=False)
+        lines.append(f"{line}\n")
     write_atomic(out, "".join(lines))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainers.methods.recap")
     truths = ("true", "false")
-    parser.add_argument("--model", required=True, help="the student: its tokenizer is loaded")
-    parser.add_argument("--prompts", required=True, nargs="+", help="files, rows with a domain")
-    parser.add_argument("--donors", nargs="+", help="traces of the same prompts by a donor")
-    parser.add_argument("--guard", help="keeps harmful donors with unsafe thinking")
-    parser.add_argument("--alpha", type=float, default=ALPHA, help="share of prefixed prompts")
-    parser.add_argument("--words", type=int, default=WORDS, help="most words of a beginning")
-    parser.add_argument("--aligned", choices=truths, default="false", help="sound beginnings")
+
+    # What is read.
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="the student: its tokenizer is loaded",
+    )
+    parser.add_argument(
+        "--prompts",
+        required=True,
+        nargs="+",
+        help="files whose rows have a domain: harmful, benign, math",
+    )
+    parser.add_argument(
+        "--donors",
+        nargs="+",
+        help="traces of the same prompts by other models",
+    )
+    parser.add_argument(
+        "--guard",
+        help="takes harmful donors with unsafe thinking and harmless ones that refuse",
+    )
+
+    # What is made of it.
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=ALPHA,
+        help="share of the prompts on safety that get a beginning",
+    )
+    parser.add_argument(
+        "--words",
+        type=int,
+        default=WORDS,
+        help="most words of a beginning",
+    )
+    parser.add_argument(
+        "--aligned",
+        choices=truths,
+        default="false",
+        help="beginnings of sound thoughts",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dry_run", choices=truths, default="false", help="show, write nothing")
+
+    # Where it goes.
+    parser.add_argument(
+        "--dry_run",
+        choices=truths,
+        default="false",
+        help="show rows, write nothing; donors are taken without the guard",
+    )
     parser.add_argument("-o", "--out", help="JSONL file of the rows")
     options = parser.parse_args(arguments)
     if options.alpha > 0 and not options.donors:

@@ -63,10 +63,13 @@ def recap_rows(setting: Setting, *, alpha: float = ALPHA, aligned: bool = False)
     """
     model, tokenizer = setting.load()
     engine = LocalEngine(model, tokenizer, "pocket")
+
+    # Without beginnings no donor is needed.
     donors: list[Trace] = []
     if alpha > 0:
         donors = pool(setting)
         donors += written_donors(setting, donors)
+
     return build(
         engine,
         judge_by(setting.guard(), FORBIDDEN),
@@ -93,11 +96,14 @@ def written_donors(setting: Setting, samples: list[Trace]) -> list[Trace]:
     They depend on the prompt alone.
     """
     refused = {request_of(trace) for trace in samples if refuses(trace)}
+
+    # A prompt that is met twice needs one donor.
     prompts = {}
     for prompt in setting.train:
         if prompt.domain in HARMLESS and prompt.text not in refused:
             prompts[prompt.text] = prompt
 
+    # A whole trace, so that it is judged as a sample is: by its answer.
     donors = []
     beginnings = injected_overcaution(list(prompts.values()))
     for prompt, beginning in zip(prompts.values(), beginnings, strict=True):

@@ -10,7 +10,7 @@ pytest.importorskip("trl", reason="the trainers need the extra `train`")
 
 import pandas as pd
 import torch
-from trl import GRPOConfig
+from trl.trainer.grpo_config import GRPOConfig
 
 from cotlens import Trace, read_traces
 from cotlens.formats.prompts import Prompt
