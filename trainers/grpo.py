@@ -5,7 +5,8 @@
 
 Rows have `prompt`, and what the rewards ask for: `domain`, `answer` (see trainers/rewards.py).
 Every prompt is rendered beforehand, so that it may open the thought. The request as the user wrote
-it stays in the column `request`.
+it stays in the column `request`. A rendered prompt may end with the beginning of a thought, which
+is also in the column `prefill`: it carries no loss, and the record has it in the completion.
 """
 
 from importlib.util import find_spec
@@ -218,18 +219,34 @@ def prepare(
     check_rows(raw, ("prompt",))
 
     ready = []
-    for row in raw:
+    for number, row in enumerate(raw):
+        # TRL looks at the first row alone: all must be text.
+        if rendered and not isinstance(row["prompt"], str):
+            kind = type(row["prompt"]).__name__
+            raise ValueError(f"row {number}: expected a rendered prompt, got {kind}")
         request = row.get("request")
         if not request:
             request = "" if rendered else request_of(row["prompt"])
         prompt = render_prompt(tokenizer, row["prompt"], rendered=rendered)
         ready_row = row | {"prompt": prompt, "request": request}
+        _check_prefill(ready_row, number)
 
         # A column of a data set has one type: 4 and "4" both become text.
         if row.get("answer") is not None:
             ready_row["answer"] = str(row["answer"])
         ready.append(ready_row)
     return ready
+
+
+def _check_prefill(row: Row, number: int) -> None:
+    """Raise ValueError if the prompt does not end with the beginning of the completion."""
+    # The record could not be rebuilt, and the model would not have read it.
+    prefill = row.get("prefill") or ""
+    if not row["prompt"].endswith(prefill):
+        raise ValueError(
+            f"row {number}: its prompt ends in {row['prompt'][-20:]!r}, not in its prefill "
+            f"{prefill[-20:]!r}; put the prefill after the rendered prompt (rendered: true)"
+        )
 
 
 def _reward_weights(rewards: Sequence[Reward], weights: Sequence[float] | None) -> list[float]:

@@ -6,6 +6,10 @@
 `cotlens.read_traces` and `cotlens analyze RECORD/rollouts/*/*.parquet` read these files. The step
 is the number of updates that the sampling model had received: 0 for the untouched model. TRL's own
 log of completions counts one more.
+
+A row whose prompt ends inside a thought has that beginning in its column `prefill`. The trace is
+then as `cotlens.sample` leaves it: its completion begins with the prefill, and its token ids are
+those that were drawn; those of the prefill are the last of `prompt_token_ids`.
 """
 
 import math
@@ -155,8 +159,12 @@ class Recorder(TrainerCallback):
         sample: int,
     ) -> Trace:
         """The trace of one rollout; `row` holds its columns of the data set."""
-        # Prompts are text where this project rendered them, else lists of messages.
-        prompt_text = prompt if isinstance(prompt, str) else request_of(prompt)
+        # Prompts are text where this project rendered them, else lists of messages. What the row
+        # put into the model's mouth is part of its turn.
+        prefill = _text_in(row, "prefill")
+        prompt_text = (
+            prompt.removesuffix(prefill) if isinstance(prompt, str) else request_of(prompt)
+        )
         prompt_ids = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else []
         request = _text_in(row, "request")
         fields = {
@@ -177,7 +185,7 @@ class Recorder(TrainerCallback):
                 terms.append(self.weights[name] * value)
 
         assert self.engine
-        job = Job(asked, prompt_text, prompt_ids, sample)
+        job = Job(asked, prompt_text, prompt_ids, sample, prefill)
         written = Written(row["completion_ids"])
         trace = make_trace(self.engine, job, written, method=self.method)
         return replace(

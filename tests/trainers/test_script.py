@@ -29,6 +29,7 @@ CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "grpo": GRPOConfig}
         ("dpo.py", "trainers.dpo"),
         ("merge.py", "trainers.merge"),
         ("methods/ipo.py", "trainers.methods.ipo"),
+        ("methods/recap.py", "trainers.methods.recap"),
         ("pocket/experiment.py", "trainers.pocket.experiment"),
         ("pocket/report.py", "trainers.pocket.report"),
         ("fit/reflect.py", "trainers.fit.reflect"),

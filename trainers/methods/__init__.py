@@ -5,4 +5,7 @@ Methods of papers that build their training rows from a model's own traces.
 
 ipo: Intervened Preference Optimization, pairs that differ from the step on at which a thought went
 wrong; pairs: how such pairs are cut; kl: where in a thought training moved a model.
+Training methods of papers: each builds the rows that a trainer takes.
+
+recap    RECAP: prompts of GRPO that end inside a flawed thought
 """

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Collection
 
+from trainers.pocket import recap_arms
 from trainers.pocket.optimise import fine_tune, reinforce, rewards_of
 from trainers.pocket.plan import Setting
 from trainers.pocket.policy import Teacher, write_teacher
@@ -187,6 +188,7 @@ ARMS: dict[str, Callable[[Setting], None]] = {
     "refusal_sft": train_refusal_sft,
     "hindsight_safety_sft": train_hindsight_safety_sft,
     "reflective_safety_sft": train_reflective_safety_sft,
+    **recap_arms.ARMS,
 }
 # Seeds of each arm: five of those that carry claims, three of the others.
 CLAIMED = ("base", "hindsight_sft", "reflective_sft", "filtered_sft", "grpo")
