@@ -10,6 +10,7 @@ requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
 bounds       the interval of an entropy of which only the top-k log-probs are known
+likelihood   how likely each step is to a model
 """
 
 from cotlens.measures.bounds import Bounds, entropy_bounds
@@ -24,6 +25,7 @@ from cotlens.measures.entropy import (
     word_entropy,
 )
 from cotlens.measures.lengths import length_quantiles
+from cotlens.measures.likelihood import nll_of_steps
 from cotlens.measures.reflection import (
     marker_agreement,
     reflection_dynamics,
@@ -52,6 +54,7 @@ __all__ = [
     "length_quantiles",
     "marker_agreement",
     "match_lengths",
+    "nll_of_steps",
     "outcomes",
     "position_entropy",
     "reflection_dynamics",

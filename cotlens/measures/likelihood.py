@@ -1,0 +1,55 @@
+"""How likely are the steps of a trace to a model?"""
+
+import numpy as np
+import pandas as pd
+
+from cotlens.measures.groups import need_columns
+from cotlens.measures.scored import scored_only, scored_traces
+from cotlens.text.tokens import token_ranges
+
+
+def nll_of_steps(scores: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+    """The step table with each step's negative log-likelihood, in nats.
+
+    A token belongs to the step that holds its first character that is no white space (see
+    `text.tokens`). Added columns: `n_scored`, `nll` (the sum of -log p over the step's scored
+    tokens) and `nll_mean` (the same per token). NaN: the step has no scored token.
+
+    Two models are compared on the same steps: `score_tokens(model, traces)` of each. A step that
+    training has made less likely has a larger one.
+
+    >>> table = nll_of_steps(score_tokens(model, traces).table(), step_table(traces))
+    ... # doctest: +SKIP
+
+    Args:
+        scores: a score table with the column `logprob`.
+        steps: a step table of the same traces.
+
+    Raises:
+        ValueError: if a table lacks a column, or no trace has a log-prob.
+    """
+    need_columns(steps, "trace_id", "start", "stop")
+
+    # Rows of the step table by trace; they stay NaN where a trace has no scores.
+    step_starts = steps["start"].to_numpy()
+    step_stops = steps["stop"].to_numpy()
+    by_trace = steps.reset_index(drop=True).groupby("trace_id", sort=False)
+    rows_of = by_trace.indices
+    counts = np.zeros(len(steps), int)
+    sums = np.full(len(steps), np.nan)
+    for trace in scored_traces(scores, "logprob"):
+        if trace.trace_id not in rows_of:
+            continue
+
+        rows = rows_of[trace.trace_id]
+        spans = np.column_stack([step_starts[rows], step_stops[rows]])
+        ranges = token_ranges(trace.starts, trace.words, spans)
+        for row, (first, stop) in zip(rows, ranges, strict=True):
+            logprobs = scored_only(trace.columns["logprob"][first:stop])
+            counts[row] = len(logprobs)
+            if len(logprobs):
+                sums[row] = -logprobs.astype(float).sum()
+
+    means = np.full(len(steps), np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return steps.assign(n_scored=counts, nll=sums, nll_mean=means)
