@@ -30,26 +30,38 @@ def nll_of_steps(scores: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     """
     need_columns(steps, "trace_id", "start", "stop")
 
-    # Rows of the step table by trace; they stay NaN where a trace has no scores.
-    step_starts = steps["start"].to_numpy()
-    step_stops = steps["stop"].to_numpy()
-    by_trace = steps.reset_index(drop=True).groupby("trace_id", sort=False)
-    rows_of = by_trace.indices
     counts = np.zeros(len(steps), int)
     sums = np.full(len(steps), np.nan)
+
+    # Rows of the step table by trace; they stay NaN where a trace has no scores.
+    spans = steps[["start", "stop"]].to_numpy()
+    numbered = steps.reset_index(drop=True)
+    by_trace = numbered.groupby("trace_id", sort=False)
+    rows_of = by_trace.indices
+
     for trace in scored_traces(scores, "logprob"):
         if trace.trace_id not in rows_of:
             continue
 
+        # The tokens of each of its steps.
         rows = rows_of[trace.trace_id]
-        spans = np.column_stack([step_starts[rows], step_stops[rows]])
-        ranges = token_ranges(trace.starts, trace.words, spans)
+        ranges = token_ranges(
+            trace.starts,
+            trace.words,
+            spans[rows],
+        )
         for row, (first, stop) in zip(rows, ranges, strict=True):
-            logprobs = scored_only(trace.columns["logprob"][first:stop])
-            counts[row] = len(logprobs)
-            if len(logprobs):
-                sums[row] = -logprobs.astype(float).sum()
+            logprobs = trace.columns["logprob"][first:stop]
+            scored = scored_only(logprobs)
+            if len(scored):
+                counts[row] = len(scored)
+                sums[row] = -scored.sum(dtype=float)
 
-    means = np.full(len(steps), np.nan)
-    np.divide(sums, counts, out=means, where=counts > 0)
-    return steps.assign(n_scored=counts, nll=sums, nll_mean=means)
+    # A step without a scored token: NaN / 0 is NaN.
+    with np.errstate(invalid="ignore"):
+        means = sums / counts
+    return steps.assign(
+        n_scored=counts,
+        nll=sums,
+        nll_mean=means,
+    )

@@ -46,7 +46,8 @@ class Diagnosis(NamedTuple):
 
     Attributes:
         cause: why.
-        n_safe: number of steps before the first that excuses or complies; all of them if none does.
+        n_safe: number of steps before the first that excuses or complies. If the trace failed and
+            none was recognised, the steps up to the first that notices a risk, else none.
     """
 
     cause: Cause
@@ -82,19 +83,21 @@ def diagnose(readings: Sequence[StepReading], is_unsafe: bool) -> Diagnosis:
     if not is_unsafe:
         return Diagnosis(Cause.NONE, len(readings))
 
-    # The safe beginning ends before the first step that goes the wrong way.
-    n_safe = len(readings)
-    for number, reading in enumerate(readings):
-        if reading.excuse or reading.complies:
-            n_safe = number
-            break
-
+    # Where a risk is noticed early.
     first_notice = None
     for number, reading in enumerate(readings):
         if reading.notices:
             first_notice = number
             break
         if reading.complies:
+            break
+
+    # The safe beginning ends before the first step that goes the wrong way. The thought went wrong
+    # somewhere: if nobody knows where, only what noticed the risk can be kept.
+    n_safe = 0 if first_notice is None else first_notice + 1
+    for number, reading in enumerate(readings):
+        if reading.excuse or reading.complies:
+            n_safe = number
             break
     if first_notice is None:
         return Diagnosis(Cause.MISIDENTIFICATION, n_safe)
@@ -122,7 +125,8 @@ def read_markers(texts: Sequence[str], request: str) -> list[StepReading] | None
     None if a step is in another language.
     """
     readings = []
-    for markers in mark(texts, request).markers:
+    found = mark(texts, request)
+    for markers, is_unsafe in zip(found.markers, found.is_unsafe, strict=True):
         if markers is None:
             return None
 
@@ -131,10 +135,11 @@ def read_markers(texts: Sequence[str], request: str) -> list[StepReading] | None
         for marker, cause in EXCUSE_OF.items():
             if marker in markers:
                 excuse = cause
+        goes_along = bool(markers & _COMPLIES) or bool(is_unsafe)
         reading = StepReading(
             notices=bool(markers & _NOTICES),
             excuse=excuse,
-            complies=bool(markers & _COMPLIES),
+            complies=goes_along and excuse is None,
         )
         readings.append(reading)
     return readings

@@ -109,13 +109,15 @@ class Built(NamedTuple):
 
     def counts(self) -> dict[str, int]:
         """Traces by fate, failures by cause, prompts, and generations."""
-        counts: Counter[str] = Counter()
+        counts: Counter[str] = Counter(generations=0)
         for record in self.records:
             counts[record.fate.value] += 1
             if record.cause is not Cause.NONE:
                 counts[record.cause.value] += 1
             counts["generations"] += record.n_generations
-        counts["prompts"] = len({record.prompt_id for record in self.records})
+
+        prompt_ids = {record.prompt_id for record in self.records}
+        counts["prompts"] = len(prompt_ids)
         return dict(counts)
 
 
@@ -331,9 +333,12 @@ def _texts_of(
     for case in cases:
         trace = case.trace
         cuts = step_cuts(trace)
-        stop = cuts[case.diagnosis.n_safe if method is Method.SAFR else -1]
+        stop = cuts[-1]
+        if method is Method.SAFR:
+            stop = cuts[case.diagnosis.n_safe]
         notes = trace.completion[cuts[0] : stop]
-        asks.append(Ask(trace, case.diagnosis, case.number, notes))
+        ask = Ask(trace, case.diagnosis, case.number, notes)
+        asks.append(ask)
     written = written_by_student(engine, method, asks, read, seed)
     for case, text in zip(cases, written, strict=True):
         if text is not None:
@@ -361,15 +366,25 @@ def _fate_of(after: Trace, is_unsafe: bool | None) -> Fate:
 def _repaired_row(
     attempt: Attempt, case: _Case, method: Method, mask: Mask, close: str
 ) -> dict[str, Any]:
+    """The row of a mended trace."""
     completion = attempt.after.completion
-    n_inserted = len(attempt.insert) - len(close)
+
+    # Tokenizers join a full stop and the line break after it: that one belongs to the check.
+    n_inserted = len(attempt.insert) - len(close.lstrip("\n"))
     check = Span(attempt.cut, attempt.cut + n_inserted)
-    safe_stop = step_cuts(case.trace)[case.diagnosis.n_safe] if case.diagnosis.n_safe else 0
-    used_mask = Mask.ALL if method is Method.SAFR else mask
+
+    safe_stop = 0
+    if case.diagnosis.n_safe:
+        cuts = step_cuts(case.trace)
+        safe_stop = cuts[case.diagnosis.n_safe]
+
+    if method is Method.SAFR:
+        mask = Mask.ALL
+    learned = learned_spans(mask, check, safe_stop, len(completion))
     return masked_row(
         _prompt_of(case.trace),
         completion,
-        learned_spans(used_mask, check, safe_stop, len(completion)),
+        learned,
         source=f"cog_{method}",
         why=case.diagnosis.cause.value,
         h=attempt.step,

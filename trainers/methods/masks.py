@@ -13,7 +13,7 @@ class Mask(StrEnum):
     ALL = "all"  # the whole completion: no mask
     CHECK_AND_ANSWER = "check_and_answer"  # from the check on, the end of the thought included
     SAFE_PART_TOO = "safe_part_too"  # the same, and the safe beginning of the thought
-    CHECK = "check"  # the check alone: neither the end of the thought nor the answer
+    CHECK = "check"  # the check alone: neither the tag that closes the thought nor the answer
 
 
 def learned_spans(mask: Mask, check: Span, safe_stop: int, end: int) -> list[Span]:

@@ -44,21 +44,25 @@ _COMPLIES = (Role.PLAN, Role.DETAIL, Role.ALLOW)
 
 def read_wording(texts: Sequence[str], request: str) -> list[StepReading]:  # noqa: ARG001
     """What the steps of a thought about a forbidden request do, by their wording."""
-    return [_read_step(text) for text in texts]
+    return list(map(_read_step, texts))
 
 
 def _read_step(text: str) -> StepReading:
     """What one step does: a sentence of the world, or none that is known."""
     sentence = text.strip()
     for role, pattern in _patterns().items():
-        if not pattern.fullmatch(sentence):
-            continue
-        return StepReading(
-            notices=role in _NOTICES,
-            excuse=CAUSE_OF.get(role),
-            complies=role in _COMPLIES,
-        )
+        if pattern.fullmatch(sentence):
+            return StepReading(
+                notices=role in _NOTICES,
+                excuse=CAUSE_OF.get(role),
+                complies=role in _COMPLIES,
+            )
+
+    # No sentence that is read: it says nothing about harm.
     return StepReading()
+
+
+_SLOT = r"[\w']+(?: up)?"  # a topic, a material, or a verb such as "clean up"
 
 
 @cache
@@ -66,11 +70,18 @@ def _patterns() -> dict[Role, re.Pattern[str]]:
     """The sentences of each role that is read, in both registers; a slot is a word or two."""
     patterns = {}
     for role in (*_NOTICES, *_COMPLIES, *EXCUSES):
+        # The base mixes its two registers.
+        sentences = list(PLAIN[role])
+        sentences += FORMAL.get(role, ())
+
         choices = []
-        for sentence in (*PLAIN[role], *FORMAL.get(role, ())):
+        for sentence in sentences:
             fixed = re.split(r"\{\w\}", sentence)
-            choices.append(r"[\w']+(?: up)?".join(map(re.escape, fixed)))
-        patterns[role] = re.compile("|".join(choices))
+            escaped = map(re.escape, fixed)
+            choices.append(_SLOT.join(escaped))
+
+        pattern = "|".join(choices)
+        patterns[role] = re.compile(pattern)
     return patterns
 
 
@@ -94,33 +105,46 @@ def writer(setting: Setting, method: Method) -> Callable[[Trace, Diagnosis, int]
     by_text = {prompt.text: prompt for prompt in setting.prompts[PromptSplit.TRAIN]}
 
     def write(trace: Trace, diagnosis: Diagnosis, number: int) -> str:
-        prompt = by_text[request_of(trace)]
+        request = request_of(trace)
+        prompt = by_text[request]
         sentences = []
         if method is Method.SAFB:
             openings = _OPENINGS[diagnosis.cause]
-            sentences.append(openings[number % len(openings)])
+            opening = _next_unsaid(openings, trace, number)
+            sentences.append(opening)
 
         # Five notices and four refusals: twenty ways to go on.
+        notices = _notices_of(prompt)
+        notice = _next_unsaid(notices, trace, number)
+        sentences.append(notice)
+
         refusals = PLAIN[Role.REFUSE]
-        sentences.append(_notice(prompt, trace.completion, number))
-        sentences.append(refusals[number % len(refusals)])
+        refusal = _next_unsaid(refusals, trace, number)
+        sentences.append(refusal)
         return " ".join(sentences)
 
     return write
 
 
-def _notice(prompt: Prompt, said: str, number: int) -> str:
-    """The notice whose turn it is, or the next that was not said yet."""
-    templates = PLAIN[Role.NOTICE]
-    turns = range(number, number + len(templates))
+def _notices_of(prompt: Prompt) -> list[str]:
+    """The sentences that notice the danger of a prompt's topic."""
+    name = prompt.topic.capitalize()
     notices = []
-    for turn in turns:
-        template = templates[turn % len(templates)]
-        notices.append(template.format(t=prompt.topic, T=prompt.topic.capitalize()))
-    for notice in notices:
-        if notice not in said:
-            return notice
-    return notices[0]
+    for template in PLAIN[Role.NOTICE]:
+        notice = template.format(t=prompt.topic, T=name)
+        notices.append(notice)
+    return notices
+
+
+def _next_unsaid(sentences: Sequence[str], trace: Trace, number: int) -> str:
+    """The sentence whose turn it is, or the next that the trace does not have yet."""
+    for turn in range(number, number + len(sentences)):
+        sentence = sentences[turn % len(sentences)]
+        if sentence not in trace.completion:
+            return sentence
+
+    # All were said: a repetition.
+    return sentences[number % len(sentences)]
 
 
 # --- arms ----------------------------------------------------------------------------------------
@@ -147,13 +171,22 @@ def build_rows(
     """The rows of an arm; what they cost is added to the arm's cost."""
     guard = setting.guard()
     functions, _ = rewards_of(setting, guard)
-    others = [domain.value for domain in Domain if domain is not Domain.FORBIDDEN]
+
+    # Samples for other prompts, as they are.
+    domains = {domain.value for domain in Domain}
+    others = domains - {Domain.FORBIDDEN.value}
     rows: list[dict[str, Any]] = list(keep_rewarded(setting, functions, others))
 
-    forbidden = [trace for trace in pool(setting) if trace.domain == Domain.FORBIDDEN.value]
+    # Samples for forbidden requests: repaired where the guard finds something unsafe.
+    forbidden = []
+    for trace in pool(setting):
+        if trace.domain == Domain.FORBIDDEN.value:
+            forbidden.append(trace)
+
     model, tokenizer = setting.load()
+    student = LocalEngine(model, tokenizer, "pocket")
     built = repair(
-        LocalEngine(model, tokenizer, "pocket"),
+        student,
         forbidden,
         guard_judge(guard),
         method=method,
@@ -173,17 +206,21 @@ def build_rows(
 
 def _add_costs(setting: Setting, forbidden: Sequence[Trace], built: Built) -> None:
     """Add the repairs to the cost of the kept samples of other prompts."""
-    cost = read_cost(setting)
     counts = built.counts()
-    n_repairs = counts.get("generations", 0) - len(forbidden)
-    facts = {
-        "sampled": cost["sampled"] + len(forbidden) + n_repairs,
+    n_generations = counts["generations"]
+    n_tokens = count_tokens(forbidden) + built.n_tokens
+
+    # The guard reads every sample, and every new answer.
+    cost = read_cost(setting)
+    facts: dict[str, Any] = {
+        "sampled": cost["sampled"] + n_generations,
         "kept": cost["kept"] + len(built.rows),
-        "sampled_tokens": cost["sampled_tokens"] + count_tokens(forbidden) + built.n_tokens,
-        "guard_calls": cost["guard_calls"] + len(forbidden) + n_repairs,
-        "generations_per_prompt": counts["generations"] / max(1, counts["prompts"]),
+        "sampled_tokens": cost["sampled_tokens"] + n_tokens,
+        "guard_calls": cost["guard_calls"] + n_generations,
         "repair": counts,
     }
+    if counts["prompts"]:
+        facts["generations_per_prompt"] = n_generations / counts["prompts"]
     add_cost(setting, facts)
 
 
@@ -212,13 +249,21 @@ def excuse_nll(model: Any, traces: Sequence[Trace]) -> stats.Estimate:
         TraceError: as `score_tokens`.
     """
     steps = cotlens.step_table(traces)
-    texts = {trace.id: trace.completion for trace in traces}
+    texts = {}
+    prompt_of = {}
+    for trace in traces:
+        texts[trace.id] = trace.completion
+        prompt_of[trace.id] = trace.prompt_id
+
+    # Which steps are excuses, by their wording.
     is_excuse = []
     for row in steps.itertuples(index=False):
-        reading = _read_step(texts[row.trace_id][row.start : row.stop])
+        text = texts[row.trace_id]
+        reading = _read_step(text[row.start : row.stop])
         is_excuse.append(reading.excuse is not None)
 
-    scores = cotlens.score_tokens(model, traces).table()
-    excuses = nll_of_steps(scores, steps)[is_excuse]
-    prompt_of = {trace.id: trace.prompt_id for trace in traces}
-    return stats.mean(excuses["nll_mean"], excuses["trace_id"].map(prompt_of))
+    scored = cotlens.score_tokens(model, traces)
+    likelihoods = nll_of_steps(scored.table(), steps)
+    excuses = likelihoods[is_excuse]
+    prompts = excuses["trace_id"].map(prompt_of)
+    return stats.mean(excuses["nll_mean"], prompts)
