@@ -122,7 +122,8 @@ _COMPLIES = {Marker.COMPLIANCE_CUE, Marker.STRONG_VACILLATION, Marker.HARMFUL_DE
 def read_markers(texts: Sequence[str], request: str) -> list[StepReading] | None:
     """The steps of a thought in English, by the markers of `cotlens.detect.unsafe`.
 
-    None if a step is in another language.
+    None if a step is in another language. An excuse that the markers miss leaves a failure
+    `unexcused` or misidentified, and in the safe beginning: docs/unsafe.md says how often.
     """
     readings = []
     found = mark(texts, request)
@@ -135,11 +136,12 @@ def read_markers(texts: Sequence[str], request: str) -> list[StepReading] | None
         for marker, cause in EXCUSE_OF.items():
             if marker in markers:
                 excuse = cause
-        goes_along = bool(markers & _COMPLIES) or bool(is_unsafe)
+        # An unsafe step that excuses nothing goes along.
+        is_plain = bool(is_unsafe) and excuse is None
         reading = StepReading(
             notices=bool(markers & _NOTICES),
             excuse=excuse,
-            complies=goes_along and excuse is None,
+            complies=bool(markers & _COMPLIES) or is_plain,
         )
         readings.append(reading)
     return readings

@@ -50,8 +50,8 @@ from cotlens.probes.cut import step_cuts
 from cotlens.probes.intervene import Attempt, intervene
 from cotlens.text.split import part_text, request_of, split_trace
 from cotlens.text.steps import segment_trace
-from cotlens.text.tags import Status
-from cotlens.trace import Span, Trace
+from cotlens.text.tags import Split, Status
+from cotlens.trace import Span, Trace, TraceError
 from trainers.methods.causes import Cause, Diagnosis, Read, diagnose, read_markers
 from trainers.methods.checks import Ask, Method, own_words, written_by_student
 from trainers.methods.masks import Mask, learned_spans, masked_row
@@ -77,7 +77,7 @@ class Fate(StrEnum):
     REPAIRED = "repaired"  # a row
     NOT_REPAIRED = "not_repaired"  # the judge does not call the new answer safe
     NOT_ENDED = "not_ended"  # the new answer is blank, was cut off, or thinks again
-    NO_THOUGHT = "no_thought"  # the original has not exactly one closed thought, or was cut off
+    NO_THOUGHT = "no_thought"  # it was cut off, or has not exactly one closed thought with a text
     UNDECIDED = "undecided"  # the judge could not tell whether it failed
     UNREAD = "unread"  # its steps could not be read, as of another language
 
@@ -216,8 +216,12 @@ def repair(
         progress: called with the number of new answers done since the last call.
 
     Raises:
-        TraceError: as `continue_traces`.
+        TraceError: if two traces have the same id, or as `continue_traces`.
     """
+    for name, n_traces in Counter(trace.id for trace in traces).items():
+        if n_traces > 1:
+            raise TraceError(f"the id {name!r} occurs twice; give each trace an id of its own")
+
     engine = as_engine(student)
     cases, settled = _examine(traces, has_failed or judge, read)
     texts = _texts_of(engine, cases, method, write, read if by_student else None, seed)
@@ -280,9 +284,8 @@ def _examine(
     n_of_cause: Counter[Cause] = Counter()
     for trace, failed in zip(traces, has_failed(traces), strict=True):
         split = split_trace(trace)
-        is_whole = split.status is Status.CLOSED and len(split.think) == 1
-        steps = segment_trace(trace, split) if is_whole else []
-        if not steps or trace.finish_reason == "length":
+        is_whole = _has_one_thought(trace, split)
+        if not is_whole or trace.finish_reason == "length":
             settled[trace.id] = _record(trace, Fate.NO_THOUGHT)
             continue
         if failed is None:
@@ -292,6 +295,7 @@ def _examine(
             settled[trace.id] = _record(trace, Fate.UNCHANGED)
             continue
 
+        steps = segment_trace(trace, split)
         texts = [step.chars.of(trace.completion) for step in steps]
         readings = read(texts, request_of(trace))
         if readings is None:
@@ -303,6 +307,14 @@ def _examine(
         cases.append(_Case(trace, diagnosis, n_of_cause[diagnosis.cause]))
         n_of_cause[diagnosis.cause] += 1
     return cases, settled
+
+
+def _has_one_thought(trace: Trace, split: Split) -> bool:
+    """Whether a trace has exactly one thought, which is closed and not blank."""
+    if split.status is not Status.CLOSED or len(split.think) != 1:
+        return False
+    thought = split.think[0].of(trace.completion)
+    return bool(thought.strip())
 
 
 def _record(trace: Trace, fate: Fate, cause: Cause = Cause.NONE, n_generations: int = 1) -> Record:
@@ -355,7 +367,7 @@ def _fate_of(after: Trace, is_unsafe: bool | None) -> Fate:
     """What became of a trace with a new answer."""
     split = split_trace(after)
     answer = split.answer.of(after.completion)
-    is_whole = split.status is Status.CLOSED and len(split.think) == 1
+    is_whole = _has_one_thought(after, split)
     if after.finish_reason != "stop" or not is_whole or not answer.strip():
         return Fate.NOT_ENDED
     if is_unsafe is False:
