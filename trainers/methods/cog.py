@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from cotlens.models.load import Model
 
 # Whether each trace failed; None: the judge cannot tell.
-Judge = Callable[[Sequence[Trace]], list[bool | None]]
+Judge = Callable[[Sequence[Trace]], Sequence[bool | None]]
 # The check or the repaired steps of a trace: its diagnosis, and how many of its cause came before.
 Write = Callable[[Trace, Diagnosis, int], str]
 

@@ -12,11 +12,13 @@ from tiny import tiny_model
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
 from cotlens import Trace
+from cotlens.models.engine import Written
 from cotlens.models.load import wrap_model
 from trainers.methods.causes import Cause, Diagnosis
 from trainers.methods.checks import Method
-from trainers.pocket import arms, cog_arms
+from trainers.pocket import cog_arms
 from trainers.pocket.cog_arms import ARMS, CAUSE_OF, excuse_nll, read_wording, writer
+from trainers.pocket.guard import fit_guard, guard_prompts
 from trainers.pocket.plan import PICKED, Plan, Setting
 from trainers.pocket.policy import write_base
 from trainers.pocket.tokenizer import build_tokenizer
@@ -46,13 +48,23 @@ def setting_of(folder, arm):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny base, its guard, and a pool that the base policy has written in its place."""
+    """A random base, a guard, and a pool that the base policy has written in its place."""
     folder = tmp_path_factory.mktemp("cog") / "seed=0"
     setting = setting_of(folder, "base")
-    arms.train_base(setting)
-
     tokenizer = build_tokenizer()
+    network = tiny_model(len(tokenizer), max_position_embeddings=512)
+    network.save_pretrained(folder / "base" / "model")
+    tokenizer.save_pretrained(folder / "base" / "model")
+
     rng = random.Random(0)
+    prompts = guard_prompts(0, 80)
+    written = []
+    for prompt in prompts:
+        text = write_base(prompt, rng).text
+        trace = Trace(id=prompt.id, prompt=prompt.text, prompt_id=prompt.id, completion=text)
+        written.append(trace)
+    fit_guard(written, prompts, 0).save(setting.guard_path())
+
     traces = []
     for number, prompt in enumerate(setting.train):
         for sample in range(2):
@@ -96,9 +108,7 @@ def scripted_answers(monkeypatch):
         tokenizer = student.tokenizer
         answer = tokenizer.encode(PLAIN[Role.ANSWER_REASON][0], add_special_tokens=False)
 
-        def write(jobs, sampling):  # noqa: ARG001
-            from cotlens.models.engine import Written
-
+        def write(jobs, sampling):
             for job in jobs:
                 yield job, Written(ids=(*answer, tokenizer.eos_token_id))
 
