@@ -28,6 +28,7 @@ CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "grpo": GRPOConfig}
         ("grpo.py", "trainers.grpo"),
         ("dpo.py", "trainers.dpo"),
         ("merge.py", "trainers.merge"),
+        ("methods/cog.py", "trainers.methods.cog"),
         ("pocket/experiment.py", "trainers.pocket.experiment"),
         ("pocket/report.py", "trainers.pocket.report"),
         ("fit/reflect.py", "trainers.fit.reflect"),

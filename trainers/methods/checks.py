@@ -105,6 +105,7 @@ def own_words(method: Method, cause: Cause, number: int) -> str:
     """
     if cause is Cause.NONE:
         raise ValueError("own_words: expected a cause of failure, got n/a, which needs no repair")
+    # A repair has two parts, a check three.
     decision = DECISIONS[number % len(DECISIONS)]
     if method is Method.SAFR:
         analyses = ANALYSES[cause]
@@ -221,6 +222,7 @@ def is_fit_check(text: str, request: str, read: Read) -> bool:
     """
     if not text.strip() or len(text) > LONGEST:
         return False
+    # A delimiter would end the thought.
     for pair in known_pairs():
         tags = [tag.strip() for tag in pair]
         if any(tag and tag in text for tag in tags):

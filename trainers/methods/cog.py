@@ -32,7 +32,6 @@ import sys
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,84 +40,30 @@ from tqdm import tqdm
 import cotlens
 from cotlens.files import write_atomic
 from cotlens.formats.prompts import Prompt, read_prompts
-from cotlens.judges import guard as guards
-from cotlens.judges.verdict import LABELS, Item, Part
 from cotlens.models.encode import tags_of
 from cotlens.models.engine import Engine
 from cotlens.models.sample import as_engine
 from cotlens.probes.cut import step_cuts
 from cotlens.probes.intervene import Attempt, intervene
-from cotlens.text.split import part_text, request_of, split_trace
+from cotlens.text.split import request_of, split_trace
 from cotlens.text.steps import segment_trace
 from cotlens.text.tags import Split, Status
 from cotlens.trace import Span, Trace, TraceError
 from trainers.methods.causes import Cause, Diagnosis, Read, diagnose, read_markers
 from trainers.methods.checks import Ask, Method, own_words, written_by_student
+from trainers.methods.fates import Built, Fate, Judge, Record, guard_judge
 from trainers.methods.masks import Mask, learned_spans, masked_row
 from trainers.render import bracket, encode, fit_completion, render_prompt
 
 if TYPE_CHECKING:
     from cotlens.models.load import Model
 
-# Whether each trace failed; None: the judge cannot tell.
-Judge = Callable[[Sequence[Trace]], Sequence[bool | None]]
 # The check or the repaired steps of a trace: its diagnosis, and how many of its cause came before.
 Write = Callable[[Trace, Diagnosis, int], str]
 
 TEMPERATURE = 0.7  # of first samples and of answers
 TOP_P = 0.8
 N_SHOWN = 4  # prompts of a dry run
-
-
-class Fate(StrEnum):
-    """What became of a trace."""
-
-    UNCHANGED = "unchanged"  # it did not fail: a row as it is
-    REPAIRED = "repaired"  # a row
-    NOT_REPAIRED = "not_repaired"  # the judge does not call the new answer safe
-    NOT_ENDED = "not_ended"  # the new answer is blank, was cut off, or thinks again
-    NO_THOUGHT = "no_thought"  # it was cut off, or has not exactly one closed thought with a text
-    UNDECIDED = "undecided"  # the judge could not tell whether it failed
-    UNREAD = "unread"  # its steps could not be read, as of another language
-
-
-class Record(NamedTuple):
-    """One trace and what became of it.
-
-    Attributes:
-        trace_id: the trace.
-        prompt_id: its prompt.
-        fate: what became of it.
-        cause: why it failed; n/a where it did not, or is not known.
-        n_generations: texts that were drawn for it: the trace, a rewriting, the new answer.
-    """
-
-    trace_id: str
-    prompt_id: str
-    fate: Fate
-    cause: Cause
-    n_generations: int
-
-
-class Built(NamedTuple):
-    """Rows for `trainers.sft`, what became of every trace, and the tokens of the new answers."""
-
-    rows: list[dict[str, Any]]
-    records: list[Record]
-    n_tokens: int
-
-    def counts(self) -> dict[str, int]:
-        """Traces by fate, failures by cause, prompts, and generations."""
-        counts: Counter[str] = Counter(generations=0)
-        for record in self.records:
-            counts[record.fate.value] += 1
-            if record.cause is not Cause.NONE:
-                counts[record.cause.value] += 1
-            counts["generations"] += record.n_generations
-
-        prompt_ids = {record.prompt_id for record in self.records}
-        counts["prompts"] = len(prompt_ids)
-        return dict(counts)
 
 
 class _Case(NamedTuple):
@@ -218,10 +163,12 @@ def repair(
     Raises:
         TraceError: if two traces have the same id, or as `continue_traces`.
     """
+    # All that follows finds a trace by its id.
     for name, n_traces in Counter(trace.id for trace in traces).items():
         if n_traces > 1:
             raise TraceError(f"the id {name!r} occurs twice; give each trace an id of its own")
 
+    # What failed, why, and what is to be written into it.
     engine = as_engine(student)
     cases, settled = _examine(traces, has_failed or judge, read)
     texts = _texts_of(engine, cases, method, write, read if by_student else None, seed)
@@ -249,6 +196,7 @@ def repair(
         seed=seed,
         progress=progress,
     )
+    # What was mended becomes a row.
     verdicts = judge([attempt.after for attempt in attempts]) if attempts else []
 
     # In the order of the traces, with those that were settled without a repair.
@@ -370,6 +318,7 @@ def _fate_of(after: Trace, is_unsafe: bool | None) -> Fate:
     is_whole = _has_one_thought(after, split)
     if after.finish_reason != "stop" or not is_whole or not answer.strip():
         return Fate.NOT_ENDED
+    # An undecided judge mends nothing.
     if is_unsafe is False:
         return Fate.REPAIRED
     return Fate.NOT_REPAIRED
@@ -385,6 +334,7 @@ def _repaired_row(
     n_inserted = len(attempt.insert) - len(close.lstrip("\n"))
     check = Span(attempt.cut, attempt.cut + n_inserted)
 
+    # The prefix is that of the original, so its cuts hold here too.
     safe_stop = 0
     if case.diagnosis.n_safe:
         cuts = step_cuts(case.trace)
@@ -421,41 +371,6 @@ def _unchanged_row(trace: Trace, method: Method) -> dict[str, Any]:
 def _prompt_of(trace: Trace) -> str | list:
     """The request or the messages, before the chat template."""
     return trace.meta.get("prompt_messages") or request_of(trace)
-
-
-def guard_judge(guard: Any, parts: Sequence[Part] = (Part.ANSWER,)) -> Judge:
-    """A judge of traces that asks a guard for these parts.
-
-    A trace is unsafe if one of its parts is; blank thinking is left out. If none is unsafe and the
-    guard is undecided on one, so is the judge.
-    """
-
-    def is_unsafe(traces: Sequence[Trace]) -> list[bool | None]:
-        items = []
-        owners = []
-        for number, trace in enumerate(traces):
-            for part in parts:
-                text = part_text(trace, part.value)
-                if part is Part.THINKING and not text.strip():
-                    continue
-                items.append(Item(request_of(trace), text, part))
-                owners.append(number)
-
-        # One unsafe part decides.
-        opinions: list[list[bool | None]] = [[] for _ in traces]
-        for owner, verdict in zip(owners, guards.judge(guard, items), strict=True):
-            opinions[owner].append(LABELS[verdict.label])
-        decisions: list[bool | None] = []
-        for given in opinions:
-            if True in given:
-                decisions.append(True)
-            elif not given or None in given:
-                decisions.append(None)
-            else:
-                decisions.append(False)
-        return decisions
-
-    return is_unsafe
 
 
 # --- the command line ----------------------------------------------------------------------------
@@ -500,6 +415,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if is_dry:
         print(_describe(student.tokenizer, built))
         return
+    # Rows, whole or not at all.
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in built.rows]
     write_atomic(args.out, "".join(lines))
     print(f"{args.out}: {len(built.rows)} rows; {json.dumps(built.counts())}")

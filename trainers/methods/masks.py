@@ -38,6 +38,7 @@ def learned_spans(mask: Mask, check: Span, safe_stop: int, end: int) -> list[Spa
             f"mask: expected 0 <= safe_stop <= check <= end, got safe_stop {safe_stop}, "
             f"check {check.start} to {check.stop} and end {end}"
         )
+    # One span each.
     if mask is Mask.ALL:
         return [Span(0, end)]
     if mask is Mask.CHECK:
@@ -78,6 +79,7 @@ def masked_row(
     if not learned:
         raise TraceError(f"row of {source}: no span of its completion is learned")
 
+    # The trainer cannot tell a wrong span from a right one.
     place = 0
     for start, stop in shown:
         if not place <= start < stop <= len(completion):

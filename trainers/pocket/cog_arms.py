@@ -22,7 +22,8 @@ from cotlens.text.split import request_of
 from cotlens.trace import Trace
 from trainers.methods.causes import Cause, Diagnosis, StepReading
 from trainers.methods.checks import Method
-from trainers.methods.cog import Built, guard_judge, repair
+from trainers.methods.cog import repair
+from trainers.methods.fates import Built, guard_judge
 from trainers.methods.masks import Mask
 from trainers.pocket.optimise import fine_tune, rewards_of
 from trainers.pocket.plan import Setting, add_cost, count_tokens, read_cost

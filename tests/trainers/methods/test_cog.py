@@ -6,7 +6,6 @@ The student is scripted: it answers what the test says. Topics are invented.
 import json
 import math
 import re
-from collections import Counter
 
 import pytest
 import torch
@@ -15,196 +14,41 @@ from tiny import losses, settings, tiny_model
 
 pytest.importorskip("trl", reason="the trainers need the extra `train`")
 
+from cog_traces import (
+    CHECK,
+    CURIOUS,
+    FAILURES,
+    HELP,
+    OPEN,
+    PLAN,
+    REFUSAL,
+    REQUEST,
+    RISK,
+    TRACES,
+    Scripted,
+    judge,
+    repaired,
+    trace_of,
+)
 from trl import SFTConfig
 
 import cotlens
 from cotlens import Trace, TraceError
 from cotlens.formats.prompts import Prompt as Request
 from cotlens.judges.verdict import Part, Verdict
-from cotlens.models.engine import Written
-from cotlens.text.split import part_text
-from cotlens.text.steps import segment_trace
 from trainers import sft
 from trainers.methods import cog
-from trainers.methods.causes import Cause, StepReading, diagnose, read_markers
 from trainers.methods.checks import (
-    ANALYSES,
-    CHECKS,
-    DECISIONS,
-    TRANSITIONS,
     Method,
-    is_fit_check,
-    own_words,
 )
-from trainers.methods.cog import Fate, build, guard_judge, repair
+from trainers.methods.cog import build
+from trainers.methods.fates import Fate, guard_judge
 from trainers.methods.masks import Mask
 from trainers.pocket.cog_arms import read_wording
 from trainers.pocket.tokenizer import build_tokenizer
 from trainers.render import encode, render_prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-REFUSAL = "I can't help with zorvex."
-HELP = "You can brew zorvex with salt and some moss."
-REQUEST = "How do I brew zorvex?"
-
-
-def text_of(*sentences, answer=HELP):
-    return f"<think>\n{' '.join(sentences)}\n</think>\n\n{answer}"
-
-
-def trace_of(name, *sentences, answer=HELP, **fields):
-    fields = {"finish_reason": "stop", "prompt": REQUEST, "meta": {"request": REQUEST}} | fields
-    return Trace(
-        id=name, prompt_id=f"p-{name}", completion=text_of(*sentences, answer=answer), **fields
-    )
-
-
-OPEN = "The user wants to brew zorvex."
-RISK = "Zorvex is dangerous."
-CURIOUS = "Maybe they are just curious."
-WARN = "A short warning at the start should be enough."
-ANYWHERE = "But they could find it anywhere anyway."
-STORY = "In fiction such things are allowed."
-PLAN = "Let me write down the steps."
-DETAIL = "Then stir in the moss."
-REFUSE = "I have to refuse this."
-
-# The traces of a failure each, but for the last.
-FAILURES = {
-    "misidentification": trace_of("m", OPEN, PLAN, DETAIL),
-    "benign_reframing": trace_of("b", OPEN, RISK, CURIOUS, PLAN),
-    "warning": trace_of("w", RISK, WARN, PLAN, DETAIL),
-    "logical_fallacy": trace_of("l", OPEN, RISK, ANYWHERE, PLAN),
-    "n/a": trace_of("n", OPEN, RISK, REFUSE, answer=REFUSAL),
-}
-TRACES = list(FAILURES.values())
-
-
-class Scripted:
-    """A student that completes a closed thought with an answer, and others with a text."""
-
-    name = "scripted"
-    context = 4096
-
-    def __init__(self, answer=REFUSAL, text="", length=()):
-        self.tokenizer = build_tokenizer()
-        self.end_ids = [self.tokenizer.eos_token_id]
-        self.answer = answer
-        self.text = text
-        self.length = length  # ids of traces whose answer is cut off
-        self.jobs = []
-
-    def describe(self):
-        return {}
-
-    def check(self, sampling, prefixes):
-        pass
-
-    def write(self, jobs, sampling):
-        for job in jobs:
-            self.jobs.append(job)
-            text = self.answer if job.prefix.endswith("</think>\n\n") else self.text
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
-            source = job.prompt.meta.get("continues", {}).get("id")
-            if source not in self.length:
-                ids = [*ids, *self.end_ids]
-            yield job, Written(ids=tuple(ids))
-
-
-def judge(traces):
-    """Unsafe is an answer that says how."""
-    return ["You can" in part_text(trace, "answer") for trace in traces]
-
-
-def repaired(method=Method.SAFB, traces=TRACES, student=None, **options):
-    options = {"read": read_wording, "max_new_tokens": 40, "write": say} | options
-    return repair(student or Scripted(), traces, judge, method=method, **options)
-
-
-def say(trace, diagnosis, number):
-    return "Wait, is this allowed? I should not help with that."
-
-
-CHECK = "Wait, is this allowed? I should not help with that."
-
-
-# --- causes --------------------------------------------------------------------------------------
-
-risk = StepReading(notices=True)
-plain = StepReading()
-goes = StepReading(complies=True)
-
-
-def excuse(cause):
-    return StepReading(excuse=cause)
-
-
-READINGS = [
-    # readings, cause, number of safe steps
-    ([plain, goes], Cause.MISIDENTIFICATION, 1),
-    ([goes, risk], Cause.MISIDENTIFICATION, 0),  # too late
-    ([plain, plain], Cause.MISIDENTIFICATION, 0),  # nobody knows where it went wrong
-    ([excuse(Cause.WARNING), goes], Cause.MISIDENTIFICATION, 0),  # nothing was noticed
-    ([risk, excuse(Cause.WARNING), goes], Cause.WARNING, 1),
-    ([plain, risk, plain, excuse(Cause.LOGICAL_FALLACY)], Cause.LOGICAL_FALLACY, 3),
-    ([risk, excuse(Cause.BENIGN_REFRAMING), excuse(Cause.WARNING)], Cause.BENIGN_REFRAMING, 1),
-    ([excuse(Cause.WARNING), risk, excuse(Cause.LOGICAL_FALLACY)], Cause.LOGICAL_FALLACY, 0),
-    ([risk, goes, excuse(Cause.WARNING)], Cause.WARNING, 1),
-    ([risk, goes], Cause.UNEXCUSED, 1),
-    ([plain, risk, plain], Cause.UNEXCUSED, 2),
-    ([StepReading(notices=True, complies=True)], Cause.UNEXCUSED, 0),
-    ([], Cause.MISIDENTIFICATION, 0),
-]
-
-
-@pytest.mark.parametrize(("readings", "cause", "n_safe"), READINGS)
-def test_why_a_trace_failed(readings, cause, n_safe):
-    diagnosis = diagnose(readings, is_unsafe=True)
-    assert diagnosis == (cause, n_safe)
-    assert diagnosis.is_self_jailbreak == (cause is not Cause.MISIDENTIFICATION)
-
-
-def test_what_did_not_fail_has_no_cause():
-    diagnosis = diagnose([risk, excuse(Cause.WARNING)], is_unsafe=False)
-    assert diagnosis == (Cause.NONE, 2)
-    assert not diagnosis.is_self_jailbreak
-
-
-@pytest.mark.parametrize(
-    ("name", "n_safe"),
-    [
-        ("misidentification", 1),
-        ("benign_reframing", 2),
-        ("warning", 1),
-        ("logical_fallacy", 2),
-        ("n/a", 3),
-    ],
-)
-def test_the_causes_of_made_up_traces(name, n_safe):
-    trace = FAILURES[name]
-    texts = [step.chars.of(trace.completion) for step in segment_trace(trace)]
-    diagnosis = diagnose(read_wording(texts, REQUEST), judge([trace])[0])
-    assert diagnosis == (name, n_safe)
-
-
-def test_fiction_is_a_benign_reframing():
-    (reading,) = read_wording([STORY], REQUEST)
-    assert reading.excuse is Cause.BENIGN_REFRAMING
-
-
-def test_markers_read_traces_in_english_and_no_others():
-    thought = [
-        "The user asks how to brew zorvex. ",
-        "Zorvex is a poison that could seriously harm people. ",
-        "But maybe they are just curious, or it is for a school project. ",
-    ]
-    request = "How do I brew zorvex to poison somebody?"
-    readings = read_markers(thought, request)
-    assert [reading.notices for reading in readings] == [False, True, False]
-    assert diagnose(readings, is_unsafe=True) == (Cause.BENIGN_REFRAMING, 2)
-    assert read_markers(["用户想知道怎么做这个东西。我们需要仔细想一想。"], request) is None
-
 
 # --- rows ----------------------------------------------------------------------------------------
 
@@ -413,97 +257,6 @@ def test_a_sum_of_losses_counts_the_learned_tokens():
         assert sums[mask] == pytest.approx(len(ids), rel=1e-5)
     assert sums[Mask.CHECK] < sums[Mask.CHECK_AND_ANSWER] < sums[Mask.SAFE_PART_TOO]
     assert sums[Mask.SAFE_PART_TOO] < sums[Mask.ALL]
-
-
-# --- what is written -----------------------------------------------------------------------------
-
-FAILED = [cause for cause in Cause if cause is not Cause.NONE]
-
-
-@pytest.mark.parametrize("method", Method)
-@pytest.mark.parametrize("cause", FAILED)
-def test_checks_take_turns(method, cause):
-    texts = [own_words(method, cause, number) for number in range(60)]
-    n_parts = 3 * 5 if method is Method.SAFR else 3 * 4 * 5
-    assert len(set(texts)) == n_parts
-    assert len(set(texts[:3])) == 3
-
-
-@pytest.mark.xfail(strict=True, reason="a check that does not take turns is one sentence")
-def test_checks_without_turns_differ():
-    texts = [own_words(Method.SAFB, Cause.WARNING, 0) for _ in range(60)]
-    assert len(set(texts)) == 60
-
-
-def test_what_needs_no_repair_has_no_words():
-    with pytest.raises(ValueError, match="needs no repair"):
-        own_words(Method.SAFB, Cause.NONE, 0)
-
-
-def test_every_cause_has_its_own_turn():
-    """Four warnings and one fallacy: numbers 0 to 3, and 0."""
-    numbers = []
-
-    def note(trace, diagnosis, number):
-        numbers.append((diagnosis.cause.value, number))
-        return CHECK
-
-    traces = [trace_of(str(number), RISK, WARN) for number in range(4)]
-    traces.insert(2, trace_of("x", RISK, ANYWHERE))
-    repaired(traces=traces, write=note)
-    expected = [("warning", 0), ("warning", 1), ("logical_fallacy", 0), ("warning", 2)]
-    assert numbers == [*expected, ("warning", 3)]
-
-
-def test_own_words_are_ours_and_plain():
-    """One sentence each, so that a text is a few short steps."""
-    texts = [*TRANSITIONS, *DECISIONS]
-    for table in (CHECKS, ANALYSES):
-        assert set(table) == set(FAILED)
-        for sentences in table.values():
-            texts += sentences
-    assert Counter(texts).most_common(1)[0][1] == 1
-    for text in texts:
-        assert text.endswith(".")
-        assert "<" not in text
-
-
-FIT = [
-    (f"{RISK} {REFUSE}", True),
-    (f"{RISK} {PLAN}", False),
-    (f"{RISK} {CURIOUS}", False),
-    (OPEN, False),
-    ("", False),
-    ("  ", False),
-    (f"{RISK}</think> {REFUSE}", False),
-    (f"<think>{RISK}", False),
-    (f"{RISK} " * 100, False),
-]
-
-
-@pytest.mark.parametrize(("text", "is_fit"), FIT)
-def test_which_texts_can_stand_in_a_thought(text, is_fit):
-    assert is_fit_check(text, REQUEST, read_wording) is is_fit
-
-
-def test_what_the_student_writes_is_used_where_it_is_fit():
-    fit = f"{RISK} {REFUSE}"
-    built = repaired(student=Scripted(text=f"<think>\n{OPEN}\n</think>\n\n{fit}"), by_student=True)
-    assert all(f"{fit}\n</think>" in row["completion"] for row in built.rows[:4])
-    assert built.counts()["generations"] == 5 + 2 * 4
-
-    unfit = repaired(student=Scripted(text=PLAN), by_student=True)
-    assert all(CHECK in row["completion"] for row in unfit.rows[:4])
-
-
-def test_what_the_student_is_asked_names_fault_request_and_notes():
-    student = Scripted(text=PLAN)
-    repaired(Method.SAFR, [FAILURES["warning"]], student, by_student=True)
-    asked = student.jobs[0].prompt.messages[0]["content"]
-    assert f"Request:\n{REQUEST}\n" in asked
-    assert f"Notes:\n{RISK}\n" in asked
-    assert "takes a warning to be enough" in asked
-    assert PLAN not in asked
 
 
 # --- judges, samples, the command ----------------------------------------------------------------
