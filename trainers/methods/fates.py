@@ -56,6 +56,7 @@ class Built(NamedTuple):
         """Traces by fate, failures by cause, prompts, and generations."""
         counts: Counter[str] = Counter(generations=0)
         for record in self.records:
+            # A failure counts twice: by what became of it, and by why it failed.
             counts[record.fate.value] += 1
             if record.cause is not Cause.NONE:
                 counts[record.cause.value] += 1
@@ -74,19 +75,23 @@ def guard_judge(guard: Any, parts: Sequence[Part] = (Part.ANSWER,)) -> Judge:
     """
 
     def is_unsafe(traces: Sequence[Trace]) -> list[bool | None]:
+        # The guard gets the parts of all traces at once.
         items = []
         owners = []
         for number, trace in enumerate(traces):
+            request = request_of(trace)
             for part in parts:
                 text = part_text(trace, part.value)
                 if part is Part.THINKING and not text.strip():
                     continue
-                items.append(Item(request_of(trace), text, part))
+                item = Item(request, text, part)
+                items.append(item)
                 owners.append(number)
 
         # One unsafe part decides.
         opinions: list[list[bool | None]] = [[] for _ in traces]
-        for owner, verdict in zip(owners, guards.judge(guard, items), strict=True):
+        verdicts = guards.judge(guard, items)
+        for owner, verdict in zip(owners, verdicts, strict=True):
             opinions[owner].append(LABELS[verdict.label])
         decisions: list[bool | None] = []
         for given in opinions:
