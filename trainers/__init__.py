@@ -17,6 +17,7 @@ record       rollouts written as traces
 watch        Evaluate: a fixed set of prompts sampled during training
 resume       a stop with a checkpoint, and the way on from it
 bars         one progress bar
+methods/     methods of papers: each builds the rows that a trainer takes
 configs/     the recipes
 pocket/      a small world with known truth, and its experiment
 fit/         fits the detectors' weights

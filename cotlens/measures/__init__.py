@@ -20,6 +20,7 @@ continuation safety of continuations by step, triggers, turning points, cues
 interventions  harm against the number of replaced steps
 boundary     the boundary between harmful and reasoning prompts among hidden states
 hidden       how far models' hidden states of prompts move: distances, shifts, a picture in 2-D
+likelihood   how likely each step is to a model
 """
 
 from cotlens.measures.behaviours import (
@@ -76,6 +77,9 @@ from cotlens.measures.interventions import (
 )
 from cotlens.measures.lengths import (
     length_quantiles,
+)
+from cotlens.measures.likelihood import (
+    nll_of_steps,
 )
 from cotlens.measures.perplexity import (
     perplexity,
@@ -152,6 +156,7 @@ __all__ = [
     "marker_agreement",
     "match_lengths",
     "mean_covariance",
+    "nll_of_steps",
     "outcomes",
     "perplexity",
     "position_entropy",

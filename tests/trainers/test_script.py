@@ -30,6 +30,7 @@ CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "grpo": GRPOConfig}
         ("merge.py", "trainers.merge"),
         ("methods/ipo.py", "trainers.methods.ipo"),
         ("methods/recap.py", "trainers.methods.recap"),
+        ("methods/cog.py", "trainers.methods.cog"),
         ("pocket/experiment.py", "trainers.pocket.experiment"),
         ("pocket/report.py", "trainers.pocket.report"),
         ("fit/reflect.py", "trainers.fit.reflect"),
