@@ -103,7 +103,7 @@ def train(
     # What the loss reads besides ids and labels.
     table = []
     for row, ids in zip(rows, encoded, strict=True):
-        facts = {name: row[name] for name in columns}
+        facts = {name: dict(row)[name] for name in columns}
         table.append(ids._asdict() | facts)
 
     with quiet():

@@ -116,6 +116,7 @@ class _LogitsTrainer(SFTTrainer):
 
     def _note(self, name: str, value: torch.Tensor) -> None:
         """A number for the log."""
+        assert self.model is not None
         mode = "train" if self.model.training else "eval"
         self._metrics[mode][name].append(value.detach().float().item())
 
@@ -143,6 +144,7 @@ class AnchoredTrainer(_LogitsTrainer):
             raise ValueError("anchored SFT: give a reference, a copy of the network, or use LoRA")
         self.reference = reference
         if reference is not None:
+            assert self.model is not None
             self.reference = reference.to(self.model.device).eval().requires_grad_(False)
 
     def sum_of_tokens(

@@ -25,11 +25,14 @@ The experiment:
     optimise    SFT, GRPO and DPO of a model for the plan's updates, and the rewards
     pool        the base's own samples for the training prompts
     arms        the arms: functions that leave a trained model
+    recap_arms  arms of RECAP: GRPO from flawed beginnings of a thought
+    ipo_arms    arms of IPO: preferences from the cue of compliance on
     cog_arms    arms of Chain-of-Guardrails: own failures, repaired or with a check
     path        what an arm does after a few updates, for learning rates and frontiers
     tune        learning rates, tried on development seeds
     depth       recovery from injected thoughts, what going back is worth, returns
     measure     what is measured of a finished arm
+    interventions  what an arm makes of thoughts that are cut and changed
     progress    how far a job is, and the time left of the whole
     jobs        trains and measures an arm, in a process of its own
     crew        runs jobs side by side, and shows one line for all

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Collection
 
-from trainers.pocket import recap_arms
+from trainers.pocket import cog_arms, ipo_arms, recap_arms
 from trainers.pocket.optimise import fine_tune, reinforce, rewards_of
 from trainers.pocket.plan import Setting
 from trainers.pocket.policy import Teacher, write_teacher
@@ -171,6 +171,12 @@ def train_sft_grpo(setting: Setting) -> None:
     reinforce(setting, setting.guard(), start=STARTS_FROM[setting.arm])
 
 
+# Arms of other papers' methods. They are trained when they are asked for.
+METHODS: dict[str, Callable[[Setting], None]] = {
+    **recap_arms.ARMS,
+    **ipo_arms.ARMS,
+    **cog_arms.ARMS,
+}
 # An arm is a function that leaves a model in FOLDER/ARM/model.
 ARMS: dict[str, Callable[[Setting], None]] = {
     "base": train_base,
@@ -188,7 +194,7 @@ ARMS: dict[str, Callable[[Setting], None]] = {
     "refusal_sft": train_refusal_sft,
     "hindsight_safety_sft": train_hindsight_safety_sft,
     "reflective_safety_sft": train_reflective_safety_sft,
-    **recap_arms.ARMS,
+    **METHODS,
 }
 # Seeds of each arm: five of those that carry claims, three of the others.
 CLAIMED = ("base", "hindsight_sft", "reflective_sft", "filtered_sft", "grpo")

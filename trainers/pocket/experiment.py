@@ -3,6 +3,7 @@
     python -m trainers.pocket.experiment -o runs/pocket             # one seed, all arms, figures
     python -m trainers.pocket.experiment -o runs/pocket --seeds 5   # goes on from what is there
     python -m trainers.pocket.experiment -o runs/pocket --seed 3 --arms grpo   # one of them
+    python -m trainers.pocket.experiment -o runs/pocket --methods   # the methods of other papers
     python -m trainers.pocket.experiment -o runs/pocket --tune      # tries learning rates on the
                                                                     # development seeds
 
@@ -42,7 +43,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
-from trainers.pocket.arms import ARMS, SEEDS_OF
+from trainers.pocket.arms import ARMS, METHODS, SEEDS_OF
 from trainers.pocket.crew import run_all
 from trainers.pocket.jobs import (
     POLICY,
@@ -133,6 +134,7 @@ def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", type=int, default=1, help="how many, from 0")
     add("--seed", type=int, nargs="+", help="these seeds and no other")
     add("--arms", nargs="+", choices=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    add("--methods", action="store_true", help="the arms of other papers' methods, and no other")
     add("--tune", action="store_true", help="try learning rates on the development seeds, no more")
     add("--workers", type=int, default=2, help="arms side by side, one core each")
     add(
@@ -206,7 +208,9 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     jobs = []
     for seed in seeds:
         for arm in ARMS:
-            is_wanted = arm in options.arms if options.arms else seed < SEEDS_OF[arm]
+            is_wanted = seed < SEEDS_OF[arm] and (arm in METHODS) == options.methods
+            if options.arms:
+                is_wanted = arm in options.arms
             if is_wanted or arm == "base":
                 jobs.append(Job(seed, arm))
 
