@@ -38,6 +38,7 @@ The experiment:
     crew        runs jobs side by side, and shows one line for all
     tables      an arm's tables: the truth next to what cotlens measured
     figures     figures that need the truth
+    probe_figures  figures of thoughts that were cut and changed
     report      from runs to a study, and from a study to figures
     experiment  the command line
 

@@ -22,6 +22,7 @@ from cotlens.stats import Estimate
 from cotlens.studies import Column, Study
 from cotlens.studies.arms import COLUMNS as STUDY_COLUMNS
 from cotlens.studies.arms import LEAST_SEEDS, over_seeds, to_row
+from trainers.pocket.probe_figures import PROBE_FIGURES
 
 
 def samples_of(study: Study) -> pd.DataFrame:
@@ -367,7 +368,7 @@ def _all_figures(figures: Sequence[StudyFigure]) -> tuple[StudyFigure, ...]:
         ),
     )
     shared = [reflection if figure.name == REFLECTION.name else figure for figure in figures]
-    return (*shared, *own)
+    return (*shared, *own, *PROBE_FIGURES)
 
 
 FIGURES = _all_figures(STUDY_FIGURES)

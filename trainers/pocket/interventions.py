@@ -17,6 +17,7 @@ evaluation, and nothing is trained on it.
 import argparse
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,21 @@ from trainers.pocket.policy import Teacher, write_teacher
 from trainers.pocket.wording import Role
 from trainers.pocket.world import EVALUATION, Domain, Prompt, PromptSplit
 
-TABLES = ("prefills", "continuations", "attempts")
+# The columns of each table.
+TABLES = {
+    "prefills": (
+        "prompt_id", "domain", "kind", "donor", "steps", "round", "chain", "is_safe",
+        "thinking_safe", "n_tokens",
+    ),
+    "continuations": (
+        "prompt_id", "source", "step", "n_steps", "is_safe", "thinking_safe", "n_tokens",
+    ),
+    "attempts": (
+        "prompt_id", "source", "trigger", "round", "step", "is_accepted", "n_unsafe", "n_tokens",
+    ),
+}  # fmt: skip
 
-N_PROMPTS = 100  # of each kind whose thoughts are put into an arm's mouth
+N_PROMPTS = 60  # of each kind whose thoughts are put into an arm's mouth
 N_CURVES = 30  # thoughts whose continuation safety is measured (as many as IPO's)
 N_CONTINUATIONS = 16
 MOST_ROUNDS = 5  # replacements of a step (IPO's figure)
@@ -124,8 +137,6 @@ def donor_traces(base: Setting) -> list[Trace]:
 
 def _weak_model(base: Setting, name: str) -> tuple[Any, Any]:
     """The base model after a tenth or a fifth of its training, trained if it is missing."""
-    from dataclasses import replace
-
     folder = base.folder / "donors" / name
     held_out = set()
     for split in EVALUATION:
@@ -153,7 +164,8 @@ def _sample(
         model_name="",
         method=name,
     )
-    return [trace for trace in traces if trace.finish_reason == "stop"]
+    ended = [trace for trace in traces if trace.finish_reason == "stop"]
+    return [replace(trace, model="") for trace in ended]  # the method alone names the donor
 
 
 def _teach(prompt: Prompt) -> Trace:
@@ -197,7 +209,8 @@ def measure(setting: Setting, donors: Sequence[Trace]) -> None:
         "continuations": _measure_continuations(setting, engine, forbidden),
         "attempts": _measure_attempts(setting, engine, by_id),
     }
-    for name, table in tables.items():
+    for name, columns in TABLES.items():
+        table = tables[name].reindex(columns=list(columns))
         write_parquet(setting.own / f"{name}.parquet", pa.Table.from_pandas(table))
 
 
@@ -283,7 +296,7 @@ def _measure_attempts(setting: Setting, engine: Any, by_id: dict[str, Prompt]) -
         )
         table = attempt_table(attempts)
         tables.append(table.assign(trigger=name, n_unsafe=len(unsafe)))
-    return pd.concat(tables, ignore_index=True).drop(columns="insert")
+    return pd.concat(tables, ignore_index=True)
 
 
 def triggers(
@@ -300,11 +313,11 @@ def triggers(
 def _filled(text: str, by_id: dict[str, Prompt]) -> Callable[[Trace, int, int], str]:
     """A sentence about the topic of the prompt."""
 
-    def replace(trace: Trace, step: int, number: int) -> str:  # noqa: ARG001
+    def say(trace: Trace, step: int, number: int) -> str:  # noqa: ARG001
         prompt = by_id[trace.prompt_id]
         return text.format(v=prompt.verb, t=prompt.topic, T=prompt.topic.capitalize())
 
-    return replace
+    return say
 
 
 def _first_unsafe(prompt: Prompt, trace: Trace, first: int) -> int | None:

@@ -5,7 +5,9 @@
 `collect` sets the oracle's truth next to what cotlens measured, in tables without text. OUT/study
 is a study (cotlens/studies) with further tables: steps (detectors and the truth), rollouts (what RL
 sampled), updates (what TRL logged of them), branching (entropies where the policy branched), early
-(answers after cut thoughts), cost.csv and tries.csv.
+(answers after cut thoughts), prefills, continuations and attempts (interventions.py), cost.csv and
+tries.csv. The arms of other papers' methods are a study of their own, OUT/methods, next to the arms
+that they are compared with.
 """
 
 from importlib.util import find_spec
@@ -20,6 +22,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -29,12 +32,12 @@ from cotlens.plots import draw_figures, draw_study
 from cotlens.studies import Study, write_study
 from cotlens.studies.claims import register_claims
 from cotlens.trace import TraceError
-from trainers.pocket.arms import ARMS
+from trainers.pocket.arms import ARMS, METHODS
 from trainers.pocket.figures import COLUMNS, FIGURES, samples_of
 from trainers.pocket.jobs import Job
 from trainers.pocket.path import read_paths
 from trainers.pocket.plan import DEVELOPMENT_SEEDS, SETS, read_plan
-from trainers.pocket.tables import arm_tables
+from trainers.pocket.tables import INTERVENTIONS, arm_tables
 from trainers.pocket.tune import read_tries
 
 WORLD = (
@@ -49,8 +52,10 @@ ROLES = {
     "sft": ["hindsight_sft", "reflective_sft", "filtered_sft"],
 }
 
+# What the methods of other papers are compared with.
+COMPARED = ("base", "filtered_sft", "grpo", "grpo_answer")
 
-TABLES = ("samples", "steps", "rollouts", "updates", "branching", "early")
+TABLES = ("samples", "steps", "rollouts", "updates", "branching", "early", *INTERVENTIONS)
 CLAIMS = Path(__file__).parents[1] / "configs" / "claims.json"
 
 
@@ -74,9 +79,11 @@ def draw(study: Study | Path, out: Path) -> list[Path]:
 
 
 def report(out: Path, figures: Path, sets: Sequence[str] = tuple(SETS)) -> None:
-    """Collect the study, draw it, and draw the runs of the first seed for each set of prompts."""
-    draw(collect(out, out / "study"), figures)
+    """Collect the studies, draw them, and draw the runs of the first seed for each set."""
     first = min(_seeds(out))
+    if any(_is_measured(out, Job(first, arm)) for arm in METHODS):
+        draw(collect_methods(out, out / "methods"), figures / "methods")
+    draw(collect(out, out / "study"), figures)
     for name in sets:
         measured = [arm for arm in ARMS if _is_measured(out, Job(first, arm))]
         draw_figures(
@@ -98,19 +105,54 @@ def report(out: Path, figures: Path, sets: Sequence[str] = tuple(SETS)) -> None:
 
 
 def collect(out: Path, study: Path) -> Study:
-    """The study of all arms that are measured. Seeds already in it and no longer in OUT stay.
+    """The study of the arms that are measured. Seeds already in it and no longer in OUT stay.
 
     Raises:
         ValueError: if nothing is measured.
     """
-    jobs = [Job(seed, arm) for seed in _seeds(out) for arm in ARMS]
+    arms = [arm for arm in ARMS if arm not in METHODS]
+    tables = _collect_tables(out, arms)
+
+    # Paths of the development seeds, for comparisons at equal safety.
+    paths = read_paths(out)
+    is_arm = paths["arm"].isin(arms)
+    if is_arm.any():
+        tables["frontier"] = paths[is_arm].drop(columns="score")
+
+    info = {
+        **ROLES,
+        **register_claims(CLAIMS),
+        "chance": {"recovers_puzzles": 0.5},  # two candidates are left after a miss
+    }
+    written = _write(out, study, arms, tables, info)
+    if len(paths):
+        tries = read_tries(out)
+        write_atomic(study / "tries.csv", tries.to_csv(index=False, float_format="%.6g"))
+    return written
+
+
+def collect_methods(out: Path, study: Path) -> Study:
+    """The study of other papers' methods and the arms that they are compared with.
+
+    It has no claims: what the papers claim is of real models.
+
+    Raises:
+        ValueError: if nothing is measured.
+    """
+    arms = [*COMPARED, *METHODS]
+    tables = _collect_tables(out, arms)
+    return _write(out, study, arms, tables, {"base": "base", "rl": "grpo"})
+
+
+def _collect_tables(out: Path, arms: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The tables of all measured arms, one below the other."""
+    jobs = [Job(seed, arm) for seed in _seeds(out) for arm in arms]
     measured = [job for job in jobs if _is_measured(out, job)]
     if not measured:
         raise ValueError(
             f"{out}: no arm is measured yet; run python -m trainers.pocket.experiment -o {out}"
         )
 
-    # The tables of all arms, one below the other.
     plan = read_plan(out)
     collected: dict[str, list[pd.DataFrame]] = {}
     for job in tqdm(measured, desc="collect", unit=" arms"):
@@ -122,29 +164,25 @@ def collect(out: Path, study: Path) -> Study:
         if name in collected:
             tables[name] = pd.concat(collected[name], ignore_index=True)
 
-    # Paths of the development seeds, for comparisons at equal safety.
-    paths = read_paths(out)
-    if len(paths):
-        tables["frontier"] = paths.drop(columns="score")
+    return tables
 
-    arms = {}
-    for arm in ARMS:
+
+def _write(
+    out: Path,
+    study: Path,
+    arms: Sequence[str],
+    tables: dict[str, pd.DataFrame],
+    info: dict[str, Any],
+) -> Study:
+    """Writes a study: what each arm is and took, and the plan."""
+    described = {}
+    for arm in arms:
         if arm in set(tables["samples"]["arm"]):
-            arms[arm] = str(ARMS[arm].__doc__).split("\n")[0]
-    info = {
-        "arms": arms,
-        **ROLES,
-        "note": WORLD,
-        **register_claims(CLAIMS),
-        "chance": {"recovers_puzzles": 0.5},  # two candidates are left after a miss
-        "plan": asdict(plan),
-    }
-    written = write_study(study, tables, info)
-    cost = _with_earlier(study / "cost.csv", _cost(out))
+            described[arm] = str(ARMS[arm].__doc__).split("\n")[0]
+    plan = asdict(read_plan(out))
+    written = write_study(study, tables, {"arms": described, **info, "note": WORLD, "plan": plan})
+    cost = _with_earlier(study / "cost.csv", _cost(out, arms))
     write_atomic(study / "cost.csv", cost.to_csv(index=False))
-    if len(paths):
-        tries = read_tries(out)
-        write_atomic(study / "tries.csv", tries.to_csv(index=False, float_format="%.6g"))
     return written
 
 
@@ -158,11 +196,11 @@ def _is_measured(out: Path, job: Job) -> bool:
     return (job.folder(out) / "measured").exists()
 
 
-def _cost(out: Path) -> pd.DataFrame:
+def _cost(out: Path, arms: Sequence[str]) -> pd.DataFrame:
     """What each arm took, by seed: updates, sequences, sampled and trained tokens, seconds."""
     rows = []
     for seed in _seeds(out):
-        for arm in ARMS:
+        for arm in arms:
             path = Job(seed, arm).folder(out) / "cost.json"
             if path.exists():
                 cost = json.loads(path.read_text(encoding="utf-8"))

@@ -22,6 +22,7 @@ from trainers.pocket.world import Prompt, PromptSplit
 
 Prompts = Mapping[PromptSplit, tuple[Prompt, ...]]
 
+INTERVENTIONS = ("prefills", "continuations", "attempts")  # where interventions.py was called
 ENTROPIES = ("entropy_think", "entropy_answer", "entropy_reflect", "entropy_common", "kl_base")
 FLAGS = (
     "thinking_unsafe",
@@ -47,8 +48,10 @@ def arm_tables(folder: Path, arm: str, seed: int, prompts: Prompts) -> dict[str,
     }
     if (folder / "rollouts").exists():
         tables["updates"] = read_updates(folder / "model")
-    if (folder / "early.parquet").exists():
-        tables["early"] = pd.read_parquet(folder / "early.parquet")
+    for name in ("early", *INTERVENTIONS):
+        path = folder / f"{name}.parquet"
+        if path.exists():
+            tables[name] = pd.read_parquet(path)
 
     named = {}
     for name, table in tables.items():
