@@ -50,6 +50,10 @@ def short_name(model: str) -> str:
     return model
 
 
+# Key in the metadata of a shard: its record, as `run.json` lists it.
+SHARD_RECORD = b"cotlens shard"
+
+
 def parquet_metadata(shard: Path) -> dict[bytes, bytes]:
     """The metadata of a parquet file; empty if the file is missing or damaged."""
     try:

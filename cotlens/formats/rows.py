@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cotlens.files import SHARD_RECORD, parquet_metadata
 from cotlens.trace import TraceError, dump_json
 
 Row = Mapping[str, Any]
@@ -381,7 +382,8 @@ def _parquet_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
                 f"{path}: row {number + 1} and on cannot be read (cut off or damaged?): {reason}"
             ) from None
 
-    if number == 0:
+    # A shard of a folder may be empty: nothing of its source was kept.
+    if number == 0 and not (files and SHARD_RECORD in parquet_metadata(files[0])):
         raise TraceError(f"{files[0] if files else 'traces/'}: no rows")
 
 

@@ -61,12 +61,13 @@ def probe(
         kind: name of the probe.
         settings: all that decides what `ask` returns, as JSON values.
         on_error: `skip` leaves out traces that cannot be probed; `n_skipped` counts them, and
-            `first_skipped` says why of one of each shard.
+            `first_skipped` says why of the first.
         force: make everything anew, whatever the folder holds.
         progress: called with the number of the run's traces done since the last call.
 
     Returns:
-        The content of OUT/run.json; `n_asked`, `n_skipped`, `n_traces`, `n_tokens` among it.
+        The content of OUT/run.json, `n_asked`, `n_skipped`, `n_traces` and `n_tokens` among it,
+        and `first_skipped`.
 
     Raises:
         TraceError: for a trace that cannot be probed, or if the folder holds what other settings
@@ -99,13 +100,17 @@ def probe(
         first_skipped = {"first_skipped": faults[0]} if faults else {}
         return Made(trace_rows(made, tags), counts | first_skipped)
 
-    return over_shards(
+    info = over_shards(
         shards_of(run.path / "traces"),
         Path(out),
         probe_shard,
         made_by=made_by,
         force=force,
     )
+
+    # Notes that are text are not added up.
+    reasons = [shard["notes"].get("first_skipped", "") for shard in info["shards"]]
+    return info | {"first_skipped": next(filter(None, reasons), "")}
 
 
 def _ask(ask: Ask, traces: list[Trace], on_error: str) -> tuple[list[Trace], list[str]]:

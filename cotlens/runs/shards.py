@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from cotlens.files import (
+    SHARD_RECORD,
     only_one,
     parquet_metadata,
     read_parquet,
@@ -32,9 +33,6 @@ from cotlens.files import (
     write_parquet,
 )
 from cotlens.trace import TraceError, dump_json, hash_text
-
-# Key in the metadata of a shard: its record, as `run.json` lists it.
-RECORD = b"cotlens shard"
 
 
 class Shard(NamedTuple):
@@ -194,7 +192,7 @@ def _make_shard(
 
     # The record lies in the file too: a job that is killed before the list is written resumes.
     metadata = dict(made.table.schema.metadata or {})
-    metadata[RECORD] = dump_json(record).encode()
+    metadata[SHARD_RECORD] = dump_json(record).encode()
     table = made.table.replace_schema_metadata(metadata)
     write_parquet(path, table)
     return _with_size(record, path)
@@ -239,7 +237,7 @@ class _HashSink:
 def read_record(path: Path) -> dict[str, Any]:
     """What a shard's file says of itself; empty if it is missing, damaged or not a shard."""
     metadata = parquet_metadata(path)
-    text = metadata.get(RECORD, b"{}")
+    text = metadata.get(SHARD_RECORD, b"{}")
     try:
         return json.loads(text)
     except ValueError:
