@@ -17,6 +17,7 @@ import pyarrow as pa
 from cotlens.files import model_versions
 from cotlens.formats.prompts import Prompt
 from cotlens.formats.read import read_traces
+from cotlens.measures.probes import probe_table
 from cotlens.runs.run import Run, open_run, text_shards
 from cotlens.runs.shards import Made, over_shards, shards_of
 from cotlens.runs.tables import trace_rows
@@ -233,3 +234,31 @@ def read_states(out: str | Path) -> pd.DataFrame:
     paths = [shard.work for shard in shards_of(Path(out))]
     tables = [pd.read_parquet(path) for path in paths]
     return pd.concat(tables, ignore_index=True).drop_duplicates("prompt_id", ignore_index=True)
+
+
+def judged_table(run: Run | str | Path, judge: str, part: str = "answer") -> pd.DataFrame:
+    """The traces of a probe as rows, with a judge's verdicts: what `cotlens.measures` counts.
+
+    The way there is `cotlens probe ... -o FOLDER`, `cotlens analyze FOLDER -o RUN`, and
+    `cotlens guard RUN`.
+
+    Args:
+        run: the analyzed traces of a probe.
+        judge: name of the judge whose verdicts count.
+        part: `answer` or `thinking`.
+
+    Returns:
+        As `measures.probe_table`, with `is_safe`: missing where the judge did not decide.
+
+    Raises:
+        TraceError: for a run that no probe wrote, or one without verdicts of that judge.
+        ValueError: for another part.
+    """
+    if part not in ("answer", "thinking"):
+        raise ValueError(f"expected the part answer or thinking, got {part!r}")
+    run = open_run(run)
+    table = probe_table(list(run.traces()))
+    judged = run.with_verdicts(table, judge)
+    columns = ["thinking_unsafe", "answer_unsafe"]
+    is_safe = ~judged[f"{part}_unsafe"].astype("boolean")
+    return judged.assign(is_safe=is_safe).drop(columns=[name for name in columns if name in judged])

@@ -3,15 +3,17 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from tiny import byte_tokenizer, tiny_model
 
 from cotlens import Run, TraceError, analyze, read_traces
 from cotlens.cli import app
-from cotlens.measures import continuation_safety, probe_table
+from cotlens.measures import continuation_safety
 from cotlens.models.load import load_model
 from cotlens.probes import early_answers
-from cotlens.runs.probe import probe, prompts_of, read_states
+from cotlens.runs.judge import add_verdicts
+from cotlens.runs.probe import judged_table, probe, prompts_of, read_states
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -153,11 +155,24 @@ def test_continuations_become_a_curve_once_they_are_judged(checkpoint, tmp_path)
     run = make_run(tmp_path)
     call("probe", "continuation", run.path, "--model", checkpoint, "-o", tmp_path / "out",
          "--n", "3", *SHORT)  # fmt: skip
-    table = probe_table(list(read_traces(tmp_path / "out")))
-    judged = table.assign(is_safe=[number % 2 == 0 for number in range(len(table))])
-    curve = continuation_safety(judged)
+    continued = analyze(tmp_path / "out", tmp_path / "continued")
+
+    # Every other continuation is unsafe, and of one nothing is known.
+    ids = list(continued.trace_table()["trace_id"])
+    labels = ["unsafe" if number % 2 else "safe" for number in range(len(ids))]
+    labels[0] = "undecided"
+    verdicts = pd.DataFrame({"trace_id": ids, "label": labels})
+    add_verdicts(continued, verdicts, "me", "answer")
+
+    table = judged_table(continued, "me")
+    assert list(table["is_safe"].iloc[1:4]) == [False, True, False]
+    assert table["is_safe"].isna().sum() == 1
+    curve = continuation_safety(table)
     assert set(curve["step"]) == {0, 1, 2, 3, 4}
-    assert (curve["n"] == 3).all()
+    assert set(curve["n"]) == {2, 3}
+
+    with pytest.raises(ValueError, match="expected the part answer or thinking"):
+        judged_table(continued, "me", "full")
 
 
 def test_states_of_prompts_are_kept(checkpoint, tmp_path):
