@@ -10,6 +10,7 @@ requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
 perplexity   how likely training rows are under the model that is to learn them
+few          nested subsets of training rows, and how few samples reach half of the gain
 drift        what the covariance of success and safety within prompts predicts of RL's safety
 bounds       the interval of an entropy of which only the top-k log-probs are known
 """
@@ -32,6 +33,7 @@ from cotlens.measures.entropy import (
     trace_entropy,
     word_entropy,
 )
+from cotlens.measures.few import n50, nested
 from cotlens.measures.lengths import length_quantiles
 from cotlens.measures.perplexity import perplexity, row_likelihood
 from cotlens.measures.reflection import (
@@ -64,6 +66,8 @@ __all__ = [
     "marker_agreement",
     "match_lengths",
     "mean_covariance",
+    "n50",
+    "nested",
     "outcomes",
     "perplexity",
     "position_entropy",

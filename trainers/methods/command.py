@@ -1,0 +1,106 @@
+"""What do the commands that build rows from own samples share? Options, a bar, the file of rows."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from cotlens.files import write_atomic
+from trainers.methods.selfgen import Built
+from trainers.render import bracket, encode, fit_completion, render_prompt
+from trainers.rows import check_lengths
+
+N_SHOWN = 4  # prompts of a dry run
+
+
+def add_common(
+    parser: argparse.ArgumentParser, *, temperature: float, top_p: float, max_new_tokens: int
+) -> None:
+    """Adds the options of every such command, with a method's defaults."""
+    add = parser.add_argument
+    add("--model", required=True, help="the student: a folder, or a repository of the Hub")
+    add("-o", "--out", help="file of rows (JSONL); it must not exist")
+    add("--temperature", type=float, default=temperature)
+    add("--top_p", type=float, default=top_p)
+    add("--max_new_tokens", type=int, default=max_new_tokens)
+    add("--seed", type=int, default=0)
+    add(
+        "--dry_run",
+        choices=("true", "false"),
+        default="false",
+        help=f"show the rows of {N_SHOWN} prompts, write no file",
+    )
+
+
+def check_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Path | None:
+    """The file of rows, None in a dry run; ends the program if it is missing or there already."""
+    if options.dry_run == "true":
+        return None
+    if not options.out:
+        parser.error("name the file of rows, -o ROWS.jsonl, or look first, --dry_run true")
+    path = Path(options.out)
+    if path.exists():
+        parser.error(f"{path} is there already; name another file, or remove it")
+    return path
+
+
+def shorten(prompts: list[Any], options: argparse.Namespace) -> list[Any]:
+    """The prompts, or the first few for a dry run."""
+    return prompts[:N_SHOWN] if options.dry_run == "true" else prompts
+
+
+@contextmanager
+def bar(name: str, n_samples: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar over samples."""
+    with tqdm(total=n_samples, desc=name, unit=" samples") as shown:
+        yield shown.update
+
+
+def finish(built: Built, tokenizer: PreTrainedTokenizerBase, out: Path | None) -> None:
+    """Prints what was built, and writes the rows unless it is a dry run.
+
+    Raises:
+        SystemExit: if there are no rows.
+    """
+    print(describe(built, tokenizer))
+    if out is None:
+        return
+    if not built.rows:
+        raise SystemExit("no sample was kept, so nothing is written; see the counts above")
+    lines = [json.dumps(row, ensure_ascii=False) for row in built.rows]
+    write_atomic(out, "\n".join(lines) + "\n")
+    print(f"{out}: {len(built.rows)} rows")
+
+
+def describe(built: Built, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Counts, acceptance by domain, lengths, and the first row with what is learned in [[ ]]."""
+    lines = [f"{name}: {number}" for name, number in built.counts.items()]
+    for domain, numbers in built.acceptance.items():
+        counts = ", ".join(f"{name} {number}" for name, number in numbers._asdict().items())
+        lines.append(f"{domain or 'all'}: {counts}; acceptance {numbers.share:.3f}")
+    if not built.rows:
+        return "\n".join([*lines, "no rows"])
+
+    rendered = _rendered(built.rows, tokenizer)
+    lengths = [len(encode(tokenizer, *texts).input_ids) for texts in rendered]
+    lines.append(check_lengths(lengths, None, "prompt and completion"))
+    prompt, completion = rendered[0]
+    learned = bracket(completion, str(tokenizer.eos_token))
+    lines.append(f"first row, what is learned in [[ ]]:\n{prompt}{learned}")
+    return "\n".join(lines)
+
+
+def _rendered(
+    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[str, str]]:
+    """Prompt and completion of each row as they are trained on."""
+    texts = []
+    for row in rows:
+        prompt = render_prompt(tokenizer, row["prompt"])
+        texts.append((prompt, fit_completion(prompt, row["completion"])))
+    return texts
