@@ -7,9 +7,9 @@ set of rows, measure each arm, and read the curve.
 import math
 import random
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
-Row = TypeVar("Row", bound=Any)
+Row = TypeVar("Row")
 
 
 def nested(rows: Sequence[Row], sizes: Sequence[int], seed: int = 0) -> dict[int, list[Row]]:
@@ -23,11 +23,19 @@ def nested(rows: Sequence[Row], sizes: Sequence[int], seed: int = 0) -> dict[int
     Raises:
         ValueError: if a size is below 1 or above the number of rows.
     """
+    n_rows = len(rows)
     for size in sizes:
-        if not 1 <= size <= len(rows):
-            raise ValueError(f"nested: expected sizes from 1 to {len(rows)} rows, got {size}")
-    drawn = random.Random(f"nested {seed}").sample(list(rows), len(rows))
-    return {size: drawn[:size] for size in sizes}
+        if not 1 <= size <= n_rows:
+            raise ValueError(f"nested: expected sizes from 1 to {n_rows} rows, got {size}")
+
+    # All subsets are beginnings of one random order.
+    rng = random.Random(f"nested {seed}")
+    drawn = list(rows)
+    rng.shuffle(drawn)
+    subsets = {}
+    for size in sizes:
+        subsets[size] = drawn[:size]
+    return subsets
 
 
 def n50(sizes: Sequence[int], gains: Sequence[float]) -> float:
@@ -46,19 +54,30 @@ def n50(sizes: Sequence[int], gains: Sequence[float]) -> float:
     Raises:
         ValueError: if the two differ in length, or the sizes do not rise from 1 on.
     """
-    if len(sizes) != len(gains) or not sizes:
-        raise ValueError(f"n50: got {len(sizes)} sizes and {len(gains)} gains; give one gain each")
-    if sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
+    n_sizes = len(sizes)
+    n_gains = len(gains)
+    if n_sizes != n_gains or n_sizes == 0:
+        raise ValueError(f"n50: got {n_sizes} sizes and {n_gains} gains; give one gain each")
+    rising = sorted(set(sizes))
+    if list(sizes) != rising or rising[0] < 1:
         raise ValueError(f"n50: expected sizes that rise from 1 on, got {list(sizes)}")
 
+    # Without a gain, or with half of it from the start, there is nothing to interpolate.
     full = gains[-1]
     half = full / 2
-    if any(math.isnan(gain) for gain in gains) or full <= 0 or gains[0] >= half:
+    for gain in gains:
+        if math.isnan(gain):
+            return math.nan
+    if full <= 0 or gains[0] >= half:
         return math.nan
 
-    # The largest set reaches half, so some place is found.
-    place = next(number for number, gain in enumerate(gains) if gain >= half)
-    share = (half - gains[place - 1]) / (gains[place] - gains[place - 1])
+    # The first size that reaches half; the largest does.
+    place = 1
+    while gains[place] < half:
+        place += 1
+
+    rise = gains[place] - gains[place - 1]
+    share = (half - gains[place - 1]) / rise
     lower = math.log(sizes[place - 1])
     upper = math.log(sizes[place])
     return math.exp(lower + share * (upper - lower))

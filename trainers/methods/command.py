@@ -41,6 +41,8 @@ def check_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
     """The file of rows, None in a dry run; ends the program if it is missing or there already."""
     if options.dry_run == "true":
         return None
+
+    # Samples are expensive: a mistake in the name must not cost them.
     if not options.out:
         parser.error("name the file of rows, -o ROWS.jsonl, or look first, --dry_run true")
     path = Path(options.out)
@@ -55,10 +57,14 @@ def shorten(prompts: list[Any], options: argparse.Namespace) -> list[Any]:
 
 
 @contextmanager
-def bar(name: str, n_samples: int) -> Iterator[Callable[[int], object]]:
-    """A progress bar over samples."""
+def bar(name: str, n_samples: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar over samples; it takes the number of samples since the last call."""
     with tqdm(total=n_samples, desc=name, unit=" samples") as shown:
-        yield shown.update
+
+        def advance(n_new: int) -> None:
+            shown.update(n_new)
+
+        yield advance
 
 
 def finish(built: Built, tokenizer: PreTrainedTokenizerBase, out: Path | None) -> None:
@@ -70,29 +76,49 @@ def finish(built: Built, tokenizer: PreTrainedTokenizerBase, out: Path | None) -
     print(describe(built, tokenizer))
     if out is None:
         return
-    if not built.rows:
+    n_rows = len(built.rows)
+    if n_rows == 0:
         raise SystemExit("no sample was kept, so nothing is written; see the counts above")
-    lines = [json.dumps(row, ensure_ascii=False) for row in built.rows]
-    write_atomic(out, "\n".join(lines) + "\n")
-    print(f"{out}: {len(built.rows)} rows")
+
+    # The file is written whole or not at all.
+    text = ""
+    for row in built.rows:
+        text += json.dumps(row, ensure_ascii=False)
+        text += "\n"
+    write_atomic(out, text)
+    print(f"{out}: {n_rows} rows")
 
 
 def describe(built: Built, tokenizer: PreTrainedTokenizerBase) -> str:
     """Counts, acceptance by domain, lengths, and the first row with what is learned in [[ ]]."""
-    lines = [f"{name}: {number}" for name, number in built.counts.items()]
-    for domain, numbers in built.acceptance.items():
-        counts = ", ".join(f"{name} {number}" for name, number in numbers._asdict().items())
-        lines.append(f"{domain or 'all'}: {counts}; acceptance {numbers.share:.3f}")
-    if not built.rows:
-        return "\n".join([*lines, "no rows"])
+    lines = []
+    for name, number in built.counts.items():
+        lines.append(f"{name}: {number}")
 
+    # What became of the samples of each domain.
+    for domain, numbers in built.acceptance.items():
+        counts = []
+        for name, number in numbers._asdict().items():
+            counts.append(f"{name} {number}")
+        label = domain or "all"
+        listed = ", ".join(counts)
+        lines.append(f"{label}: {listed}; acceptance {numbers.share:.3f}")
+    if not built.rows:
+        lines.append("no rows")
+        return "\n".join(lines)
+
+    # How long the rows are, and how the first one looks.
     rendered = _rendered(built.rows, tokenizer)
-    lengths = [len(encode(tokenizer, *texts).input_ids) for texts in rendered]
-    lines.append(check_lengths(lengths, None, "prompt and completion"))
+    lengths = []
+    for prompt, completion in rendered:
+        encoded = encode(tokenizer, prompt, completion)
+        lengths.append(len(encoded.input_ids))
+    report = check_lengths(lengths, None, "prompt and completion")
+
     prompt, completion = rendered[0]
     learned = bracket(completion, str(tokenizer.eos_token))
-    lines.append(f"first row, what is learned in [[ ]]:\n{prompt}{learned}")
-    return "\n".join(lines)
+    first = f"first row, what is learned in [[ ]]:\n{prompt}{learned}"
+    return "\n".join([*lines, report, first])
 
 
 def _rendered(
@@ -102,5 +128,6 @@ def _rendered(
     texts = []
     for row in rows:
         prompt = render_prompt(tokenizer, row["prompt"])
-        texts.append((prompt, fit_completion(prompt, row["completion"])))
+        completion = fit_completion(prompt, row["completion"])
+        texts.append((prompt, completion))
     return texts

@@ -201,11 +201,14 @@ def check(source: Trace, rewriting: Trace, judge: Decision, request: str) -> str
     """
     if not is_complete(rewriting):
         return UNCLOSED
+
+    # The words may change, the decision may not.
     decision = judge(source)
     if decision is None or judge(rewriting) != decision:
         return "another decision"
     if mentions_rewriting(rewriting.completion, request, source):
         return "mentions the rewriting"
+
     ratio = len(rewriting.completion) / len(source.completion)
     if not SHORTEST <= ratio <= LONGEST:
         return "length"
@@ -218,9 +221,12 @@ def mentions_rewriting(text: str, request: str, source: Trace) -> bool:
     What the source or its question says itself is no mention.
     """
     original = f"{request_of(source)}\n{source.completion}"
+    original_lower = original.lower()
     for match in _LEAK.finditer(text):
-        if match[0].lower() not in original.lower():
+        if match[0].lower() not in original_lower:
             return True
+
+    # Whole phrases of the request.
     leaked = _runs(text) & _runs(request)
     return bool(leaked - _runs(original))
 
@@ -235,10 +241,10 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 
 
 def _as_external(row: Row, number: int) -> Trace:
-    prompt = row["prompt"]
+    request = request_of_row(row["prompt"])
     return Trace(
         id=f"external {number}",
-        prompt=request_of_row(prompt),
+        prompt=request,
         prompt_id=str(row.get("prompt_id") or ""),
         completion=row["completion"],
         domain=str(row.get("domain") or ""),
@@ -272,6 +278,8 @@ def refined_perplexity(
         if row["source"] == REFINED:
             sources_of_refined.append(source)
             refined.append(row)
+
+    # Nothing was rewritten.
     if not refined:
         raise ValueError(f"none of the {len(rows)} rows is refined, so there is nothing to compare")
     return Perplexities(

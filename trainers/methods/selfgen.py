@@ -59,12 +59,16 @@ class Acceptance(NamedTuple):
     @property
     def share(self) -> float:
         """Share of the samples that are kept; NaN without samples."""
-        return self.kept / self.sampled if self.sampled else math.nan
+        if not self.sampled:
+            return math.nan
+        return self.kept / self.sampled
 
     @property
     def fallback_share(self) -> float:
         """Share of the samples in whose place another text is trained on; NaN without samples."""
-        return self.fallback / self.sampled if self.sampled else math.nan
+        if not self.sampled:
+            return math.nan
+        return self.fallback / self.sampled
 
 
 class Selection(NamedTuple):
@@ -115,7 +119,7 @@ def select(traces: Sequence[Trace], is_safe: IsSafe) -> Selection:
             why.append(UNCLOSED)
 
     # The verdicts come in the order of the complete samples.
-    verdicts = iter(is_safe(complete) if complete else [])
+    verdicts = iter(is_safe(complete))
     chosen = []
     for number, trace in enumerate(traces):
         if why[number] == UNCLOSED:
@@ -124,7 +128,9 @@ def select(traces: Sequence[Trace], is_safe: IsSafe) -> Selection:
             chosen.append(trace)
         else:
             why[number] = UNSAFE
-    return Selection(chosen, why, count(traces, why))
+
+    acceptance = count(traces, why)
+    return Selection(chosen, why, acceptance)
 
 
 def count(traces: Sequence[Trace], why: Sequence[str]) -> dict[str, Acceptance]:
@@ -146,7 +152,9 @@ def count(traces: Sequence[Trace], why: Sequence[str]) -> dict[str, Acceptance]:
 
 def total(acceptance: Mapping[str, Acceptance]) -> Acceptance:
     """The acceptance over all domains."""
-    sums = [sum(numbers) for numbers in zip(*acceptance.values(), strict=True)]
+    sums = []
+    for numbers in zip(*acceptance.values(), strict=True):
+        sums.append(sum(numbers))
     return Acceptance(*sums)
 
 
@@ -154,7 +162,8 @@ def cost_of(acceptance: Mapping[str, Acceptance]) -> dict[str, Any]:
     """The acceptance as entries of `cost.json`: all counts in sum, and the share of each domain."""
     facts: dict[str, Any] = total(acceptance)._asdict()
     for domain, numbers in acceptance.items():
-        facts[f"acceptance_{domain or 'all'}"] = round(numbers.share, 4)
+        label = domain or "all"
+        facts[f"acceptance_{label}"] = round(numbers.share, 4)
     return facts
 
 
@@ -192,7 +201,8 @@ def safe_by(guard: Guard, parts: Sequence[Part] = (Part.FULL,)) -> IsSafe:
             labels_of[owner].append(verdict.label)
         answers: list[bool | None] = []
         for number in range(len(traces)):
-            answers.append(set(labels_of[number]) == {"safe"})
+            labels = set(labels_of[number])
+            answers.append(labels == {"safe"})
         return answers
 
     return is_safe
@@ -203,6 +213,8 @@ def with_room(
 ) -> list[Prompt]:
     """The prompts that leave room for the longest completion in the student's context."""
     engine = as_engine(student)
+
+    # A prompt that is too long stops nothing else.
     fitting = []
     for prompt in prompts:
         job = render_job(engine, prompt, "", {})
@@ -221,18 +233,27 @@ def row_perplexity(model: Model, rows: Sequence[Row], part: str = "all") -> Esti
         model: the frozen student.
         rows: `prompt`, `completion` and perhaps `prompt_id`, over which the interval is.
         part: all, thinking or answer.
+
+    Returns:
+        Its `n` is the number of rows that were scored: a row whose text the tokenizer does not give
+        back has none.
     """
     traces = []
     for number, row in enumerate(rows):
-        traces.append(as_trace(model.tokenizer, row, f"row {number}"))
+        trace = as_trace(model.tokenizer, row, f"row {number}")
+        traces.append(trace)
+
     scores = score_tokens(model, traces).table()
-    return perplexity(row_likelihood(trace_table(traces), scores), part)
+    likelihood = row_likelihood(trace_table(traces), scores)
+    return perplexity(likelihood, part)
 
 
 def as_trace(tokenizer: PreTrainedTokenizerBase, row: Row, name: str) -> Trace:
     """A training row as a trace, with the token ids of prompt and completion that SFT has."""
     prompt = render_prompt(tokenizer, row["prompt"])
     completion = fit_completion(prompt, row["completion"])
+
+    # Only the prompt is without a label.
     encoded = encode(tokenizer, prompt, completion)
     n_prompt = sum(label == -100 for label in encoded.labels)
     return Trace(

@@ -21,7 +21,8 @@ from importlib.util import find_spec
 
 if find_spec("trainers") is None:
     raise SystemExit(
-        "start it as a module, from the root of the repository: python -m trainers.methods.thinksafe"
+        "start it as a module, from the root of the repository: "
+        "python -m trainers.methods.thinksafe"
     )
 
 import argparse

@@ -10,7 +10,6 @@ from trainers.pocket.policy import Teacher
 from trainers.pocket.pool import REQUESTS, keep_rewarded
 from trainers.pocket.world import EVALUATION, Domain
 
-
 # --- the base ----------------------------------------------------------------------------------
 
 

@@ -13,13 +13,19 @@ def teach(
 ) -> list[dict[str, str]]:
     """As many traces of a teacher as the plan trains on, of these prompts in turn."""
     rng = random.Random(f"{teacher.value} {setting.seed}")
-    prompts = [prompt for prompt in setting.prompts[PromptSplit.TRAIN] if prompt.domain in domains]
+    prompts = []
+    for prompt in setting.prompts[PromptSplit.TRAIN]:
+        if prompt.domain in domains:
+            prompts.append(prompt)
 
+    # The prompts are repeated in turn until there are enough rows.
     rows = []
     for number in range(setting.plan.sequences):
-        prompt = prompts[number % len(prompts)]
+        place = number % len(prompts)
+        prompt = prompts[place]
         written = write_teacher(prompt, rng, teacher)
-        rows.append({"prompt": prompt.text, "completion": written.text})
+        row = {"prompt": prompt.text, "completion": written.text}
+        rows.append(row)
     return rows
 
 
@@ -32,7 +38,11 @@ def refusal_rows(setting: Setting) -> list[dict[str, str]]:
     """A direct refusal of each forbidden request; the thought is a fixed line."""
     rows = []
     for prompt in setting.prompts[PromptSplit.TRAIN]:
-        if prompt.domain is Domain.FORBIDDEN:
-            completion = REFUSAL.format(v=prompt.verb, t=prompt.topic)
-            rows.append({"prompt": prompt.text, "completion": completion})
+        if prompt.domain is not Domain.FORBIDDEN:
+            continue
+
+        # The same line for every request; only verb and topic differ.
+        completion = REFUSAL.format(v=prompt.verb, t=prompt.topic)
+        row = {"prompt": prompt.text, "completion": completion}
+        rows.append(row)
     return rows

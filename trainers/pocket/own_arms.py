@@ -42,6 +42,8 @@ def train_thinksafe(setting: Setting) -> None:
 def train_thinksafe_kl(setting: Setting) -> None:
     """The same rows; harmless ones only keep the model to the base."""
     rows = _build_thinksafe(setting)
+
+    # The reference is a second copy of the base, which stays as it is.
     reference, _ = setting.load()
     fine_tune(
         setting,
@@ -54,6 +56,8 @@ def train_thinksafe_kl(setting: Setting) -> None:
 
 def _build_thinksafe(setting: Setting) -> list[dict[str, Any]]:
     built = thinksafe_rows(setting)
+
+    # The guard reads the samples that are complete.
     facts = cost_of(built.acceptance)
     n_judged = facts["sampled"] - facts["unclosed"]
     add_cost(setting, facts | _costs_of(built, n_judged))
@@ -75,6 +79,8 @@ def thinksafe_rows(
     for prompt in pool_prompts(setting):
         if prompt.domain in REQUESTS:
             requests.append(as_request(prompt))
+
+    # Nothing is cut off from the distribution, as in GRPO.
     return thinksafe.build(
         _engine(setting),
         safe_by(setting.guard(), PARTS),
@@ -106,7 +112,10 @@ def train_dgr_refusal(setting: Setting) -> None:
 
 def _build_dgr(setting: Setting, sources: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
     built = dgr_rows(setting, sources)
-    add_cost(setting, cost_of(built.acceptance) | _costs_of(built, n_judged=0))
+
+    # Rules decide what is kept; the guard is not asked.
+    facts = cost_of(built.acceptance)
+    add_cost(setting, facts | _costs_of(built, n_judged=0))
     return built.rows
 
 
@@ -117,7 +126,10 @@ def dgr_rows(setting: Setting, sources: Sequence[dict[str, str]]) -> Built:
         setting: of the arm.
         sources: of forbidden requests.
     """
-    rows = [row | {"domain": FORBIDDEN} for row in sources]
+    rows = []
+    for row in sources:
+        rows.append(row | {"domain": FORBIDDEN})
+
     return dgr.build(
         _engine(setting),
         decide,
@@ -133,7 +145,8 @@ def ask_for_rewrite(trace: Trace) -> str:
     """The world's request to say a trace in own words: its sentences without the tags."""
     thinking = part_text(trace, "thinking").split()
     answer = part_text(trace, "answer").split()
-    return wording.REWRITE.format(trace=" ".join(thinking + answer))
+    sentences = " ".join(thinking + answer)
+    return wording.REWRITE.format(trace=sentences)
 
 
 def decide(trace: Trace) -> Hashable | None:
@@ -141,6 +154,8 @@ def decide(trace: Trace) -> Hashable | None:
     decision: Refusal | None = dgr.decide(trace)
     if decision is None:
         return None
+
+    # A rewriting that gets the topic wrong is about something else.
     words = set(re.findall(r"[a-z]+", trace.completion.lower()))
     return decision, frozenset(words.intersection(wording.TOPICS))
 
