@@ -68,6 +68,7 @@ def n50(sizes: Sequence[int], gains: Sequence[float]) -> float:
     for gain in gains:
         if math.isnan(gain):
             return math.nan
+
     if full <= 0 or gains[0] >= half:
         return math.nan
 
@@ -76,8 +77,11 @@ def n50(sizes: Sequence[int], gains: Sequence[float]) -> float:
     while gains[place] < half:
         place += 1
 
-    rise = gains[place] - gains[place - 1]
-    share = (half - gains[place - 1]) / rise
-    lower = math.log(sizes[place - 1])
+    before = place - 1
+    rise = gains[place] - gains[before]
+    share = (half - gains[before]) / rise
+
+    lower = math.log(sizes[before])
     upper = math.log(sizes[place])
-    return math.exp(lower + share * (upper - lower))
+    logarithm = lower + share * (upper - lower)
+    return math.exp(logarithm)

@@ -68,8 +68,7 @@ REWRITE = (
 # Words of somebody who was asked to rewrite something.
 _LEAK = re.compile(
     r"\b(?:rewrit\w*|rewrote|rephras\w*|reword\w*|paraphras\w*|own words"
-    r"|(?:given|provided|original|shown) (?:response|reasoning|thoughts|answer))\b",
-    re.IGNORECASE,
+    r"|(?:given|provided|original|shown) (?:response|reasoning|thoughts|answer))\b"
 )
 
 # What a trace decides; None: nobody can tell, and it equals nothing.
@@ -127,14 +126,14 @@ def build(
     """
     check_rows(sources, ("prompt", "completion"))
     engine = as_engine(student)
+
+    # What the student reads: another text than the prompt that it will be trained on.
     externals = []
     requests: list[str] = []
     for number, row in enumerate(sources):
         external = _as_external(row, number)
         externals.append(external)
         requests.append(ask(external))
-
-    # A source without room in the context is not rewritten.
     asked = []
     for prompt, external in zip(as_prompts(requests), externals, strict=True):
         asked.append(prompt._replace(fields=prompt.fields | {"domain": external.domain}))
@@ -148,6 +147,7 @@ def build(
         progress=progress,
     )
 
+    # Whatever is wrong with a rewriting, its source is trained on in its place.
     rows = []
     reasons = []
     for row, external, prompt, request in zip(sources, externals, asked, requests, strict=True):
@@ -165,7 +165,7 @@ def build(
         }
         rows.append(built_row)
 
-    # The source stands in for every sample that is not kept.
+    # Every row that is not kept is a fallback.
     acceptance = {}
     for domain, numbers in count(externals, reasons).items():
         n_fallback = numbers.sampled - numbers.kept
@@ -180,6 +180,7 @@ def _rewrite(
     engine: Engine, asked: Sequence[Prompt], *, max_new_tokens: int, **options: Any
 ) -> dict[str, Trace]:
     """The rewriting of each request that has room, by the id of the request."""
+    # A source without room in the context is not rewritten.
     fitting = with_room(engine, asked, max_new_tokens)
     samples = sample(engine, fitting, max_new_tokens=max_new_tokens, **options)
     rewriting_of = {}
@@ -221,10 +222,9 @@ def mentions_rewriting(text: str, request: str, source: Trace) -> bool:
     What the source or its question says itself is no mention.
     """
     original = f"{request_of(source)}\n{source.completion}"
-    original_lower = original.lower()
-    for match in _LEAK.finditer(text):
-        if match[0].lower() not in original_lower:
-            return True
+    phrases = set(_LEAK.findall(text.lower()))
+    if phrases.difference(_LEAK.findall(original.lower())):
+        return True
 
     # Whole phrases of the request.
     leaked = _runs(text) & _runs(request)

@@ -97,6 +97,8 @@ def build(
         ValueError: if a harmful prompt is rendered already.
     """
     engine = as_engine(student)
+
+    # A request of mathematics is neither harmful nor harmless.
     asked = []
     for prompt in as_prompts(prompts):
         domain = prompt.fields["domain"]
@@ -129,6 +131,7 @@ def build(
         traces.append(unsteer(engine, trace, owner))
     selection = select(traces, judge)
 
+    # Which prompts have a row, and the rows.
     answered = set()
     for owner, why in zip(owners, selection.why, strict=True):
         if why == KEPT:
@@ -178,6 +181,8 @@ def steer(prompt: Prompt, instruction: str) -> Prompt:
 def unsteer(engine: Engine, trace: Trace, prompt: Prompt) -> Trace:
     """A sample as if it were drawn for the bare prompt, which a guard and SFT read."""
     job = render_job(engine, prompt, "", {})
+
+    # A sample knows the messages that it answers.
     meta = dict(trace.meta)
     meta["request"] = prompt.messages[-1]["content"]
     if len(prompt.messages) > 1:
@@ -205,6 +210,7 @@ def steering_gain(
         harmful: likewise.
         **options: likewise.
     """
+    # Harmless requests are drawn alike in both, so they are left out.
     options |= {"harmful": harmful, "harmless": ()}
     steered = build(student, judge, prompts, instruction=instruction, **options)
     plain = build(student, judge, prompts, instruction="", **options)

@@ -24,7 +24,10 @@ def teach(
         place = number % len(prompts)
         prompt = prompts[place]
         written = write_teacher(prompt, rng, teacher)
-        row = {"prompt": prompt.text, "completion": written.text}
+        row = {
+            "prompt": prompt.text,
+            "completion": written.text,
+        }
         rows.append(row)
     return rows
 
@@ -42,7 +45,10 @@ def refusal_rows(setting: Setting) -> list[dict[str, str]]:
             continue
 
         # The same line for every request; only verb and topic differ.
-        completion = REFUSAL.format(v=prompt.verb, t=prompt.topic)
+        completion = REFUSAL.format(
+            v=prompt.verb,
+            t=prompt.topic,
+        )
         row = {"prompt": prompt.text, "completion": completion}
         rows.append(row)
     return rows
