@@ -1,6 +1,8 @@
 """Own samples, filtered: counts by hand, and rows that a leak or a missing rewrite would betray."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from places import ROOT
@@ -512,6 +514,16 @@ def test_a_command_writes_rows_that_sft_reads_and_overwrites_nothing(files, caps
     with pytest.raises(SystemExit):
         command(name, files)
     assert "-o ROWS.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["dgr", "thinksafe"])
+def test_a_command_that_cannot_find_the_package_names_the_command(tmp_path, name):
+    script = ROOT / "trainers" / "methods" / f"{name}.py"
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    message = "start it as a module, from the root of the repository: python -m trainers.methods."
+    assert (result.returncode, result.stderr) == (1, f"{message}{name}\n")
 
 
 RECIPES = ["sft_thinksafe", "sft_thinksafe_kl", "sft_dgr"]
