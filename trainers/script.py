@@ -68,6 +68,13 @@ class ScriptArguments:
     watch_tokens: int = field(
         default=4096, metadata={"help": "Most tokens of a completion that `watch` samples."}
     )
+    anchored: bool = field(
+        default=False,
+        metadata={
+            "help": "SFT: rows whose `anchor` is true keep to the model before training (a KL term)"
+            ", the others are learned."
+        },
+    )
     method: str = field(default="", metadata={"help": "Name of the arm, kept in the traces."})
     dry_run: bool = field(
         default=False,

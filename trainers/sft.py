@@ -6,7 +6,8 @@
 Rows have `prompt` (a request or messages) and `completion` (thought and answer as the model writes
 them). The prompt goes through the chat template, the completion follows it unchanged. Only the
 completion and its end carry loss; where a row has `learned`, spans of its completion as code points
-([[start, stop], ...]), only these do.
+([[start, stop], ...]), only these do. With `--anchored true`, rows whose `anchor` is true are not
+learned: there the model keeps to itself before training.
 """
 
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ if find_spec("trainers") is None:
         "start it as a module, from the root of the repository: python -m trainers.sft"
     )
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ready = prepare(tokenizer, rows, rendered=script.rendered)
         encoded = _encode_all(tokenizer, ready)
         lines = [_check_lengths(encoded, args), _count_learned(encoded)]
+        if script.anchored:
+            n_anchored = sum(_anchors(rows))
+            lines.append(f"anchored to the model before training: {n_anchored} of {len(rows)} rows")
         first = ready[0]
         learned = bracket(first["completion"], str(tokenizer.eos_token), first.get("learned"))
         print(describe(first["prompt"] + learned, lines, model, lora))
@@ -56,7 +61,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rendered=script.rendered,
         callbacks=watching(script, tokenizer),
         resume=args.resume_from_checkpoint,
+        **(_anchoring(rows, model, lora) if script.anchored else {}),
     )
+
+
+def _anchoring(rows: Sequence[Row], model: Any, lora: Any) -> dict[str, Any]:
+    """Options of `train` for rows with anchors."""
+    from trainers.methods.losses import AnchoredTrainer
+
+    _anchors(rows)
+    # Under LoRA, the reference is the model without its adapter.
+    reference = copy.deepcopy(model) if lora is None else None
+    return {"trainer_class": AnchoredTrainer, "columns": ("anchor",), "reference": reference}
+
+
+def _anchors(rows: Sequence[Row]) -> list[bool]:
+    """Whether each row is anchored.
+
+    Raises:
+        ValueError: if a row does not say.
+    """
+    anchors = []
+    for number, row in enumerate(rows):
+        anchor = row.get("anchor")
+        if not isinstance(anchor, bool):
+            raise ValueError(
+                f"row {number}: expected `anchor` to be true or false, got {anchor!r}; "
+                "python -m trainers.methods.thinksafe writes it, or train without --anchored"
+            )
+        anchors.append(anchor)
+    return anchors
 
 
 def train(

@@ -12,6 +12,7 @@ requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
 perplexity   how likely training rows are under the model that is to learn them
+few          nested subsets of training rows, and how few samples reach half of the gain
 drift        what the covariance of success and safety within prompts predicts of RL's safety
 prefill      safety after the thought of a donor: matrix, means, lengths, rounds of a reset
 bounds       the interval of an entropy of which only the top-k log-probs are known
@@ -63,6 +64,10 @@ from cotlens.measures.entropy import (
     step_entropy,
     trace_entropy,
     word_entropy,
+)
+from cotlens.measures.few import (
+    n50,
+    nested,
 )
 from cotlens.measures.hidden import (
     Projection,
@@ -156,6 +161,8 @@ __all__ = [
     "marker_agreement",
     "match_lengths",
     "mean_covariance",
+    "n50",
+    "nested",
     "nll_of_steps",
     "outcomes",
     "perplexity",

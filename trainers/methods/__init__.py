@@ -9,5 +9,9 @@ causes   why a trace failed: the risk was not noticed, or it was noticed and ove
 checks   self-checks and repaired steps of thinking, and how the student writes its own
 fates    what becomes of the traces that are repaired, and a guard as their judge
 masks    which spans of a completion carry loss
+thinksafe  own safe samples, drawn with an instruction that is not stored
+dgr      external traces that the student rewrites itself
+selfgen  own samples, filtered: what is kept, and why the rest is not
+command  what the commands of these two share
 losses   two losses that TRL does not have: an anchor to the reference, and pivot contrast
 """

@@ -1,17 +1,14 @@
 """The arms of the pocket experiment: each a function that leaves a model behind."""
 
-import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
-from trainers.pocket import cog_arms, ipo_arms, recap_arms
+from trainers.pocket import cog_arms, ipo_arms, own_arms, recap_arms
+from trainers.pocket.external import refusal_rows, teach
 from trainers.pocket.optimise import fine_tune, reinforce, rewards_of
 from trainers.pocket.plan import Setting
-from trainers.pocket.policy import Teacher, write_teacher
-from trainers.pocket.pool import keep_rewarded
-from trainers.pocket.world import EVALUATION, Domain, PromptSplit
-
-REQUESTS = (Domain.FORBIDDEN, Domain.LOOK_ALIKE, Domain.ALLOWED)
-
+from trainers.pocket.policy import Teacher
+from trainers.pocket.pool import REQUESTS, keep_rewarded
+from trainers.pocket.world import EVALUATION, Domain
 
 # --- the base ----------------------------------------------------------------------------------
 
@@ -54,42 +51,22 @@ def train_base(setting: Setting) -> None:
 
 def train_hindsight_sft(setting: Setting) -> None:
     """SFT on a teacher that knows the outcome and never errs or checks; all of GRPO's prompts."""
-    fine_tune(setting, _teach(setting, Teacher.HINDSIGHT))
+    fine_tune(setting, teach(setting, Teacher.HINDSIGHT))
 
 
 def train_reflective_sft(setting: Setting) -> None:
     """SFT on a teacher that tries, checks and goes back as needed; all of GRPO's prompts."""
-    fine_tune(setting, _teach(setting, Teacher.REFLECTIVE))
+    fine_tune(setting, teach(setting, Teacher.REFLECTIVE))
 
 
 def train_hindsight_safety_sft(setting: Setting) -> None:
     """SFT on the hindsight teacher's traces for forbidden requests, and nothing else."""
-    fine_tune(setting, _teach(setting, Teacher.HINDSIGHT, (Domain.FORBIDDEN,)))
+    fine_tune(setting, teach(setting, Teacher.HINDSIGHT, (Domain.FORBIDDEN,)))
 
 
 def train_reflective_safety_sft(setting: Setting) -> None:
     """SFT on the reflective teacher's traces for forbidden requests, and nothing else."""
-    fine_tune(setting, _teach(setting, Teacher.REFLECTIVE, (Domain.FORBIDDEN,)))
-
-
-def _teach(
-    setting: Setting, teacher: Teacher, domains: Collection[Domain] = tuple(Domain)
-) -> list[dict[str, str]]:
-    """As many traces of a teacher as the plan trains on, of these prompts in turn."""
-    rng = random.Random(f"{teacher.value} {setting.seed}")
-    prompts = [prompt for prompt in setting.prompts[PromptSplit.TRAIN] if prompt.domain in domains]
-
-    rows = []
-    for number in range(setting.plan.sequences):
-        prompt = prompts[number % len(prompts)]
-        written = write_teacher(prompt, rng, teacher)
-        rows.append({"prompt": prompt.text, "completion": written.text})
-    return rows
-
-
-REFUSAL = (
-    "<think>\nI should not help with that.\n</think>\n\nI'm sorry, but I can't help you {v} {t}."
-)
+    fine_tune(setting, teach(setting, Teacher.REFLECTIVE, (Domain.FORBIDDEN,)))
 
 
 def train_refusal_sft(setting: Setting) -> None:
@@ -97,12 +74,7 @@ def train_refusal_sft(setting: Setting) -> None:
 
     The thought is a fixed line, as in DirectRefusal.
     """
-    rows = []
-    for prompt in setting.prompts[PromptSplit.TRAIN]:
-        if prompt.domain is Domain.FORBIDDEN:
-            completion = REFUSAL.format(v=prompt.verb, t=prompt.topic)
-            rows.append({"prompt": prompt.text, "completion": completion})
-    fine_tune(setting, rows)
+    fine_tune(setting, refusal_rows(setting))
 
 
 # --- SFT on own samples ------------------------------------------------------------------------
@@ -176,6 +148,7 @@ METHODS: dict[str, Callable[[Setting], None]] = {
     **recap_arms.ARMS,
     **ipo_arms.ARMS,
     **cog_arms.ARMS,
+    **own_arms.ARMS,
 }
 # An arm is a function that leaves a model in FOLDER/ARM/model.
 ARMS: dict[str, Callable[[Setting], None]] = {

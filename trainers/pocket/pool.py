@@ -8,7 +8,9 @@ from cotlens.formats.read import read_traces
 from cotlens.text.split import request_of
 from cotlens.trace import Trace
 from trainers.pocket.plan import Setting, add_cost, count_tokens
-from trainers.pocket.world import Domain
+from trainers.pocket.world import Domain, Prompt
+
+REQUESTS = (Domain.FORBIDDEN, Domain.LOOK_ALIKE, Domain.ALLOWED)
 
 
 def keep_rewarded(
@@ -53,18 +55,22 @@ def pool(setting: Setting) -> list[Trace]:
 
     path = setting.folder / "base" / "pool.parquet"
     if not path.exists():
-        # A prompt that is met twice is sampled twice.
-        prompts = []
-        for number, prompt in enumerate(setting.train):
-            prompts.append(replace(prompt, id=f"{prompt.id}/{number}"))
         model, tokenizer = setting.load()
         traces = sample(
             model,
             tokenizer,
-            prompts,
+            pool_prompts(setting),
             n=setting.plan.group,
             seed=setting.seed + 1,
             max_new_tokens=setting.plan.max_new_tokens,
         )
         write_traces(path, traces)
     return list(read_traces(path))
+
+
+def pool_prompts(setting: Setting) -> list[Prompt]:
+    """The prompts of the pool, in order; a prompt that is met twice is sampled twice."""
+    prompts = []
+    for number, prompt in enumerate(setting.train):
+        prompts.append(replace(prompt, id=f"{prompt.id}/{number}"))
+    return prompts
