@@ -124,11 +124,7 @@ def collect(out: Path, study: Path) -> Study:
         **register_claims(CLAIMS),
         "chance": {"recovers_puzzles": 0.5},  # two candidates are left after a miss
     }
-    written = _write(out, study, arms, tables, info)
-    if len(paths):
-        tries = read_tries(out)
-        write_atomic(study / "tries.csv", tries.to_csv(index=False, float_format="%.6g"))
-    return written
+    return _write(out, study, arms, tables, info)
 
 
 def collect_methods(out: Path, study: Path) -> Study:
@@ -183,6 +179,12 @@ def _write(
     written = write_study(study, tables, {"arms": described, **info, "note": WORLD, "plan": plan})
     cost = _with_earlier(study / "cost.csv", _cost(out, arms))
     write_atomic(study / "cost.csv", cost.to_csv(index=False))
+
+    # The learning rates that were tried.
+    if len(read_paths(out)):
+        tries = read_tries(out)
+        tries = tries[tries["arm"].isin(arms)]
+        write_atomic(study / "tries.csv", tries.to_csv(index=False, float_format="%.6g"))
     return written
 
 
