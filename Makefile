@@ -8,7 +8,7 @@ ARMS ?= hindsight_sft reflective_sft filtered_sft grpo
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: figures traces paper test check lab bench clean
+.PHONY: figures methods traces paper test check lab bench clean
 
 # The first figures need no torch, so they are there before it is. Ctrl-C ends with the experiment's own line.
 figures: runs/figures/committed/.drawn .venv/figures  ## the main job: trains the pocket experiment's arms and draws every figure; SEEDS=5 and ARMS="..." take more
@@ -23,10 +23,16 @@ runs/figures/committed/.drawn: figures/data/pocket/study.json | .venv/core
 	@echo "first figures: runs/figures/committed; they are the committed study's, not this run's"
 	@touch $@
 
+methods: .venv/figures  ## the arms of other papers' methods next to those they are compared with, and what they make of changed thoughts
+	$(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --seeds $(SEEDS) --methods
+	for seed in $$(seq 0 $$(($(SEEDS) - 1))); do $(BIN)/python -m trainers.pocket.interventions runs/pocket --seed $$seed || exit 1; done
+	$(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --only report
+
 paper: .venv/figures  ## rebuilds the committed figures from figures/data, and fails where a number changed
 	$(BIN)/cotlens figures figures/data/real -o figures/real
 	$(BIN)/cotlens figures figures/data/self_jailbreak -o figures/self_jailbreak
 	$(BIN)/python -m trainers.pocket.report figures/data/pocket -o figures/pocket
+	$(BIN)/python -m trainers.pocket.report figures/data/pocket_methods -o figures/pocket_methods
 	@git diff --stat --exit-code -- 'figures/*.csv' || { echo "numbers of the committed figures changed"; exit 1; }
 
 traces: .venv/core  ## your own traces to figures: TRACES="PATH..." takes any supported files

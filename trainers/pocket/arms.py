@@ -150,6 +150,8 @@ METHODS: dict[str, Callable[[Setting], None]] = {
     **cog_arms.ARMS,
     **own_arms.ARMS,
 }
+COMPARED = ("base", "filtered_sft", "grpo", "grpo_answer")  # what they are compared with
+
 # An arm is a function that leaves a model in FOLDER/ARM/model.
 ARMS: dict[str, Callable[[Setting], None]] = {
     "base": train_base,

@@ -43,7 +43,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
-from trainers.pocket.arms import ARMS, METHODS, SEEDS_OF
+from trainers.pocket.arms import ARMS, COMPARED, METHODS, SEEDS_OF
 from trainers.pocket.crew import run_all
 from trainers.pocket.jobs import (
     POLICY,
@@ -134,7 +134,7 @@ def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", type=int, default=1, help="how many, from 0")
     add("--seed", type=int, nargs="+", help="these seeds and no other")
     add("--arms", nargs="+", choices=list(ARMS), metavar="ARM", help=", ".join(ARMS))
-    add("--methods", action="store_true", help="the arms of other papers' methods, and no other")
+    add("--methods", action="store_true", help="the arms of other papers' methods and their twins")
     add("--tune", action="store_true", help="try learning rates on the development seeds, no more")
     add("--workers", type=int, default=2, help="arms side by side, one core each")
     add(
@@ -208,7 +208,9 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     jobs = []
     for seed in seeds:
         for arm in ARMS:
-            is_wanted = seed < SEEDS_OF[arm] and (arm in METHODS) == options.methods
+            is_wanted = seed < SEEDS_OF[arm] and arm not in METHODS
+            if options.methods:
+                is_wanted = arm in METHODS or arm in COMPARED
             if options.arms:
                 is_wanted = arm in options.arms
             if is_wanted or arm == "base":

@@ -32,7 +32,7 @@ from cotlens.plots import draw_figures, draw_study
 from cotlens.studies import Study, write_study
 from cotlens.studies.claims import register_claims
 from cotlens.trace import TraceError
-from trainers.pocket.arms import ARMS, METHODS
+from trainers.pocket.arms import ARMS, COMPARED, METHODS
 from trainers.pocket.figures import COLUMNS, FIGURES, samples_of
 from trainers.pocket.jobs import Job
 from trainers.pocket.path import read_paths
@@ -51,9 +51,6 @@ ROLES = {
     "filtered": "filtered_sft",
     "sft": ["hindsight_sft", "reflective_sft", "filtered_sft"],
 }
-
-# What the methods of other papers are compared with.
-COMPARED = ("base", "filtered_sft", "grpo", "grpo_answer")
 
 TABLES = ("samples", "steps", "rollouts", "updates", "branching", "early", *INTERVENTIONS)
 CLAIMS = Path(__file__).parents[1] / "configs" / "claims.json"
