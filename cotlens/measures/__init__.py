@@ -40,6 +40,7 @@ from cotlens.measures.continuation import (
 )
 from cotlens.measures.drift import (
     Drift,
+    drift_estimates,
     mean_covariance,
     predict_drift,
     success_safety_covariance,
@@ -121,6 +122,7 @@ __all__ = [
     "cue_against_turn",
     "distance_table",
     "donor_effects",
+    "drift_estimates",
     "entropy_bounds",
     "entropy_survival",
     "entropy_threshold",

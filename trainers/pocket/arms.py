@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Collection
 
+from trainers.pocket import rlvr_arms
 from trainers.pocket.optimise import fine_tune, reinforce, rewards_of
 from trainers.pocket.plan import Setting
 from trainers.pocket.policy import Teacher, write_teacher
@@ -187,8 +188,10 @@ ARMS: dict[str, Callable[[Setting], None]] = {
     "refusal_sft": train_refusal_sft,
     "hindsight_safety_sft": train_hindsight_safety_sft,
     "reflective_safety_sft": train_reflective_safety_sft,
+    **rlvr_arms.ARMS,
 }
 # Seeds of each arm: five of those that carry claims, three of the others.
 CLAIMED = ("base", "hindsight_sft", "reflective_sft", "filtered_sft", "grpo")
 SEEDS_OF = {arm: 5 if arm in CLAIMED else 3 for arm in ARMS}
+SEEDS_OF |= dict.fromkeys(rlvr_arms.ON_REQUEST, 0)
 STARTS_FROM = {"sft_grpo": "hindsight_sft"}  # the others from the base
