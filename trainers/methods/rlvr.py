@@ -157,8 +157,8 @@ def build(
                 example = row | {"completion": trace.completion, "source": trace.id}
                 example["why"] = f"right, as {n_right} of {n} samples"
                 examples.append(example)
-    counts |= {"rows": len(rows), "samples": len(traces), "examples": len(examples)}
-    return Built(rows, examples, dict(counts))
+    sizes = {"rows": len(rows), "samples": len(traces), "examples": len(examples)}
+    return Built(rows, examples, dict(counts) | sizes)
 
 
 def _why_not(prompt: Prompt) -> str:

@@ -107,7 +107,6 @@ def evaluate(setting: Setting) -> None:
 
     # What success costs in safety, where an arm is paid for success alone.
     if setting.arm in DRIFTING:
-        say_stage("drift")
         measure_drift(setting)
 
 
