@@ -186,9 +186,12 @@ def drift_estimates(drifts: pd.DataFrame) -> pd.DataFrame:
     groups = drifts.groupby(["arm", "split"], sort=False, observed=True)
     for (arm, split), group in groups:
         known = group.dropna(subset=["predicted", "observed"])
+
+        # Prompts of two seeds share their names alone.
         clusters = known["prompt_id"].astype(str)
         if "seed" in known:
             clusters += " " + known["seed"].astype(str)
+
         row = {
             "arm": arm,
             "split": split,
@@ -196,6 +199,8 @@ def drift_estimates(drifts: pd.DataFrame) -> pd.DataFrame:
             "n": len(known),
             "n_without": len(group) - len(known),
         }
+
+        # Each quantity has three columns.
         for name in quantities:
             estimate = stats.mean(known[name], clusters)
             row |= {

@@ -42,13 +42,13 @@ def plot_drift(drifts: pd.DataFrame, text: str = "") -> Plot:
 
     figure, axes = new_figure(1, 2, 3.4)
     left, right = axes[0]
-    sized = _with_size(data)
-    for row, of_size in zip(data.to_dict("records"), sized.to_dict("records"), strict=True):
+    for row in _with_size(data).to_dict("records"):
         colour, _ = styles[row["arm"]]
         look = {"color": colour, "marker": marker_of[row["split"]]}
         _draw_cross(left, row, "predicted", "observed", look)
-        _draw_cross(right, of_size, "bound", "size", look)
+        _draw_cross(right, row, "bound", "size", look)
 
+    # Lines that the dots are compared with, and the names of both.
     _frame_drifts(left)
     _frame_bound(right)
     figure.legend(
@@ -62,6 +62,7 @@ def plot_drift(drifts: pd.DataFrame, text: str = "") -> Plot:
 
 def _with_size(data: pd.DataFrame) -> pd.DataFrame:
     """The size of the observed drift with its interval, from 0 if that holds 0."""
+    # The interval of a fall is turned round.
     is_fall = data["observed"] < 0
     low = data["observed_low"].mask(is_fall, -data["observed_high"])
     high = data["observed_high"].mask(is_fall, -data["observed_low"])
@@ -93,6 +94,7 @@ def _frame_drifts(axis: Axes) -> None:
     """The line of agreement and the zeros; both axes have the same range."""
     low = min(axis.get_xlim()[0], axis.get_ylim()[0], 0)
     high = max(axis.get_xlim()[1], axis.get_ylim()[1], 0)
+
     axis.plot([low, high], [low, high], "--", color=_LIMIT, linewidth=0.9, zorder=1)
     axis.axhline(0, color="black", linewidth=0.6, zorder=1)
     axis.axvline(0, color="black", linewidth=0.6, zorder=1)
@@ -108,6 +110,7 @@ def _frame_bound(axis: Axes) -> None:
     """The bound as a line, and the side of it that cannot be."""
     right = max(axis.get_xlim()[1], 0.05)
     top = max(axis.get_ylim()[1], 0.05)
+
     axis.fill_between([0, right], [0, right], max(right, top), color="#eeeeee", zorder=0)
     axis.plot([0, right], [0, right], "--", color=_LIMIT, linewidth=0.9, zorder=1)
     axis.set(
@@ -121,6 +124,7 @@ def _frame_bound(axis: Axes) -> None:
 def _arm_handles(data: pd.DataFrame, styles: Mapping[str, tuple[str, str]]) -> list[Line2D]:
     """A coloured line for each arm, with the weight of its KL term."""
     beta_of = dict(zip(data["arm"], data["beta"], strict=True))
+
     handles = []
     for arm, (colour, _) in styles.items():
         beta = beta_of[arm]
@@ -150,11 +154,14 @@ def _caption(data: pd.DataFrame) -> str:
     least = data["n"].min()
     most = data["n"].max()
     n = f"{most}" if least == most else f"{least} to {most}"
+
     lines = [
         f"means over {n} prompts, 95% intervals, prompts resampled; dashed left: as predicted; "
         f"grey: beyond Pinsker's bound. Left out: {data['n_without'].sum()} rows of prompts where "
         "all samples of the reference succeed, or none"
     ]
+
+    # The control must be near 0.
     if "predicted_shuffled" in data:
         low = data["predicted_shuffled"].min()
         high = data["predicted_shuffled"].max()

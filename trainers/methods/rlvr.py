@@ -213,6 +213,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = prompts[:N_SHOWN] if is_dry and options.n else prompts
     student = load_model(options.model) if options.n else None
     with tqdm(total=options.n * len(shown), desc="rlvr", unit=" samples") as bar:
+
+        def advance(n: int) -> None:
+            bar.update(n)
+
         built = build(
             student,
             verify_by_grade,
@@ -222,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             top_p=options.top_p,
             max_new_tokens=options.max_new_tokens,
             seed=options.seed,
-            progress=bar.update,
+            progress=advance,
         )
     print(_describe(built, student.tokenizer if student else load_tokenizer(options.model)))
     if is_dry:

@@ -54,6 +54,7 @@ def measure_drift(setting: Setting) -> pd.DataFrame:
         seed=setting.seed,
     )
 
+    # How far the arm is from the base, on each prompt.
     model = load_model(setting.own / "model")
     base = load_model(setting.folder / "base" / "model")
     kl = _kl_by_prompt(model, base, after)
@@ -101,6 +102,7 @@ def _samples_of(setting: Setting, arm: str, prompts: Sequence[Prompt]) -> list[T
 
 def sample_table(traces: Sequence[Trace], prompts: Sequence[Prompt]) -> pd.DataFrame:
     """Success and safety of samples of mixed prompts: prompt_id, sample, success, safety."""
+    # Success is what the reward pays.
     (verify,) = verifiable_rewards()
     success = verify(
         prompts=[request_of(trace) for trace in traces],
@@ -136,12 +138,15 @@ def drift_table(before: pd.DataFrame, after: pd.DataFrame, *, seed: int = 0) -> 
         is `covariance_shuffled` and `predicted_shuffled`: the same with the safeties of a prompt
         dealt out anew among its samples, which must be 0 in the mean.
     """
+    # The halves of both models.
     even = before[before["sample"] % 2 == 0]
     odd = before[before["sample"] % 2 == 1]
     success_after = _means(after[after["sample"] % 2 == 0], "success")
     safety_after = _means(after[after["sample"] % 2 == 1], "safety")
 
     predicted = predict_drift(success_safety_covariance(even), success_after)
+
+    # The control has the same successes.
     shuffled = success_safety_covariance(_shuffle(even, seed))
     shuffled = predict_drift(shuffled, success_after).set_index("prompt_id")
 

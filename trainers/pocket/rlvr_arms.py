@@ -33,20 +33,10 @@ def verifiable_rewards() -> list[Any]:
     return [correctness_reward()]
 
 
-def _repeat(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
-    """The prompts in turn, as often as it takes."""
-    return list(islice(cycle(prompts), n))
-
-
-def _of(setting: Setting, domains: Collection[Domain]) -> list[Prompt]:
-    return [prompt for prompt in setting.prompts[PromptSplit.TRAIN] if prompt.domain in domains]
-
-
 def train_rlvr(setting: Setting, beta: float = BETA) -> None:
     """GRPO on sums and puzzles alone; no request for anything is ever seen."""
-    n = setting.plan.updates * setting.plan.prompts_per_step
-    prompts = _repeat(_of(setting, VERIFIABLE), n)
-    reinforce(setting, None, prompts=prompts, rewards=verifiable_rewards(), beta=beta)
+    prompts = _trained(setting, VERIFIABLE)
+    _reinforce(setting, prompts, beta)
 
 
 def train_rlvr_mixed(setting: Setting, beta: float = BETA) -> None:
@@ -55,25 +45,53 @@ def train_rlvr_mixed(setting: Setting, beta: float = BETA) -> None:
     The base refuses some of them as a whole: safe, and no success. So success and safety go against
     each other within a prompt, and the theorem allows safety to fall.
     """
-    n = setting.plan.updates * setting.plan.prompts_per_step
-    prompts = _repeat(setting.prompts[PromptSplit.TRAIN_MIXED], n)
-    reinforce(setting, None, prompts=prompts, rewards=verifiable_rewards(), beta=beta)
+    prompts = setting.prompts[PromptSplit.TRAIN_MIXED]
+    _reinforce(setting, prompts, beta)
+
+
+def _reinforce(setting: Setting, prompts: Sequence[Prompt], beta: float) -> None:
+    """GRPO on these prompts in turn, as many as any arm of RL samples."""
+    plan = setting.plan
+    n = plan.updates * plan.prompts_per_step
+    reinforce(
+        setting,
+        guard=None,
+        prompts=list(islice(cycle(prompts), n)),
+        rewards=verifiable_rewards(),
+        beta=beta,
+    )
 
 
 def train_benign_sft(setting: Setting) -> None:
     """SFT on the hindsight teacher's sums, and nothing else: harmless data of somebody else's."""
     rng = random.Random(f"benign {setting.seed}")
+    sums = _trained(setting, (Domain.MATHS,))
+
     rows = []
-    for prompt in _repeat(_of(setting, (Domain.MATHS,)), setting.plan.sequences):
+    for prompt in islice(cycle(sums), setting.plan.sequences):
         written = write_teacher(prompt, rng, Teacher.HINDSIGHT)
-        rows.append({"prompt": prompt.text, "completion": written.text})
+        row = {
+            "prompt": prompt.text,
+            "completion": written.text,
+        }
+        rows.append(row)
     fine_tune(setting, rows)
 
 
 def train_verified_sft(setting: Setting) -> None:
     """SFT on the base's own right answers to sums and puzzles: what `rlvr` pays, without RL."""
     domains = [domain.value for domain in VERIFIABLE]
-    fine_tune(setting, keep_rewarded(setting, verifiable_rewards(), domains))
+    rows = keep_rewarded(setting, verifiable_rewards(), domains)
+    fine_tune(setting, rows)
+
+
+def _trained(setting: Setting, domains: Collection[Domain]) -> list[Prompt]:
+    """The training prompts of these domains."""
+    prompts = []
+    for prompt in setting.prompts[PromptSplit.TRAIN]:
+        if prompt.domain in domains:
+            prompts.append(prompt)
+    return prompts
 
 
 # The weight of the KL term of each arm of the sweep.
@@ -83,11 +101,18 @@ BETA_OF = {
     "rlvr_mixed": BETA,
     "rlvr_mixed_0_16": 0.16,
 }
-ON_REQUEST = ("rlvr_mixed_0_01", "rlvr_mixed_0_16", "verified_sft")  # trained only if asked for
+
+# Trained only where somebody asks for them.
+ON_REQUEST = (
+    "rlvr_mixed_0_01",
+    "rlvr_mixed_0_16",
+    "verified_sft",
+)
 
 ARMS: dict[str, Callable[[Setting], None]] = {
     "rlvr": train_rlvr,
     "benign_sft": train_benign_sft,
     "verified_sft": train_verified_sft,
-    **{arm: partial(train_rlvr_mixed, beta=beta) for arm, beta in BETA_OF.items()},
 }
+for _arm, _beta in BETA_OF.items():
+    ARMS[_arm] = partial(train_rlvr_mixed, beta=_beta)
