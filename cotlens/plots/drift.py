@@ -157,8 +157,9 @@ def _caption(data: pd.DataFrame) -> str:
 
     lines = [
         f"means over {n} prompts, 95% intervals, prompts resampled; dashed left: as predicted; "
-        f"grey: beyond Pinsker's bound. Left out: {data['n_without'].sum()} rows of prompts where "
-        "all samples of the reference succeed, or none"
+        f"grey: beyond Pinsker's bound, which says nothing above 1. Left out: "
+        f"{data['n_without'].sum()} rows of prompts where all samples of the reference succeed, "
+        "or none"
     ]
 
     # The control must be near 0.
