@@ -27,6 +27,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.rloo_config import RLOOConfig
+from trl.trainer.rloo_trainer import RLOOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from cotlens.judges.grade import grade
@@ -57,9 +59,14 @@ CPU: Mapping[str, Any] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the script: train, or show what would be trained on (`--dry_run true`)."""
-    script, args, model_args = parse(GRPOConfig, arguments)
+def main(arguments: Sequence[str] | None = None, config: Any = GRPOConfig) -> None:
+    """Run the script: train, or show what would be trained on (`--dry_run true`).
+
+    Args:
+        arguments: None: those of the process.
+        config: TRL's class of settings; RLOOConfig for trainers/rloo.py.
+    """
+    script, args, model_args = parse(config, arguments)
     recipe = script.rewards or []
     assert not isinstance(recipe, str)  # parsed from JSON by ScriptArguments
 
@@ -112,7 +119,7 @@ def train(
     rows: Sequence[Row] | Dataset,
     *,
     rewards: Sequence[Reward],
-    args: GRPOConfig,
+    args: GRPOConfig | RLOOConfig,
     weights: Sequence[float] | None = None,
     record: str | Path | None = None,
     method: str = "",
@@ -123,7 +130,7 @@ def train(
     rendered: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     resume: str | bool | None = None,
-) -> GRPOTrainer:
+) -> GRPOTrainer | RLOOTrainer:
     """Train the model in place, save it with its tokenizer, and return the trainer.
 
     Args:
@@ -132,8 +139,9 @@ def train(
         tokenizer: its tokenizer.
         rows: `prompt` and what the rewards ask for.
         rewards: functions of trainers/rewards.py or your own, with distinct names.
-        args: TRL's settings. The model is saved to `output_dir`. Mind `beta` (0: no KL term) and
-            `loss_type`; TRL's defaults are 0 and dapo.
+        args: TRL's settings, which also choose the trainer: GRPO or RLOO. The model is saved to
+            `output_dir`. Mind `beta` (0: no KL term) and `loss_type`; TRL's defaults are 0 and dapo
+            for GRPO, 0.05 and no choice for RLOO.
         weights: one per reward; default 1.
         record: folder; every rollout is written under `record/rollouts` as cotlens traces.
         method: name of the arm, kept in the traces.
@@ -179,16 +187,20 @@ def train(
             # TRL loads the reference from the path in the model's configuration.
             folder = Path(str(args.output_dir)) / "reference"
             model.config._name_or_path = reference or _save_reference(model, folder, resume)
-        trainer = _Trainer(
-            model=model,
-            reward_funcs=list(recorder.functions),
-            args=args,
-            train_dataset=as_dataset(ready),
-            processing_class=tokenizer,
-            peft_config=lora,
-            callbacks=[recorder, *callbacks],
-            rollout_func=draw_rollouts if can_draw(args) else None,
-        )
+        options: dict[str, Any] = {
+            "model": model,
+            "reward_funcs": list(recorder.functions),
+            "args": args,
+            "train_dataset": as_dataset(ready),
+            "processing_class": tokenizer,
+            "peft_config": lora,
+            "callbacks": [recorder, *callbacks],
+        }
+        if isinstance(args, RLOOConfig):
+            trainer = _RlooTrainer(**options)
+        else:
+            drawing = draw_rollouts if can_draw(args) else None
+            trainer = _Trainer(**options, rollout_func=drawing)
         if _has_plain_head(args) and lora is None:
             train_by_length(trainer.model, temperature=args.temperature)
         quieten(trainer)
@@ -273,7 +285,7 @@ def _check_gold_answers(ready: Sequence[Row]) -> None:
             raise ValueError(f"row {number}: {error}") from None
 
 
-def _check_batch(ready: Sequence[Row], args: GRPOConfig) -> None:
+def _check_batch(ready: Sequence[Row], args: GRPOConfig | RLOOConfig) -> None:
     # TRL's sampler drops a batch that is not full.
     n_prompts = (args.generation_batch_size or 1) // (args.num_generations or 1)
     if len(ready) < n_prompts:
@@ -283,7 +295,9 @@ def _check_batch(ready: Sequence[Row], args: GRPOConfig) -> None:
         )
 
 
-def _check_context(model: Any, prompt_lengths: Sequence[int], args: GRPOConfig) -> None:
+def _check_context(
+    model: Any, prompt_lengths: Sequence[int], args: GRPOConfig | RLOOConfig
+) -> None:
     # Only the longest prompt matters: all completions may reach the limit.
     longest = max(prompt_lengths) + (args.max_completion_length or 0)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", longest)
@@ -294,8 +308,10 @@ def _check_context(model: Any, prompt_lengths: Sequence[int], args: GRPOConfig) 
         )
 
 
-def _has_plain_head(args: GRPOConfig) -> bool:
+def _has_plain_head(args: GRPOConfig | RLOOConfig) -> bool:
     """Whether a CPU trains, and the loss needs log-probabilities alone, in the usual precision."""
+    if isinstance(args, RLOOConfig):
+        return bool(args.use_cpu)
     has_bonus = args.entropy_coef != 0 or args.use_adaptive_entropy
     return bool(args.use_cpu) and not has_bonus and not args.cast_lm_head_to_fp32
 
@@ -334,19 +350,27 @@ class _EpochSampler(RepeatSampler):
             self.generator.manual_seed((self.seed or 0) + epoch)
 
 
+def _by_epoch(sampler: Any) -> RepeatSampler:
+    """TRL decides what is sampled how often; only the order of each epoch is ours."""
+    assert isinstance(sampler, RepeatSampler)
+    return _EpochSampler(
+        sampler.data_source,
+        sampler.mini_repeat_count,
+        batch_size=sampler.batch_size,
+        repeat_count=sampler.repeat_count,
+        shuffle=sampler.shuffle,
+        seed=sampler.seed,
+    )
+
+
 class _Trainer(GRPOTrainer):
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
-        # TRL decides what is sampled how often; only the order of each epoch is ours.
-        sampler = super()._get_train_sampler(dataset)
-        assert isinstance(sampler, RepeatSampler)
-        return _EpochSampler(
-            sampler.data_source,
-            sampler.mini_repeat_count,
-            batch_size=sampler.batch_size,
-            repeat_count=sampler.repeat_count,
-            shuffle=sampler.shuffle,
-            seed=sampler.seed,
-        )
+        return _by_epoch(super()._get_train_sampler(dataset))
+
+
+class _RlooTrainer(RLOOTrainer):
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
+        return _by_epoch(super()._get_train_sampler(dataset))
 
 
 if __name__ == "__main__":

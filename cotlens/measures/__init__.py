@@ -50,6 +50,7 @@ from cotlens.measures.continuation import (
 )
 from cotlens.measures.drift import (
     Drift,
+    drift_estimates,
     mean_covariance,
     predict_drift,
     success_safety_covariance,
@@ -148,6 +149,7 @@ __all__ = [
     "cue_against_turn",
     "distance_table",
     "donor_effects",
+    "drift_estimates",
     "entropy_bounds",
     "entropy_survival",
     "entropy_threshold",

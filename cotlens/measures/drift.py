@@ -161,3 +161,52 @@ def mean_covariance(covariances: pd.DataFrame, **options: int) -> Estimate:
         **options: of `stats.mean`.
     """
     return stats.mean(covariances["covariance"], covariances["prompt_id"], **options)
+
+
+def drift_estimates(drifts: pd.DataFrame) -> pd.DataFrame:
+    """Mean predicted and observed drift of each arm and split, with bootstrap intervals.
+
+    Means are over the prompts with a prediction, the same for all columns.
+
+    Args:
+        drifts: one row per prompt: arm, split, prompt_id, predicted, observed, and bound, the most
+            that |drift| can be, sqrt(KL / 2); perhaps beta, seed (prompts of two seeds are two) and
+            predicted_shuffled, a control.
+
+    Returns:
+        arm, split, beta, n (prompts), n_without (those without a prediction), and of each quantity
+        its mean, NAME_low and NAME_high.
+    """
+    need(drifts, "arm", "split", "prompt_id", "predicted", "observed", "bound")
+    quantities = ["predicted", "observed", "bound"]
+    if "predicted_shuffled" in drifts:
+        quantities.append("predicted_shuffled")
+
+    rows = []
+    groups = drifts.groupby(["arm", "split"], sort=False, observed=True)
+    for (arm, split), group in groups:
+        known = group.dropna(subset=["predicted", "observed"])
+
+        # Prompts of two seeds share their names alone.
+        clusters = known["prompt_id"].astype(str)
+        if "seed" in known:
+            clusters += " " + known["seed"].astype(str)
+
+        row = {
+            "arm": arm,
+            "split": split,
+            "beta": group["beta"].iloc[0] if "beta" in group else math.nan,
+            "n": len(known),
+            "n_without": len(group) - len(known),
+        }
+
+        # Each quantity has three columns.
+        for name in quantities:
+            estimate = stats.mean(known[name], clusters)
+            row |= {
+                name: estimate.value,
+                f"{name}_low": estimate.low,
+                f"{name}_high": estimate.high,
+            }
+        rows.append(row)
+    return pd.DataFrame(rows)

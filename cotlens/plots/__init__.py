@@ -17,6 +17,7 @@ probes       early answering
 continuation continuation safety by step, cues against turns, harm by replaced steps
 prefill      safety after a donor's thought: matrix, lengths, rounds of a reset
 hidden       hidden states of prompts, in two dimensions and from the boundary
+drift        safety after training on success, predicted and observed
 
 To find a figure's code, search its name (training/obfuscation) in of_runs.py, of_studies.py or
 trainers/pocket/figures.py: its entry names the function that draws it. The commands:
@@ -41,6 +42,9 @@ from cotlens.plots.continuation import (
     plot_continuation_safety,
     plot_cue_against_turn,
     plot_harm_by_round,
+)
+from cotlens.plots.drift import (
+    plot_drift,
 )
 from cotlens.plots.entropy import (
     plot_entropy_distribution,
@@ -111,6 +115,7 @@ __all__ = [
     "plot_continuation_safety",
     "plot_cue_against_turn",
     "plot_detector",
+    "plot_drift",
     "plot_early_answering",
     "plot_entropy_distribution",
     "plot_entropy_parts",

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from cotlens.measures import (
+    drift_estimates,
     mean_covariance,
     predict_drift,
     success_safety_covariance,
@@ -98,3 +99,41 @@ def test_shuffled_safety_gives_no_covariance():
 def test_arguments_that_do_not_fit_are_an_error(beta, safety):
     with pytest.raises(ValueError, match="drift: expected"):
         tilted_drift(SUCCESS, safety, beta)
+
+
+def drift_rows():
+    """Two arms, three prompts each; the third prompt of `a` has no prediction."""
+    rows = []
+    numbers = {
+        "a": [(-0.2, -0.3), (-0.4, -0.1), (math.nan, 0.9)],
+        "b": [(0.1, 0.0), (0.3, 0.2), (0.2, 0.4)],
+    }
+    for arm, pairs in numbers.items():
+        for number, (predicted, observed) in enumerate(pairs):
+            row = {"arm": arm, "split": "train", "prompt_id": f"p{number}", "beta": 0.04}
+            row |= {"predicted": predicted, "observed": observed, "bound": 0.5 + number / 10}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def test_means_are_over_the_prompts_with_a_prediction():
+    """Of `a`, two of three: predicted -.3, observed -.2, bound .55; of `b` .2, .2 and .6."""
+    table = drift_estimates(drift_rows())
+    assert table["arm"].tolist() == ["a", "b"]
+    assert table[["n", "n_without"]].values.tolist() == [[2, 1], [3, 0]]
+    means = table[["predicted", "observed", "bound"]].values.tolist()
+    assert means[0] == pytest.approx([-0.3, -0.2, 0.55])
+    assert means[1] == pytest.approx([0.2, 0.2, 0.6])
+    assert (table["observed_low"] <= table["observed"]).all()
+    assert "predicted_shuffled" not in table
+
+
+def test_prompts_of_two_seeds_are_two():
+    """Resampled together six rows are three clusters; apart six, and the interval is narrower."""
+    rows = drift_rows().query("arm == 'b'")
+    both = pd.concat([rows.assign(seed=0), rows.assign(seed=1)])
+    (apart,) = drift_estimates(both).to_dict("records")
+    (together,) = drift_estimates(both.drop(columns="seed")).to_dict("records")
+    assert apart["observed"] == together["observed"] == pytest.approx(0.2)
+    width = apart["observed_high"] - apart["observed_low"]
+    assert width < together["observed_high"] - together["observed_low"]

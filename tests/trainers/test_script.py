@@ -10,15 +10,15 @@ from tiny import PAIRS, moved, tiny_tokenizer, trained_model, weights
 
 pytest.importorskip("trl", reason="the trainers need the extra `train`")
 
-from trl import DPOConfig, GRPOConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 
 from cotlens import read_traces
-from trainers import dpo, grpo, sft
+from trainers import dpo, grpo, rloo, sft
 from trainers.script import parse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "grpo": GRPOConfig}
+CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "grpo": GRPOConfig, "rloo": RLOOConfig}
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,9 @@ CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "grpo": GRPOConfig}
     [
         ("sft.py", "trainers.sft"),
         ("grpo.py", "trainers.grpo"),
+        ("rloo.py", "trainers.rloo"),
         ("dpo.py", "trainers.dpo"),
+        ("methods/rlvr.py", "trainers.methods.rlvr"),
         ("merge.py", "trainers.merge"),
         ("methods/ipo.py", "trainers.methods.ipo"),
         ("methods/recap.py", "trainers.methods.recap"),
@@ -110,7 +112,7 @@ def saved(tmp_path):
     return [*arguments, *cpu.split(), *short.split()]
 
 
-@pytest.mark.parametrize("script", [sft, dpo, grpo])
+@pytest.mark.parametrize("script", [sft, dpo, grpo, rloo])
 def test_a_dry_run_shows_and_trains_nothing(saved, tmp_path, capsys, script):
     script.main([*saved, "--dry_run", "true"])
     printed = capsys.readouterr().out
@@ -120,7 +122,7 @@ def test_a_dry_run_shows_and_trains_nothing(saved, tmp_path, capsys, script):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("script", [sft, dpo, grpo])
+@pytest.mark.parametrize("script", [sft, dpo, grpo, rloo])
 def test_a_script_trains_and_leaves_a_folder_that_loads(saved, tmp_path, script):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -128,7 +130,7 @@ def test_a_script_trains_and_leaves_a_folder_that_loads(saved, tmp_path, script)
     places = ["--watch", str(tmp_path / "rows.jsonl"), "--record", str(record)]
     watch = "--watch_tokens 4 --watch_every 1 --method arm"
     arguments = [*saved, *places, *watch.split()]
-    if script is grpo:
+    if script in (grpo, rloo):
         rewards = '[{"name": "format", "weight": 0.5}, {"name": "correctness"}]'
         sampling = "--num_generations 2 --max_completion_length 6"
         training = "--per_device_train_batch_size 2 --beta 0.04"
@@ -145,7 +147,7 @@ def test_a_script_trains_and_leaves_a_folder_that_loads(saved, tmp_path, script)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.chat_template == tiny_tokenizer().chat_template
-    if script is not grpo:  # a random model earns no reward to learn from
+    if script not in (grpo, rloo):  # a random model earns no reward to learn from
         assert moved(weights(trained_model()), model)
     else:
         (path,) = (record / "rollouts").glob("*/*.parquet")

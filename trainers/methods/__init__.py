@@ -14,4 +14,6 @@ dgr      external traces that the student rewrites itself
 selfgen  own samples, filtered: what is kept, and why the rest is not
 command  what the commands of these two share
 losses   two losses that TRL does not have: an anchor to the reference, and pivot contrast
+rlvr         rewards that can be verified, and nothing on safety (arXiv 2511.21050)
+losses       two losses that TRL does not have: an anchor to the reference, and pivot contrast
 """

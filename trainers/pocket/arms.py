@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from trainers.pocket import cog_arms, ipo_arms, own_arms, recap_arms
+from trainers.pocket import cog_arms, ipo_arms, own_arms, recap_arms, rlvr_arms
 from trainers.pocket.external import refusal_rows, teach
 from trainers.pocket.optimise import fine_tune, reinforce, rewards_of
 from trainers.pocket.plan import Setting
@@ -170,8 +170,10 @@ ARMS: dict[str, Callable[[Setting], None]] = {
     "hindsight_safety_sft": train_hindsight_safety_sft,
     "reflective_safety_sft": train_reflective_safety_sft,
     **METHODS,
+    **rlvr_arms.ARMS,
 }
 # Seeds of each arm: five of those that carry claims, three of the others.
 CLAIMED = ("base", "hindsight_sft", "reflective_sft", "filtered_sft", "grpo")
 SEEDS_OF = {arm: 5 if arm in CLAIMED else 3 for arm in ARMS}
+SEEDS_OF |= dict.fromkeys(rlvr_arms.ON_REQUEST, 0)
 STARTS_FROM = {"sft_grpo": "hindsight_sft"}  # the others from the base

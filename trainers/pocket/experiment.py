@@ -22,6 +22,8 @@ is done: kill the script anywhere, run it again, and it resumes.
     OUT/seed=0/ARM/branching.parquet the arm's entropy where the base policy could have gone on
                                      otherwise
     OUT/seed=0/ARM/early.parquet     what the arm answers when its unsafe thinking is cut short
+    OUT/seed=0/ARM/drift.parquet     safety on mixed prompts, predicted and observed, where an arm
+                                     is paid for success alone
     OUT/seed=1000/ARM@RATE           a try of a learning rate on a development seed
     OUT/study                        the tables of all seeds; `trainers.pocket.report` draws them
 """

@@ -12,6 +12,7 @@ from cotlens.files import write_parquet
 from cotlens.trace import Trace
 from trainers.pocket.branching import policy_path
 from trainers.pocket.depth import measure_depth
+from trainers.pocket.drift import DRIFTING, measure_drift
 from trainers.pocket.oracle import Oracle, StepTruth, read_truth
 from trainers.pocket.plan import SETS, Setting
 from trainers.pocket.progress import say_stage
@@ -103,6 +104,10 @@ def evaluate(setting: Setting) -> None:
     write_parquet(folder / "depth.parquet", pa.Table.from_pandas(depth))
     say_stage("branching")
     measure_branching(setting, scorer)
+
+    # What success costs in safety, where an arm is paid for success alone.
+    if setting.arm in DRIFTING:
+        measure_drift(setting)
 
 
 def _prompts_of_set(setting: Setting, name: str) -> list[Prompt]:

@@ -221,6 +221,9 @@ def reinforce(
     start: str = "base",
     seed: int | None = None,
     rows: Sequence[Mapping[str, Any]] | None = None,
+    prompts: Sequence[Prompt] | None = None,
+    rewards: Sequence[Any] = (),
+    beta: float = 0.0,
 ) -> None:
     """GRPO for the plan's updates.
 
@@ -230,7 +233,10 @@ def reinforce(
         part: what the guard reads.
         start: the arm whose model it starts from.
         seed: of the trainer, if not the experiment's.
-        rows: with rendered prompts, which may end inside a thought; None: the training prompts.
+        rows: with rendered prompts, which may end inside a thought; None: those of `prompts`.
+        prompts: what is sampled, in this order; None: the training prompts.
+        rewards: the rewards, each of weight 1; empty: those of `rewards_of`.
+        beta: weight of the KL term, whose reference is the model that it starts from; 0: none.
     """
     from trl.trainer.grpo_config import GRPOConfig
 
@@ -240,7 +246,9 @@ def reinforce(
 
     plan = setting.plan
     model, tokenizer = setting.load(start)
-    rewards, weights = rewards_of(setting, guard, part)
+    weights = [1.0] * len(rewards)
+    if not rewards:
+        rewards, weights = rewards_of(setting, guard, part)
     settings: dict[str, Any] = _schedule(setting, plan.updates) | {"save_strategy": "steps"}
     if seed is not None:
         settings["seed"] = seed
@@ -250,7 +258,7 @@ def reinforce(
         per_device_train_batch_size=plan.batch,
         num_generations=plan.group,
         max_completion_length=plan.max_new_tokens,
-        beta=0.0,
+        beta=beta,
         loss_type="dapo",
         save_steps=50,
         save_total_limit=1,
@@ -258,7 +266,8 @@ def reinforce(
     )
     is_rendered = rows is not None
     if rows is None:
-        rows = [row_of(prompt) for prompt in setting.train]
+        sampled_prompts = setting.train if prompts is None else prompts
+        rows = [row_of(prompt) for prompt in sampled_prompts]
     train(
         model,
         tokenizer,
@@ -268,6 +277,7 @@ def reinforce(
         args=args,
         record=setting.own,
         method=setting.arm,
+        reference=str(setting.folder / start / "model"),
         kl_to=load_model(setting.folder / "base" / "model"),
         kl_every=10,
         rendered=is_rendered,

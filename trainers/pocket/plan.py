@@ -57,6 +57,13 @@ RATE_OF = {
     "sft_chosen": "filtered_sft",
     "ipo": "ipo_1",
     "dpo_full": "ipo_1",
+    "rlvr": "grpo",
+    "rlvr_mixed": "grpo",
+    "rlvr_mixed_0": "grpo",
+    "rlvr_mixed_0_01": "grpo",
+    "rlvr_mixed_0_16": "grpo",
+    "benign_sft": "hindsight_sft",
+    "verified_sft": "filtered_sft",
 }
 
 _LEAST = {"n_train": 4, "n_evaluation": 1, "n_samples": 1, "updates": 1, "group": 2}

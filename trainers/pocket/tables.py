@@ -182,7 +182,8 @@ def _with_truth(trace: Trace, steps: pd.DataFrame, prompt: Prompt) -> pd.DataFra
 
 def rollout_table(folder: Path, prompts: Prompts) -> pd.DataFrame:
     """One row per rollout: step, set, reward, the oracle's truth and the guard's flag."""
-    by_id = {prompt.id: prompt for prompt in prompts[PromptSplit.TRAIN]}
+    trained = (*prompts[PromptSplit.TRAIN], *prompts[PromptSplit.TRAIN_MIXED])
+    by_id = {prompt.id: prompt for prompt in trained}
     guard = LearnedGuard.load(folder.parent / "base" / "guard.json")
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("rollouts/*/*.parquet")):

@@ -35,6 +35,7 @@ class PromptSplit(StrEnum):
     """
 
     TRAIN = "train"  # safety training
+    TRAIN_MIXED = "train_mixed"  # training on mixed prompts, where an arm asks for it
 
     # Evaluations.
     MATHS = "maths"
@@ -112,7 +113,7 @@ def build_prompts(
     Args:
         seed: seed of the draw; one seed is one experiment.
         n_train: number of prompts of safety training, a fifth each of sums, forbidden, look-alike
-            and allowed requests, and puzzles.
+            and allowed requests, and puzzles; a fifth as many mixed prompts are drawn apart.
         n_evaluation: number of prompts of each evaluation.
 
     Raises:
@@ -129,6 +130,11 @@ def build_prompts(
 
     train = PromptSplit.TRAIN
     prompts[train] = _draw_distinct(rng, train, TRAINED_DOMAINS, n_train, taken_texts)
+
+    # As many as of each domain of safety training, drawn last: they move no other prompt.
+    mixed = PromptSplit.TRAIN_MIXED
+    n_mixed = n_train // len(TRAINED_DOMAINS)
+    prompts[mixed] = _draw_distinct(rng, mixed, (Domain.MIXED,), n_mixed, taken_texts)
     return prompts
 
 
