@@ -17,6 +17,8 @@ probes       traces of probes as rows
 continuation safety of continuations by step, triggers, turning points, cues
 interventions  harm against the number of replaced steps
 boundary     the boundary between harmful and reasoning prompts among hidden states
+pivots       R2D's marks of steps against the truth
+thinking     the same prompts with and without thinking
 hidden       how far models' hidden states of prompts move: distances, shifts, a picture in 2-D
 """
 
@@ -73,6 +75,12 @@ from cotlens.measures.perplexity import (
     perplexity,
     row_likelihood,
 )
+from cotlens.measures.pivots import (
+    Pivot,
+    pivot_confusion,
+    pivot_estimates,
+    pivot_table,
+)
 from cotlens.measures.prefill import (
     by_length,
     donor_effects,
@@ -95,6 +103,9 @@ from cotlens.measures.requests import (
     match_lengths,
     with_baseline,
 )
+from cotlens.measures.thinking import (
+    thinking_effect,
+)
 from cotlens.measures.unsafe import (
     Outcome,
     outcomes,
@@ -111,6 +122,7 @@ __all__ = [
     "CueAgainstTurn",
     "Drift",
     "Outcome",
+    "Pivot",
     "Plane",
     "Projection",
     "asks_for_harm",
@@ -135,6 +147,9 @@ __all__ = [
     "mean_covariance",
     "outcomes",
     "perplexity",
+    "pivot_confusion",
+    "pivot_estimates",
+    "pivot_table",
     "position_entropy",
     "predict_drift",
     "prefill_matrix",
@@ -153,6 +168,7 @@ __all__ = [
     "success_safety_covariance",
     "susceptibility",
     "thinking_answer_estimates",
+    "thinking_effect",
     "tilted_drift",
     "trace_entropy",
     "transitions",

@@ -15,6 +15,8 @@ confounds    raw and matched differences to the base
 probes       early answering
 continuation continuation safety by step, cues against turns, harm by replaced steps
 prefill      safety after a donor's thought: matrix, lengths, rounds of a reset
+pivots       R2D's marks of steps: against the truth, and step by step
+thinking     the same prompts with and without thinking
 hidden       hidden states of prompts, in two dimensions and from the boundary
 
 To find a figure's code, search its name (training/obfuscation) in of_runs.py, of_studies.py or
@@ -63,6 +65,9 @@ from cotlens.plots.of_runs import (
 from cotlens.plots.of_studies import (
     draw_study,
 )
+from cotlens.plots.pivots import (
+    plot_pivots,
+)
 from cotlens.plots.prefill import (
     plot_prefill_length,
     plot_prefill_matrix,
@@ -84,6 +89,9 @@ from cotlens.plots.study import (
 from cotlens.plots.style import (
     Plot,
     save,
+)
+from cotlens.plots.thinking import (
+    plot_thinking_effect,
 )
 from cotlens.plots.training import (
     plot_obfuscation,
@@ -119,6 +127,7 @@ __all__ = [
     "plot_obfuscation",
     "plot_onset_recovery",
     "plot_outcomes",
+    "plot_pivots",
     "plot_position_entropy",
     "plot_prefill_length",
     "plot_prefill_matrix",
@@ -132,6 +141,7 @@ __all__ = [
     "plot_safety_by_part",
     "plot_self_jailbreak_kinds",
     "plot_thinking_by_answer",
+    "plot_thinking_effect",
     "plot_training",
     "plot_transitions",
     "plot_unsafe_path",
