@@ -28,6 +28,8 @@ CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "grpo": GRPOConfig}
         ("grpo.py", "trainers.grpo"),
         ("dpo.py", "trainers.dpo"),
         ("merge.py", "trainers.merge"),
+        ("methods/pivots.py", "trainers.methods.pivots"),
+        ("methods/r2d.py", "trainers.methods.r2d"),
         ("pocket/experiment.py", "trainers.pocket.experiment"),
         ("pocket/report.py", "trainers.pocket.report"),
         ("fit/reflect.py", "trainers.fit.reflect"),
