@@ -25,6 +25,7 @@ The experiment:
     optimise    SFT, GRPO and DPO of a model for the plan's updates, and the rewards
     pool        the base's own samples for the training prompts
     arms        the arms: functions that leave a trained model
+    r2d_arms    arms of R2D: steps that end with a verdict
     path        what an arm does after a few updates, for learning rates and frontiers
     tune        learning rates, tried on development seeds
     depth       recovery from injected thoughts, what going back is worth, returns

@@ -7,6 +7,7 @@ from trainers.pocket.optimise import fine_tune, reinforce, rewards_of
 from trainers.pocket.plan import Setting
 from trainers.pocket.policy import Teacher, write_teacher
 from trainers.pocket.pool import keep_rewarded
+from trainers.pocket.r2d_arms import ARMS as R2D_ARMS
 from trainers.pocket.world import EVALUATION, Domain, PromptSplit
 
 REQUESTS = (Domain.FORBIDDEN, Domain.LOOK_ALIKE, Domain.ALLOWED)
@@ -187,6 +188,7 @@ ARMS: dict[str, Callable[[Setting], None]] = {
     "refusal_sft": train_refusal_sft,
     "hindsight_safety_sft": train_hindsight_safety_sft,
     "reflective_safety_sft": train_reflective_safety_sft,
+    **R2D_ARMS,
 }
 # Seeds of each arm: five of those that carry claims, three of the others.
 CLAIMED = ("base", "hindsight_sft", "reflective_sft", "filtered_sft", "grpo")

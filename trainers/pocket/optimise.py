@@ -80,6 +80,7 @@ def fine_tune(
     *,
     updates: int | None = None,
     rendered: bool = False,
+    **options: Any,
 ) -> None:
     """SFT of the base for the plan's updates, however many epochs of the rows these are.
 
@@ -88,6 +89,7 @@ def fine_tune(
         rows: as `trainers.sft.train` takes them.
         updates: if not the plan's.
         rendered: the prompts are already rendered; they may end inside a thought.
+        **options: of `trainers.sft.train`: a trainer class with another loss, say.
     """
     from trl.trainer.sft_config import SFTConfig
 
@@ -104,7 +106,15 @@ def fine_tune(
         logging_steps=10,
         max_length=MAX_LENGTH,
     )
-    trainer = train(model, tokenizer, rows, args, rendered=rendered, callbacks=follow(setting))
+    trainer = train(
+        model,
+        tokenizer,
+        rows,
+        args,
+        rendered=rendered,
+        callbacks=follow(setting),
+        **options,
+    )
 
     # Tokens that carry loss: those of the rows, as often as they were seen.
     n_seen = trainer.state.global_step * plan.batch

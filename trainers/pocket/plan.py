@@ -52,6 +52,9 @@ RATE_OF = {
     "sft_chosen": "filtered_sft",
     "ipo": "ipo_1",
     "dpo_full": "ipo_1",
+    "r2d": "filtered_sft",
+    "r2d_no_contrast": "filtered_sft",
+    "r2d_oracle_tags": "filtered_sft",
 }
 
 _LEAST = {"n_train": 4, "n_evaluation": 1, "n_samples": 1, "updates": 1, "group": 2}
