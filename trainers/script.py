@@ -56,6 +56,10 @@ class ScriptArguments:
         default_factory=list,
         metadata={"help": "GRPO: name, weight and options of each reward (trainers/rewards.py)."},
     )
+    contrast: float = field(
+        default=0.0,
+        metadata={"help": "SFT: weight of R2D's contrast of pivots (trainers/methods/pivots.py)."},
+    )
     record: str | None = field(
         default=None,
         metadata={"help": "Folder for cotlens traces: rollouts of GRPO, samples of `watch`."},

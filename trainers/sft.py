@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script: train, or show what would be trained on (`--dry_run true`)."""
     script, args, model_args = parse(SFTConfig, arguments)
     model, tokenizer, rows, lora = load(script, model_args)
+    options = _contrast(tokenizer, script.contrast)
 
     # The lengths are checked and the first row is shown; nothing else happens.
     if script.dry_run:
@@ -91,6 +92,18 @@ def _anchors(rows: Sequence[Row]) -> list[bool]:
             )
         anchors.append(anchor)
     return anchors
+        **options,
+    )
+
+
+def _contrast(tokenizer: PreTrainedTokenizerBase, weight: float) -> dict[str, Any]:
+    """The trainer of R2D for `train`, if its contrast has a weight; its pivots must be words."""
+    if not weight:
+        return {}
+    # Imported here: they build on this file.
+    from trainers.methods.pivots import contrast_options
+
+    return contrast_options(tokenizer, weight)
 
 
 def train(

@@ -20,6 +20,8 @@ probes       traces of probes as rows
 continuation safety of continuations by step, triggers, turning points, cues
 interventions  harm against the number of replaced steps
 boundary     the boundary between harmful and reasoning prompts among hidden states
+pivots       R2D's marks of steps against the truth
+thinking     the same prompts with and without thinking
 hidden       how far models' hidden states of prompts move: distances, shifts, a picture in 2-D
 likelihood   how likely each step is to a model
 """
@@ -91,6 +93,12 @@ from cotlens.measures.perplexity import (
     perplexity,
     row_likelihood,
 )
+from cotlens.measures.pivots import (
+    Pivot,
+    pivot_confusion,
+    pivot_estimates,
+    pivot_table,
+)
 from cotlens.measures.prefill import (
     by_length,
     donor_effects,
@@ -119,6 +127,9 @@ from cotlens.measures.self_reflection import (
     reflection_agreement,
     self_reflection_share,
 )
+from cotlens.measures.thinking import (
+    thinking_effect,
+)
 from cotlens.measures.unsafe import (
     Outcome,
     outcomes,
@@ -136,6 +147,7 @@ __all__ = [
     "CueAgainstTurn",
     "Drift",
     "Outcome",
+    "Pivot",
     "Plane",
     "Projection",
     "asks_for_harm",
@@ -168,6 +180,9 @@ __all__ = [
     "nll_of_steps",
     "outcomes",
     "perplexity",
+    "pivot_confusion",
+    "pivot_estimates",
+    "pivot_table",
     "position_entropy",
     "predict_drift",
     "prefill_matrix",
@@ -189,6 +204,7 @@ __all__ = [
     "success_safety_covariance",
     "susceptibility",
     "thinking_answer_estimates",
+    "thinking_effect",
     "tilted_drift",
     "trace_entropy",
     "transitions",

@@ -16,6 +16,8 @@ confounds    raw and matched differences to the base
 probes       early answering
 continuation continuation safety by step, cues against turns, harm by replaced steps
 prefill      safety after a donor's thought: matrix, lengths, rounds of a reset
+pivots       R2D's marks of steps: against the truth, and step by step
+thinking     the same prompts with and without thinking
 hidden       hidden states of prompts, in two dimensions and from the boundary
 drift        safety after training on success, predicted and observed
 
@@ -72,6 +74,9 @@ from cotlens.plots.of_runs import (
 from cotlens.plots.of_studies import (
     draw_study,
 )
+from cotlens.plots.pivots import (
+    plot_pivots,
+)
 from cotlens.plots.prefill import (
     plot_prefill_length,
     plot_prefill_matrix,
@@ -93,6 +98,9 @@ from cotlens.plots.study import (
 from cotlens.plots.style import (
     Plot,
     save,
+)
+from cotlens.plots.thinking import (
+    plot_thinking_effect,
 )
 from cotlens.plots.training import (
     plot_obfuscation,
@@ -130,6 +138,7 @@ __all__ = [
     "plot_obfuscation",
     "plot_onset_recovery",
     "plot_outcomes",
+    "plot_pivots",
     "plot_position_entropy",
     "plot_prefill_length",
     "plot_prefill_matrix",
@@ -144,6 +153,7 @@ __all__ = [
     "plot_self_jailbreak_kinds",
     "plot_self_reflection",
     "plot_thinking_by_answer",
+    "plot_thinking_effect",
     "plot_training",
     "plot_transitions",
     "plot_unsafe_path",

@@ -33,6 +33,8 @@ CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "grpo": GRPOConfig, "rloo": RLOOC
         ("methods/ipo.py", "trainers.methods.ipo"),
         ("methods/recap.py", "trainers.methods.recap"),
         ("methods/cog.py", "trainers.methods.cog"),
+        ("methods/pivots.py", "trainers.methods.pivots"),
+        ("methods/r2d.py", "trainers.methods.r2d"),
         ("pocket/experiment.py", "trainers.pocket.experiment"),
         ("pocket/report.py", "trainers.pocket.report"),
         ("fit/reflect.py", "trainers.fit.reflect"),

@@ -16,4 +16,6 @@ command  what the commands of these two share
 losses   two losses that TRL does not have: an anchor to the reference, and pivot contrast
 rlvr         rewards that can be verified, and nothing on safety (arXiv 2511.21050)
 losses       two losses that TRL does not have: an anchor to the reference, and pivot contrast
+pivots       R2D's pivots as words of a tokenizer and its network, and margins between them
+r2d          Reasoning-to-Defend: thoughts whose steps end with a verdict on them
 """

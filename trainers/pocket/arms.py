@@ -8,7 +8,11 @@ from trainers.pocket.optimise import fine_tune, reinforce, rewards_of
 from trainers.pocket.plan import Setting
 from trainers.pocket.policy import Teacher
 from trainers.pocket.pool import REQUESTS, keep_rewarded
+from trainers.pocket.r2d_arms import ARMS as R2D_ARMS
 from trainers.pocket.world import EVALUATION, Domain
+
+REQUESTS = (Domain.FORBIDDEN, Domain.LOOK_ALIKE, Domain.ALLOWED)
+
 
 # --- the base ----------------------------------------------------------------------------------
 
@@ -171,6 +175,7 @@ ARMS: dict[str, Callable[[Setting], None]] = {
     "reflective_safety_sft": train_reflective_safety_sft,
     **METHODS,
     **rlvr_arms.ARMS,
+    **R2D_ARMS,
 }
 # Seeds of each arm: five of those that carry claims, three of the others.
 CLAIMED = ("base", "hindsight_sft", "reflective_sft", "filtered_sft", "grpo")

@@ -64,6 +64,9 @@ RATE_OF = {
     "rlvr_mixed_0_16": "grpo",
     "benign_sft": "hindsight_sft",
     "verified_sft": "filtered_sft",
+    "r2d": "filtered_sft",
+    "r2d_no_contrast": "filtered_sft",
+    "r2d_oracle_tags": "filtered_sft",
 }
 
 _LEAST = {"n_train": 4, "n_evaluation": 1, "n_samples": 1, "updates": 1, "group": 2}
