@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     script, args, model_args = parse(SFTConfig, arguments)
     model, tokenizer, rows, lora = load(script, model_args)
     options = _contrast(tokenizer, script.contrast)
+    if options and script.anchored:
+        raise ValueError("a row is anchored or has pivots: give --anchored or --contrast, not both")
 
     # The lengths are checked and the first row is shown; nothing else happens.
     if script.dry_run:
@@ -53,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(describe(first["prompt"] + learned, lines, model, lora))
         return
 
+    if script.anchored:
+        options = _anchoring(rows, model, lora)
     train(
         model,
         tokenizer,
@@ -62,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rendered=script.rendered,
         callbacks=watching(script, tokenizer),
         resume=args.resume_from_checkpoint,
-        **(_anchoring(rows, model, lora) if script.anchored else {}),
+        **options,
     )
 
 
@@ -92,8 +96,6 @@ def _anchors(rows: Sequence[Row]) -> list[bool]:
             )
         anchors.append(anchor)
     return anchors
-        **options,
-    )
 
 
 def _contrast(tokenizer: PreTrainedTokenizerBase, weight: float) -> dict[str, Any]:

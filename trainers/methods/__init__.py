@@ -13,9 +13,8 @@ thinksafe  own safe samples, drawn with an instruction that is not stored
 dgr      external traces that the student rewrites itself
 selfgen  own samples, filtered: what is kept, and why the rest is not
 command  what the commands of these two share
+rlvr     rewards that can be verified, and nothing on safety
+r2d      Reasoning-to-Defend: thoughts whose steps end with a verdict on them
+pivots   R2D's pivots as words of a tokenizer and its network, and margins between them
 losses   two losses that TRL does not have: an anchor to the reference, and pivot contrast
-rlvr         rewards that can be verified, and nothing on safety (arXiv 2511.21050)
-losses       two losses that TRL does not have: an anchor to the reference, and pivot contrast
-pivots       R2D's pivots as words of a tokenizer and its network, and margins between them
-r2d          Reasoning-to-Defend: thoughts whose steps end with a verdict on them
 """

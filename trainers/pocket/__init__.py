@@ -28,6 +28,8 @@ The experiment:
     recap_arms  arms of RECAP: GRPO from flawed beginnings of a thought
     ipo_arms    arms of IPO: preferences from the cue of compliance on
     cog_arms    arms of Chain-of-Guardrails: own failures, repaired or with a check
+    own_arms    arms of ThinkSafe and DGR: the base's own words
+    rlvr_arms   arms of RLVR: rewards that can be verified
     r2d_arms    arms of R2D: steps that end with a verdict
     path        what an arm does after a few updates, for learning rates and frontiers
     tune        learning rates, tried on development seeds

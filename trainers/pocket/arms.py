@@ -2,17 +2,13 @@
 
 from collections.abc import Callable
 
-from trainers.pocket import cog_arms, ipo_arms, own_arms, recap_arms, rlvr_arms
+from trainers.pocket import cog_arms, ipo_arms, own_arms, r2d_arms, recap_arms, rlvr_arms
 from trainers.pocket.external import refusal_rows, teach
 from trainers.pocket.optimise import fine_tune, reinforce, rewards_of
 from trainers.pocket.plan import Setting
 from trainers.pocket.policy import Teacher
 from trainers.pocket.pool import REQUESTS, keep_rewarded
-from trainers.pocket.r2d_arms import ARMS as R2D_ARMS
 from trainers.pocket.world import EVALUATION, Domain
-
-REQUESTS = (Domain.FORBIDDEN, Domain.LOOK_ALIKE, Domain.ALLOWED)
-
 
 # --- the base ----------------------------------------------------------------------------------
 
@@ -153,6 +149,8 @@ METHODS: dict[str, Callable[[Setting], None]] = {
     **ipo_arms.ARMS,
     **cog_arms.ARMS,
     **own_arms.ARMS,
+    **rlvr_arms.ARMS,
+    **r2d_arms.ARMS,
 }
 COMPARED = ("base", "filtered_sft", "grpo", "grpo_answer")  # what they are compared with
 
@@ -174,8 +172,6 @@ ARMS: dict[str, Callable[[Setting], None]] = {
     "hindsight_safety_sft": train_hindsight_safety_sft,
     "reflective_safety_sft": train_reflective_safety_sft,
     **METHODS,
-    **rlvr_arms.ARMS,
-    **R2D_ARMS,
 }
 # Seeds of each arm: five of those that carry claims, three of the others.
 CLAIMED = ("base", "hindsight_sft", "reflective_sft", "filtered_sft", "grpo")

@@ -212,7 +212,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
         for arm in ARMS:
             is_wanted = seed < SEEDS_OF[arm] and arm not in METHODS
             if options.methods:
-                is_wanted = arm in METHODS or arm in COMPARED
+                is_wanted = seed < SEEDS_OF[arm] and (arm in METHODS or arm in COMPARED)
             if options.arms:
                 is_wanted = arm in options.arms
             if is_wanted or arm == "base":

@@ -90,7 +90,6 @@ def fine_tune(
         updates: if not the plan's.
         rendered: the prompts are already rendered; they may end inside a thought.
         **options: of `trainers.sft.train`, such as another loss.
-        **options: of `trainers.sft.train`: a trainer class with another loss, say.
     """
     from trl.trainer.sft_config import SFTConfig
 
