@@ -39,8 +39,8 @@ def present_arms(table: pd.DataFrame) -> list[str]:
 # RL in blues and greens with round and square marks, SFT in reds and yellows with pointed ones,
 # other arms in black and greys with stars.
 FAMILY_COLOURS = {
-    "rl": ("#0072B2", "#009E73", "#56B4E9", "#004B76", "#5F7FBF"),
-    "sft": ("#D55E00", "#E69F00", "#CC79A7", "#8C2D04", "#B8860B"),
+    "rl": ("#0072B2", "#009E73", "#56B4E9", "#004B76", "#5F7FBF", "#44AA99", "#332288"),
+    "sft": ("#D55E00", "#E69F00", "#CC79A7", "#8C2D04", "#B8860B", "#F2A07B", "#882255"),
     "": ("#000000", "#7A7A7A", "#4D4D4D", "#A6A6A6"),
 }
 FAMILY_MARKERS = {"rl": "osDph8", "sft": "^v<>Pd", "": "*X"}
@@ -90,7 +90,9 @@ def interval_of(drawn: pd.DataFrame) -> str:
     seeds = known[known["units"] == "seeds"]
     if seeds.empty:
         return "over prompts (Wilson's of shares, else prompts resampled)"
-    n_seeds = int(seeds["n_units"].max())
+    fewest = int(seeds["n_units"].min())
+    most = int(seeds["n_units"].max())
+    n_seeds = str(most) if fewest == most else f"{fewest} to {most}"
     if len(seeds) == len(known):
         return f"Student's over {n_seeds} seeds"
     return f"Student's over {n_seeds} seeds; over prompts where fewer than three seeds have data"

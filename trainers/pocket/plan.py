@@ -31,7 +31,7 @@ PICKED: Mapping[str, float] = {
     "reflective_sft": 1e-3,
     "filtered_sft": 3e-3,
     "grpo": 3e-4,
-    "ipo_1": 3e-4,
+    "ipo_1": 3e-5,
 }
 # Arms that differ from a tried one in their data or reward alone have its rate.
 RATE_OF = {
