@@ -17,7 +17,7 @@
 # **Definition.** A *study* joins arms and seeds, a row per sample (`cotlens compare RUNS -o STUDY` for your own runs; docs/real-models.md).
 # A measure is a mean over samples; with three or more seeds its interval is Student's over the seeds. An interval that excludes zero decides.
 #
-# The study below is the pocket world's: five seeds, invented topics, scripted excuses. **It demonstrates the method and is no evidence on
+# The study below is the pocket world's: five seeds (three of arms that carry no claim), invented topics, scripted excuses. **It demonstrates the method and is no evidence on
 # real models.** What is unsafe in it is known, not judged.
 
 # %% tags=["parameters"]

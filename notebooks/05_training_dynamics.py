@@ -17,8 +17,8 @@
 # **Definition.** Every rollout is a trace (`RECORD/rollouts/step=N`), so whatever is measured of a checkpoint is measured of each
 # update. The *reward's guard* is what training can please; the truth here is another judge's (in the pocket world the oracle's).
 #
-# The rollouts below are those of four RL arms of the pocket world, five seeds: the guard on thinking and answer, on the answer only,
-# no guard, and GRPO behind SFT. **A demonstration, no evidence on real models.** For a study of your own name your rollouts to `cotlens compare` too
+# The rollouts below are those of six RL arms of the pocket world: the guard on thinking and answer (five seeds), the same again, on the answer only, no guard, a guard
+# of shuffled labels, and GRPO from an SFT model (three seeds). **A demonstration, no evidence on real models.** For a study of your own name your rollouts to `cotlens compare` too
 # (`cotlens analyze RECORD/rollouts/*/*.parquet -o RUN`, `compare --rollouts RUN`; docs/real-models.md). What they were not judged for is left out.
 
 # %% tags=["parameters"]
