@@ -204,7 +204,9 @@ def _cost(out: Path, arms: Sequence[str]) -> pd.DataFrame:
             if path.exists():
                 cost = json.loads(path.read_text(encoding="utf-8"))
                 rows.append({"seed": seed, "arm": arm, **cost})
-    return pd.DataFrame(rows)
+
+    # What became of samples is counted within a cost: one column for each count.
+    return pd.json_normalize(rows, sep="_")
 
 
 def _with_earlier(path: Path, cost: pd.DataFrame) -> pd.DataFrame:
