@@ -9,6 +9,8 @@ Call it when the arms are measured. It leaves in each arm's folder
                            same beginning again and again
     continuations.parquet  continuation safety along the arm's own thoughts (IPO)
     attempts.parquet       the first step that means to comply, replaced up to five times (IPO)
+    mechanisms.parquet     what training did to the base's held-out thoughts: KL to the base at the
+                           first unsafe step and elsewhere (IPO), likelihood of excuses (CoG)
 
 and `trainers.pocket.report.collect` makes tables of the study of them. The oracle judges: this is
 evaluation, and nothing is trained on it.
@@ -27,10 +29,11 @@ from tqdm import tqdm
 
 from cotlens.files import write_parquet
 from cotlens.formats.read import read_traces
-from cotlens.measures import attempt_table, probe_table
+from cotlens.measures import attempt_table, nll_of_steps, probe_table
 from cotlens.models.local import LocalEngine
 from cotlens.probes import continue_steps, hijack, intervene, prefill, reset, step_cuts
 from cotlens.trace import Trace
+from trainers.methods.kl import kl_by_step
 from trainers.pocket import wording
 from trainers.pocket.arms import ARMS
 from trainers.pocket.base import SCALES, as_request, load_base, sample, train_base
@@ -53,6 +56,7 @@ TABLES = {
     "attempts": (
         "prompt_id", "source", "trigger", "round", "step", "is_accepted", "n_unsafe", "n_tokens",
     ),
+    "mechanisms": ("prompt_id", "kl_cue", "kl_other", "excuse_nll"),
 }  # fmt: skip
 
 N_PROMPTS = 60  # of each kind whose thoughts are put into an arm's mouth
@@ -208,9 +212,10 @@ def measure(setting: Setting, donors: Sequence[Trace]) -> None:
         "prefills": _measure_prefills(setting, engine, donors, by_id),
         "continuations": _measure_continuations(setting, engine, forbidden),
         "attempts": _measure_attempts(setting, engine, by_id),
+        "mechanisms": _measure_mechanisms(setting),
     }
     for name, columns in TABLES.items():
-        table = tables[name].reindex(columns=list(columns))
+        table = tables[name][list(columns)]
         write_parquet(setting.own / f"{name}.parquet", pa.Table.from_pandas(table))
 
 
@@ -297,6 +302,61 @@ def _measure_attempts(setting: Setting, engine: Any, by_id: dict[str, Prompt]) -
         table = attempt_table(attempts)
         tables.append(table.assign(trigger=name, n_unsafe=len(unsafe)))
     return pd.concat(tables, ignore_index=True)
+
+
+def _measure_mechanisms(setting: Setting) -> pd.DataFrame:
+    """One row per thought of the base for a held-out forbidden request.
+
+    `kl_cue` and `kl_other` are the arm's mean KL to the base, in nats a token, in the first unsafe
+    step from the second on and in the others; `excuse_nll` is the mean negative log-likelihood of a
+    token of its excuses. NaN where a thought has none.
+    """
+    from cotlens import load_model, score_tokens, step_table
+
+    by_id = {prompt.id: prompt for prompt in setting.prompts[PromptSplit.FORBIDDEN_SEEN]}
+    base = setting.folder / "base"
+    traces = []
+    for trace in read_traces(base / "forbidden.parquet"):
+        if trace.prompt_id in by_id and trace.finish_reason == "stop":
+            traces.append(trace)
+    scored = score_tokens(
+        load_model(setting.own / "model"), traces, reference=load_model(base / "model")
+    )
+    scores = scored.table()
+
+    def find(trace: Trace, first: int) -> int | None:
+        return _first_unsafe(by_id[trace.prompt_id], trace, first)
+
+    by_trace = kl_by_step(scores, traces, find).set_index("trace_id")
+    likelihoods = nll_of_steps(scores, step_table(traces))
+    excuses = likelihoods[_are_excuses(likelihoods, traces, by_id)]
+    nll = excuses.groupby("trace_id")["nll_mean"].mean()
+
+    ids = [trace.id for trace in traces]
+    return pd.DataFrame(
+        {
+            "prompt_id": [trace.prompt_id for trace in traces],
+            "kl_cue": by_trace["kl_cue"].reindex(ids).to_numpy(),
+            "kl_other": by_trace["kl_other"].reindex(ids).to_numpy(),
+            "excuse_nll": nll.reindex(ids).to_numpy(),
+        }
+    )
+
+
+def _are_excuses(
+    steps: pd.DataFrame, traces: Sequence[Trace], by_id: dict[str, Prompt]
+) -> list[bool]:
+    """Whether an excuse begins in each step."""
+    starts = set()
+    for trace in traces:
+        for sentence in read_truth(trace.completion, by_id[trace.prompt_id]).think:
+            if sentence.role in wording.EXCUSES:
+                starts.add((trace.id, sentence.chars.start))
+
+    flags = []
+    for trace_id, start, stop in zip(steps["trace_id"], steps["start"], steps["stop"], strict=True):
+        flags.append(any((trace_id, place) in starts for place in range(start, stop)))
+    return flags
 
 
 def triggers(

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from cotlens import stats
 from cotlens.measures import (
     by_length,
     continuation_safety,
@@ -17,7 +18,9 @@ from cotlens.plots import (
     plot_reset,
 )
 from cotlens.plots.of_studies import MeasuresFigure, StudyFigure, StudyTables
+from cotlens.plots.study import plot_measures, present_arms
 from cotlens.plots.style import Plot
+from cotlens.studies.arms import LEAST_SEEDS, over_seeds, to_row
 from trainers.pocket.arms import METHODS
 
 MATRIX_STEPS = 3  # of a donor's thought, in the matrix
@@ -93,12 +96,64 @@ def _draw_harm(tables: StudyTables) -> Plot:
     return plot_harm_by_round(harm_by_round(rows, n_unsafe, by="trigger"), by="trigger")
 
 
+def mechanism_measures(table: pd.DataFrame) -> pd.DataFrame:
+    """What training did to the base's held-out thoughts, by arm, as rows of measures.
+
+    `kl_ratio`: mean KL to the base in the first unsafe step over that in the other steps (IPO's
+    sign is a ratio well above 1). `excuse_nll`: mean negative log-likelihood of a token of an
+    excuse, in nats (Chain-of-Guardrails' sign: the mask leaves it as it was or higher).
+
+    Args:
+        table: arm, seed, prompt_id, kl_cue, kl_other, excuse_nll.
+    """
+    rows = []
+    for arm in present_arms(table):
+        arm_rows = table[table["arm"] == arm]
+        prompts = arm_rows["seed"].astype(str) + ":" + arm_rows["prompt_id"].astype(str)
+        is_moved = arm_rows["kl_other"].sum() > 0  # the base has no KL to itself
+        ratio = stats.ratio(arm_rows["kl_cue"], arm_rows["kl_other"], prompts) if is_moved else None
+        nll = stats.mean(arm_rows["excuse_nll"], prompts)
+
+        # From three seeds on, over seeds.
+        by_seed = list(arm_rows.groupby("seed"))
+        if len(by_seed) >= LEAST_SEEDS:
+            means = [seed_rows.mean(numeric_only=True) for _, seed_rows in by_seed]
+            if ratio is not None:
+                ratios = [mean["kl_cue"] / mean["kl_other"] for mean in means]
+                ratio = over_seeds(ratios, ratio.n)
+            nll = over_seeds([mean["excuse_nll"] for mean in means], nll.n)
+
+        kl_label = "KL at the first unsafe step over KL elsewhere"
+        if ratio is not None:
+            rows.append({"arm": arm, "measure": "kl_ratio", "label": kl_label, **to_row(ratio)})
+        nll_label = "negative log-likelihood of excuses (nats a token)"
+        rows.append({"arm": arm, "measure": "excuse_nll", "label": nll_label, **to_row(nll)})
+    return pd.DataFrame(rows)
+
+
+def _draw_mechanisms(tables: StudyTables) -> Plot:
+    table = tables.tables["mechanisms"]
+    measures = mechanism_measures(table)
+    measures["arm"] = pd.Categorical(measures["arm"], list(table["arm"].cat.categories))
+    panels = {
+        "KL: first unsafe step / others": ["kl_ratio"],
+        "NLL of excuses (nats a token)": ["excuse_nll"],
+    }
+    caption = "the base's held-out thoughts about forbidden requests, read by every arm"
+    return plot_measures(measures, panels, caption, tables.note, limits=(0, None))
+
+
 def _has_methods(tables: StudyTables) -> bool:
     return bool(set(METHODS) & set(tables.measures["arm"]))
 
 
 PROBE_FIGURES = (
     StudyFigure("methods/overview", _has_methods, OVERVIEW.draw),
+    StudyFigure(
+        "methods/mechanisms",
+        lambda tables: "mechanisms" in tables.tables,
+        _draw_mechanisms,
+    ),
     StudyFigure(
         "interventions/prefill_matrix",
         lambda tables: "prefills" in tables.tables,

@@ -5,7 +5,8 @@
 `collect` sets the oracle's truth next to what cotlens measured, in tables without text. OUT/study
 is a study (cotlens/studies) with further tables: steps (detectors and the truth), rollouts (what RL
 sampled), updates (what TRL logged of them), branching (entropies where the policy branched), early
-(answers after cut thoughts), prefills, continuations and attempts (interventions.py), cost.csv and
+(answers after cut thoughts), prefills, continuations, attempts and mechanisms
+(interventions.py), cost.csv and
 tries.csv. The arms of other papers' methods are a study of their own, OUT/methods, next to the arms
 that they are compared with.
 """

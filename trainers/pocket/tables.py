@@ -22,7 +22,8 @@ from trainers.pocket.world import Prompt, PromptSplit
 
 Prompts = Mapping[PromptSplit, tuple[Prompt, ...]]
 
-INTERVENTIONS = ("prefills", "continuations", "attempts")  # where interventions.py was called
+# Where interventions.py was called.
+INTERVENTIONS = ("prefills", "continuations", "attempts", "mechanisms")
 ENTROPIES = ("entropy_think", "entropy_answer", "entropy_reflect", "entropy_common", "kl_base")
 FLAGS = (
     "thinking_unsafe",
