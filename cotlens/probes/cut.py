@@ -8,7 +8,7 @@ and fails after a blank line for that of GPT-2; `thought_prefixes` tries it on t
 """
 
 from bisect import bisect_right
-from itertools import accumulate
+from typing import NamedTuple
 
 from cotlens.text.split import split_trace
 from cotlens.text.steps import Step, segment_trace
@@ -28,16 +28,30 @@ def step_cuts(trace: Trace, split: Split | None = None) -> list[int]:
         TraceError: if the trace has no thinking.
     """
     steps = _steps_of(trace, split)
-    first = steps[0].chars.start
-    text = steps[0].chars.of(trace.completion)
-    start = first + len(text) - len(text.lstrip())
-    return [start, *(end_of_step(trace, step) for step in steps)]
+
+    # The white space before the first word stays with the tag.
+    first = steps[0].chars
+    text = first.of(trace.completion)
+    n_blanks = len(text) - len(text.lstrip())
+    places = [first.start + n_blanks]
+
+    for step in steps:
+        places.append(end_of_step(trace, step))
+    return places
 
 
 def end_of_step(trace: Trace, step: Step) -> int:
     """The code point where a step ends: before its last blanks, after its last line breaks."""
     text = step.chars.of(trace.completion)
-    return step.chars.start + len(text.rstrip(_BLANKS))
+    kept = text.rstrip(_BLANKS)
+    return step.chars.start + len(kept)
+
+
+class _Limit(NamedTuple):
+    """How much of a thought may stay: so many of these units."""
+
+    unit: str
+    most: float
 
 
 def cut_thought(
@@ -69,30 +83,57 @@ def cut_thought(
         TraceError: if the trace has no thinking.
         ValueError: unless one limit is given, and in its range.
     """
-    limits = {"steps": steps, "words": words, "share": share}
-    given = {name: limit for name, limit in limits.items() if limit is not None}
-    if len(given) != 1:
-        raise ValueError(
-            f"cut_thought: expected one of steps, words and share; got {', '.join(given) or 'none'}"
-        )
-    ((name, limit),) = given.items()
-    least = 0 if name == "share" else 1
-    if limit < least or (name == "share" and limit > 1):
-        wanted = "a share from 0 to 1" if name == "share" else f"{name} from 1"
-        raise ValueError(f"cut_thought: expected {wanted}, got {limit:g}")
+    limit = _only_limit(steps, words, share)
+    thought = _steps_of(trace, split)
 
     # The size of the thought after each of its steps.
-    found_steps = _steps_of(trace, split)
-    sizes = []
-    for step in found_steps:
+    total = 0
+    totals = []
+    for step in thought:
         text = step.chars.of(trace.completion)
-        size = {"steps": 1, "words": len(text.split()), "share": len(text)}[name]
-        sizes.append(size)
-    totals = list(accumulate(sizes))
-    most = limit * totals[-1] if name == "share" else limit
+        total += _size(text, limit.unit)
+        totals.append(total)
 
-    n_kept = max(1, bisect_right(totals, most))
-    return end_of_step(trace, found_steps[n_kept - 1])
+    most = limit.most
+    if limit.unit == "share":
+        most *= total
+    n_kept = bisect_right(totals, most)
+    last = thought[max(n_kept, 1) - 1]
+    return end_of_step(trace, last)
+
+
+def _only_limit(steps: int | None, words: int | None, share: float | None) -> _Limit:
+    """The one limit that is given.
+
+    Raises:
+        ValueError: if none or several are given, or it is out of range.
+    """
+    limits = []
+    for unit, most in (("steps", steps), ("words", words), ("share", share)):
+        if most is not None:
+            limits.append(_Limit(unit, most))
+    if len(limits) != 1:
+        given = ", ".join(limit.unit for limit in limits)
+        raise ValueError(
+            f"cut_thought: expected one of steps, words and share; got {given or 'none'}"
+        )
+
+    limit = limits[0]
+    if limit.unit == "share":
+        if not 0 <= limit.most <= 1:
+            raise ValueError(f"cut_thought: expected a share from 0 to 1, got {limit.most:g}")
+    elif limit.most < 1:
+        raise ValueError(f"cut_thought: expected {limit.unit} from 1, got {limit.most:g}")
+    return limit
+
+
+def _size(text: str, unit: str) -> int:
+    """The size of a step in a unit."""
+    if unit == "steps":
+        return 1
+    if unit == "words":
+        return len(text.split())
+    return len(text)
 
 
 def thought_until(trace: Trace, cut: int, split: Split | None = None) -> str:
@@ -102,9 +143,13 @@ def thought_until(trace: Trace, cut: int, split: Split | None = None) -> str:
         TraceError: if the trace has no thinking, or the cut lies outside of the first thought.
     """
     split = split or split_trace(trace)
-    if not split.think or not split.think[0].start <= cut <= split.think[0].stop:
+    if not split.think:
+        raise TraceError(f"trace {trace.id!r}: it has no thinking to cut")
+
+    first = split.think[0]
+    if not first.start <= cut <= first.stop:
         raise TraceError(f"trace {trace.id!r}: the cut {cut} lies outside of its first thought")
-    return trace.completion[split.think[0].start : cut]
+    return trace.completion[first.start : cut]
 
 
 def joined(trace: Trace, cut: int, text: str) -> str:
@@ -115,9 +160,11 @@ def joined(trace: Trace, cut: int, text: str) -> str:
     before = trace.completion[:cut]
     if not before or before[-1].isspace():
         return text
+
     rest = trace.completion[cut:]
-    blanks = rest[: len(rest) - len(rest.lstrip(_BLANKS))]
-    return (blanks or " ") + text
+    n_blanks = len(rest) - len(rest.lstrip(_BLANKS))
+    blanks = rest[:n_blanks] or " "
+    return blanks + text
 
 
 def _steps_of(trace: Trace, split: Split | None) -> list[Step]:

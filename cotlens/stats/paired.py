@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
-from cotlens.stats.bootstrap import Estimate
+from cotlens.stats.bootstrap import Estimate, Floats
 from cotlens.stats.estimates import mean
 
 
@@ -40,19 +40,36 @@ def mcnemar(first: ArrayLike, second: ArrayLike, clusters: ArrayLike | None = No
     Raises:
         ValueError: if the two differ in length, or a flag is neither 0, 1 nor missing.
     """
-    left = np.asarray(first, float)
-    right = np.asarray(second, float)
+    left = _as_flags(first)
+    right = _as_flags(second)
     if left.shape != right.shape:
         raise ValueError(f"mcnemar: expected pairs, got {len(left)} and {len(right)} flags")
-    both = np.concatenate([left, right])
-    wrong = both[~(np.isin(both, (0, 1)) | np.isnan(both))]
+
+    # Only pairs that differ say anything of a difference.
+    is_first = (left == 1) & (right == 0)
+    is_second = (left == 0) & (right == 1)
+    only_first = int(is_first.sum())
+    only_second = int(is_second.sum())
+
+    p_value = 1.0
+    n_different = only_first + only_second
+    if n_different:
+        test = binomtest(only_first, n_different)
+        p_value = float(test.pvalue)
+
+    difference = mean(left - right, clusters)
+    return Pairs(difference, only_first, only_second, p_value)
+
+
+def _as_flags(values: ArrayLike) -> Floats:
+    """Flags as numbers, NaN where they are missing.
+
+    Raises:
+        ValueError: for a value that is no flag.
+    """
+    flags = np.asarray(values, float)
+    is_flag = np.isin(flags, (0, 1)) | np.isnan(flags)
+    wrong = flags[~is_flag]
     if len(wrong):
         raise ValueError(f"flags must be true, false or missing, got {wrong[0]:g}")
-
-    only_first = int(((left == 1) & (right == 0)).sum())
-    only_second = int(((left == 0) & (right == 1)).sum())
-    n_different = only_first + only_second
-    p_value = 1.0
-    if n_different:
-        p_value = float(binomtest(only_first, n_different).pvalue)
-    return Pairs(mean(left - right, clusters), only_first, only_second, p_value)
+    return flags

@@ -19,7 +19,9 @@ def forward_kl(reference_logits: torch.Tensor, logits: torch.Tensor) -> torch.Te
     """KL(reference || model) of each place in nats, over all words; (..., V) to (...)."""
     reference = reference_logits.float().log_softmax(-1)
     model = logits.float().log_softmax(-1)
-    return (reference.exp() * (reference - model)).sum(-1)
+    log_ratio = reference - model
+    summands = reference.exp() * log_ratio
+    return summands.sum(-1)
 
 
 def pivot_contrast(
@@ -39,10 +41,23 @@ def pivot_contrast(
     contrast = logits.new_zeros(())
     for right, wrong in ((safe_id, unsafe_id), (unsafe_id, safe_id)):
         places = labels == right
-        if places.any():
-            margins = logits[places][:, right] - logits[places][:, wrong]
-            contrast = contrast + functional.softplus(-margins).mean()
+        if not places.any():
+            continue
+        pivots = logits[places]
+        margins = pivots[:, right] - pivots[:, wrong]
+        costs = functional.softplus(-margins)
+        contrast = contrast + costs.mean()
     return contrast
+
+
+def _logits_of(network: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The logits that predict each token but the first: (B, T) ids to (B, T - 1, V)."""
+    output = network(
+        input_ids=ids,
+        attention_mask=mask,
+        use_cache=False,
+    )
+    return output.logits[:, :-1]
 
 
 class _LogitsTrainer(SFTTrainer):
@@ -69,18 +84,19 @@ class _LogitsTrainer(SFTTrainer):
     ) -> Any:
         """One token mean over all batches of an update, as TRL's own loss has it."""
         facts = {name: inputs.pop(name) for name in self.columns}
-        logits = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            use_cache=False,
-        ).logits[:, :-1]
+        logits = _logits_of(model, inputs["input_ids"], inputs["attention_mask"])
         labels = inputs["labels"][:, 1:]
         is_learned = labels != IGNORED
 
         # A batch without a learned token has a loss of 0.
-        n_items = is_learned.sum() if num_items_in_batch is None else num_items_in_batch
-        n_items = torch.as_tensor(n_items, device=logits.device).clamp(min=1)
-        loss = self.sum_of_tokens(model, inputs, logits, labels, is_learned, facts) / n_items
+        n_items = num_items_in_batch
+        if n_items is None:
+            n_items = is_learned.sum()
+        n_items = torch.as_tensor(n_items, device=logits.device)
+        n_items = n_items.clamp(min=1)
+
+        cost = self.sum_of_tokens(model, inputs, logits, labels, is_learned, facts)
+        loss = cost / n_items
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
 
@@ -89,8 +105,11 @@ class _LogitsTrainer(SFTTrainer):
         n_batches = 1
         if num_items_in_batch is not None:
             n_batches = self.current_gradient_accumulation_steps
-        loss = loss + self.mean_of_batch(logits, labels, is_learned) / n_batches
-        return (loss, {"logits": logits}) if return_outputs else loss
+        mean = self.mean_of_batch(logits, labels, is_learned)
+        loss = loss + mean / n_batches
+        if return_outputs:
+            return loss, {"logits": logits}
+        return loss
 
     def sum_of_tokens(
         self,
@@ -157,21 +176,20 @@ class AnchoredTrainer(_LogitsTrainer):
         facts: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         """Cross-entropy of plain rows, and divergence of anchored ones."""
-        is_anchored = facts["anchor"].bool()[:, None] & is_learned
+        rows = facts["anchor"].bool()
+        is_anchored = rows[:, None] & is_learned
         is_plain = is_learned & ~is_anchored
         cost = functional.cross_entropy(logits[is_plain].float(), labels[is_plain], reduction="sum")
         if not is_anchored.any():
             return cost
 
         # Only rows with an anchor need the reference.
-        rows = facts["anchor"].bool()
+        ids = inputs["input_ids"][rows]
+        mask = inputs["attention_mask"][rows]
         with torch.no_grad(), self._as_reference(model) as reference:
-            reference_logits = reference(
-                input_ids=inputs["input_ids"][rows],
-                attention_mask=inputs["attention_mask"][rows],
-                use_cache=False,
-            ).logits[:, :-1]
-        divergence = forward_kl(reference_logits[is_learned[rows]], logits[is_anchored])
+            reference_logits = _logits_of(reference, ids, mask)
+        anchored_places = is_learned[rows]
+        divergence = forward_kl(reference_logits[anchored_places], logits[is_anchored])
         self._note("anchor_kl", divergence.mean())
         return cost + divergence.sum()
 
