@@ -24,9 +24,12 @@
 # %% tags=["parameters"]
 STUDY = "../figures/data/pocket_methods"
 RUN = ""  # analyzed traces of `cotlens probe`, with verdicts; none: the study alone
+PLAIN = ""  # plain samples of the recipient, with verdicts of the same judge
 JUDGE = ""  # whose verdicts; none named: the run's first
 
 # %%
+import pandas as pd
+
 import cotlens as ct
 from cotlens import measures, plots
 
@@ -125,8 +128,8 @@ plots.plot_harm_by_round(measures.harm_by_round(of_base, n_unsafe, by="trigger")
 #     cotlens analyze probes/continuation -o runs/continuation
 #     cotlens guard runs/continuation --judge GUARD
 #
-# **Shows** the figure of the probe that wrote the traces. Plain samples for the matrix's comparison come from the run of the recipient itself; without them the
-# matrix has no differences.
+# **Shows** the figure of the probe that wrote the traces. The matrix compares with plain samples: name
+# a judged run of the recipient as PLAIN. Give recipients names by `--method`, in `cotlens generate` and in `cotlens probe` alike.
 
 # %%
 from cotlens.runs.probe import judged_table
@@ -138,9 +141,9 @@ def draw_probe(table):
     if kind == "continuation":
         return plots.plot_continuation_safety(measures.continuation_safety(table))
     if kind == "intervene":
-        return plots.plot_harm_by_round(
-            measures.harm_by_round(table, table["source"].nunique(), verdict="is_safe")
-        )
+        n_changed = table["source"].nunique()  # of these; the others have no step to replace
+        harm = measures.harm_by_round(table, n_changed, by="trigger", verdict="is_safe")
+        return plots.plot_harm_by_round(harm, by="trigger")
     if kind == "reset":
         return plots.plot_reset(measures.reset_curve(table))
     if kind == "early":
@@ -149,8 +152,9 @@ def draw_probe(table):
 
 
 if RUN:
-    run = ct.Run(RUN)
-    shown = draw_probe(judged_table(run, JUDGE or run.judges[0]))
+    judge = JUDGE or ct.Run(RUN).judges[0]
+    tables = [judged_table(name, judge) for name in (RUN, PLAIN) if name]
+    shown = draw_probe(pd.concat(tables, ignore_index=True))
 else:
     shown = "no RUN is named"
 shown

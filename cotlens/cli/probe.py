@@ -13,6 +13,7 @@ from cotlens.cli.common import (
     DeviceOption,
     DtypeOption,
     ForceOption,
+    MethodOption,
     ModelOption,
     OnErrorOption,
     RevisionOption,
@@ -57,6 +58,7 @@ RoundsOption = Annotated[
 SharesOption = Annotated[
     str, Option(help="Shares of a thought's steps that are kept, with commas between.")
 ]
+MaxPromptOption = Annotated[int, Option(min=1, help="Longest prompt in tokens.")]
 LayerOption = Annotated[int, Option(help="0 is the embedding, -1 the last layer.")]
 
 
@@ -139,6 +141,7 @@ def prefill(
     top_p: TopPOption = 0.95,
     max_new_tokens: MaxNewTokensOption = 32768,
     seed: SeedOption = 0,
+    method: MethodOption = "",
     template_args: TemplateArgsOption = "{}",
     on_error: OnErrorOption = "stop",
     revision: RevisionOption = None,
@@ -151,12 +154,12 @@ def prefill(
     from cotlens.runs.probe import prompts_of
 
     variables = parse_template_args(template_args)
-    drawn = {"n": n, **_drawn(temperature, top_p, max_new_tokens, seed)}
+    drawn = {"n": n, "method": method, **_drawn(temperature, top_p, max_new_tokens, seed)}
     settings = {"words": words, "template_args": variables, **drawn}
     loaded = _load(run, model, revision, device, dtype)
 
     def ask(traces: Sequence[Any]) -> Sequence[Any]:
-        prompts = prompts_of(traces)
+        prompts = prompts_of(traces, loaded.tokenizer)
         return prefill_with(loaded, prompts, traces, words=words, template_args=variables, **drawn)
 
     _put(run, loaded, out, ask, "prefill", settings, on_error, force)
@@ -173,6 +176,7 @@ def hijack(
     top_p: TopPOption = 0.95,
     max_new_tokens: MaxNewTokensOption = 32768,
     seed: SeedOption = 0,
+    method: MethodOption = "",
     template_args: TemplateArgsOption = "{}",
     on_error: OnErrorOption = "stop",
     revision: RevisionOption = None,
@@ -190,14 +194,14 @@ def hijack(
     from cotlens.runs.probe import prompts_of
 
     variables = parse_template_args(template_args)
-    drawn = _drawn(temperature, top_p, max_new_tokens, seed)
+    drawn = {"method": method, **_drawn(temperature, top_p, max_new_tokens, seed)}
     settings = {"rounds": rounds, "template_args": variables, **drawn}
     if rounds:
         settings["words"] = words
     loaded = _load(run, model, revision, device, dtype)
 
     def ask(traces: Sequence[Any]) -> Sequence[Any]:
-        prompts = prompts_of(traces)
+        prompts = prompts_of(traces, loaded.tokenizer)
         if not rounds:
             return hijack_with(loaded, prompts, traces, template_args=variables, **drawn)
         return reset(
@@ -239,6 +243,7 @@ def hidden(
     model: ModelOption,
     out: OutOption,
     layer: LayerOption = -1,
+    max_tokens: MaxPromptOption = 512,
     template_args: TemplateArgsOption = "{}",
     revision: RevisionOption = None,
     device: DeviceOption = "",
@@ -256,6 +261,7 @@ def hidden(
             loaded,
             out,
             layer=layer,
+            max_tokens=max_tokens,
             template_args=variables,
             force=force,
             progress=advance,
@@ -322,7 +328,7 @@ def _put(
 
 def _read_sentences(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
-    sentences = [line.strip() for line in lines if line.strip()]
+    sentences = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not sentences:
         raise BadParameter(f"{path} has no sentence", param_hint="--sentences")
     return sentences

@@ -101,7 +101,7 @@ def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
     """
     prompt = trace.prompt
     source = "verbatim" if prompt else "none"
-    if tokenizer.chat_template and prompt and not _is_rendered(trace, tokenizer):
+    if tokenizer.chat_template and prompt and not is_rendered_for(trace, tokenizer):
         plain_messages = [{"role": "user", "content": prompt}]
         messages = trace.meta.get("prompt_messages") or plain_messages
         prompt = apply_template(tokenizer, messages, f"trace {trace.id!r}")
@@ -123,19 +123,14 @@ def _render_prompt(trace: Trace, tokenizer: Any) -> tuple[str, str]:
     return prompt, source
 
 
-def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
-    """Whether the prompt already ends as a rendered one does.
+def is_rendered_for(trace: Trace, tokenizer: Any) -> bool:
+    """Whether the prompt already ends as the model's chat template ends one.
 
     Only its end counts: before it a user may quote any token.
 
     Raises:
         TraceError: if the prompt ends as one that was rendered for another model.
     """
-    # "... Assistant: <think>", perhaps with the beginning of a thought.
-    prompt = trace.prompt
-    if ends_in_thought(prompt, tokenizer) and not _is_tag_alone(prompt):
-        return True
-
     # What the template writes after a user's message, with or without an opening tag.
     question = "QUESTION"
     messages = [{"role": "user", "content": question}]
@@ -143,17 +138,20 @@ def _is_rendered(trace: Trace, tokenizer: Any) -> bool:
     end = rendered.rpartition(question)[2]
     tag = tags_of(tokenizer).open.strip()
     bare_end = end.strip().removesuffix(tag).strip()
-    bare_prompt = prompt.strip().removesuffix(tag).strip()
+    bare_prompt = trace.prompt.strip().removesuffix(tag).strip()
     if bare_end and bare_prompt.endswith(bare_end):
         return True
 
-    if RENDERED_END.search(prompt):
+    if RENDERED_END.search(bare_prompt) or RENDERED_END.search(trace.prompt):
         raise TraceError(
-            f"trace {trace.id!r}: its prompt ends in {prompt[-30:]!r}, but this model's chat "
+            f"trace {trace.id!r}: its prompt ends in {trace.prompt[-30:]!r}, but this model's chat "
             f"template ends one in {end!r}: it was rendered for another model; "
             "give the plain prompt"
         )
-    return False
+
+    # "... Assistant: <think>", perhaps with the beginning of a thought.
+    is_open = ends_in_thought(trace.prompt, tokenizer)
+    return is_open and not _is_tag_alone(trace.prompt)
 
 
 def ends_in_thought(prompt: str, tokenizer: Any) -> bool:

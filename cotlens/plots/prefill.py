@@ -22,7 +22,7 @@ _GAP = 0.075  # between two labels at the end of lines, of the height of a panel
 
 @house_style()
 def plot_prefill_matrix(matrix: pd.DataFrame, text: str = "", *, ax: Axes | None = None) -> Plot:
-    """Delta of every donor (row) and recipient (column), as a heat map around 0.
+    """Delta of every donor and recipient, as a heat map around 0; the fewer are columns.
 
     Args:
         matrix: what `prefill_matrix` returned. A cell without Delta is grey and has its safety.
@@ -36,19 +36,26 @@ def plot_prefill_matrix(matrix: pd.DataFrame, text: str = "", *, ax: Axes | None
     recipients = list(dict.fromkeys(shown["recipient"]))
 
     # Red is less safe than without the thought, blue is safer. The darkest colours stay unused.
-    deltas = shown.pivot(index="donor", columns="recipient", values="delta")
-    deltas = deltas.loc[donors, recipients].to_numpy(float)
+    table = shown.pivot(index="donor", columns="recipient", values="delta")
+    deltas = table.loc[donors, recipients].to_numpy(float)
     sizes = np.abs(deltas[~np.isnan(deltas)])
     limit = 1.25 * max(sizes.max(initial=0), _LEAST)
-    height = 1.5 + 0.7 * len(donors)
+
+    # A cell has to be wide enough for its numbers.
+    rows, columns = ("donor", donors), ("recipient", recipients)
+    if len(recipients) > len(donors):
+        rows, columns = columns, rows
+        deltas = deltas.T
+    (row_of, row_names), (column_of, column_names) = rows, columns
+    height = 1.5 + 0.7 * len(row_names)
     axis = one_panel(ax, height)
     axis.set_facecolor("#dddddd")
     image = axis.imshow(deltas, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
 
     # The numbers of each cell.
     for cell in shown.to_dict("records"):
-        column = recipients.index(cell["recipient"])
-        line = donors.index(cell["donor"])
+        column = column_names.index(cell[column_of])
+        line = row_names.index(cell[row_of])
         is_dark = abs(cell["delta"]) > 0.55 * limit
         colour = "white" if is_dark else "black"
         head, body = _texts_of(cell)
@@ -74,10 +81,11 @@ def plot_prefill_matrix(matrix: pd.DataFrame, text: str = "", *, ax: Axes | None
         )
 
     # Names, and a scale.
-    axis.set_xticks(range(len(recipients)), [shorten(name) for name in recipients])
-    axis.set_yticks(range(len(donors)), [shorten(name) for name in donors])
-    axis.set(xlabel="recipient", ylabel="donor of the thought")
-    _draw_borders(axis, len(donors), len(recipients))
+    axis.set_xticks(range(len(column_names)), [shorten(name) for name in column_names])
+    axis.set_yticks(range(len(row_names)), [shorten(name) for name in row_names])
+    titles = {"donor": "donor of the thought", "recipient": "recipient"}
+    axis.set(xlabel=titles[column_of], ylabel=titles[row_of])
+    _draw_borders(axis, len(row_names), len(column_names))
     bar = axis.figure.colorbar(
         image,
         ax=axis,

@@ -33,7 +33,8 @@ def step_cuts(trace: Trace, split: Split | None = None) -> list[int]:
     first = steps[0].chars
     text = first.of(trace.completion)
     n_blanks = len(text) - len(text.lstrip())
-    places = [first.start + n_blanks]
+    start = min(first.start + n_blanks, end_of_step(trace, steps[0]))
+    places = [start]
 
     for step in steps:
         places.append(end_of_step(trace, step))

@@ -103,7 +103,11 @@ def early_answers(
         for share in sorted(shares, reverse=True):
             step = floor(share * n_steps + 1e-9)  # 0.29 x 100 is a little below 29
             share_of_step[step] = share
+        seen = set()
         for step, share in sorted(share_of_step.items()):
+            if places[step] in seen:  # a thought of line breaks has one place
+                continue
+            seen.add(places[step])
             sources.append(trace)
             cuts.append(places[step])
             facts = {"kind": "early", "source": trace.id, "share": share}

@@ -148,7 +148,7 @@ def _plan(state: _Live, number: int, find: Find, replace: Replace) -> _Plan | No
     """What to replace in a trace; None: nothing."""
     trace = state.trace
     split = split_trace(trace)
-    if not split.think:
+    if not segment_trace(trace, split):
         return None
     step = find(trace, state.first)
     if step is None:

@@ -8,6 +8,7 @@ asked of which trace stands in their `meta["probe"]`; `measures.probe_table` mak
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,9 @@ import pyarrow as pa
 from cotlens.files import model_versions
 from cotlens.formats.prompts import Prompt
 from cotlens.formats.read import read_traces
+from cotlens.measures.prefill import NO_DONOR
 from cotlens.measures.probes import probe_table
+from cotlens.models.encode import is_rendered_for
 from cotlens.runs.run import Run, open_run, text_shards
 from cotlens.runs.shards import Made, over_shards, shards_of
 from cotlens.runs.tables import trace_rows
@@ -47,8 +50,8 @@ def probe(
 ) -> dict[str, Any]:
     """Put a probe to every trace of a run, shard by shard, and return what OUT/run.json says.
 
-    Call a killed job again with the same arguments: it resumes after the last finished shard, and
-    makes the same texts.
+    Call a killed job again with the same arguments: it resumes after the last finished shard (one
+    for each of the run's, of up to 1,000 traces), and makes the same texts.
 
     >>> ask = lambda traces: probes.continue_steps(model, traces, max_new_tokens=4096)
     >>> probe("runs/grpo", model, "probes/grpo", ask, kind="continuation",
@@ -133,22 +136,30 @@ def _ask(ask: Ask, traces: list[Trace], on_error: str) -> tuple[list[Trace], lis
     return made, faults
 
 
-def prompts_of(traces: Sequence[Trace]) -> list[Prompt]:
+def prompts_of(traces: Sequence[Trace], tokenizer: Any) -> list[Prompt]:
     """The prompts of some traces, each `prompt_id` once, as another model is asked them.
 
     They are the messages that the user wrote, which go through the other model's chat template. A
     prompt of which only the rendered text is known is read as it is.
+
+    Args:
+        traces: of a run.
+        tokenizer: the other model's.
+
+    Raises:
+        TraceError: for a prompt that was rendered for another model, or two prompts of one id.
     """
-    prompts = {}
+    prompts: dict[str, Prompt] = {}
     for trace in traces:
-        if trace.prompt_id in prompts:
-            continue
         messages = trace.meta.get("prompt_messages")
         request = request_of(trace)
         text = ""
         if messages is None and is_rendered(request):
-            text = request
-        prompts[trace.prompt_id] = Prompt(
+            asked = replace(trace, prompt=request)
+            if not tokenizer.chat_template or is_rendered_for(asked, tokenizer):
+                text = request
+
+        prompt = Prompt(
             id=trace.prompt_id,
             messages=messages or [{"role": "user", "content": request}],
             fields={
@@ -161,6 +172,12 @@ def prompts_of(traces: Sequence[Trace]) -> list[Prompt]:
             place=f"trace {trace.id!r}",
             text=text,
         )
+        known = prompts.setdefault(trace.prompt_id, prompt)
+        if known.messages != prompt.messages:
+            raise TraceError(
+                f"trace {trace.id!r}: its prompt is not that of {known.place}, though both have "
+                f"the prompt_id {trace.prompt_id!r}; give different prompts different ids"
+            )
     return list(prompts.values())
 
 
@@ -170,6 +187,7 @@ def keep_states(
     out: str | Path,
     *,
     layer: int = -1,
+    max_tokens: int = 512,
     template_args: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -184,6 +202,7 @@ def keep_states(
         model: a loaded model with a tokenizer.
         out: the folder.
         layer: as in `prompt_states`.
+        max_tokens: likewise.
         template_args: variables of the chat template.
         force: make everything anew, whatever the folder holds.
         progress: called with the number of traces done since the last call.
@@ -204,13 +223,15 @@ def keep_states(
         "probe": "hidden",
         "model": describe_model(model),
         "versions": model_versions(),
-        "settings": {"layer": layer, "template_args": variables},
+        "settings": {"layer": layer, "max_tokens": max_tokens, "template_args": variables},
     }
 
     def read_shard(shard: Path) -> Made:
         traces = list(read_traces(shard, format="cotlens"))
-        prompts = prompts_of(traces)
-        states = prompt_states(model, prompts, layer=layer, template_args=variables)
+        prompts = prompts_of(traces, model.tokenizer)
+        states = prompt_states(
+            model, prompts, layer=layer, max_tokens=max_tokens, template_args=variables
+        )
         rows = {
             "prompt_id": [prompt.id for prompt in prompts],
             "domain": [prompt.fields["domain"] for prompt in prompts],
@@ -248,16 +269,24 @@ def judged_table(run: Run | str | Path, judge: str, part: str = "answer") -> pd.
         part: `answer` or `thinking`.
 
     Returns:
-        As `measures.probe_table`, with `is_safe`: missing where the judge did not decide.
+        As `measures.probe_table`, with `is_safe`: missing where the judge did not decide. Of a run
+        that no probe wrote, the traces are plain samples: their donor is "none".
 
     Raises:
-        TraceError: for a run that no probe wrote, or one without verdicts of that judge.
+        TraceError: for a run without verdicts of that judge on the part.
         ValueError: for another part.
     """
     if part not in ("answer", "thinking"):
         raise ValueError(f"expected the part answer or thinking, got {part!r}")
     run = open_run(run)
-    table = probe_table(list(run.traces()))
+    if part not in run.judged_parts(judge):
+        raise TraceError(f"{run.path}: the judge {judge} has not judged the {part}")
+
+    traces = []
+    for trace in run.traces():
+        plain = {"kind": "plain", "donor": NO_DONOR}
+        traces.append(replace(trace, meta={"probe": plain, **trace.meta}))
+    table = probe_table(traces)
     judged = run.with_verdicts(table, judge)
     columns = ["thinking_unsafe", "answer_unsafe"]
     is_safe = ~judged[f"{part}_unsafe"].astype("boolean")

@@ -147,7 +147,14 @@ def _prepare(out: Path, made_by: Mapping[str, Any], force: bool) -> None:
     for partial_shard in out.glob(".part-*.partial"):
         partial_shard.unlink()
 
-    changed = changed_names(read_info(out), made_by)
+    # A run, or another program's folder: its run.json must not be lost.
+    info = read_info(out)
+    if info and "shards" not in info and info.get("complete") is not False:
+        raise TraceError(
+            f"{out}: its run.json is that of a run, or another program's; choose another folder"
+        )
+
+    changed = changed_names(info, made_by)
     has_shards = any(out.glob("part-*.parquet"))
     if has_shards and changed and not force:
         raise TraceError(

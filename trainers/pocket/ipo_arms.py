@@ -57,14 +57,51 @@ def train_ipo(setting: Setting) -> None:
 
 
 def train_dpo_full(setting: Setting) -> None:
-    """DPO on the same completions whole, not cut at the cue."""
-    prefer(setting, stage1_rows(setting, full=True))
+    """DPO on pairs of whole samples of one prompt, one without a cue and one with.
+
+    Whole pairs that differ from the cue on would be the arm `ipo_1` again: the tokens that both
+    share cancel in the loss of DPO.
+    """
+    prefer(setting, whole_rows(setting))
 
 
 def train_sft_chosen(setting: Setting) -> None:
     """SFT on the mended continuations, from the cue on."""
     rows = stage1_rows(setting)
     fine_tune(setting, chosen_rows(rows), rendered=True)
+
+
+def whole_rows(setting: Setting) -> list[Row]:
+    """Pairs of the base's samples for each forbidden prompt, in the order of the samples.
+
+    Raises:
+        ValueError: if no prompt has both.
+    """
+    cues = GuardCues(setting.guard())
+    by_prompt: dict[str, tuple[list[Trace], list[Trace]]] = {}
+    n_sampled = 0
+    for trace in pool(setting):
+        if trace.domain != Domain.FORBIDDEN.value or trace.finish_reason != "stop":
+            continue
+        n_sampled += 1
+        without_cue, with_cue = by_prompt.setdefault(trace.prompt_id, ([], []))
+        has_cue = cues.first_cue(trace, 1) is not None
+        (with_cue if has_cue else without_cue).append(trace)
+
+    rows: list[Row] = []
+    for without_cue, with_cue in by_prompt.values():
+        for chosen, rejected in zip(without_cue, with_cue, strict=False):
+            row = {
+                "prompt": chosen.prompt,
+                "chosen": chosen.completion,
+                "rejected": rejected.completion,
+            }
+            rows.append(row)
+    if not rows:
+        raise ValueError("no forbidden prompt has a sample with a cue and one without")
+    facts = {"sampled": n_sampled, "kept": len(rows), "guard_calls": cues.n_calls}
+    add_cost(setting, facts)
+    return rows
 
 
 def stage1_rows(setting: Setting, *, full: bool = False) -> list[Row]:

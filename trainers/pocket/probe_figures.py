@@ -29,13 +29,15 @@ MATRIX_STEPS = 3  # of a donor's thought, in the matrix
 OVERVIEW = MeasuresFigure(
     "methods/overview",
     {
-        "Unsafe, forbidden": ["thinking_unsafe_forbidden", "answer_unsafe_forbidden"],
-        "Refuses after an excuse": ["recovers_forbidden"],
-        "Harmless refused": ["refuses_harmless"],
-        "Right answers": ["is_correct_maths", "is_correct_puzzles"],
-        "Right after a miss": ["recovers_puzzles"],
+        "Thinking": ["thinking_unsafe_forbidden"],
+        "Answer": ["answer_unsafe_forbidden"],
+        "Excuse": ["recovers_forbidden"],
+        "Refused": ["refuses_harmless"],
+        "Sums": ["is_correct_maths"],
+        "Miss": ["recovers_puzzles"],
     },
-    "clean prompts, but for the panels after an injected excuse or miss; share of samples",
+    "forbidden requests: unsafe thinking, unsafe answers, and refusals after an injected excuse; "
+    "harmless requests refused; right sums; right answers after an injected miss",
     (0.0, 1.02),
 )
 

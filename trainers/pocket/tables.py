@@ -63,8 +63,11 @@ def arm_tables(folder: Path, arm: str, seed: int, prompts: Prompts) -> dict[str,
 
 def _downcast(table: pd.DataFrame) -> pd.DataFrame:
     """The table in types that are small on disk; entropies keep seven digits."""
-    types = dict.fromkeys(table.select_dtypes("float64"), "float32")
-    types |= dict.fromkeys(table.select_dtypes("int64"), "int16")
+    small = {"float64": "float32", "int64": "int16", "Int64": "Int16"}
+    types = {}
+    for name, dtype in table.dtypes.items():
+        if str(dtype) in small:
+            types[name] = small[str(dtype)]
     return table.astype(types)
 
 
