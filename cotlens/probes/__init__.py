@@ -12,7 +12,6 @@ payoff       pay_off: how much less often it is right without the first tokens o
 returns      miss_table, return_table: returns per miss, depth, counts, of what it writes itself
 hidden       prompt_states: the hidden state of a prompt's last token, before a model thinks
 
-Recovery, pay-off and returns measure reflective depth, in the order of what they prove.
 recovery, payoff and returns measure reflective depth, in the order of what they prove.
 """
 
