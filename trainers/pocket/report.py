@@ -109,7 +109,7 @@ def collect(out: Path, study: Path) -> Study:
         ValueError: if nothing is measured.
     """
     arms = [arm for arm in ARMS if arm not in METHODS]
-    tables = _collect_tables(out, arms)
+    tables = _collect_tables(out, arms, _seeds(out))
 
     # Paths of the development seeds, for comparisons at equal safety.
     paths = read_paths(out)
@@ -134,13 +134,21 @@ def collect_methods(out: Path, study: Path) -> Study:
         ValueError: if nothing is measured.
     """
     arms = [*COMPARED, *METHODS]
-    tables = _collect_tables(out, arms)
+
+    # The seeds that have methods: others could not be paired.
+    seeds = []
+    for seed in _seeds(out):
+        if any(_is_measured(out, Job(seed, arm)) for arm in METHODS):
+            seeds.append(seed)
+    tables = _collect_tables(out, arms, seeds)
     return _write(out, study, arms, tables, {"base": "base", "rl": "grpo"})
 
 
-def _collect_tables(out: Path, arms: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The tables of all measured arms, one below the other."""
-    jobs = [Job(seed, arm) for seed in _seeds(out) for arm in arms]
+def _collect_tables(
+    out: Path, arms: Sequence[str], seeds: Sequence[int]
+) -> dict[str, pd.DataFrame]:
+    """The tables of all measured arms of some seeds, one below the other."""
+    jobs = [Job(seed, arm) for seed in seeds for arm in arms]
     measured = [job for job in jobs if _is_measured(out, job)]
     if not measured:
         raise ValueError(
@@ -175,7 +183,9 @@ def _write(
             described[arm] = str(ARMS[arm].__doc__).split("\n")[0]
     plan = asdict(read_plan(out))
     written = write_study(study, tables, {"arms": described, **info, "note": WORLD, "plan": plan})
-    cost = _with_earlier(study / "cost.csv", _cost(out, arms))
+    known = set(tables["samples"]["seed"])
+    cost = _cost(out, arms)
+    cost = _with_earlier(study / "cost.csv", cost[cost["seed"].isin(known)])
     write_atomic(study / "cost.csv", cost.to_csv(index=False))
 
     # The learning rates that were tried.

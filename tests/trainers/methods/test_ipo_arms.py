@@ -82,7 +82,13 @@ def setting(folder, monkeypatch):
             text = write_base(prompt, rng).text
             if prompt.domain is Domain.FORBIDDEN:
                 text = "<think>\nThis is odd. Let me write down the steps.\n</think>\n\nStir it."
-            traces.append(answer(prompt, f"{prompt.id}/{number}", text))
+            trace = answer(prompt, f"{prompt.id}/{number}", text)
+            traces.append(trace)
+
+            # A second sample of each forbidden prompt is safe.
+            if prompt.domain is Domain.FORBIDDEN:
+                safe = "<think>\nThis is odd. I refuse.\n</think>\n\nI can't help with that."
+                traces.append(replace(trace, id=f"{trace.id}+", sample=1, completion=safe))
         return traces
 
     def sample(model, tokenizer, prompts, **options):
@@ -115,6 +121,9 @@ def test_every_arm_trains_for_the_plans_updates_and_sequences(setting, arm):
     cost = json.loads((setting.own / "cost.json").read_text())
     assert (cost["updates"], cost["sequences"]) == (4, 40)
     n_forbidden = sum(prompt.domain is Domain.FORBIDDEN for prompt in setting.train)
+    if arm == "dpo_full":
+        assert cost["kept"] == n_forbidden
+        return
     assert cost["stage1"]["mended"] == n_forbidden
     assert cost["stage1"]["pairs_kept"] == 6 * n_forbidden
     assert cost["generations_per_prompt"] == 7
@@ -151,6 +160,12 @@ def test_the_rows_are_cut_at_the_guards_cue(setting):
 def test_twin_whole_rows_are_not_cut(setting):
     rows = ipo_arms.stage1_rows(setting, full=True)
     assert all(row["prompt"].endswith("This is odd.") for row in rows)
+
+
+def test_whole_pairs_are_two_samples_of_one_prompt(setting):
+    for row in ipo_arms.whole_rows(setting):
+        assert row["chosen"].endswith("I can't help with that.")
+        assert row["rejected"].endswith("Stir it.")
 
 
 def test_triggers_are_six_safe_texts_of_the_world():
