@@ -116,7 +116,7 @@ def test_figures_read_a_run_without_its_texts(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["real", "self_jailbreak", "pocket"])
+@pytest.mark.parametrize("name", ["real", "self_jailbreak", "pocket", "pocket_methods"])
 def test_committed_figures_are_rebuilt_byte_for_byte(tmp_path, name):
     """What `make paper` runs gives the files in figures/NAME from figures/data/NAME."""
     source = ROOT / "figures" / "data" / name
