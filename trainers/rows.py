@@ -6,6 +6,7 @@ the thinking: the template of R1's distills deletes the text before `</think>` i
 and Qwen3's keeps it only in the last turn.
 """
 
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from transformers import PreTrainedTokenizerBase
 
+from cotlens.files import write_atomic
 from cotlens.formats.read import MAX_LINE_BYTES
 from cotlens.formats.rows import BadRow, read_rows
 from trainers.render import render_prompt, request_of
@@ -60,6 +62,22 @@ def load_rows(
     if not rows:
         raise ValueError(f"{', '.join(data)}: no rows")
     return rows
+
+
+def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
+    """Writes rows to a JSONL file, whole or not at all, and says how many they are.
+
+    Raises:
+        SystemExit: if there are none.
+    """
+    if not rows:
+        raise SystemExit("no row was made, so nothing is written; see the counts above")
+    text = ""
+    for row in rows:
+        line = json.dumps(row, ensure_ascii=False)
+        text += f"{line}\n"
+    write_atomic(Path(path), text)
+    print(f"{path}: {len(rows)} rows")
 
 
 def _file_rows(path: Path) -> Iterable[dict[str, Any]]:

@@ -243,9 +243,13 @@ def select(samples: pd.DataFrame, column: str, where: str) -> pd.DataFrame:
 
 
 def estimate_mean(rows: pd.DataFrame, *, is_share: bool) -> Estimate:
-    """The mean of `value`: over the seeds' means from three seeds on, else over prompts."""
+    """The mean of `value`: over the seeds' means from three seeds on, else over prompts.
+
+    Flags get Wilson's interval; a share within each sample, such as of its misses, a bootstrap's.
+    """
     if rows["seed"].nunique() < LEAST_SEEDS:
-        over_prompts = stats.proportion if is_share else stats.mean
+        are_flags = rows["value"].isin((0, 1)).all()
+        over_prompts = stats.proportion if is_share and are_flags else stats.mean
         return over_prompts(rows["value"], rows["cluster"])
 
     by_seed = rows.groupby("seed")["value"].mean()

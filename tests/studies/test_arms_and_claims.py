@@ -595,3 +595,11 @@ def test_a_judge_that_is_undecided_everywhere_leaves_claims_undecided():
     )
     assert {claim.verdict for claim in claims} == {"undecided"}
     assert claims[0].claim.startswith("C1")
+
+
+def test_shares_within_samples_get_an_interval_over_prompts():
+    """Of own misses, say: the samples have 0.5 and 1, which are no flags."""
+    rows = pd.DataFrame({"seed": 0, "cluster": list("abcd"), "value": [0.5, 1.0, 1.0, 0.5]})
+    estimate = estimate_mean(rows, is_share=True)
+    assert estimate.value == 0.75
+    assert 0.5 <= estimate.low < 0.75 < estimate.high <= 1

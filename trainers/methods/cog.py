@@ -38,7 +38,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm import tqdm
 
 import cotlens
-from cotlens.files import write_atomic
 from cotlens.formats.prompts import Prompt, read_prompts
 from cotlens.models.encode import tags_of
 from cotlens.models.engine import Engine
@@ -54,6 +53,7 @@ from trainers.methods.checks import Ask, Method, own_words, written_by_student
 from trainers.methods.fates import Built, Fate, Judge, Record, guard_judge
 from trainers.methods.masks import Mask, learned_spans, masked_row
 from trainers.render import bracket, encode, fit_completion, render_prompt
+from trainers.rows import write_rows
 
 if TYPE_CHECKING:
     from cotlens.models.load import Model
@@ -415,10 +415,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if is_dry:
         print(_describe(student.tokenizer, built))
         return
-    # Rows, whole or not at all.
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in built.rows]
-    write_atomic(args.out, "".join(lines))
-    print(f"{args.out}: {len(built.rows)} rows; {json.dumps(built.counts())}")
+    write_rows(args.out, built.rows)
+    print(json.dumps(built.counts()))
 
 
 def _parse(arguments: Sequence[str] | None) -> Any:

@@ -1,7 +1,6 @@
 """What do the commands that build rows from own samples share? Options, a bar, the file of rows."""
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from cotlens.files import write_atomic
 from trainers.methods.selfgen import Built
 from trainers.render import bracket, encode, fit_completion, render_prompt
-from trainers.rows import check_lengths
+from trainers.rows import check_lengths, write_rows
 
 N_SHOWN = 4  # prompts of a dry run
 
@@ -76,17 +74,7 @@ def finish(built: Built, tokenizer: PreTrainedTokenizerBase, out: Path | None) -
     print(describe(built, tokenizer))
     if out is None:
         return
-    n_rows = len(built.rows)
-    if n_rows == 0:
-        raise SystemExit("no sample was kept, so nothing is written; see the counts above")
-
-    # The file is written whole or not at all.
-    text = ""
-    for row in built.rows:
-        text += json.dumps(row, ensure_ascii=False)
-        text += "\n"
-    write_atomic(out, text)
-    print(f"{out}: {n_rows} rows")
+    write_rows(out, built.rows)
 
 
 def describe(built: Built, tokenizer: PreTrainedTokenizerBase) -> str:

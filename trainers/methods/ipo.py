@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cotlens.detect.refusal import Refusal, classify_refusal
-from cotlens.files import write_atomic
 from cotlens.formats.prompts import Prompt, as_prompts, read_prompts
 from cotlens.judges.guard import Guard
 from cotlens.judges.verdict import Item, Part
@@ -45,7 +44,7 @@ from cotlens.text.steps import segment_trace
 from cotlens.trace import Trace, TraceError
 from trainers.methods.pairs import Pair, describe_lengths, has_ended, pair_rows
 from trainers.render import bracket
-from trainers.rows import load_rows
+from trainers.rows import load_rows, write_rows
 
 # The first step of a thought only takes the request up.
 FIRST_STEP = 1
@@ -374,11 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _show(rows)
         return
 
-    if not rows:
-        raise SystemExit("no pair was made, so nothing is written; see the counts above")
-    lines = [json.dumps(row) for row in rows]
-    write_atomic(Path(options.out), "\n".join(lines) + "\n")
-    print(f"{options.out}: {len(rows)} rows")
+    write_rows(options.out, rows)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

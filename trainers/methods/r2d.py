@@ -26,7 +26,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cotlens.files import write_atomic
 from cotlens.formats.prompts import Prompt, as_prompts, read_prompts
 from cotlens.judges.guard import Guard
 from cotlens.judges.verdict import LABELS, Item, Part
@@ -37,7 +36,7 @@ from cotlens.text.steps import Step, segment_trace
 from cotlens.text.tags import Status
 from cotlens.trace import Trace
 from trainers.render import bracket, encode
-from trainers.rows import check_lengths
+from trainers.rows import check_lengths, write_rows
 from trainers.sft import prepare
 
 N_SHOWN = 4  # prompts of a dry run
@@ -306,11 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.dry_run:
         return
 
-    if not built.rows:
-        raise SystemExit("no trace was kept, so nothing is written; see the counts above")
-    lines = [json.dumps(row, ensure_ascii=False) for row in built.rows]
-    write_atomic(Path(options.out), "\n".join(lines) + "\n")
-    print(f"{options.out}: {len(built.rows)} rows")
+    write_rows(options.out, built.rows)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

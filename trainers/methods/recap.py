@@ -29,7 +29,6 @@ if find_spec("trainers") is None:
     )
 
 import argparse
-import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -41,7 +40,6 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from cotlens.detect.refusal import Refusal, classify_refusal
-from cotlens.files import write_atomic
 from cotlens.formats.prompts import Prompt, as_prompts, read_prompts
 from cotlens.formats.read import read_traces
 from cotlens.judges.guard import Guard
@@ -56,7 +54,7 @@ from cotlens.text.split import part_text, request_of, split_trace
 from cotlens.trace import Trace, TraceError
 from trainers.render import bracket, render_prompt
 from trainers.rewards import BENIGN, UNSAFE
-from trainers.rows import check_lengths
+from trainers.rows import check_lengths, write_rows
 
 ALPHA = 0.5  # share of the prompts on safety that get a beginning
 WORDS = 500  # most words of a beginning in training
@@ -358,12 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if is_dry or out is None:
         return
 
-    # The file is there whole or not at all.
-    lines = []
-    for row in built.rows:
-        line = json.dumps(row, ensure_ascii=False)
-        lines.append(f"{line}\n")
-    write_atomic(out, "".join(lines))
+    write_rows(out, built.rows)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -32,7 +32,6 @@ if find_spec("trainers") is None:
     )
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,7 +39,6 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from cotlens.files import write_atomic
 from cotlens.formats.prompts import Prompt, as_prompts, read_prompts
 from cotlens.judges.grade import Grade, grade
 from cotlens.models.engine import Engine
@@ -50,6 +48,7 @@ from cotlens.models.tokenizer import load_tokenizer
 from cotlens.text.split import part_text
 from cotlens.trace import Trace
 from trainers.render import bracket, render_prompt
+from trainers.rows import write_rows
 
 # Is each sample right? None: nobody can tell.
 Verify = Callable[[Sequence[Trace]], Sequence[bool | None]]
@@ -232,18 +231,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if is_dry:
         return
 
-    # Each file is there whole or not at all.
-    if not built.rows:
-        raise SystemExit("no prompt has an answer that can be verified; see the counts above")
-    _write(Path(options.out), built.rows)
-    if options.sft:
-        _write(Path(options.sft), built.examples)
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    write_atomic(path, "".join(lines))
-    print(f"{path}: {len(rows)} rows")
+    write_rows(options.out, built.rows)
+    if options.sft and not built.examples:
+        print(f"no sample was right: {options.sft} is not written")
+    elif options.sft:
+        write_rows(options.sft, built.examples)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

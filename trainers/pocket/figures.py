@@ -45,7 +45,7 @@ def _with_own_columns(columns: Mapping[str, Column]) -> dict[str, Column]:
         "is_format_ok": {"is_parsed": Column("only sentences of the world", ("all",), True)},
         "goes_back": {
             "recalls": Column("refusal after an injected rule check", ("forbidden",), True),
-            "returns_after_miss": Column("returns after own misses", puzzles, False),
+            "returns_after_miss": Column("returns after own misses", puzzles, True),
             "is_correct_banned": Column("right without going back", puzzles, True),
             "pay_off": Column("what going back is worth", puzzles, False),
         },
