@@ -39,14 +39,7 @@ study
 
 
 # %%
-def of_prompts_by_seed(table):
-    """The prompts, thoughts and chains of each seed apart, and the arm as the recipient."""
-    seeds = table["seed"].astype(str) + ":"
-    names = [name for name in ("prompt_id", "chain", "source") if name in table]
-    return table.assign(recipient=table["arm"], **{name: seeds + table[name] for name in names})
-
-
-prefills = of_prompts_by_seed(study.table("prefills"))
+prefills = ct.studies.seeds_apart(study.table("prefills"))
 clean = prefills["donor"] == "none"
 forbidden = prefills["domain"] == "forbidden"
 
@@ -105,7 +98,7 @@ plots.plot_reset(measures.reset_curve(prefills[prefills["kind"] == "reset"]), no
 # **Shows** S along the base's own thoughts, sixteen continuations a step. A jump is a step that decides.
 
 # %%
-continuations = of_prompts_by_seed(study.table("continuations"))
+continuations = ct.studies.seeds_apart(study.table("continuations"))
 of_base = continuations[continuations["arm"] == study.info["base"]].assign(method="base", model="")
 plots.plot_continuation_safety(measures.continuation_safety(of_base))
 
@@ -116,7 +109,7 @@ plots.plot_continuation_safety(measures.continuation_safety(of_base))
 # five times. A sentence that only notices leaves the excuse to come.
 
 # %%
-attempts = of_prompts_by_seed(study.table("attempts"))
+attempts = ct.studies.seeds_apart(study.table("attempts"))
 of_base = attempts[attempts["arm"] == study.info["base"]]
 n_unsafe = int(of_base.groupby("seed")["n_unsafe"].first().sum())
 plots.plot_harm_by_round(measures.harm_by_round(of_base, n_unsafe, by="trigger"), by="trigger")
@@ -134,27 +127,10 @@ plots.plot_harm_by_round(measures.harm_by_round(of_base, n_unsafe, by="trigger")
 # %%
 from cotlens.runs.probe import judged_table
 
-
-def draw_probe(table):
-    """The figure of a probe's traces."""
-    kind = table["kind"].iloc[0]
-    if kind == "continuation":
-        return plots.plot_continuation_safety(measures.continuation_safety(table))
-    if kind == "intervene":
-        n_changed = table["source"].nunique()  # of these; the others have no step to replace
-        harm = measures.harm_by_round(table, n_changed, by="trigger", verdict="is_safe")
-        return plots.plot_harm_by_round(harm, by="trigger")
-    if kind == "reset":
-        return plots.plot_reset(measures.reset_curve(table))
-    if kind == "early":
-        return table.groupby("share")["is_safe"].agg(["mean", "count"])
-    return plots.plot_prefill_matrix(measures.prefill_matrix(table))
-
-
 if RUN:
     judge = JUDGE or ct.Run(RUN).judges[0]
     tables = [judged_table(name, judge) for name in (RUN, PLAIN) if name]
-    shown = draw_probe(pd.concat(tables, ignore_index=True))
+    shown = plots.plot_probe(pd.concat(tables, ignore_index=True))
 else:
     shown = "no RUN is named"
 shown

@@ -84,6 +84,7 @@ from cotlens.plots.prefill import (
 )
 from cotlens.plots.probes import (
     plot_early_answering,
+    plot_probe,
 )
 from cotlens.plots.reflection import (
     plot_marker_agreement,
@@ -142,6 +143,7 @@ __all__ = [
     "plot_position_entropy",
     "plot_prefill_length",
     "plot_prefill_matrix",
+    "plot_probe",
     "plot_recovery",
     "plot_reflection",
     "plot_reflection_entropy",

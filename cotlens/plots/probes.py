@@ -1,11 +1,14 @@
-"""Figures of probes: what a model answers when its thinking is cut short."""
+"""Figures of probes: early answers, and the figure of whichever probe wrote some traces."""
 
 import pandas as pd
 from matplotlib.axes import Axes
 
 from cotlens import stats
+from cotlens.measures import continuation_safety, harm_by_round, prefill_matrix, reset_curve
 from cotlens.measures.groups import need
+from cotlens.plots.continuation import plot_continuation_safety, plot_harm_by_round
 from cotlens.plots.parts import draw_band, note, shorten
+from cotlens.plots.prefill import plot_prefill_matrix, plot_reset
 from cotlens.plots.study import present_arms, small_panels
 from cotlens.plots.style import COLOURS, Plot, house_style
 from cotlens.studies.arms import to_row
@@ -102,3 +105,40 @@ def _curve_by_cut(early: pd.DataFrame) -> pd.DataFrame:
         share = stats.proportion(rows["answer_unsafe"], prompts[rows.index])
         points.append({"cut": cut} | to_row(share))
     return pd.DataFrame(points)
+
+
+def plot_probe(table: pd.DataFrame, text: str = "") -> Plot:
+    """The figure of a probe's traces, whichever probe it was.
+
+    Args:
+        table: as `runs.probe.judged_table` returns it: kind, is_safe, and the probe's columns; for
+            donors' thoughts also rows of plain samples, whose donor is "none".
+        text: where the numbers come from.
+
+    Raises:
+        ValueError: for traces of no probe, or of several.
+    """
+    kinds = set(table["kind"]) - {"plain"}
+    if len(kinds) != 1:
+        raise ValueError(f"expected the traces of one probe, got {', '.join(sorted(kinds)) or 0}")
+    kind = kinds.pop()
+    rows = table[table["kind"] == kind]
+
+    if kind == "continuation":
+        return plot_continuation_safety(continuation_safety(rows))
+    if kind == "intervene":
+        # Of the traces in which there was a step to replace.
+        harm = harm_by_round(rows, rows["source"].nunique(), by="trigger", verdict="is_safe")
+        return plot_harm_by_round(harm, by="trigger")
+    if kind == "reset":
+        return plot_reset(reset_curve(rows), text)
+    if kind == "early":
+        answers = rows.assign(
+            arm=rows["method"],
+            seed=0,
+            trace_id=rows["source"],
+            cut=rows["share"],
+            answer_unsafe=~rows["is_safe"],
+        )
+        return plot_early_answering(answers, text)
+    return plot_prefill_matrix(prefill_matrix(table), text)

@@ -25,7 +25,7 @@ from cotlens.studies.collect import compare_runs
 from cotlens.studies.confounds import confounds, recall_at_splits
 from cotlens.studies.cost import COSTS, cost_by_arm
 from cotlens.studies.frontier import equal_level_gaps
-from cotlens.studies.study import Study, is_study, write_study
+from cotlens.studies.study import Study, is_study, seeds_apart, write_study
 from cotlens.studies.training import read_updates
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "read_updates",
     "recall_at_splits",
     "register_claims",
+    "seeds_apart",
     "splits",
     "verdicts",
     "write_study",

@@ -187,3 +187,21 @@ def seed_of(path: Path) -> int:
             seed = folder.removeprefix("seed=")
             return int(seed) if seed.isdigit() else 0
     return 0
+
+
+def seeds_apart(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of a study whose prompts, traces and chains have the seed before their names.
+
+    So those of two seeds are two clusters. The arm is also a column `recipient`, as the measures of
+    prefills name who goes on.
+
+    Args:
+        table: with arm, seed, and any of prompt_id, source, chain.
+    """
+    seeds = table["seed"].astype(str) + ":"
+    named = {}
+    for name in ("prompt_id", "source", "chain"):
+        if name in table:
+            named[name] = seeds + table[name].astype(str)
+    recipients = table["arm"].astype(str)
+    return table.assign(recipient=recipients, **named)

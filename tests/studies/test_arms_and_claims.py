@@ -33,6 +33,7 @@ from cotlens.studies.rules import (
     decide_lower_but_keep,
     what_would_change,
 )
+from cotlens.studies.study import seeds_apart
 
 INFO = {"base": "base", "rl": "grpo", "sft": ["teacher_sft"], "filtered": "teacher_sft"}
 CLAIMS = read_claims(ROOT / "trainers" / "configs" / "claims.json")
@@ -603,3 +604,11 @@ def test_shares_within_samples_get_an_interval_over_prompts():
     estimate = estimate_mean(rows, is_share=True)
     assert estimate.value == 0.75
     assert 0.5 <= estimate.low < 0.75 < estimate.high <= 1
+
+
+def test_prompts_of_two_seeds_are_two_clusters():
+    table = pd.DataFrame({"arm": "a", "seed": [0, 1], "prompt_id": "p", "chain": "c"})
+    apart = seeds_apart(table)
+    assert list(apart["prompt_id"]) == ["0:p", "1:p"]
+    assert list(apart["chain"]) == ["0:c", "1:c"]
+    assert set(apart["recipient"]) == {"a"}

@@ -20,6 +20,7 @@ from cotlens.plots import (
 from cotlens.plots.of_studies import MeasuresFigure, StudyFigure, StudyTables
 from cotlens.plots.study import plot_measures, present_arms
 from cotlens.plots.style import Plot
+from cotlens.studies import seeds_apart
 from cotlens.studies.arms import LEAST_SEEDS, over_seeds, to_row
 from trainers.pocket.arms import METHODS
 
@@ -45,11 +46,8 @@ OVERVIEW = MeasuresFigure(
 def _prefills(tables: StudyTables, kinds: tuple[str, ...]) -> pd.DataFrame:
     """Rows of some kinds, the prompts of each seed apart, and arms as recipients."""
     table = tables.tables["prefills"]
-    rows = table[table["kind"].isin(kinds) | (table["donor"] == "none")]
-    prompts = rows["seed"].astype(str) + ":" + rows["prompt_id"].astype(str)
-    chains = rows["seed"].astype(str) + ":" + rows["chain"].astype(str)
-    recipients = rows["arm"].astype(str)
-    return rows.assign(prompt_id=prompts, chain=chains, recipient=recipients)
+    is_shown = table["kind"].isin(kinds) | (table["donor"] == "none")
+    return seeds_apart(table[is_shown])
 
 
 def _draw_matrix(tables: StudyTables, domain: str) -> Plot:
@@ -83,9 +81,7 @@ def _draw_reset(tables: StudyTables) -> Plot:
 def _of_base(tables: StudyTables, name: str) -> pd.DataFrame:
     table = tables.tables[name]
     rows = table[table["arm"] == tables.base]
-    prompts = rows["seed"].astype(str) + ":" + rows["prompt_id"].astype(str)
-    sources = rows["seed"].astype(str) + ":" + rows["source"].astype(str)
-    return rows.assign(prompt_id=prompts, source=sources, method=tables.base, model="")
+    return seeds_apart(rows).assign(method=tables.base, model="")
 
 
 def _draw_continuations(tables: StudyTables) -> Plot:
