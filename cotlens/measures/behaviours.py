@@ -258,5 +258,5 @@ def _rank_correlation(pairs: NDArray[np.float64]) -> float:
     is_constant = (pairs == pairs[0]).all(axis=0)
     if len(pairs) < 2 or is_constant.any():
         return np.nan
-    rho, _ = spearmanr(pairs[:, 0], pairs[:, 1])
-    return float(rho)
+    correlation = spearmanr(pairs[:, 0], pairs[:, 1])
+    return float(correlation.statistic)  # pyright: ignore[reportAttributeAccessIssue]

@@ -5,6 +5,7 @@ The tables are those of `measures.pivots`.
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from cotlens.measures.groups import need
 from cotlens.measures.pivots import Pivot, pivot_confusion, pivot_estimates
@@ -118,7 +119,7 @@ def _draw_strip(axis: Axes, rows: pd.DataFrame) -> None:
     if len(wrong):
         axis.scatter(wrong["step"], wrong["line"], s=4, color="black", label="another is right")
     axis.set(xlabel="step", ylabel="trace", yticks=[])
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.invert_yaxis()
     axis.grid(visible=False)
 
