@@ -20,7 +20,6 @@ from cotlens.formats.prompts import Prompt
 from cotlens.formats.read import read_traces
 from cotlens.measures.prefill import NO_DONOR
 from cotlens.measures.probes import probe_table
-from cotlens.models.encode import is_rendered_for
 from cotlens.runs.run import Run, open_run, text_shards
 from cotlens.runs.shards import Made, over_shards, shards_of
 from cotlens.runs.tables import trace_rows
@@ -149,6 +148,9 @@ def prompts_of(traces: Sequence[Trace], tokenizer: Any) -> list[Prompt]:
     Raises:
         TraceError: for a prompt that was rendered for another model, or two prompts of one id.
     """
+    # Verdicts on probes are read without torch.
+    from cotlens.models.encode import is_rendered_for
+
     prompts: dict[str, Prompt] = {}
     for trace in traces:
         messages = trace.meta.get("prompt_messages")
