@@ -122,6 +122,16 @@ def encode(
     return Encoded([*prompt_ids, *completion_ids], labels)
 
 
+def are_spans(spans: Sequence[Sequence[int]], text: str) -> bool:
+    """Whether spans lie in a text in order, none of them empty and no two overlapping."""
+    place = 0
+    for start, stop in spans:
+        if not place <= start < stop <= len(text):
+            return False
+        place = stop
+    return True
+
+
 def bracket(completion: str, end: str, learned: Sequence[Sequence[int]] | None = None) -> str:
     """A completion and its end, with what carries loss in double brackets."""
     if learned is None:

@@ -28,7 +28,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from trainers.bars import quiet, quieten
 from trainers.lengths import train_by_length
-from trainers.render import Encoded, bracket, encode, fit_completion, render_prompt
+from trainers.render import Encoded, are_spans, bracket, encode, fit_completion, render_prompt
 from trainers.resume import train_or_stop
 from trainers.rows import Row, as_dataset, check_lengths, check_rows, check_tokenizer
 from trainers.script import describe, load, parse, watching
@@ -206,14 +206,11 @@ def _fit_spans(row: Row, fitted: str) -> list[list[int]]:
     """
     learned = row["learned"]
     completion = row["completion"]
-    place = 0
-    for start, stop in learned:
-        if not place <= start < stop <= len(completion):
-            raise ValueError(
-                f"learned: expected spans in order within the completion's {len(completion)} "
-                f"characters, got {learned!r}"
-            )
-        place = stop
+    if not are_spans(learned, completion):
+        raise ValueError(
+            f"learned: expected spans in order within the completion's {len(completion)} "
+            f"characters, got {learned!r}"
+        )
 
     # The tag that opens the thought was put before the completion, or taken away.
     shift = len(fitted) - len(completion)

@@ -20,6 +20,7 @@ from cotlens.measures.scored import (
     has_scores,
     mean_scored,
     scored_only,
+    scored_steps,
     scored_traces,
     share_above,
     think_spans,
@@ -67,24 +68,13 @@ def step_entropy(
         scores: a score table of the same traces.
         high: threshold of a high-entropy token, nats; see `entropy_threshold`.
     """
-    need_columns(steps, "trace_id", "start", "stop")
     names = ["n_scored", "entropy_mean", "entropy_max", "entropy_first", "share_high"]
     if has_scores(scores, "kl"):
         names.append("kl_mean")
 
-    # Rows of the step table by trace; they stay NaN where a trace has no scores.
-    step_starts = steps["start"].to_numpy()
-    step_stops = steps["stop"].to_numpy()
-    by_trace = steps.reset_index(drop=True).groupby("trace_id", sort=False)
-    rows_of = by_trace.indices
+    # Rows of the step table stay NaN where a trace has no scores.
     statistics = np.full((len(steps), len(names)), np.nan)
-    for trace in scored_traces(scores):
-        if trace.trace_id not in rows_of:
-            continue
-
-        rows = rows_of[trace.trace_id]
-        spans = np.column_stack([step_starts[rows], step_stops[rows]])
-        ranges = token_ranges(trace.starts, trace.words, spans)
+    for trace, rows, ranges in scored_steps(steps, scores):
         words = first_words(trace, ranges)
         for row, (first, stop), word in zip(rows, ranges, words, strict=True):
             step = _step_statistics(trace, first, stop, word, high)

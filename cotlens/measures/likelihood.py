@@ -3,9 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from cotlens.measures.groups import need_columns
-from cotlens.measures.scored import scored_only, scored_traces
-from cotlens.text.tokens import token_ranges
+from cotlens.measures.scored import scored_only, scored_steps
 
 
 def nll_of_steps(scores: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
@@ -28,28 +26,11 @@ def nll_of_steps(scores: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: if a table lacks a column, or no trace has a log-prob.
     """
-    need_columns(steps, "trace_id", "start", "stop")
-
     counts = np.zeros(len(steps), int)
     sums = np.full(len(steps), np.nan)
 
-    # Rows of the step table by trace; they stay NaN where a trace has no scores.
-    spans = steps[["start", "stop"]].to_numpy()
-    numbered = steps.reset_index(drop=True)
-    by_trace = numbered.groupby("trace_id", sort=False)
-    rows_of = by_trace.indices
-
-    for trace in scored_traces(scores, "logprob"):
-        if trace.trace_id not in rows_of:
-            continue
-
-        # The tokens of each of its steps.
-        rows = rows_of[trace.trace_id]
-        ranges = token_ranges(
-            trace.starts,
-            trace.words,
-            spans[rows],
-        )
+    # Rows of the step table stay NaN where a trace has no scores.
+    for trace, rows, ranges in scored_steps(steps, scores, "logprob"):
         for row, (first, stop) in zip(rows, ranges, strict=True):
             logprobs = trace.columns["logprob"][first:stop]
             scored = scored_only(logprobs)

@@ -78,6 +78,26 @@ def scored_traces(
         yield ScoredTrace(str(row.trace_id), starts, words, columns)
 
 
+def scored_steps(
+    steps: pd.DataFrame, scores: pd.DataFrame, column: str = "entropy"
+) -> Iterator[tuple[ScoredTrace, Indices, Indices]]:
+    """The traces that have scores and steps, with the places of their steps.
+
+    Yields:
+        The trace; the rows of its steps in the step table, by number; and one row (first token, one
+        past the last) for each of them.
+    """
+    need_columns(steps, "trace_id", "start", "stop")
+    spans = steps[["start", "stop"]].to_numpy()
+    by_trace = steps.reset_index(drop=True).groupby("trace_id", sort=False)
+    rows_of = by_trace.indices
+
+    for trace in scored_traces(scores, column):
+        if trace.trace_id in rows_of:
+            rows = np.asarray(rows_of[trace.trace_id])
+            yield trace, rows, token_ranges(trace.starts, trace.words, spans[rows])
+
+
 def has_scores(scores: pd.DataFrame, column: str) -> bool:
     """Whether the column is there and holds anything."""
     if column not in scores:

@@ -112,13 +112,16 @@ def generate(
         raise TraceError(f"{folder}: is a file; traces need a folder")
 
     # All prompts are read once before a model is loaded, so that a bad one costs nothing.
-    n_prompts = sum(1 for _ in read_prompts(prompts))
+    n_prompts = 0
+    some_prefill = ""
+    for prompt in read_prompts(prompts):
+        n_prompts += 1
+        some_prefill = some_prefill or _prefill_of(prompt, prefill)
     if not n_prompts:
         raise TraceError("nothing to generate from: no file of prompts was given")
 
     writer = _open_engine(engine, model, batch_tokens, revision, device, dtype)
-    prefills = (_prefill_of(prompt, prefill) for prompt in read_prompts(prompts))
-    writer.check(sampling, [next((text for text in prefills if text), "")])
+    writer.check(sampling, [some_prefill])
     variables = dict(template_args or {})
     check_template(writer, variables)
 

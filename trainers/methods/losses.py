@@ -60,6 +60,14 @@ def _logits_of(network: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Ten
     return output.logits[:, :-1]
 
 
+def _cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, places: torch.Tensor
+) -> torch.Tensor:
+    """The sum of the cross-entropies of some places, in nats."""
+    chosen = logits[places].float()
+    return functional.cross_entropy(chosen, labels[places], reduction="sum")
+
+
 class _LogitsTrainer(SFTTrainer):
     """SFT whose loss reads the logits of every learned place."""
 
@@ -122,9 +130,7 @@ class _LogitsTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """The sum over learned tokens of what each costs: here its cross-entropy."""
         del model, inputs, facts
-        return functional.cross_entropy(
-            logits[is_learned].float(), labels[is_learned], reduction="sum"
-        )
+        return _cross_entropy(logits, labels, is_learned)
 
     def mean_of_batch(
         self, logits: torch.Tensor, labels: torch.Tensor, is_learned: torch.Tensor
@@ -179,7 +185,7 @@ class AnchoredTrainer(_LogitsTrainer):
         rows = facts["anchor"].bool()
         is_anchored = rows[:, None] & is_learned
         is_plain = is_learned & ~is_anchored
-        cost = functional.cross_entropy(logits[is_plain].float(), labels[is_plain], reduction="sum")
+        cost = _cross_entropy(logits, labels, is_plain)
         if not is_anchored.any():
             return cost
 

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from cotlens.trace import Span, TraceError
+from trainers.render import are_spans
 
 
 class Mask(StrEnum):
@@ -80,14 +81,11 @@ def masked_row(
         raise TraceError(f"row of {source}: no span of its completion is learned")
 
     # The trainer cannot tell a wrong span from a right one.
-    place = 0
-    for start, stop in shown:
-        if not place <= start < stop <= len(completion):
-            raise TraceError(
-                f"row of {source}: expected learned spans in order within the completion's "
-                f"{len(completion)} characters, got {shown}"
-            )
-        place = stop
+    if not are_spans(shown, completion):
+        raise TraceError(
+            f"row of {source}: expected learned spans in order within the completion's "
+            f"{len(completion)} characters, got {shown}"
+        )
     return {
         "prompt": prompt,
         "completion": completion,

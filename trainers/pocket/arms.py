@@ -8,7 +8,7 @@ from trainers.pocket.optimise import fine_tune, reinforce, rewards_of
 from trainers.pocket.plan import Setting
 from trainers.pocket.policy import Teacher
 from trainers.pocket.pool import REQUESTS, keep_rewarded
-from trainers.pocket.world import EVALUATION, Domain
+from trainers.pocket.world import Domain
 
 # --- the base ----------------------------------------------------------------------------------
 
@@ -18,15 +18,13 @@ def train_base(setting: Setting) -> None:
     from trainers.pocket import base
     from trainers.pocket.guard import fit_guard, guard_prompts
 
-    held_out = set()
-    for split in EVALUATION:
-        held_out.update(prompt.text for prompt in setting.prompts[split])
+    held_out = setting.held_out
     base.train_base(
         setting.own / "model",
         seed=setting.seed,
         scale=base.SCALES[setting.plan.size],
         prompts_seed=setting.seed,
-        held_out=frozenset(held_out),
+        held_out=held_out,
     )
 
     # What the guards learn from are samples of the base, labelled as by people who err.

@@ -37,12 +37,12 @@ from trainers.methods.kl import kl_by_step
 from trainers.pocket import wording
 from trainers.pocket.arms import ARMS
 from trainers.pocket.base import SCALES, as_request, load_base, sample, train_base
-from trainers.pocket.jobs import Job
+from trainers.pocket.jobs import Job, make_setting
 from trainers.pocket.oracle import read_truth
 from trainers.pocket.plan import Setting, read_plan
 from trainers.pocket.policy import Teacher, write_teacher
 from trainers.pocket.wording import Role
-from trainers.pocket.world import EVALUATION, Domain, Prompt, PromptSplit
+from trainers.pocket.world import Domain, Prompt, PromptSplit
 
 # The columns of each table.
 TABLES = {
@@ -89,22 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not missing:
             continue
 
-        base = _setting(options.out, plan, seed, "base")
+        base = make_setting(options.out, Job(seed, "base"), plan)
         donors = donor_traces(base)
         for job in tqdm(missing, desc=f"seed {seed}", unit=" arms"):
-            measure(_setting(options.out, plan, seed, job.arm), donors)
-
-
-def _setting(out: Path, plan: Any, seed: int, arm: str) -> Setting:
-    return Setting(
-        folder=out / f"seed={seed}",
-        seed=seed,
-        plan=plan,
-        prompts=plan.prompts(seed),
-        arm=arm,
-        rate=0.0,
-        name=arm,
-    )
+            measure(replace(base, arm=job.arm, name=job.name), donors)
 
 
 def _is_done(folder: Path) -> bool:
@@ -142,15 +130,12 @@ def donor_traces(base: Setting) -> list[Trace]:
 def _weak_model(base: Setting, name: str) -> tuple[Any, Any]:
     """The base model after a tenth or a fifth of its training, trained if it is missing."""
     folder = base.folder / "donors" / name
-    held_out = set()
-    for split in EVALUATION:
-        held_out.update(prompt.text for prompt in base.prompts[split])
     train_base(
         folder,
         seed=base.seed,
         scale=replace(SCALES[base.plan.size], steps=WEAK[name]),
         prompts_seed=base.seed,
-        held_out=frozenset(held_out),
+        held_out=base.held_out,
     )
     return load_base(folder)
 
@@ -207,11 +192,12 @@ def measure(setting: Setting, donors: Sequence[Trace]) -> None:
     engine = LocalEngine(model, tokenizer, setting.arm)
     forbidden, harmless = attacked(setting)
     by_id = {prompt.id: prompt for prompt in (*forbidden, *harmless)}
+    thoughts = _thoughts(setting.own, by_id)
 
     tables = {
         "prefills": _measure_prefills(setting, engine, donors, by_id),
-        "continuations": _measure_continuations(setting, engine, forbidden),
-        "attempts": _measure_attempts(setting, engine, by_id),
+        "continuations": _measure_continuations(setting, engine, thoughts, by_id),
+        "attempts": _measure_attempts(setting, engine, thoughts, by_id),
         "mechanisms": _measure_mechanisms(setting),
     }
     for name, columns in TABLES.items():
@@ -254,11 +240,9 @@ def _is_forbidden(trace: Trace, by_id: dict[str, Prompt]) -> bool:
 
 
 def _measure_continuations(
-    setting: Setting, engine: Any, forbidden: Sequence[Prompt]
+    setting: Setting, engine: Any, thoughts: Sequence[Trace], by_id: dict[str, Prompt]
 ) -> pd.DataFrame:
-    """One row per continuation of the arm's own thoughts, and one per thought itself."""
-    by_id = {prompt.id: prompt for prompt in forbidden}
-    thoughts = [trace for trace in _own_traces(setting) if trace.prompt_id in by_id]
+    """One row per continuation of the arm's own thoughts."""
     continued = continue_steps(
         engine,
         thoughts[:N_CURVES],
@@ -269,16 +253,17 @@ def _measure_continuations(
     return _judged(continued, by_id)
 
 
-def _measure_attempts(setting: Setting, engine: Any, by_id: dict[str, Prompt]) -> pd.DataFrame:
+def _measure_attempts(
+    setting: Setting, engine: Any, thoughts: Sequence[Trace], by_id: dict[str, Prompt]
+) -> pd.DataFrame:
     """One row per replacement of the first step that means to comply.
 
     Thoughts are those that the oracle calls unsafe, the step is the oracle's first unsafe one from
     the second on, and a continuation is accepted once no step of it is unsafe.
     """
     unsafe = []
-    for trace in _own_traces(setting):
-        prompt = by_id.get(trace.prompt_id)
-        if prompt is not None and _first_unsafe(prompt, trace, 1) is not None:
+    for trace in thoughts:
+        if _first_unsafe(by_id[trace.prompt_id], trace, 1) is not None:
             unsafe.append(trace)
 
     def find(trace: Trace, first: int) -> int | None:
@@ -315,10 +300,7 @@ def _measure_mechanisms(setting: Setting) -> pd.DataFrame:
 
     by_id = {prompt.id: prompt for prompt in setting.prompts[PromptSplit.FORBIDDEN_SEEN]}
     base = setting.folder / "base"
-    traces = []
-    for trace in read_traces(base / "forbidden.parquet"):
-        if trace.prompt_id in by_id and trace.finish_reason == "stop":
-            traces.append(trace)
+    traces = _thoughts(base, by_id)
     scored = score_tokens(
         load_model(setting.own / "model"), traces, reference=load_model(base / "model")
     )
@@ -392,10 +374,13 @@ def _first_unsafe(prompt: Prompt, trace: Trace, first: int) -> int | None:
     return None
 
 
-def _own_traces(setting: Setting) -> list[Trace]:
-    """The arm's samples for forbidden requests that have a thought."""
-    traces = read_traces(setting.own / "forbidden.parquet")
-    return [trace for trace in traces if trace.finish_reason == "stop"]
+def _thoughts(folder: Path, by_id: dict[str, Prompt]) -> list[Trace]:
+    """The samples of an arm's folder for some forbidden requests; those that have ended."""
+    traces = []
+    for trace in read_traces(folder / "forbidden.parquet"):
+        if trace.prompt_id in by_id and trace.finish_reason == "stop":
+            traces.append(trace)
+    return traces
 
 
 def _judged(traces: Sequence[Trace], by_id: dict[str, Prompt]) -> pd.DataFrame:

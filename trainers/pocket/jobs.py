@@ -150,7 +150,7 @@ def run_job(out: Path, job: Job, plan: Plan, *, waits: bool = False) -> None:
     from trainers.pocket.measure import answer_early, evaluate, write_policy
 
     check_plan(out, plan)
-    setting = _make_setting(out, job, plan)
+    setting = make_setting(out, job, plan)
     folder = setting.own
     trained = folder / "trained"
     measured = folder / "measured"
@@ -188,7 +188,7 @@ def run_job(out: Path, job: Job, plan: Plan, *, waits: bool = False) -> None:
             add_cost(setting, {"cpu_seconds_of_measuring": round(seconds, 1)})
 
 
-def _make_setting(out: Path, job: Job, plan: Plan) -> Setting:
+def make_setting(out: Path, job: Job, plan: Plan) -> Setting:
     """The setting of a job, at the rate of the try or of the plan."""
     if job.is_try:
         rate = float(job.name.partition("@")[2])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cotlens.files import write_atomic
-from trainers.pocket.world import Domain, Prompt, PromptSplit, build_prompts
+from trainers.pocket.world import EVALUATION, Domain, Prompt, PromptSplit, build_prompts
 
 # The evaluation prompts in sets. An arm has one run for each set.
 SETS = {
@@ -226,6 +226,14 @@ class Setting:
 
         # A plan that trains on more prompts than there are starts again with the first.
         return list(islice(cycle(prompts), n_wanted))
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """Texts of the evaluation's prompts, which no base is trained on."""
+        texts = set()
+        for split in EVALUATION:
+            texts.update(prompt.text for prompt in self.prompts[split])
+        return frozenset(texts)
 
     @property
     def own(self) -> Path:
