@@ -1,12 +1,13 @@
 """What commands share: options, the progress bar, remarks on stderr."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tqdm import tqdm
-from typer import Argument, Option, echo
+from typer import Argument, BadParameter, Option, echo
 
 RunArgument = Annotated[Path, Argument(help="Run directory made by `cotlens analyze`.")]
 
@@ -35,6 +36,18 @@ DtypeOption = Annotated[str, Option(help="auto (the checkpoint's), float32, bflo
 BatchOption = Annotated[int | None, Option(min=1, help="Padded tokens per batch.")]
 NameOption = Annotated[
     str, Option(help="Folder of the results; by default the last part of the model's name.")
+]
+
+# How text is drawn.
+TemperatureOption = Annotated[float, Option(min=0, help="Sampling temperature; 0 is greedy.")]
+TopPOption = Annotated[
+    float, Option(min=0, max=1, help="Nucleus sampling: probability mass to sample from.")
+]
+MaxNewTokensOption = Annotated[int, Option(min=1, help="Most tokens per completion.")]
+SeedOption = Annotated[int, Option(help="Random seed.")]
+TemplateArgsOption = Annotated[
+    str,
+    Option(metavar="JSON", help="Variables of the chat template: '{\"enable_thinking\": true}'."),
 ]
 
 # Which scores and verdicts.
@@ -72,3 +85,19 @@ def progress_bar(command: str, unit: str, **options: Any) -> Iterator[Callable[[
 def remark(text: str) -> None:
     """Print a line on stderr, apart from the results on stdout."""
     echo(text, err=True)
+
+
+def parse_template_args(text: str) -> dict[str, Any]:
+    """The variables of a chat template in the text of its option.
+
+    Raises:
+        BadParameter: if it is not a JSON object.
+    """
+    try:
+        variables = json.loads(text)
+    except ValueError as error:
+        raise BadParameter(f"not valid JSON: {error}", param_hint="--template-args") from None
+
+    if not isinstance(variables, dict):
+        raise BadParameter(f"expected a JSON object, got {text}", param_hint="--template-args")
+    return variables

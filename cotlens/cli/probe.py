@@ -13,21 +13,19 @@ from cotlens.cli.common import (
     DeviceOption,
     DtypeOption,
     ForceOption,
+    MaxNewTokensOption,
     MethodOption,
     ModelOption,
     OnErrorOption,
     RevisionOption,
     RunArgument,
-    progress_bar,
-    remark,
-)
-from cotlens.cli.traces import (
-    MaxNewTokensOption,
     SeedOption,
     TemperatureOption,
     TemplateArgsOption,
     TopPOption,
     parse_template_args,
+    progress_bar,
+    remark,
 )
 
 if TYPE_CHECKING:

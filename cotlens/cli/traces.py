@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tqdm import tqdm
 from typer import Argument, BadParameter, Option, echo
@@ -13,11 +13,17 @@ from cotlens.cli.common import (
     DtypeOption,
     ForceOption,
     FormatOption,
+    MaxNewTokensOption,
     MethodOption,
     ModelOption,
     OnErrorOption,
     RevisionOption,
+    SeedOption,
+    TemperatureOption,
+    TemplateArgsOption,
     TokenizerOption,
+    TopPOption,
+    parse_template_args,
     progress_bar,
     remark,
 )
@@ -39,21 +45,11 @@ EngineOption = Annotated[
     Option(help="Sampling engine; vllm needs a GPU and a separate installation."),
 ]
 SamplesOption = Annotated[int, Option("--n", min=1, help="Samples per prompt.")]
-TemperatureOption = Annotated[float, Option(min=0, help="Sampling temperature; 0 is greedy.")]
-TopPOption = Annotated[
-    float, Option(min=0, max=1, help="Nucleus sampling: probability mass to sample from.")
-]
 TopKOption = Annotated[
     int, Option(min=0, help="Sample from this many of the likeliest tokens; 0 is all.")
 ]
-MaxNewTokensOption = Annotated[int, Option(min=1, help="Most tokens per completion.")]
-SeedOption = Annotated[int, Option(help="Random seed.")]
 PrefillOption = Annotated[
     str, Option(help="Text that every completion begins with, given as part of the prompt.")
-]
-TemplateArgsOption = Annotated[
-    str,
-    Option(metavar="JSON", help="Variables of the chat template: '{\"enable_thinking\": true}'."),
 ]
 
 
@@ -118,17 +114,6 @@ def generate(
     echo(f"{out}: {counts} by {info['model']['name']}")
     if info["n_cut"]:
         remark(f"{info['n_cut']:,} traces were cut off at {max_new_tokens:,} tokens")
-
-
-def parse_template_args(text: str) -> dict[str, Any]:
-    try:
-        variables = json.loads(text)
-    except ValueError as error:
-        raise BadParameter(f"not valid JSON: {error}", param_hint="--template-args") from None
-
-    if not isinstance(variables, dict):
-        raise BadParameter(f"expected a JSON object, got {text}", param_hint="--template-args")
-    return variables
 
 
 # Options of `analyze`.
