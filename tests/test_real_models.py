@@ -205,7 +205,7 @@ def make_reasoner(folder, architecture, template):
     ends = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in special}
     n = len(tokenizer) + 8  # more words than the tokenizer has, as with the real ones
     network = tiny_model(
-        n, architecture, max_position_embeddings=4096, tie_word_embeddings=False, **ends
+        n, architecture, max_position_embeddings=8192, tie_word_embeddings=False, **ends
     )
     spoken = set(tokenizer(WORDS, add_special_tokens=False)["input_ids"])
     with torch.no_grad():  # one dimension that is alike for all words is a bias of the head
@@ -516,6 +516,7 @@ def test_the_commands_of_the_other_pages_run(bench, shell):
         "analyze",
         "score",
         "guard",
+        "probe",
         "view",
         "figures",
         "compare",
