@@ -11,10 +11,12 @@ from typing import Any
 from cotlens.detect.refusal import Refusal, classify_refusal
 from cotlens.formats.read import read_traces
 from cotlens.text.split import split_think
+from cotlens.trace import Trace
 from trainers.pocket.plan import HARMLESS, Setting, add_cost, count_tokens, read_cost
 from trainers.pocket.world import Domain, Prompt, PromptSplit
 
 MAX_LENGTH = 300  # tokens of prompt and completion; no row of the world is longer
+MOST_KEPT = 300  # rows of an SFT arm that are kept, for their perplexity
 
 
 def rewards_of(setting: Setting, guard: Any, part: str = "min") -> tuple[list[Any], list[float]]:
@@ -130,6 +132,27 @@ def fine_tune(
         "trained_tokens": round(n_seen * n_tokens / len(rows)),
     }
     add_cost(setting, facts)
+    if not rendered:
+        _keep_rows(setting, rows)
+
+
+def _keep_rows(setting: Setting, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Leaves some rows as `rows.parquet` in the arm's folder, evenly over the list."""
+    from trainers.record import write_traces
+
+    stride = -(-len(rows) // MOST_KEPT)
+    traces = []
+    for number, row in enumerate(rows[::stride]):
+        trace = Trace(
+            id=f"{setting.arm}/{number}",
+            prompt=row["prompt"],
+            completion=row["completion"],
+            prompt_id=row["prompt"],
+            method=setting.arm,
+            finish_reason="stop",
+        )
+        traces.append(trace)
+    write_traces(setting.own / "rows.parquet", traces)
 
 
 def prefer(
