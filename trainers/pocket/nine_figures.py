@@ -9,12 +9,19 @@ from collections.abc import Callable
 import pandas as pd
 
 from cotlens import stats
-from cotlens.measures import thinking_effect
-from cotlens.plots import plot_drift, plot_pivots, plot_thinking_effect
+from cotlens.measures import perplexity_by_arm, thinking_effect
+from cotlens.plots import (
+    plot_data_perplexity,
+    plot_drift,
+    plot_pivots,
+    plot_removals,
+    plot_thinking_effect,
+)
 from cotlens.plots.of_studies import ENTROPY, StudyFigure, StudyTables
 from cotlens.plots.study import plot_measures, present_arms
 from cotlens.plots.style import Plot
-from cotlens.studies.arms import to_row
+from cotlens.studies import removal_effects, removal_pairs
+from cotlens.studies.arms import derive, to_row
 from trainers.pocket.probe_figures import MATRIX_STEPS, OVERVIEW
 
 # One arm stands for each of the nine systems, after the base.
@@ -146,6 +153,40 @@ def _draw_thinking(tables: StudyTables, domain: str, flag: str) -> Plot:
     return plot_thinking_effect(effect, text, flag=flag)
 
 
+def perplexity_table(tables: StudyTables, measure: str = "is_correct_puzzles") -> pd.DataFrame:
+    """Perplexity of each arm's rows under the base, and the arm's change of a measure.
+
+    Returns:
+        arm, perplexity, change, each of the two with `_low` and `_high`, as `plot_data_perplexity`
+        takes them.
+    """
+    rows = perplexity_by_arm(tables.tables["likelihood"])
+    rows = rows.rename(columns={"value": "perplexity"})
+    rows = rows.rename(columns={"low": "perplexity_low", "high": "perplexity_high"})
+
+    changes = tables.results["differences"]
+    changes = changes[changes["measure"] == measure]
+    named = {"value": "change", "low": "change_low", "high": "change_high"}
+    changes = changes[["arm", *named]].rename(columns=named)
+    return rows.merge(changes.astype({"arm": str}), on="arm")
+
+
+def _draw_perplexity(tables: StudyTables) -> Plot:
+    table = perplexity_table(tables)
+    return plot_data_perplexity(table, tables.note, skill="the share of right puzzles")
+
+
+def _draw_removals(tables: StudyTables, column: str, flag: str) -> Plot:
+    samples = tables.tables["samples"]
+    pairs = removal_pairs(list(map(str, present_arms(samples))))
+    effects = removal_effects(derive(samples, present_arms(samples)), pairs, column)
+    return plot_removals(effects, tables.note, flag=flag)
+
+
+def _has_removals(tables: StudyTables) -> bool:
+    return bool(removal_pairs(list(map(str, present_arms(tables.tables["samples"])))))
+
+
 def _has(name: str, arm: str = "") -> Callable[[StudyTables], bool]:
     """Whether the study has a table, of some arm."""
 
@@ -162,6 +203,17 @@ NINE_FIGURES = (
     StudyFigure("nine/all_arms", _has("samples"), OVERVIEW.draw),
     ENTROPY._replace(name="nine/entropy").as_figure(),
     StudyFigure("own/drift", _has("drift"), _draw_drift),
+    StudyFigure("own/perplexity_skill", _has("likelihood"), _draw_perplexity),
+    StudyFigure(
+        "own/removals",
+        _has_removals,
+        lambda tables: _draw_removals(tables, "answer_unsafe", "unsafe answers"),
+    ),
+    StudyFigure(
+        "own/removals_thinking",
+        _has_removals,
+        lambda tables: _draw_removals(tables, "thinking_unsafe", "unsafe thinking"),
+    ),
     StudyFigure("own/pivots", _has("pivots", "r2d"), _draw_pivots),
     StudyFigure(
         "own/thinking_forbidden",
