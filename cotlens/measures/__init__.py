@@ -12,6 +12,7 @@ requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections
 perplexity   how likely training rows are under the model that is to learn them
+gains        what students gain from the data of teachers, their own among them
 few          nested subsets of training rows, and how few samples reach half of the gain
 drift        what the covariance of success and safety within prompts predicts of RL's safety
 prefill      safety after the thought of a donor: matrix, means, lengths, rounds of a reset
@@ -72,6 +73,10 @@ from cotlens.measures.few import (
     n50,
     nested,
 )
+from cotlens.measures.gains import (
+    own_advantage,
+    teacher_gains,
+)
 from cotlens.measures.hidden import (
     Projection,
     distance_table,
@@ -90,8 +95,11 @@ from cotlens.measures.likelihood import (
     nll_of_steps,
 )
 from cotlens.measures.perplexity import (
+    SkillByPerplexity,
     perplexity,
+    perplexity_by_arm,
     row_likelihood,
+    skill_by_perplexity,
 )
 from cotlens.measures.pivots import (
     Pivot,
@@ -150,6 +158,7 @@ __all__ = [
     "Pivot",
     "Plane",
     "Projection",
+    "SkillByPerplexity",
     "asks_for_harm",
     "attempt_table",
     "attempt_traces",
@@ -179,7 +188,9 @@ __all__ = [
     "nested",
     "nll_of_steps",
     "outcomes",
+    "own_advantage",
     "perplexity",
+    "perplexity_by_arm",
     "pivot_confusion",
     "pivot_estimates",
     "pivot_table",
@@ -200,9 +211,11 @@ __all__ = [
     "self_reflection_share",
     "shift_table",
     "signed_distances",
+    "skill_by_perplexity",
     "step_entropy",
     "success_safety_covariance",
     "susceptibility",
+    "teacher_gains",
     "thinking_answer_estimates",
     "thinking_effect",
     "tilted_drift",

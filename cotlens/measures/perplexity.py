@@ -6,12 +6,14 @@ training, and read the perplexity of the completions.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 from cotlens import stats
-from cotlens.measures.groups import need
+from cotlens.measures.groups import need, need_columns
 from cotlens.measures.scored import belongs_to, scored_traces, think_spans
 from cotlens.stats.bootstrap import Estimate, Flags
 
@@ -90,3 +92,57 @@ def perplexity(likelihood: pd.DataFrame, part: str = "all", **options: int) -> E
         low=float(np.exp(mean_nll.low)),
         high=float(np.exp(mean_nll.high)),
     )
+
+
+class SkillByPerplexity(NamedTuple):
+    """Does a training cost more skill, the less likely its rows were?
+
+    Attributes:
+        rho: Spearman's rank correlation of perplexity and change of skill over arms; NaN with fewer
+            than three.
+        n: arms.
+    """
+
+    rho: float
+    n: int
+
+
+def perplexity_by_arm(likelihood: pd.DataFrame, part: str = "all", **options: int) -> pd.DataFrame:
+    """The perplexity of the rows of each arm: arm, value, low, high, n, n_prompts.
+
+    Args:
+        likelihood: of `row_likelihood`, with `arm`; rows of several seeds are taken together, and
+            a prompt of two seeds is one.
+        part: as in `perplexity`.
+        **options: as in `perplexity`.
+    """
+    need_columns(likelihood, "arm", "part", "prompt_id", "nll", "n_tokens")
+    rows = []
+    for arm, of_arm in likelihood.groupby("arm", sort=False, observed=True):
+        estimate = perplexity(of_arm, part, **options)
+        rows.append(
+            {
+                "arm": arm,
+                "value": estimate.value,
+                "low": estimate.low,
+                "high": estimate.high,
+                "n": estimate.n,
+                "n_prompts": estimate.n_clusters,
+            }
+        )
+    return pd.DataFrame(rows, columns=["arm", "value", "low", "high", "n", "n_prompts"])
+
+
+def skill_by_perplexity(table: pd.DataFrame) -> SkillByPerplexity:
+    """The rank correlation of the perplexity of training rows with the change of skill, over arms.
+
+    Args:
+        table: one row per arm: `perplexity` of its rows under the student before training, `change`
+            of skill. Arms without one of the two are left out.
+    """
+    need_columns(table, "perplexity", "change")
+    known = table[["perplexity", "change"]].dropna()
+    if len(known) < 3:
+        return SkillByPerplexity(np.nan, len(known))
+    rho = spearmanr(known["perplexity"], known["change"]).statistic
+    return SkillByPerplexity(float(rho), len(known))

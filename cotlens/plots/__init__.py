@@ -19,6 +19,7 @@ prefill      safety after a donor's thought: matrix, lengths, rounds of a reset
 pivots       R2D's marks of steps: against the truth, and step by step
 thinking     the same prompts with and without thinking
 hidden       hidden states of prompts, in two dimensions and from the boundary
+data         training data: patterns taken out, perplexity against skill, teachers and students
 drift        safety after training on success, predicted and observed
 
 To find a figure's code, search its name (training/obfuscation) in of_runs.py, of_studies.py or
@@ -44,6 +45,11 @@ from cotlens.plots.continuation import (
     plot_continuation_safety,
     plot_cue_against_turn,
     plot_harm_by_round,
+)
+from cotlens.plots.data import (
+    plot_data_perplexity,
+    plot_removals,
+    plot_teacher_gains,
 )
 from cotlens.plots.drift import (
     plot_drift,
@@ -123,6 +129,7 @@ __all__ = [
     "plot_confounds",
     "plot_continuation_safety",
     "plot_cue_against_turn",
+    "plot_data_perplexity",
     "plot_detector",
     "plot_drift",
     "plot_early_answering",
@@ -148,12 +155,14 @@ __all__ = [
     "plot_reflection",
     "plot_reflection_entropy",
     "plot_reflection_position",
+    "plot_removals",
     "plot_reset",
     "plot_risky_patterns",
     "plot_safety_and_skill",
     "plot_safety_by_part",
     "plot_self_jailbreak_kinds",
     "plot_self_reflection",
+    "plot_teacher_gains",
     "plot_thinking_by_answer",
     "plot_thinking_effect",
     "plot_training",

@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cotlens.measures import perplexity, row_likelihood
+from cotlens.measures import (
+    perplexity,
+    perplexity_by_arm,
+    row_likelihood,
+    skill_by_perplexity,
+)
+from cotlens.plots import plot_data_perplexity
 
 
 def likelihood(*rows):
@@ -82,3 +88,48 @@ def test_of_own_samples_the_log_is_the_entropy():
         rows.append((str(number), -np.log(p[words]).sum(), 20))
     estimate = perplexity(likelihood(*rows))
     assert math.log(estimate.low) < entropy < math.log(estimate.high)
+
+
+# --- perplexity against skill --------------------------------------------------------------------
+
+
+def test_each_arm_has_the_perplexity_of_its_own_rows():
+    """exp(1.1) as above, and exp(3 / 2)."""
+    one = likelihood(("a", 2.0, 4), ("b", 9.0, 6)).assign(arm="x")
+    other = likelihood(("a", 3.0, 2)).assign(arm="y")
+    table = perplexity_by_arm(pd.concat([one, other])).set_index("arm")
+    assert table["value"].tolist() == pytest.approx([math.exp(1.1), math.exp(1.5)])
+    assert table["n"].tolist() == [2, 1]
+
+
+def changes(*numbers):
+    return pd.DataFrame({"perplexity": [1.0, 2.0, 3.0, 9.0], "change": numbers})
+
+
+def test_the_rank_correlation_by_hand():
+    """Ranks 1 2 3 4 against 4 3 1 2: sum of squared differences 18, rho = 1 - 6 * 18 / 60 = -.8."""
+    found = skill_by_perplexity(changes(0.4, 0.3, 0.1, 0.2))
+    assert found.rho == pytest.approx(-0.8)
+    assert found.n == 4
+
+
+def test_ranks_alone_count():
+    """The law: any rising scale of the perplexity gives the same."""
+    table = changes(0.4, 0.3, 0.1, 0.2)
+    logs = table.assign(perplexity=np.log(table["perplexity"]))
+    assert skill_by_perplexity(logs) == skill_by_perplexity(table)
+
+
+def test_two_arms_have_no_correlation():
+    found = skill_by_perplexity(changes(0.4, 0.3, np.nan, np.nan))
+    assert math.isnan(found.rho)
+    assert found.n == 2
+
+
+def test_the_figure_of_perplexity_and_skill():
+    table = changes(0.4, 0.3, 0.1, 0.2).assign(arm=list("abcd"))
+    for name in ("perplexity", "change"):
+        table[f"{name}_low"] = table[name] - 0.1
+        table[f"{name}_high"] = table[name] + 0.1
+    plot = plot_data_perplexity(table)
+    assert "rho -0.80 (n = 4 arms)" in plot.figure.get_supxlabel()

@@ -11,8 +11,9 @@ fates    what becomes of the traces that are repaired, and a guard as their judg
 masks    which spans of a completion carry loss
 thinksafe  own safe samples, drawn with an instruction that is not stored
 dgr      external traces that the student rewrites itself
+sft_study  six kinds of response to the same prompts, and rows with a pattern taken out
 selfgen  own samples, filtered: what is kept, and why the rest is not
-command  what the commands of these two share
+command  what the commands of these share
 rlvr     rewards that can be verified, and nothing on safety
 r2d      Reasoning-to-Defend: thoughts whose steps end with a verdict on them
 pivots   R2D's pivots as words of a tokenizer and its network, and margins between them

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable
 
-from trainers.pocket import cog_arms, ipo_arms, own_arms, r2d_arms, recap_arms, rlvr_arms
+from trainers.pocket import (
+    cog_arms,
+    ipo_arms,
+    own_arms,
+    r2d_arms,
+    recap_arms,
+    rlvr_arms,
+    study_arms,
+)
 from trainers.pocket.external import refusal_rows, teach
 from trainers.pocket.optimise import fine_tune, reinforce, rewards_of
 from trainers.pocket.plan import Setting
@@ -142,15 +150,20 @@ def train_sft_grpo(setting: Setting) -> None:
 
 
 # Arms of other papers' methods. They are trained when they are asked for.
-METHODS: dict[str, Callable[[Setting], None]] = {
+INTERVENING: dict[str, Callable[[Setting], None]] = {
     **recap_arms.ARMS,
     **ipo_arms.ARMS,
     **cog_arms.ARMS,
+}
+OWN: dict[str, Callable[[Setting], None]] = {
     **own_arms.ARMS,
     **rlvr_arms.ARMS,
     **r2d_arms.ARMS,
+    **study_arms.ARMS,
 }
+METHODS = {**INTERVENING, **OWN}
 COMPARED = ("base", "filtered_sft", "grpo", "grpo_answer")  # what they are compared with
+TWINS = ("self_sft", "hindsight_safety_sft", "refusal_sft")  # of ThinkSafe and DGR
 
 # An arm is a function that leaves a model in FOLDER/ARM/model.
 ARMS: dict[str, Callable[[Setting], None]] = {
@@ -174,5 +187,5 @@ ARMS: dict[str, Callable[[Setting], None]] = {
 # Seeds of each arm: five of those that carry claims, three of the others.
 CLAIMED = ("base", "hindsight_sft", "reflective_sft", "filtered_sft", "grpo")
 SEEDS_OF = {arm: 5 if arm in CLAIMED else 3 for arm in ARMS}
-SEEDS_OF |= dict.fromkeys(rlvr_arms.ON_REQUEST, 0)
+SEEDS_OF |= dict.fromkeys((*rlvr_arms.ON_REQUEST, *study_arms.ON_REQUEST), 0)
 STARTS_FROM = {"sft_grpo": "hindsight_sft"}  # the others from the base

@@ -55,14 +55,15 @@ def _help_reward(setting: Setting) -> Any:
         values: list[float | None] = []
         for request, completion, kind in zip(requests, completions, domain, strict=True):
             is_harmless = kind in HARMLESS
-            value = _is_helpful(completion, by_text[request]) if is_harmless else None
+            value = is_helpful(completion, by_text[request]) if is_harmless else None
             values.append(value)
         return values
 
     return helpful
 
 
-def _is_helpful(completion: str, prompt: Prompt) -> float:
+def is_helpful(completion: str, prompt: Prompt) -> float:
+    """1 for an answer that names what to do with what and does not refuse, else 0."""
     answer = split_think(completion).answer.of(completion)
     names_both = prompt.topic in answer and prompt.verb in answer
     return float(names_both and classify_refusal(answer) is Refusal.COMPLIANCE)

@@ -67,6 +67,19 @@ RATE_OF = {
     "r2d": "filtered_sft",
     "r2d_no_contrast": "filtered_sft",
     "r2d_oracle_tags": "filtered_sft",
+    "study_default": "filtered_sft",
+    "study_improved": "filtered_sft",
+    "study_immediate": "filtered_sft",
+    "study_short": "filtered_sft",
+    "study_template": "filtered_sft",
+    "study_none": "filtered_sft",
+    "study_improved_0": "filtered_sft",
+    "removed_lacks_awareness": "filtered_sft",
+    "control_lacks_awareness": "filtered_sft",
+    "removed_strong_vacillation": "filtered_sft",
+    "control_strong_vacillation": "filtered_sft",
+    "removed_rule_check": "filtered_sft",
+    "control_rule_check": "filtered_sft",
 }
 
 _LEAST = {"n_train": 4, "n_evaluation": 1, "n_samples": 1, "updates": 1, "group": 2}

@@ -6,9 +6,10 @@
 is a study (cotlens/studies) with further tables: steps (detectors and the truth), rollouts (what RL
 sampled), updates (what TRL logged of them), branching (entropies where the policy branched), early
 (answers after cut thoughts), prefills, continuations, attempts and mechanisms
-(interventions.py), cost.csv and
-tries.csv. The arms of other papers' methods are a study of their own, OUT/methods, next to the arms
-that they are compared with.
+(interventions.py), thinking, likelihood and pivots (outcomes.py), drift (drift.py), cost.csv and
+tries.csv. The arms of other papers' methods are two studies of their own, next to the arms that
+they are compared with: OUT/methods has those that cut a thought (RECAP, IPO, Chain-of-Guardrails),
+OUT/nine an arm or more of all nine systems.
 """
 
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ if find_spec("trainers") is None:
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,14 @@ from cotlens.plots import draw_figures, draw_study
 from cotlens.studies import Study, write_study
 from cotlens.studies.claims import register_claims
 from cotlens.trace import TraceError
-from trainers.pocket.arms import ARMS, COMPARED, METHODS
+from trainers.pocket.arms import ARMS, COMPARED, INTERVENING, METHODS, OWN, TWINS
 from trainers.pocket.figures import COLUMNS, FIGURES, samples_of
 from trainers.pocket.jobs import Job
+from trainers.pocket.nine_figures import NINE_FIGURES
 from trainers.pocket.path import read_paths
 from trainers.pocket.plan import DEVELOPMENT_SEEDS, SETS, read_plan
-from trainers.pocket.tables import INTERVENTIONS, arm_tables
+from trainers.pocket.probe_figures import MATRIX_STEPS
+from trainers.pocket.tables import INTERVENTIONS, OUTCOMES, arm_tables
 from trainers.pocket.tune import read_tries
 
 WORLD = (
@@ -53,7 +56,18 @@ ROLES = {
     "sft": ["hindsight_sft", "reflective_sft", "filtered_sft"],
 }
 
-TABLES = ("samples", "steps", "rollouts", "updates", "branching", "early", *INTERVENTIONS)
+TABLES = (
+    "samples",
+    "steps",
+    "rollouts",
+    "updates",
+    "branching",
+    "early",
+    *INTERVENTIONS,
+    *OUTCOMES,
+)
+# The tables of the study of all nine systems: others would say the same again for thirty arms.
+NINE_TABLES = ("samples", "prefills", *OUTCOMES)
 CLAIMS = Path(__file__).parents[1] / "configs" / "claims.json"
 
 
@@ -71,16 +85,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def draw(study: Study | Path, out: Path) -> list[Path]:
-    """Draw a study with the columns and figures that only this world has; returns the paths."""
+    """Draw a study with the columns and figures that only this world has; returns the paths.
+
+    A study of all nine systems has figures of its own: in the others thirty arms have no room.
+    """
     study = study if isinstance(study, Study) else Study(study)
-    return draw_study(study, out, samples=samples_of(study), columns=COLUMNS, figures=FIGURES)
+    is_nine = any(arm in OWN for arm in study.info["arms"])
+    figures = NINE_FIGURES if is_nine else FIGURES
+    return draw_study(study, out, samples=samples_of(study), columns=COLUMNS, figures=figures)
 
 
 def report(out: Path, figures: Path, sets: Sequence[str] = tuple(SETS)) -> None:
     """Collect the studies, draw them, and draw the runs of the first seed for each set."""
     first = min(_seeds(out))
-    if any(_is_measured(out, Job(first, arm)) for arm in METHODS):
+    if any(_is_measured(out, Job(first, arm)) for arm in INTERVENING):
         draw(collect_methods(out, out / "methods"), figures / "methods")
+    if any(_is_measured(out, Job(first, arm)) for arm in OWN):
+        draw(collect_nine(out, out / "nine"), figures / "nine")
     draw(collect(out, out / "study"), figures)
     for name in sets:
         measured = [arm for arm in ARMS if _is_measured(out, Job(first, arm))]
@@ -126,26 +147,48 @@ def collect(out: Path, study: Path) -> Study:
 
 
 def collect_methods(out: Path, study: Path) -> Study:
-    """The study of other papers' methods and the arms that they are compared with.
+    """The study of the methods that cut a thought, and the arms that they are compared with.
 
     It has no claims: what the papers claim is of real models.
 
     Raises:
         ValueError: if nothing is measured.
     """
-    arms = [*COMPARED, *METHODS]
-
-    # The seeds that have methods: others could not be paired.
-    seeds = []
-    for seed in _seeds(out):
-        if any(_is_measured(out, Job(seed, arm)) for arm in METHODS):
-            seeds.append(seed)
-    tables = _collect_tables(out, arms, seeds)
+    arms = [*COMPARED, *INTERVENING]
+    tables = _collect_tables(out, arms, _seeds_with(out, INTERVENING))
     return _write(out, study, arms, tables, {"base": "base", "rl": "grpo"})
 
 
+def collect_nine(out: Path, study: Path) -> Study:
+    """The study of all nine systems: every arm of a method, its twins, and what they start from.
+
+    Raises:
+        ValueError: if nothing is measured.
+    """
+    arms = [*COMPARED, *TWINS, *METHODS]
+    tables = _collect_tables(out, arms, _seeds_with(out, OWN), NINE_TABLES)
+
+    # Of the donors only what the table of nine shows.
+    if "prefills" in tables:
+        prefills = tables["prefills"]
+        is_plain = prefills["donor"] == "none"
+        is_attack = (prefills["donor"] == "base") & (prefills["steps"] == MATRIX_STEPS)
+        is_first = prefills["kind"] == "prefill"
+        tables["prefills"] = prefills[is_first & (is_plain | is_attack)]
+    return _write(out, study, arms, tables, {"base": "base", "rl": "grpo"})
+
+
+def _seeds_with(out: Path, arms: Iterable[str]) -> list[int]:
+    """The seeds that have some of these arms: others could not be paired."""
+    seeds = []
+    for seed in _seeds(out):
+        if any(_is_measured(out, Job(seed, arm)) for arm in arms):
+            seeds.append(seed)
+    return seeds
+
+
 def _collect_tables(
-    out: Path, arms: Sequence[str], seeds: Sequence[int]
+    out: Path, arms: Sequence[str], seeds: Sequence[int], names: Sequence[str] = TABLES
 ) -> dict[str, pd.DataFrame]:
     """The tables of all measured arms of some seeds, one below the other."""
     jobs = [Job(seed, arm) for seed in seeds for arm in arms]
@@ -162,7 +205,7 @@ def _collect_tables(
         for name, table in arm_tables(job.folder(out), job.arm, job.seed, prompts).items():
             collected.setdefault(name, []).append(table)
     tables = {}
-    for name in TABLES:
+    for name in names:
         if name in collected:
             tables[name] = pd.concat(collected[name], ignore_index=True)
 
@@ -180,7 +223,8 @@ def _write(
     described = {}
     for arm in arms:
         if arm in set(tables["samples"]["arm"]):
-            described[arm] = str(ARMS[arm].__doc__).split("\n")[0]
+            train = ARMS[arm]
+            described[arm] = str(getattr(train, "func", train).__doc__).split("\n")[0]
     plan = asdict(read_plan(out))
     written = write_study(study, tables, {"arms": described, **info, "note": WORLD, "plan": plan})
     known = set(tables["samples"]["seed"])

@@ -24,6 +24,8 @@ Prompts = Mapping[PromptSplit, tuple[Prompt, ...]]
 
 # Where interventions.py was called.
 INTERVENTIONS = ("prefills", "continuations", "attempts", "mechanisms")
+# Where outcomes.py was called, and drift.py for arms that are paid for success alone.
+OUTCOMES = ("thinking", "likelihood", "pivots", "drift")
 ENTROPIES = ("entropy_think", "entropy_answer", "entropy_reflect", "entropy_common", "kl_base")
 FLAGS = (
     "thinking_unsafe",
@@ -49,7 +51,7 @@ def arm_tables(folder: Path, arm: str, seed: int, prompts: Prompts) -> dict[str,
     }
     if (folder / "rollouts").exists():
         tables["updates"] = read_updates(folder / "model")
-    for name in ("early", *INTERVENTIONS):
+    for name in ("early", *INTERVENTIONS, *OUTCOMES):
         path = folder / f"{name}.parquet"
         if path.exists():
             tables[name] = pd.read_parquet(path)
