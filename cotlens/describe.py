@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from cotlens.formats.known import find_format
 from cotlens.formats.read import Reject, detect_format, read_traces
+from cotlens.formats.stdin import shown_path
 from cotlens.runs.analyze import load_tokenizer
 from cotlens.runs.run import Run, is_run
 from cotlens.studies.study import Study, is_study
@@ -92,7 +93,7 @@ def _describe_traces(path: Path, format: str | None, tokenizer: str) -> Report:
 
     # The first bad row is the fault of a file in which no row is good.
     if not n_traces:
-        raise TraceError(f"{path}:{rejects[0].number}: {rejects[0].reason}")
+        raise TraceError(f"{shown_path(path)}:{rejects[0].number}: {rejects[0].reason}")
     first_fault = "none"
     if rejects:
         first_fault = f"line {rejects[0].number}: {rejects[0].reason}"
@@ -100,7 +101,7 @@ def _describe_traces(path: Path, format: str | None, tokenizer: str) -> Report:
     fields = counts["fields"]
     advice = "" if has_thought else unknown_tags.advice()
     return {
-        "path": str(path),
+        "path": shown_path(path),
         "format": shape.name,
         "traces": n_traces,
         "bad_rows": len(rejects),

@@ -1,14 +1,17 @@
 """Files written whole or not at all, folders held by one process, hashes and versions."""
 
+import atexit
 import hashlib
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pyarrow as pa
@@ -23,8 +26,23 @@ def folder_name(name: str, model: str) -> str:
 
     Raises:
         TraceError: if the given name has characters other than letters, digits, dots, dashes and
-            underscores.
+            underscores, or the folder's name is one that cotlens uses itself.
     """
+    folder = _safe_name(name, model)
+    stem = folder.lower().partition(".")[0]
+    if stem in _RESERVED:
+        raise TraceError(
+            f"{folder}: cotlens gives this name to files of its own; give another with --name, or "
+            "call the model otherwise"
+        )
+    return folder
+
+
+# The cache of verdicts lies beside the folders of judges; run.json lies in every folder.
+_RESERVED = ("cache", "run")
+
+
+def _safe_name(name: str, model: str) -> str:
     if name:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise TraceError(
@@ -84,6 +102,13 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def temporary_folder() -> Path:
+    """A folder that lasts as long as the process."""
+    folder = mkdtemp(prefix="cotlens-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

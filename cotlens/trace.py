@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -103,6 +104,7 @@ class Trace:
 
         if not self.id:
             raise TraceError("a trace needs a non-empty id")
+        self._check_reward()
         self._check_spans()
         self._check_labels()
         self._check_tokens()
@@ -123,6 +125,14 @@ class Trace:
                 f"trace {self.id!r}: {name} has the lone surrogate {code_point} at character "
                 f"{error.start}, which no UTF-8 file can hold; write the source again without it"
             ) from None
+
+    def _check_reward(self) -> None:
+        """Check that a reward is a number that JSON can hold."""
+        if self.reward is not None and not math.isfinite(self.reward):
+            raise TraceError(
+                f"trace {self.id!r}: reward must be a finite number, or None where it is unknown, "
+                f"got {self.reward}"
+            )
 
     def _check_spans(self) -> None:
         """Check that thoughts and answer lie in order within a completion of separate fields."""
@@ -215,5 +225,30 @@ def hash_text(text: str) -> str:
 
 
 def dump_json(value: Any) -> str:
-    """JSON text of free metadata: non-ASCII is kept, and values that JSON lacks become strings."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """JSON text of free metadata: non-ASCII is kept, and values that JSON lacks become strings.
+
+    NaN, which stands for an unknown number, becomes null.
+
+    >>> dump_json({"a": float("nan"), "b": float("-inf")})
+    '{"a": null, "b": "-Infinity"}'
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        # Python would write words that no other reader of JSON knows.
+        return json.dumps(_with_finite_numbers(value), ensure_ascii=False, default=str)
+
+
+def _with_finite_numbers(value: Any) -> Any:
+    """The value, with null for NaN and text for infinity, at any depth."""
+    if isinstance(value, Mapping):
+        pairs = value.items()
+        return {_with_finite_numbers(key): _with_finite_numbers(item) for key, item in pairs}
+    if isinstance(value, list | tuple):
+        return [_with_finite_numbers(item) for item in value]
+
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    if math.isnan(value):
+        return None
+    return "Infinity" if value > 0 else "-Infinity"

@@ -82,6 +82,20 @@ def progress_bar(command: str, unit: str, **options: Any) -> Iterator[Callable[[
         yield advance
 
 
+def with_stdin(paths: list[Path]) -> list[Path]:
+    """The paths, with a temporary file of what comes in on stdin in the place of `-`.
+
+    Raises:
+        BadParameter: if `-` is there twice.
+    """
+    if paths.count(Path("-")) > 1:
+        raise BadParameter("- stands for stdin, which can be read once")
+
+    from cotlens.formats.stdin import spool_stdin
+
+    return [spool_stdin() if path == Path("-") else path for path in paths]
+
+
 def remark(text: str) -> None:
     """Print a line on stderr, apart from the results on stdout."""
     echo(text, err=True)

@@ -26,6 +26,7 @@ from cotlens.cli.common import (
     parse_template_args,
     progress_bar,
     remark,
+    with_stdin,
 )
 from cotlens.trace import TraceError
 
@@ -33,8 +34,8 @@ from cotlens.trace import TraceError
 PromptsArgument = Annotated[
     list[Path],
     Argument(
-        help="JSONL, JSON or parquet files of rows with a prompt (text or messages) and "
-        "optionally id, prompt_id, system, domain, split, gold."
+        help="JSONL, JSON or parquet files (- is stdin) of rows with a prompt (text or messages) "
+        "and optionally id, prompt_id, system, domain, split, gold."
     ),
 ]
 TracesFolderOption = Annotated[
@@ -86,6 +87,7 @@ def generate(
     from cotlens.runs.generate import generation_info
 
     # The bar needs the number of prompts before the first is sampled.
+    prompts = with_stdin(prompts)
     n_prompts = sum(1 for _ in read_prompts(prompts))
     with progress_bar("generate", "traces", total=n * n_prompts) as advance:
         generate_traces(
@@ -118,7 +120,8 @@ def generate(
 
 # Options of `analyze`.
 FilesArgument = Annotated[
-    list[Path], Argument(help="Files or folders of traces, in any format cotlens reads.")
+    list[Path],
+    Argument(help="Files or folders of traces, in any format cotlens reads; - is stdin."),
 ]
 NewRunOption = Annotated[
     Path, Option("--out", "-o", help="Run directory to make; an unfinished one is resumed.")
@@ -159,7 +162,7 @@ def analyze(
 
     with progress_bar("analyze", "traces") as advance:
         run = analyze_files(
-            files,
+            with_stdin(files),
             out,
             format=format,
             model=model,
@@ -186,7 +189,7 @@ def analyze(
 
 # Options of `info`.
 PathArgument = Annotated[
-    Path, Argument(help="A file or folder of traces, a run directory, or a study.")
+    Path, Argument(help="A file or folder of traces, - for stdin, a run directory, or a study.")
 ]
 JsonOption = Annotated[bool, Option("--json", help="Print JSON for scripts.")]
 
@@ -203,6 +206,7 @@ def info(
     """
     from cotlens.describe import describe_path, report_lines
 
+    (path,) = with_stdin([path])
     report = describe_path(path, format, tokenizer)
     if as_json:
         echo(json.dumps(report, indent=2, ensure_ascii=False))
@@ -213,7 +217,8 @@ def info(
 
 # Options of `export`.
 SourceArgument = Annotated[
-    Path, Argument(metavar="RUN", help="Run directory, or traces in any format.")
+    Path,
+    Argument(metavar="RUN", help="Run directory, or traces in any format; - is stdin."),
 ]
 ExportPathOption = Annotated[Path, Option("--out", "-o", help="File to make; with hf, a folder.")]
 ToOption = Annotated[
@@ -241,6 +246,7 @@ def export(
     from cotlens.runs.run import Run, is_run
 
     _check_export_path(path, out, force)
+    (path,) = with_stdin([path])
 
     # A run may have been analyzed with delimiters that cotlens does not know.
     tags = None

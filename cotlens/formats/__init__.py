@@ -6,6 +6,7 @@ read         read_traces: the entry; files in, traces out, rows that cannot be r
 known        the list of formats, and how a row is recognised
 conversations  files whose rows are the messages of one conversation
 rows         rows of JSON lines, arrays, parquet and datasets on disk
+stdin        rows that come in on stdin; no other pipes
 finish       why a model stopped: one word for many spellings
 fields       what rows have in common: ids, prompts, gold answers
 content      what stands in a message: its text, its role, what each part is

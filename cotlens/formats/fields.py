@@ -128,7 +128,7 @@ def common_fields(taker: Taker, name: str) -> dict[str, Any]:
         "domain": taker.text("domain", "dataset", "task"),
         "split": taker.text("split"),
         "sample": _whole(sample, 0),
-        "reward": number_or_none(reward, "reward"),
+        "reward": finite_or_none(reward, "reward"),
         "gold": taker.text(*_GOLD),
         "prompt_token_ids": taker.ids("prompt_token_ids"),
         "token_ids": taker.ids("token_ids", "completion_token_ids", "completion_ids"),
@@ -199,6 +199,20 @@ def number_or_none(value: Any, name: str) -> float | None:
     except (TypeError, ValueError):
         got = dump_json(value)[:60]
         raise TraceError(f"{name} must be a number, got {got}") from None
+
+
+def finite_or_none(value: Any, name: str) -> float | None:
+    """A reward or a score as a number; None stays None, and NaN, a gap in a table, becomes None.
+
+    Raises:
+        TraceError: names the field, if it holds something else or is infinite.
+    """
+    number = number_or_none(value, name)
+    if number is None or math.isnan(number):
+        return None
+    if math.isinf(number):
+        raise TraceError(f"{name} must be a finite number, got {number}; leave it out if unknown")
+    return number
 
 
 def _whole(value: Any, unknown: int) -> Any:

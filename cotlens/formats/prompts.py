@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from cotlens.formats.read import MAX_LINE_BYTES, input_files
 from cotlens.formats.rows import BadRow, Row, read_rows
+from cotlens.formats.stdin import shown_path
 from cotlens.trace import TraceError, dump_json, hash_text
 
 
@@ -76,13 +77,13 @@ def read_prompts(paths: str | Path | Sequence[str | Path]) -> Iterator[Prompt]:
     for path in input_files(paths):
         for number, row in read_rows(path, MAX_LINE_BYTES):
             try:
-                prompt = _parse(row, f"{path}:{number}")
+                prompt = _parse(row, f"{shown_path(path)}:{number}")
                 if hash(prompt.id) in seen:
                     raise TraceError(
                         f"the id {prompt.id!r} occurs twice; give each row an `id` of its own"
                     )
             except TraceError as error:
-                raise TraceError(f"{path}:{number}: {error}") from None
+                raise TraceError(f"{shown_path(path)}:{number}: {error}") from None
 
             seen.add(hash(prompt.id))
             yield prompt

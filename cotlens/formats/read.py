@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from cotlens.formats.conversations import joined_messages
 from cotlens.formats.known import Format, describe_mismatch, detect_row, find_format
 from cotlens.formats.rows import BadRow, Row, read_rows
+from cotlens.formats.stdin import check_regular, shown_path
 from cotlens.formats.trainers import decode_rollout, parse_open_instruct
 from cotlens.text.families import gives_summaries
 from cotlens.trace import Origin, Reasoning, Trace, TraceError, dump_json
@@ -115,6 +116,8 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 
         files += inside if inside and not any((path / name).exists() for name in known) else [path]
 
+    for file in files:
+        check_regular(file)
     return files
 
 
@@ -176,10 +179,10 @@ def _read_file(
             )
         except TraceError as error:
             if on_reject is None:
-                raise TraceError(f"{path}:{number}: {error}") from error.__cause__
+                raise TraceError(f"{shown_path(path)}:{number}: {error}") from error.__cause__
             on_reject(
                 Reject(
-                    str(path),
+                    shown_path(path),
                     number,
                     str(error),
                     _row_text(row),
@@ -269,7 +272,8 @@ def detect_format(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> 
             first_fault = f"line {number}: {error}" if number == 1 else first_fault
 
     raise TraceError(
-        f"{path}: no row can be read ({first_fault}); expected JSON lines, a JSON array or parquet"
+        f"{shown_path(Path(path))}: no row can be read ({first_fault}); expected JSON lines, "
+        "a JSON array or parquet"
     )
 
 

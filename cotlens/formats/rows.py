@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cotlens.files import SHARD_RECORD, parquet_metadata
+from cotlens.formats.stdin import check_regular, shown_path
 from cotlens.trace import TraceError, dump_json
 
 Row = Mapping[str, Any]
@@ -61,6 +62,16 @@ class BadRow(NamedTuple):
 
 def read_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadRow]]:
     """Numbered rows of any container, from 1. A file that cannot be opened at all raises."""
+    try:
+        yield from _rows_of(path, max_line_bytes)
+    except TraceError as error:
+        # The temporary file of stdin is not what the user gave.
+        reason = str(error).replace(str(path), shown_path(path))
+        raise TraceError(reason) from error.__cause__
+
+
+def _rows_of(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadRow]]:
+    check_regular(path)
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")
     if path.is_dir():

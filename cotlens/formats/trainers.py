@@ -9,7 +9,7 @@ from typing import Any
 from cotlens.formats.fields import (
     Taker,
     common_fields,
-    number_or_none,
+    finite_or_none,
     optional_ids,
     text_or_empty,
 )
@@ -42,7 +42,7 @@ def parse_verl(row: Row, name: str) -> list[Trace]:
         prompt=prompt or "",
         completion=completion or "",
         training_step=taker.rest.pop("step"),
-        reward=number_or_none(score, "score"),
+        reward=finite_or_none(score, "score"),
         gold=text_or_empty(taker.rest.pop("gts", None)),
         meta=taker.rest,
     )

@@ -11,7 +11,7 @@ from typing import Any
 from cotlens.formats.blocks import trace_of_message
 from cotlens.formats.chat import parse_plain
 from cotlens.formats.content import prompt_text, read_message
-from cotlens.formats.fields import dicts, number_or_none, objects, text_or_empty
+from cotlens.formats.fields import dicts, finite_or_none, objects, text_or_empty
 from cotlens.formats.finish import changed_finish, read_finish
 from cotlens.formats.rows import Row
 from cotlens.trace import Trace, TraceError
@@ -175,7 +175,7 @@ def _reward_of(rewards: Any) -> float | None:
         if isinstance(reward, dict):
             score = reward.get("score")
             weight = reward.get("weight", 1.0)
-        value = number_or_none(score, f"rewards.{name}")
+        value = finite_or_none(score, f"rewards.{name}")
         if value is not None:
             total = (total or 0.0) + value * weight
 

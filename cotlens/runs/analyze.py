@@ -1,10 +1,8 @@
 """analyze: files of traces become a run."""
 
-import atexit
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -12,10 +10,16 @@ from functools import partial
 from importlib.resources import files as resources
 from itertools import count, islice
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Literal, TypeGuard
 
-from cotlens.files import hash_path, only_one, read_parquet, versions, write_parquet
+from cotlens.files import (
+    hash_path,
+    only_one,
+    read_parquet,
+    temporary_folder,
+    versions,
+    write_parquet,
+)
 from cotlens.formats.known import find_format
 from cotlens.formats.memory import Source, as_traces
 from cotlens.formats.read import (
@@ -26,6 +30,7 @@ from cotlens.formats.read import (
     input_files,
     read_traces,
 )
+from cotlens.formats.stdin import shown_path
 from cotlens.models import tokenizer as tokenizers
 from cotlens.runs.run import Run
 from cotlens.runs.schema import LIGHT_COLUMNS, LIGHT_STEP_COLUMNS, NOT_STORED
@@ -99,7 +104,7 @@ def analyze(
         TraceError: for a row that cannot be read, or if `out` holds something else.
     """
     if out is None:
-        out = Path(_temporary_folder()) / "run"
+        out = temporary_folder() / "run"
     files = input_files(source if _are_paths(source) else _write_source(source))
     if not files:
         raise TraceError("nothing to analyze: no input file was given")
@@ -195,16 +200,9 @@ def _are_paths(source: Any) -> TypeGuard[str | Path | Sequence[str | Path]]:
 
 def _write_source(source: Any) -> Path:
     """A file of traces that were in memory."""
-    path = Path(_temporary_folder()) / "memory.parquet"
+    path = temporary_folder() / "memory.parquet"
     write_parquet(path, trace_rows(as_traces(source)))
     return path
-
-
-def _temporary_folder() -> str:
-    """A folder that lasts as long as the process."""
-    folder = mkdtemp(prefix="cotlens-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def _as_sources(
@@ -312,7 +310,7 @@ def _describe_inputs(paths: Sequence[Path], format: str | None) -> list[dict[str
     for path in paths:
         found = find_format(format) if format else detect_format(path)
         description = {
-            "path": str(path),
+            "path": shown_path(path),
             "format": found.name,
             "lacks": list(found.lacks),
             "sha256": hash_path(path),
