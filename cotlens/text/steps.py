@@ -286,7 +286,7 @@ def group_paragraphs(text: str, steps: Sequence[Span]) -> list[Span]:
     """Ranges of step numbers that form a paragraph: runs of steps that no blank line parts."""
     borders = {0, len(steps)}
     for number, step in enumerate(steps, 1):
-        if _has_blank_line(text, step):
+        if ends_paragraph(step.of(text)):
             borders.add(number)
 
     paragraphs = pairwise(sorted(borders))
@@ -310,12 +310,16 @@ def group_runs(flags: Sequence[bool]) -> list[Span]:
     return runs
 
 
-def _has_blank_line(text: str, step: Span) -> bool:
-    """Whether a blank line follows the step's text."""
-    content = step.of(text)
-    n_solid = len(content.rstrip())
-    n_breaks = content.count("\n", n_solid)
-    return n_breaks > 1
+def ends_paragraph(text: str) -> bool:
+    """Whether a blank line follows the text of a step, in the white space that ends it."""
+    # The common cases.
+    if text.endswith("\n\n"):
+        return True
+    if not text[-2:-1].isspace():
+        return False
+
+    n_solid = len(text.rstrip())
+    return text.count("\n", n_solid) > 1
 
 
 def _is_row(text: str, line: int) -> bool:
