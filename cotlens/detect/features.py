@@ -181,65 +181,63 @@ def load_weights(name: str, outputs: Sequence[str]) -> Weights:
     return Weights(weights, bias)
 
 
-_BLOCK = 2_000  # steps at once, so that what is read fits the processor's cache
-
-
 def feature_sums(steps: Steps, *models: Weights) -> list[Sums]:
     """Return for each model the summed weights of every step and its neighbours, plus the bias.
 
     The features are computed once for all models. A neighbour before the first step of a trace or
     after its last adds nothing. Each array has the shape (steps, outputs).
     """
-    found = features(steps) if len(steps.texts) else None
+    if not len(steps.texts):
+        return [np.zeros((0, model.weights.shape[2])) for model in models]
+
+    hashes, starts = _in_rows(features(steps))
     sums_of_models = []
     for model in models:
-        n_outputs = model.weights.shape[2]
-        if found is None:
-            sums_of_models.append(np.zeros((0, n_outputs)))
-            continue
-        added = _sum_by_step(model, found)
+        added = _sum_by_step(model, hashes, starts)
         sums = _sum_over_neighbours(added, steps)
         sums += model.bias
         sums_of_models.append(sums)
     return sums_of_models
 
 
-def _sum_by_step(model: Weights, features: Features) -> NDArray[np.float32]:
-    """Return what each step adds to the steps around it: (steps, offsets, outputs)."""
+def _in_rows(features: Features) -> tuple[Hashes, Integers]:
+    """Return the hashes of each step, step by step, and where those of each step start."""
+    n_words = np.diff(features.starts, append=features.words.shape[1])
+    n_once = len(features.steps)
+    n_hashes = len(features.words) * n_words + n_once
+    n_hashes[features.short] += 1
+    ends = np.cumsum(n_hashes)
+    starts = ends - n_hashes
+    hashes = np.empty(ends[-1], np.uint64)
+
+    # The words of a step, then its pairs.
+    numbers = np.arange(features.words.shape[1]) - np.repeat(features.starts, n_words)
+    of_words = np.repeat(starts, n_words) + numbers
+    for row, of_kind in enumerate(features.words):
+        hashes[of_words + row * np.repeat(n_words, n_words)] = of_kind
+
+    # What it has once, and a short step as a whole.
+    of_steps = starts + len(features.words) * n_words
+    for row, of_kind in enumerate(features.steps):
+        hashes[of_steps + row] = of_kind
+    hashes[ends[features.short] - 1] = features.wholes
+    return hashes, np.append(starts, len(hashes))
+
+
+def _sum_by_step(model: Weights, hashes: Hashes, starts: Integers) -> NDArray[np.float32]:
+    """Return what each step adds to the steps around it: (steps, offsets, outputs).
+
+    It is the product of a sparse matrix (steps, buckets) with the weights.
+    """
+    from scipy.sparse import csr_matrix
+
     n_buckets, n_offsets, n_outputs = model.weights.shape
-    last_bits = np.uint64(n_buckets - 1)
-
-    # One row a bucket, whatever the offset and the output.
-    table = model.weights.reshape(n_buckets, -1)
-
-    def rows(hashes: Hashes) -> NDArray[np.float32]:
-        """Return the weights of each hash; `take` is faster than an index."""
-        buckets = hashes & last_bits
-        places = buckets.astype(np.intp)
-        return table.take(places, axis=0, mode="clip")
-
-    n_steps = len(features.starts)
-    n_words = features.words.shape[1]
-    added = np.empty((n_steps, n_offsets * n_outputs), np.float32)
-    for start in range(0, n_steps, _BLOCK):
-        stop = min(start + _BLOCK, n_steps)
-        first = features.starts[start]
-        end = features.starts[stop] if stop < n_steps else n_words
-
-        # What the words of a step add.
-        words, pairs = features.words[:, first:end]
-        of_words = rows(words)
-        of_words += rows(pairs)
-        of_block = np.add.reduceat(of_words, features.starts[start:stop] - first, axis=0)
-
-        # What its beginning, its end and its length add.
-        for hashes in features.steps:
-            of_block += rows(hashes[start:stop])
-        added[start:stop] = of_block
-
-    # A short step also adds something as a whole.
-    added[features.short] += rows(features.wholes)
-    return added.reshape(-1, n_offsets, n_outputs)
+    buckets = (hashes & np.uint64(n_buckets - 1)).astype(np.int32)
+    ones = np.ones(len(buckets), np.float32)
+    n_steps = len(starts) - 1
+    counts = csr_matrix((ones, buckets, starts), (n_steps, n_buckets))
+    added = counts @ model.weights.reshape(n_buckets, -1)
+    return added.reshape(n_steps, n_offsets, n_outputs)
 
 
 def _sum_over_neighbours(added: NDArray[np.float32], steps: Steps) -> Sums:

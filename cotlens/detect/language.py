@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from cotlens.detect.tokens import Flags, Integers, Steps, read_steps
+from cotlens.detect.tokens import Flags, Integers, Steps
 
 # Frequent English words that are not words of Spanish, French, German, Italian or Portuguese.
 _ENGLISH_TEXT = """
@@ -94,12 +94,6 @@ def is_english(steps: Steps) -> Flags:
     latin_around = steps.sums_around(n_foreign, _WINDOW) <= words_around
     belongs = latin_around | (n_english > 0)
     return enough & is_latin & belongs
-
-
-def is_english_text(text: str) -> bool:
-    """Return whether a text that is no step, such as a request, is English."""
-    (answer,) = is_english(read_steps([[text]]))
-    return bool(answer)
 
 
 def languages(steps: Steps, english: Flags) -> list[Language | None]:

@@ -5,6 +5,7 @@ its hash. A `Vocabulary` answers once a word, and arrays of numbers do the rest.
 """
 
 import re
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,10 +20,10 @@ Flags = NDArray[np.bool_]
 MAX_CHARS = 2000
 MAX_TOKENS = 60
 
-_TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|\.\.\.|[^\sa-z\d]")
+_TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|[^\sa-z\d.]|\d+|\.\.\.|\.")
 _NUMBER = "#"
 
-_BORDER = "\0"  # between two steps that are read together
+_BORDER = "\0"  # stands between two steps that are read together
 _READ_AT_ONCE = 2_000_000  # characters, so that memory stays flat
 _MAX_WORDS = 200_000  # hostile text has endlessly many words
 
@@ -41,27 +42,48 @@ def _as_word(token: str) -> str:
     return _NUMBER if token[0].isdigit() else token
 
 
-class Vocabulary(dict[str, int]):
-    """A token and the number of its word, in the order in which they were met.
+class Vocabulary:
+    """Words by number, in the order in which they were met.
+
+    A text is read in pieces, which white space parts. Few pieces are new: the words of the others
+    are looked up.
 
     Attributes:
         words: the words, by number.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.words: list[str] = []
+        self._number_of: dict[str, int] = {}
+        self._pieces = _Pieces(self)
         self._tables: dict[Callable[[str], Any], NDArray[Any]] = {}
 
-    def __missing__(self, token: str) -> int:
-        word = _as_word(token)
-        number = self.get(word)
-        if number is None:
-            number = len(self.words)
-            self.words.append(word)
-            self[word] = number
-        self[token] = number
-        return number
+    def __len__(self) -> int:
+        """Return the number of pieces that are known."""
+        return len(self._pieces)
+
+    def numbers(self, tokens: Sequence[str]) -> list[int]:
+        """Return the number of each token's word; new words get new ones."""
+        numbers = []
+        for token in tokens:
+            word = _as_word(token)
+            number = self._number_of.setdefault(word, len(self.words))
+            if number == len(self.words):
+                self.words.append(word)
+            numbers.append(number)
+        return numbers
+
+    def read(self, text: str) -> Integers:
+        """Return the words of a text, which is in lower case with straight apostrophes."""
+        pieces = text.split()
+        known = self._pieces
+        places = np.fromiter(map(known.__getitem__, pieces), np.int64, len(pieces))
+
+        # The words of each piece, one after the other.
+        lengths = np.array(known.lengths)[places]
+        before = np.cumsum(lengths) - lengths
+        starts = np.array(known.starts)[places]
+        return np.array(known.words)[_ranges(starts, lengths, before)]
 
     def table(self, ask: Callable[[str], Any], kind: type = bool) -> NDArray[Any]:
         """Return what a function says of every word, by number; it is asked once a word."""
@@ -72,6 +94,37 @@ class Vocabulary(dict[str, int]):
             known = np.concatenate([known, answers])
             self._tables[ask] = known
         return known
+
+
+class _Pieces(dict[str, int]):
+    """Pieces of text by number, with their words.
+
+    Attributes:
+        words: those of all pieces.
+        starts: the first word of each piece.
+        lengths: how many words it has.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self._vocabulary = vocabulary
+        self.words = array("q")
+        self.starts = array("q")
+        self.lengths = array("q")
+
+    def __missing__(self, piece: str) -> int:
+        number = len(self)
+        words = self._vocabulary.numbers(_TOKEN.findall(piece))
+        self.starts.append(len(self.words))
+        self.lengths.append(len(words))
+        self.words.extend(words)
+        self[piece] = number
+        return number
+
+
+def _ranges(starts: Integers, lengths: Integers, before: Integers) -> Integers:
+    """Return start, start + 1, ... for each start, as many as its length says."""
+    return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
 
 
 class Steps(NamedTuple):
@@ -188,21 +241,19 @@ def _read_block(texts: list[str], vocabulary: Vocabulary) -> tuple[Integers, Int
     The texts are read as one, which is several times as fast as one by one: nothing that `_TOKEN`
     or `lower` looks at reaches over a border.
     """
-    joined = _BORDER.join(texts)
+    joined = f" {_BORDER} ".join(texts)
     if joined.count(_BORDER) != len(texts) - 1:  # a text has the sign itself
-        found = [tokenize(text) for text in texts]
-        tokens = [token for tokens in found for token in tokens]
-        words = np.fromiter(map(vocabulary.__getitem__, tokens), np.int64, len(tokens))
-        return words, np.array(list(map(len, found)), np.int64)
+        found = [vocabulary.numbers(tokenize(text)) for text in texts]
+        lengths = np.array(list(map(len, found)), np.int64)
+        return np.array([word for words in found for word in words], np.int64), lengths
 
-    tokens = _TOKEN.findall(_plain(joined))
-    words = np.fromiter(map(vocabulary.__getitem__, tokens), np.int64, len(tokens))
-    places = np.flatnonzero(words == vocabulary[_BORDER])
+    words = vocabulary.read(_plain(joined))
+    (border,) = vocabulary.numbers([_BORDER])
+    places = np.flatnonzero(words == border)
     starts = np.concatenate([[0], places + 1])
     stops = np.concatenate([places, [len(words)]])
     lengths = np.minimum(stops - starts, MAX_TOKENS)
 
     # Without the borders, and without what a step has too much.
     before = np.cumsum(lengths) - lengths
-    kept = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
-    return words[kept], lengths
+    return words[_ranges(starts, lengths, before)], lengths

@@ -28,7 +28,7 @@ from cotlens.detect.features import (
     load_weights,
 )
 from cotlens.detect.harm import request_harm, thought_harm
-from cotlens.detect.language import is_english, is_english_text
+from cotlens.detect.language import is_english
 from cotlens.detect.tokens import MAX_CHARS, Flags, Integers, Steps, read_steps
 
 Texts = Sequence[str]  # the texts of the steps of a trace
@@ -366,15 +366,14 @@ def decide_unsafe(steps: Steps, carried: Flags, is_excuse: Flags, requests: Sequ
     explores = _explores(steps, carried, is_excuse)
     notices = carried[:, _AWARENESS] | carried[:, _REFUSAL]
 
-    evidence_of: dict[str, float] = {}
+    # What the requests are about.
+    numbers = np.flatnonzero(explores).tolist()
     traces = steps.traces()
+    evidence_of = _request_evidence([requests[traces[number]] for number in numbers])
+
     firsts = steps.first_of_trace()
-    for number in np.flatnonzero(explores).tolist():
-        # What the request is about.
-        request = requests[traces[number]]
-        if request not in evidence_of:
-            evidence_of[request] = _request_evidence(request)
-        evidence = evidence_of[request]
+    for number in numbers:
+        evidence = evidence_of[requests[traces[number]]]
 
         # How many of the steps before it noticed harm?
         first = max(number - _N_NOTICED_BEFORE, firsts[number])
@@ -409,16 +408,16 @@ def _explores(steps: Steps, carried: Flags, is_excuse: Flags) -> Flags:
     return explores
 
 
-def _request_evidence(request: str) -> float:
-    """Return what the request says about harm, if it is known and in English."""
-    if not request.strip():
-        return _UNKNOWN_REQUEST
-
-    if not is_english_text(request):
-        return _UNKNOWN_REQUEST
-
-    log_odds = request_harm(request)
-    return _cut_off(_REQUEST_SHARE * log_odds)
+def _request_evidence(requests: Sequence[str]) -> dict[str, float]:
+    """Return what each request says about harm, if it is known and in English."""
+    distinct = list(dict.fromkeys(requests))
+    evidence_of = {}
+    english = is_english(read_steps([[request] for request in distinct]))
+    for request, is_known in zip(distinct, english, strict=True):
+        evidence_of[request] = _UNKNOWN_REQUEST
+        if is_known and request.strip():
+            evidence_of[request] = _cut_off(_REQUEST_SHARE * request_harm(request))
+    return evidence_of
 
 
 def _cut_off(log_odds: float) -> float:

@@ -16,7 +16,7 @@ from cotlens.detect.answers import stated_answer
 from cotlens.detect.features import feature_sums
 from cotlens.detect.language import is_english
 from cotlens.detect.reflect import decide_kinds, reflect_weights
-from cotlens.detect.tokens import Flags, read_steps
+from cotlens.detect.tokens import Flags, Steps, read_steps
 from cotlens.detect.unsafe import MARKERS, decide_markers, known_flags, unsafe_weights
 from cotlens.detect.words import WORD_LISTS, count_in_steps
 from cotlens.formats.memory import Source, as_traces
@@ -178,7 +178,7 @@ def _batch_table(cuts: Sequence[_Cut], schema: pa.Schema) -> pa.Table:
     # Only verbatim reasoning is measured: the steps of a summary are not the model's own.
     is_verbatim = np.array([cut.trace.reasoning is Reasoning.VERBATIM for cut in cuts])
     requests = [request_of(cut.trace) for cut in cuts]
-    columns |= _detect(texts, requests, is_verbatim, sizes)
+    columns |= _detect(steps, texts, requests, is_verbatim)
 
     arrays = [_as_array(columns[field.name], field.type) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
@@ -231,33 +231,29 @@ def _paragraphs(texts: Sequence[str], first: NDArray[np.int64]) -> NDArray[np.in
 
 
 def _detect(
+    steps: Steps,
     texts: Sequence[Sequence[str]],
     requests: Sequence[str],
     is_verbatim: Flags,
-    sizes: NDArray[np.int64],
 ) -> dict[str, Any]:
     """Columns of what `classify` and `mark` return; of other steps than verbatim ones nothing."""
-    n_steps = int(sizes.sum())
+    n_steps = len(steps.texts)
+    places = np.flatnonzero(is_verbatim[steps.traces()])
     kinds = np.full(n_steps, "", object)
     flags = {name: np.full(n_steps, None, object) for name in _FLAGS}
     p_reflect = np.full(n_steps, np.nan)
     p_self_jailbreak = np.full(n_steps, np.nan)
 
-    chosen = np.flatnonzero(is_verbatim)
-    if len(chosen):
+    if not is_verbatim.all():
+        chosen = np.flatnonzero(is_verbatim)
+        requests = [requests[number] for number in chosen]
         steps = read_steps([texts[number] for number in chosen])
-        places = np.flatnonzero(np.repeat(is_verbatim, sizes))
-
+    if len(places):
         # The features are computed once for both.
         english = is_english(steps)
         kind_sums, marker_sums = feature_sums(steps, reflect_weights(), unsafe_weights())
         found = decide_kinds(steps, kind_sums, english)
-        marked = decide_markers(
-            steps,
-            marker_sums,
-            english,
-            [requests[number] for number in chosen],
-        )
+        marked = decide_markers(steps, marker_sums, english, requests)
 
         kinds[places] = found.kind
         p_reflect[places] = found.p_reflect
