@@ -4,7 +4,8 @@
 same in memory (pandas) and on disk (parquet), and the round trip is exact.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,8 +24,8 @@ from cotlens.formats.memory import Source, as_traces
 from cotlens.judges.verdict import Verdict
 from cotlens.runs.schema import NOT_STORED, SCORE_COLUMNS, arrow_schema
 from cotlens.text.families import Tags
-from cotlens.text.split import Split, request_of, split_trace
-from cotlens.text.steps import ends_paragraph, segment_trace
+from cotlens.text.split import Split, split_trace
+from cotlens.text.steps import ends_paragraph, step_places, step_tokens
 from cotlens.text.tokens import token_ranges, word_starts
 from cotlens.trace import Reasoning, Span, Trace, dump_json
 
@@ -76,16 +77,15 @@ def step_table(traces: Source, *, tags: Tags | None = None, text: bool = False) 
 def analyze_traces(traces: Iterable[Trace], tags: Tags | None = None) -> tuple[pa.Table, pa.Table]:
     """The trace table and the step table in Arrow. Each trace is split and cut once for both."""
     rows = []
-    cut_traces = []
+    cut_thoughts = []
     for trace in traces:
-        split = split_trace(trace, tags=tags)
-        cut = _cut(trace, split)
-        row = _trace_row(trace, split)
+        row = _trace_row(trace, split_trace(trace, tags=tags))
+        cut = _cut(row)
         row["n_steps"] = len(cut.starts)
         rows.append(row)
-        cut_traces.append(cut)
+        cut_thoughts.append(cut)
     trace_table = pa.Table.from_pylist(rows, arrow_schema("traces"))
-    return trace_table, _step_table(cut_traces)
+    return trace_table, _step_table(cut_thoughts)
 
 
 def trace_rows(traces: Iterable[Trace], tags: Tags | None = None) -> pa.Table:
@@ -94,9 +94,16 @@ def trace_rows(traces: Iterable[Trace], tags: Tags | None = None) -> pa.Table:
     return pa.Table.from_pylist(rows, arrow_schema("traces", leave_out=NOT_STORED))
 
 
-def step_rows(traces: Iterable[Trace], tags: Tags | None = None) -> pa.Table:
-    """The step table as a run stores it."""
-    return _step_table(_cut(trace, split_trace(trace, tags=tags)) for trace in traces)
+# What the steps of a trace are made from, of the columns of the trace table.
+STEPS_NEED = [
+    "trace_id", "completion", "think_spans", "n_think_chars", "token_starts", "reasoning", "prompt",
+    "meta",
+]  # fmt: skip
+
+
+def step_rows(batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    """The step table as a run stores it, from batches of its trace table (`STEPS_NEED`)."""
+    return _step_table(_cut(row) for batch in batches for row in batch.to_pylist())
 
 
 # --- steps -------------------------------------------------------------------------------------
@@ -105,28 +112,32 @@ _CHARS_AT_ONCE = 1_000_000  # of thinking: fewer cost more time, more cost more 
 
 
 class _Cut(NamedTuple):
-    """A trace and its steps."""
+    """A thought and its steps.
 
-    trace: Trace
-    n_think_chars: int
+    Attributes:
+        row: of the trace table.
+        starts: of the steps.
+        stops: likewise.
+        tokens: the first token of each step, and the one after its last; None if unknown.
+    """
+
+    row: Mapping[str, Any]
     starts: Sequence[int]
     stops: Sequence[int]
-    tokens: Sequence[Span] | None
+    tokens: Sequence[Sequence[int]] | None
 
 
-def _cut(trace: Trace, split: Split) -> _Cut:
-    """Cuts the thinking of a trace into steps; without tokens where none are known."""
-    steps = segment_trace(trace, split)
+def _cut(row: Mapping[str, Any]) -> _Cut:
+    """Cuts the thinking of a trace into steps."""
+    completion = row["completion"]
+    think = [(span["start"], span["stop"]) for span in row["think_spans"]]
+    starts, stops = step_places(completion, think)
+
+    # Steps have tokens if it is known where tokens begin.
     tokens = None
-    if steps and steps[0].tokens is not None:
-        tokens = [step.tokens for step in steps if step.tokens is not None]
-    return _Cut(
-        trace=trace,
-        n_think_chars=sum(span.length for span in split.think),
-        starts=[step.chars.start for step in steps],
-        stops=[step.chars.stop for step in steps],
-        tokens=tokens,
-    )
+    if row["token_starts"] is not None:
+        tokens = step_tokens(completion, row["token_starts"], zip(starts, stops, strict=True))
+    return _Cut(row, starts, stops, tokens)
 
 
 def _step_table(cuts: Iterable[_Cut]) -> pa.Table:
@@ -139,7 +150,7 @@ def _step_table(cuts: Iterable[_Cut]) -> pa.Table:
         if not cut.starts:
             continue
         batch.append(cut)
-        n_chars += cut.n_think_chars
+        n_chars += cut.row["n_think_chars"]
         if n_chars >= _CHARS_AT_ONCE:
             tables.append(_batch_table(batch, schema))
             batch = []
@@ -158,16 +169,17 @@ def _batch_table(cuts: Sequence[_Cut], schema: pa.Schema) -> pa.Table:
     # Where each step is.
     starts = np.concatenate([cut.starts for cut in cuts])
     stops = np.concatenate([cut.stops for cut in cuts])
-    texts = [[*map(cut.trace.completion.__getitem__, _slices(cut))] for cut in cuts]
+    texts = [_texts(cut) for cut in cuts]
     steps = read_steps(texts)
-    ids = pa.array([cut.trace.id for cut in cuts], pa.string())
+    ids = pa.array([cut.row["trace_id"] for cut in cuts], pa.string())
+    totals = np.array([cut.row["n_think_chars"] for cut in cuts])
 
     columns: dict[str, Any] = {
         "trace_id": ids.take(pa.array(of_step)),
         "step": np.arange(len(of_step)) - first[of_step],
         "start": starts,
         "stop": stops,
-        "position": _positions(stops - starts, [cut.n_think_chars for cut in cuts], of_step),
+        "position": _positions(stops - starts, totals, of_step),
         "paragraph": _paragraphs(steps.texts, first),
         "answer": [*map(stated_answer, steps.texts)],
     }
@@ -176,16 +188,24 @@ def _batch_table(cuts: Sequence[_Cut], schema: pa.Schema) -> pa.Table:
         columns[f"n_{name}"] = count_in_steps(steps, name)
 
     # Only verbatim reasoning is measured: the steps of a summary are not the model's own.
-    is_verbatim = np.array([cut.trace.reasoning is Reasoning.VERBATIM for cut in cuts])
-    requests = [request_of(cut.trace) for cut in cuts]
+    is_verbatim = np.array([cut.row["reasoning"] == Reasoning.VERBATIM.value for cut in cuts])
+    requests = [_request(cut.row) for cut in cuts]
     columns |= _detect(steps, texts, requests, is_verbatim)
 
     arrays = [_as_array(columns[field.name], field.type) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _slices(cut: _Cut) -> Iterable[slice]:
-    return map(slice, cut.starts, cut.stops)
+def _request(row: Mapping[str, Any]) -> str:
+    """What the user asked, as `request_of` has it."""
+    if '"request"' not in row["meta"]:
+        return row["prompt"]
+    return str(json.loads(row["meta"]).get("request") or row["prompt"])
+
+
+def _texts(cut: _Cut) -> list[str]:
+    completion = cut.row["completion"]
+    return [completion[start:stop] for start, stop in zip(cut.starts, cut.stops, strict=True)]
 
 
 def _as_array(values: Any, kind: pa.DataType) -> pa.Array:
@@ -199,12 +219,10 @@ def _token_columns(cuts: Sequence[_Cut]) -> dict[str, pa.Array]:
     starts: list[int | None] = []
     stops: list[int | None] = []
     for cut in cuts:
-        spans: Sequence[tuple[int | None, int | None]] = cut.tokens or [(None, None)] * len(
-            cut.starts
-        )
-        for start, stop in spans:
-            starts.append(start)
-            stops.append(stop)
+        unknown = [None] * len(cut.starts)
+        firsts, ends = zip(*cut.tokens, strict=True) if cut.tokens else (unknown, unknown)
+        starts += firsts
+        stops += ends
     return {
         "token_start": pa.array(starts, pa.int64()),
         "token_stop": pa.array(stops, pa.int64()),
@@ -212,11 +230,10 @@ def _token_columns(cuts: Sequence[_Cut]) -> dict[str, pa.Array]:
 
 
 def _positions(
-    lengths: NDArray[np.int64], n_think_chars: Sequence[int], of_step: NDArray[np.int64]
+    lengths: NDArray[np.int64], totals: NDArray[np.int64], of_step: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Middle of each step as a share of the thinking, without commentary between thoughts."""
     ends = np.cumsum(lengths)
-    totals = np.array(n_think_chars)
     before_trace = np.cumsum(totals) - totals
     middles = ends - lengths - before_trace[of_step] + lengths / 2
     return middles / totals[of_step]
