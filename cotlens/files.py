@@ -282,6 +282,61 @@ def hash_file(path: Path) -> str:
     return digest
 
 
+# --- files that change while they are read -----------------------------------------------------
+class Watched(NamedTuple):
+    """A file or folder as it was before it was read.
+
+    Attributes:
+        path: the file or folder.
+        sha256: as `hash_path` gives it; empty: unknown.
+        written: name -> size and time of the last writing (ns) of each file.
+    """
+
+    path: Path
+    sha256: str
+    written: dict[str, tuple[int, int]]
+
+
+def watch(path: Path, sha256: str | None = None) -> Watched:
+    """Note what a file or folder is now; `check_unchanged` then says whether it still is.
+
+    Args:
+        path: the file or folder.
+        sha256: where it is known already, or must not be taken (empty).
+    """
+    # The times come first: a change between them and the hash shows in the times.
+    written = _written(path)
+    return Watched(path, _hash_of(path) if sha256 is None else sha256, written)
+
+
+def check_unchanged(watched: Watched) -> None:
+    """Raise TraceError if a file or folder was written to, replaced or removed since."""
+    path = watched.path
+    is_same = path.exists() and _written(path) == watched.written
+    if is_same and watched.sha256:
+        is_same = _hash_of(path) == watched.sha256
+    if not is_same:
+        raise TraceError(
+            f"{path}: changed while it was read; call the same command again when nothing writes "
+            "there"
+        )
+
+
+def _written(path: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of the last writing of a file, or of each file in a folder."""
+    children = [path] if path.is_file() else sorted(path.rglob("*"))
+    written = {}
+    for child in children:
+        if child.is_file():
+            state = file_state(child)
+            written[str(child)] = (state.size, state.modified)
+    return written
+
+
+def _hash_of(path: Path) -> str:
+    return hash_file(path) if path.is_file() else hash_path(path)
+
+
 # --- all or nothing ----------------------------------------------------------------------------
 
 
