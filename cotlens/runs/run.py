@@ -392,11 +392,7 @@ class Run:
             is_old = bool(self.shards(table))
             reason = "made by an older version of cotlens" if is_old else f"no {table} yet"
             raise TraceError(f"{self.path}: {reason}; {self._how_to_renew()}")
-        try:
-            whole = read_shards(self.path / table, columns)
-        except TraceError as error:
-            raise TraceError(f"{error}; {self._how_to_renew()}") from None
-        return whole.to_pandas()
+        return read_shards(self.path / table, columns).to_pandas()
 
     def _how_to_renew(self) -> str:
         """The command that makes the run's tables."""
@@ -455,10 +451,7 @@ def text_shards(run: Run) -> list[Path]:
     if info["settings"].get("light"):
         raise TraceError(f"{run.path}: a light run keeps no text; make it again without --light")
 
-    try:
-        return [shard.work for shard in shards_of(run.path / "traces")]
-    except TraceError as error:
-        raise TraceError(f"{error}; `cotlens analyze` makes it anew with --force") from None
+    return [shard.work for shard in shards_of(run.path / "traces")]
 
 
 def _with_n_steps(
