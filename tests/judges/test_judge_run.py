@@ -50,7 +50,7 @@ def test_a_server_that_dies_half_way_loses_nothing(server, tmp_path, short_waits
     script += [UNSAFE] * 10 + [(500, "gone", 0)]
     run = analyze([SAMPLES], tmp_path / "run")
     monkeypatch.setattr(requests, "RETRIES", 1)
-    made = EndpointGuard(url, "m")
+    made = EndpointGuard(url, "m", concurrency=1)
     with pytest.raises(TraceError, match="did not answer"):
         judge_run(run, made)
     assert len(seen) == 12
