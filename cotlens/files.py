@@ -6,13 +6,14 @@ import json
 import os
 import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,6 +69,16 @@ def short_name(model: str) -> str:
     return model
 
 
+# What reading a damaged file raises: its numbers may be anything.
+UNREADABLE = (
+    pa.ArrowException,
+    OSError,
+    OverflowError,
+    ValueError,
+    LookupError,
+    MemoryError,
+)
+
 # Key in the metadata of a shard: its record, as `run.json` lists it.
 SHARD_RECORD = b"cotlens shard"
 
@@ -76,7 +87,7 @@ def parquet_metadata(shard: Path) -> dict[bytes, bytes]:
     """The metadata of a parquet file; empty if the file is missing or damaged."""
     try:
         schema = pq.read_schema(shard)
-    except (OSError, pa.ArrowException):  # the caller makes such a shard again
+    except UNREADABLE:  # the caller makes such a shard again
         return {}
     return schema.metadata or {}
 
@@ -117,6 +128,20 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """A parquet file for reading. Checksums in its pages are verified as the pages are read.
+
+    A shard must be, byte for byte, the one that the `run.json` beside it lists.
+
+    Raises:
+        TraceError: if the shard is another. All else that a damaged file raises is `UNREADABLE`.
+    """
+    check_listed(path)
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        yield file
+
+
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """The rows of a parquet file whose checksums hold.
 
@@ -128,17 +153,191 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
         TraceError: if the file is missing or damaged, or lacks a column.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_parquet(path) as file:
             missing = set(columns or ()) - set(file.schema_arrow.names)
             if missing:
                 raise TraceError(f"{path}: has no column {', '.join(sorted(missing))}")
             return file.read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
+    except UNREADABLE as error:
+        if isinstance(error, TraceError):
+            raise
         raise TraceError(
-            f"{path}: missing or damaged ({reason}); call the command that made it again with "
-            "--force"
+            f"{path}: missing or damaged ({first_line(error)}); {how_to_mend(path.parent)}"
         ) from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; its kind, if it has none."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+# --- whole files -------------------------------------------------------------------------------
+def check_listed(path: Path) -> None:
+    """Raise TraceError if a shard is not the file that the `run.json` beside it lists.
+
+    A file that is not listed passes: another program's, or one of a job that is not done.
+    """
+    expected = _listed_hashes(path.parent).get(path.name)
+    if expected and path.exists():
+        check_hash(path, expected)
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Raise TraceError if a file has not the SHA-256 that it was written with."""
+    if hash_file(path) != expected:
+        raise TraceError(
+            f"{path}: damaged or replaced since it was written (its SHA-256 is not the one in "
+            f"run.json); {how_to_mend(path.parent)}"
+        )
+
+
+# What only one command's run.json says.
+_MADE_BY = {
+    "sampling": "generate",
+    "probe": "probe",
+    "judge": "guard",
+    "reference": "score",
+    "detectors": "analyze",
+}
+
+
+def how_to_mend(folder: Path) -> str:
+    """What to do about a damaged shard, by what made its folder."""
+    info = _read_object(folder / "run.json")
+    commands = [command for key, command in _MADE_BY.items() if key in info]
+    command = f"`cotlens {commands[0]}`" if commands else "the command that made it"
+    return f"call {command} again as before, which makes what is damaged anew"
+
+
+def _listed_hashes(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of the shards that the `run.json` of a folder lists."""
+    path = folder / "run.json"
+    try:
+        state = file_state(path)
+    except OSError:
+        return {}
+    earlier = _lists.get(path)
+    if earlier and earlier[0] == state:
+        return earlier[1]
+
+    hashes = {}
+    shards = _read_object(path).get("shards")
+    for record in shards if isinstance(shards, list) else ():
+        if isinstance(record, dict) and record.get("sha256"):
+            hashes[record["name"]] = record["sha256"]
+    if _is_settled(state):
+        _lists[path] = (state, hashes)
+    return hashes
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class FileState(NamedTuple):
+    """What changes when a file is written to or replaced: also its time of change, in ns."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+def file_state(path: Path) -> FileState:
+    """The state of a file as it is now."""
+    found = path.stat()
+    return FileState(
+        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )
+
+
+# What this process has read already, with the state that the file had.
+_lists: dict[Path, tuple[FileState, dict[str, str]]] = {}
+_hashes: dict[Path, tuple[FileState, str]] = {}
+_SETTLED_NS = 2 * 10**9  # file systems tell times apart by up to two seconds
+
+
+def _is_settled(state: FileState) -> bool:
+    """Whether a change that comes now would show in the file's times."""
+    return time.time_ns() - max(state.changed, state.modified) > _SETTLED_NS
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file; taken once a process, while the file is not touched."""
+    state = file_state(path)
+    earlier = _hashes.get(path)
+    if earlier and earlier[0] == state:
+        return earlier[1]
+
+    digest = hash_path(path)
+    if _is_settled(state):
+        _hashes[path] = (state, digest)
+    return digest
+
+
+# --- files that change while they are read -----------------------------------------------------
+class Watched(NamedTuple):
+    """A file or folder as it was before it was read.
+
+    Attributes:
+        path: the file or folder.
+        sha256: as `hash_path` gives it; empty: unknown.
+        written: name -> size and time of the last writing (ns) of each file.
+    """
+
+    path: Path
+    sha256: str
+    written: dict[str, tuple[int, int]]
+
+
+def watch(path: Path, sha256: str | None = None) -> Watched:
+    """Note what a file or folder is now; `check_unchanged` then says whether it still is.
+
+    Args:
+        path: the file or folder.
+        sha256: where it is known already, or must not be taken (empty).
+    """
+    # The times come first: a change between them and the hash shows in the times.
+    written = _written(path)
+    return Watched(path, _hash_of(path) if sha256 is None else sha256, written)
+
+
+def check_unchanged(watched: Watched) -> None:
+    """Raise TraceError if a file or folder was written to, replaced or removed since."""
+    path = watched.path
+    is_same = path.exists() and _written(path) == watched.written
+    if is_same and watched.sha256:
+        is_same = _hash_of(path) == watched.sha256
+    if not is_same:
+        raise TraceError(
+            f"{path}: changed while it was read; call the same command again when nothing writes "
+            "there"
+        )
+
+
+def _written(path: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of the last writing of a file, or of each file in a folder."""
+    children = [path] if path.is_file() else sorted(path.rglob("*"))
+    written = {}
+    for child in children:
+        if child.is_file():
+            state = file_state(child)
+            written[str(child)] = (state.size, state.modified)
+    return written
+
+
+def _hash_of(path: Path) -> str:
+    return hash_file(path) if path.is_file() else hash_path(path)
+
+
+# --- all or nothing ----------------------------------------------------------------------------
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

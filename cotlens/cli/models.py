@@ -163,6 +163,9 @@ MaxTokensOption = Annotated[
     int,
     Option(min=1, help="Longest answer of the judge at --url in tokens, with its own thinking."),
 ]
+ConcurrencyOption = Annotated[
+    int, Option(min=1, help="Requests in flight at --url at once; 1: one after the other.")
+]
 VerdictsOption = Annotated[
     Path | None,
     Option(help="Add the verdicts in a .csv instead: trace_id, label[, p_unsafe, refusal]."),
@@ -183,6 +186,7 @@ def guard(
     price: PriceOption = 0.0,
     timeout: TimeoutOption = 60.0,
     max_tokens: MaxTokensOption = 1000,
+    concurrency: ConcurrencyOption = 16,
     revision: RevisionOption = None,
     device: DeviceOption = "",
     dtype: DtypeOption = "auto",
@@ -227,6 +231,7 @@ def guard(
             key=os.environ.get(key_variable, ""),
             timeout=timeout,
             max_tokens=max_tokens,
+            concurrency=concurrency,
             on_retry=lambda why: tqdm.write(f"again: {why}", file=sys.stderr),
         )
         estimate = _estimate_cost(judge_model, opened, parts, price)

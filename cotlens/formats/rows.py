@@ -15,20 +15,19 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cotlens.files import SHARD_RECORD, parquet_metadata
+from cotlens.files import (
+    SHARD_RECORD,
+    UNREADABLE,
+    first_line,
+    open_parquet,
+    parquet_metadata,
+)
 from cotlens.formats.stdin import check_regular, shown_path
 from cotlens.trace import TraceError, dump_json
 
 Row = Mapping[str, Any]
 _DAMAGED = (EOFError, OSError, zlib.error)  # what a broken gzip file raises
-_UNREADABLE = (
-    pa.ArrowException,
-    OSError,
-    OverflowError,
-    ValueError,
-)  # what broken or odd tables raise
 _FOREIGN = (
     OSError,
     ValueError,
@@ -382,15 +381,17 @@ def _parquet_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
     number = 0
     for path in files:
         try:
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 for batch in file.iter_batches(_BATCH_ROWS):
                     for row in batch.to_pylist():
                         number += 1
                         yield number, row
-        except _UNREADABLE as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except UNREADABLE as error:
+            if isinstance(error, TraceError):
+                raise
             raise TraceError(
-                f"{path}: row {number + 1} and on cannot be read (cut off or damaged?): {reason}"
+                f"{path}: row {number + 1} and on cannot be read (cut off or damaged?): "
+                f"{first_line(error)}"
             ) from None
 
     # A shard of a folder may be empty: nothing of its source was kept.
@@ -408,7 +409,7 @@ def _arrow_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
                         for row in batch.slice(start, _BATCH_ROWS).to_pylist():
                             number += 1
                             yield number, row
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise TraceError(
                 f"{path}: not a whole Arrow file (cut off or damaged?): {error}"
             ) from None

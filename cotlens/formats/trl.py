@@ -21,9 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from cotlens.files import UNREADABLE, read_parquet
 from cotlens.formats.chat import parse_plain
 from cotlens.formats.fields import Taker
 from cotlens.formats.rows import Row
@@ -195,8 +193,8 @@ def _step_of(path: Path) -> int:
 def _read_file(path: Path) -> _File:
     """The hashes of a file's rows; none for a file that cannot be read, which reading reports."""
     try:
-        rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError, ValueError):
+        rows = read_parquet(path).to_pylist()
+    except UNREADABLE:
         rows = []
 
     hashes = []

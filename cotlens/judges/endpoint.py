@@ -5,6 +5,7 @@ read, `requests` has the ways in which a server fails.
 """
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from cotlens.judges.verdict import UNDECIDED, Item, Part, Verdict, worst
 from cotlens.trace import TraceError
 
 _CHARS_PER_TOKEN = 4  # roughly, to estimate a price
+CONCURRENCY = 16  # requests in flight: a server of one's own batches them, a provider takes them
 _SHORTEST = 500  # characters: a text refused at this length is not refused for its length
 MAX_TOKENS = 1000  # longest answer, with the thinking of a judge that thinks
 
@@ -52,10 +54,11 @@ class EndpointGuard:
         extra: text for the field {extra}, such as a further rule. Other text makes another judge.
         timeout: seconds that one request may take.
         max_tokens: longest answer of the judge, with its own thinking.
-        on_retry: called with the reason before a request is sent again.
+        concurrency: texts that `judges.guard.judge` has judged at once; 1: one after the other.
+        on_retry: called with the reason before a request is sent again, from any thread.
 
     Raises:
-        TraceError: if the address is not one, or carries a password.
+        TraceError: if the address is not one, or carries a password, or a number is too small.
     """
 
     batch_size = 1  # each verdict is stored as soon as it is paid for
@@ -73,6 +76,7 @@ class EndpointGuard:
         extra: str = "",
         timeout: float = 60.0,
         max_tokens: int = MAX_TOKENS,
+        concurrency: int = CONCURRENCY,
         on_retry: Callable[[str], None] | None = None,
     ) -> None:
         if not model or not timeout > 0 or max_tokens < 1:
@@ -80,7 +84,11 @@ class EndpointGuard:
                 "expected a model's name, a timeout above 0 and at least one token, got "
                 f"{model!r}, {timeout} and {max_tokens}"
             )
+        if concurrency < 1:
+            raise TraceError(f"expected a concurrency of at least 1, got {concurrency}")
+        self.concurrency = concurrency
         self.server = Server(url, key=key, timeout=timeout, on_retry=on_retry)
+        self.gives_up = self.server.gives_up
         self.url = self.server.url
         self.model = model
         self.rubric = rubric or self.default_rubric
@@ -88,6 +96,7 @@ class EndpointGuard:
         self.max_tokens = max_tokens
 
         # What the request says next to the text; what the server does not know is left out.
+        self._settings_lock = threading.Lock()
         self.settings: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens}
         if self.rubric == self.default_rubric:
             self.settings["response_format"] = {
@@ -230,10 +239,15 @@ class EndpointGuard:
         Raises:
             TraceError: if the limit has had both names.
         """
-        del self.settings[error.setting]
-        if error.setting == "max_tokens":
-            self.settings["max_completion_tokens"] = self.max_tokens
-        elif error.setting == "max_completion_tokens":
+        # Replaced, not changed: other threads may be reading it.
+        with self._settings_lock:
+            settings = dict(self.settings)
+            is_news = settings.pop(error.setting, None) is not None
+            if is_news and error.setting == "max_tokens":
+                settings["max_completion_tokens"] = self.max_tokens
+            self.settings = settings
+
+        if error.setting == "max_completion_tokens":
             raise TraceError(f"{self.url}: {self.model} takes no limit of tokens: {error}")
 
 

@@ -5,12 +5,15 @@ a `Verdict`. What it reads is data: delimiters and special tokens inside it are 
 goes into the judge's template. A judge that answers off its format is undecided, never safe.
 """
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Protocol
 
 from cotlens.judges.cache import Cache, hash_of
 from cotlens.judges.verdict import Item, Verdict, checked
+from cotlens.models.in_flight import in_flight
 
 _BATCH_SIZE = 32  # for a judge that names none
 
@@ -45,10 +48,13 @@ def judge(
     Equal items are judged once, and items in the cache not at all.
 
     Args:
-        guard: a judge. It gets as many items at once as its `batch_size` (else 32).
+        guard: a judge. It gets as many items at once as its `batch_size` (else 32), and where it
+            has a `concurrency`, so many batches at once, each in a thread. The first goes alone: a
+            wrong key costs one request.
         items: what to judge.
-        cache: verdicts on disk. Each batch is stored as soon as it is judged. A text on which the
-            judge was undecided is not stored: the next call judges it again.
+        cache: verdicts on disk. Each batch is stored as soon as it is judged, also after an error
+            or a Ctrl-C those that are in flight. A text on which the judge was undecided is not
+            stored: the next call judges it again.
         progress: called with the number of items done since the last call.
 
     Raises:
@@ -73,27 +79,14 @@ def judge(
     for key, item in zip(keys, items, strict=True):
         if key not in verdicts:
             waiting[key] = item
-    waiting_keys = list(waiting)
-    batch_size = getattr(guard, "batch_size", _BATCH_SIZE)
-
-    for start in range(0, len(waiting), batch_size):
-        batch_keys = waiting_keys[start : start + batch_size]
-        batch = [waiting[key] for key in batch_keys]
-        batch_verdicts = guard.judge(batch)
-
-        lasting = {}
-        for key, item, verdict in zip(batch_keys, batch, batch_verdicts, strict=True):
-            verdicts[key] = checked(verdict)
-            # An empty text stays undecided; another may be decided next time.
-            is_empty = not item.text.strip()
-            if verdict.label != "undecided" or is_empty:
-                lasting[key] = verdict
-
-        if cache:
-            cache.put(lasting)
-        if progress:
-            n_judged = sum(repeats[key] for key in batch_keys)
-            progress(n_judged)
+    batches = _in_batches(waiting, getattr(guard, "batch_size", _BATCH_SIZE))
+    work = _Work(guard, cache)
+    with closing(_over_batches(work, batches, getattr(guard, "concurrency", 0))) as judged:
+        for batch, batch_verdicts in judged:
+            verdicts |= batch_verdicts
+            if progress:
+                n_judged = sum(repeats[key] for key in batch)
+                progress(n_judged)
 
     # Only the hash tells later which text a verdict was given for.
     results = []
@@ -101,6 +94,62 @@ def judge(
         verdict = verdicts[key]._replace(text_hash=hash_of(item.text))
         results.append(_with_reason(verdict, item))
     return results
+
+
+Batch = dict[str, Item]  # items by their keys
+
+
+def _in_batches(items: Batch, size: int) -> list[Batch]:
+    """The items in batches of that size."""
+    keys = list(items)
+    batches = []
+    for start in range(0, len(keys), size):
+        batch_keys = keys[start : start + size]
+        batches.append({key: items[key] for key in batch_keys})
+    return batches
+
+
+class _Work:
+    """What is done with a batch: judged, checked, stored. Threads may call it at once."""
+
+    def __init__(self, guard: Guard, cache: Cache | None) -> None:
+        self.guard = guard
+        self.cache = cache
+        self.lock = threading.Lock()  # SQLite takes one writer at a time
+
+    def __call__(self, batch: Batch) -> dict[str, Verdict]:
+        """Return the verdicts of a batch by key."""
+        items = list(batch.values())
+        verdicts = {}
+        for key, verdict in zip(batch, self.guard.judge(items), strict=True):
+            verdicts[key] = checked(verdict)
+
+        # An empty text stays undecided; another may be decided next time.
+        lasting = {}
+        for key, verdict in verdicts.items():
+            is_empty = not batch[key].text.strip()
+            if verdict.label != "undecided" or is_empty:
+                lasting[key] = verdict
+        if self.cache:
+            with self.lock:
+                self.cache.put(lasting)
+        return verdicts
+
+
+def _over_batches(
+    work: _Work, batches: Sequence[Batch], concurrency: int
+) -> Generator[tuple[Batch, dict[str, Verdict]], None, None]:
+    """Each batch with its verdicts, as they come; a concurrency of 0 starts no thread."""
+    if not concurrency:
+        for batch in batches:
+            yield batch, work(batch)
+        return
+
+    # Where it ends early, those in flight are stored, but no request is sent again.
+    gives_up = getattr(work.guard, "gives_up", threading.Event())
+    gives_up.clear()
+    yield from in_flight(work, batches[:1], 1, gives_up.set)
+    yield from in_flight(work, batches[1:], concurrency, gives_up.set)
 
 
 def _with_reason(verdict: Verdict, item: Item) -> Verdict:

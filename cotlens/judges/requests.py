@@ -7,6 +7,7 @@ is left out, a server that is busy is asked again, and everything else ends the 
 
 import json
 import re
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -71,6 +72,9 @@ class Server:
         timeout: seconds that one request may take.
         on_retry: called with the reason before a request is sent again.
 
+    Attributes:
+        gives_up: set by another thread: a request that failed is not sent again.
+
     Raises:
         TraceError: if the address is not one, or carries a password.
     """
@@ -87,6 +91,7 @@ class Server:
         self.key = key
         self.timeout = timeout
         self.on_retry = on_retry
+        self.gives_up = threading.Event()
 
     def complete(self, body: Mapping[str, Any]) -> Reply:
         """Return the model's reply to the body of a chat completion.
@@ -102,7 +107,8 @@ class Server:
             if attempt > 0:
                 if self.on_retry:
                     self.on_retry(reason)
-                time.sleep(wait)
+                if self.gives_up.wait(wait):
+                    break
                 wait *= 2
 
             try:

@@ -15,6 +15,7 @@ engine       what writes completions, and what it is asked for
 decode       a batch written token by token, with little more work than the network's own
 local        transformers: one random stream a sample
 vllm         vLLM
+in_flight    several requests to a server at once
 endpoint     an OpenAI-compatible endpoint
 sample       sample: prompts become traces; continue_trace: a cut trace is carried on
 """

@@ -5,7 +5,6 @@ refused connection, a busy server or a failure of the server.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from cotlens.files import versions
 from cotlens.formats.read import read_records
 from cotlens.models.engine import Job, Sampling, Written
+from cotlens.models.in_flight import in_flight
 from cotlens.trace import TraceError
 
 
@@ -79,10 +79,8 @@ class EndpointEngine:
                 raise TraceError(f"{self.name} at {self.url}: an endpoint promises no {what}")
 
     def write(self, jobs: Sequence[Job], sampling: Sampling) -> Iterator[tuple[Job, Written]]:
-        """The completions of all jobs, in their order, with several requests in flight."""
-        ask = partial(self._ask, sampling)
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            yield from zip(jobs, pool.map(ask, jobs), strict=True)
+        """The completions of all jobs as they come, with several requests in flight."""
+        return in_flight(partial(self._ask, sampling), jobs, self.concurrency)
 
     def _ask(self, sampling: Sampling, job: Job) -> Written:
         """One completion, read from the server's reply as a row of a file would be."""

@@ -170,7 +170,9 @@ def _openai_row(trace: Trace) -> dict[str, Any]:
 def _write_scout(traces: Iterator[Trace], path: Path, beside: Counter[str], _: Tags | None) -> int:
     """A parquet file of transcripts, as Inspect Scout reads them."""
     n_traces = 0
-    with pq.ParquetWriter(path, TRANSCRIPT_SCHEMA, compression="zstd") as file:
+    with pq.ParquetWriter(
+        path, TRANSCRIPT_SCHEMA, compression="zstd", write_page_checksum=True
+    ) as file:
         for batch in _in_batches(traces):
             rows = []
             for trace in batch:

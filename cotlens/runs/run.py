@@ -95,8 +95,9 @@ class Run:
         Raises:
             TraceError: if the run is not complete, is a light run, or has a damaged shard.
         """
-        for shard in text_shards(self):
-            yield from read_traces(shard, format="cotlens")
+        text_shards(self)  # raises if there is no text
+        for shard in shards_of(self.path / "traces"):
+            yield from read_traces(shard.work, format="cotlens")
 
     def trace_table(self, columns: Sequence[str] | None = LIGHT_COLUMNS) -> pd.DataFrame:
         """One row per trace; by default every column but the texts and the lists per token.
@@ -391,17 +392,14 @@ class Run:
         if not (self.path / table / "run.json").exists():
             is_old = bool(self.shards(table))
             reason = "made by an older version of cotlens" if is_old else f"no {table} yet"
-            raise TraceError(f"{self.path}: {reason}; {self._how_to_renew()}")
-        try:
-            whole = read_shards(self.path / table, columns)
-        except TraceError as error:
-            raise TraceError(f"{error}; {self._how_to_renew()}") from None
-        return whole.to_pandas()
+            force = " --force" if is_old else ""
+            raise TraceError(f"{self.path}: {reason}; {self._how_to_renew()}{force}")
+        return read_shards(self.path / table, columns).to_pandas()
 
     def _how_to_renew(self) -> str:
         """The command that makes the run's tables."""
         paths = [made_from["path"] for made_from in self.info["inputs"]]
-        return f"make it with `cotlens analyze {' '.join(paths)} -o {self.path} --force`"
+        return f"make it with: cotlens analyze {' '.join(paths)} -o {self.path}"
 
     def _repr_html_(self) -> str:
         """What the run was made from, its counts, its scorers and its judges, for a notebook."""
@@ -455,10 +453,7 @@ def text_shards(run: Run) -> list[Path]:
     if info["settings"].get("light"):
         raise TraceError(f"{run.path}: a light run keeps no text; make it again without --light")
 
-    try:
-        return [shard.work for shard in shards_of(run.path / "traces")]
-    except TraceError as error:
-        raise TraceError(f"{error}; `cotlens analyze` makes it anew with --force") from None
+    return [shard.work for shard in shards_of(run.path / "traces")]
 
 
 def _with_n_steps(

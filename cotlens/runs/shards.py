@@ -4,12 +4,14 @@ Every folder of shards in cotlens is made here: the traces and steps of a run, s
 sampled traces. Such a folder holds
 
     part-00000.parquet ...  a shard each, written whole or not at all, with checksums in its pages
-    run.json                what made it; name, rows, bytes, fingerprint and content of every
-                            shard; `complete`, only at the end
+    run.json                what made it; name, rows, bytes, SHA-256, fingerprint and content of
+                            every shard; `complete`, only at the end
+    .shards.jsonl           while the folder is not complete: the shards that are done, as they come
 
 A shard's fingerprint depends on what made the folder and on the source; it tells whether a finished
 shard may stay. Its content is the hash of its rows, taken once when they are written: it is the
-source of the shards that are made from it. So nothing is hashed again when it is read.
+source of the shards that are made from it. The SHA-256 is of the file: a shard that was damaged is
+refused when it is read (`files.open_parquet`), and made again when the job is called again.
 """
 
 import hashlib
@@ -25,10 +27,16 @@ import pyarrow as pa
 
 from cotlens.files import (
     SHARD_RECORD,
+    Watched,
+    check_hash,
+    check_unchanged,
+    hash_file,
+    how_to_mend,
     only_one,
     parquet_metadata,
     read_parquet,
     to_json,
+    watch,
     write_atomic,
     write_parquet,
 )
@@ -42,11 +50,13 @@ class Shard(NamedTuple):
         name: of its file.
         source: hash of what it is made from, besides what made the folder.
         work: what `make` gets.
+        watched: the file that `work` is, as it was when it was listed; None: it is no file.
     """
 
     name: str
     source: str
     work: Any
+    watched: Watched | None = None
 
 
 class Made(NamedTuple):
@@ -128,11 +138,12 @@ def make_shards(
     """
     made_by = json.loads(dump_json(made_by))  # as it comes back from a file
     with only_one(out):
-        _prepare(out, made_by, force)
+        known = _prepare(out, made_by, force)
         records = []
-        work = partial(_make_shard, make, out, hash_text(dump_json(made_by)), keep)
+        work = partial(_make_shard, make, out, hash_text(dump_json(made_by)), keep, known)
         for record in map(work, shards):
             records.append(record)
+            _note_done(out, record)
             yield record
 
         # Shards of sources that are no longer there.
@@ -140,10 +151,15 @@ def make_shards(
         counts = _add_up(records)
         info = {**made_by, **(about or {}), "complete": True, **counts, "shards": records}
         write_info(out, info)
+        (out / _DONE).unlink(missing_ok=True)
 
 
-def _prepare(out: Path, made_by: Mapping[str, Any], force: bool) -> None:
-    """Make the folder ready: its `run.json` says what makes it now, and that it is not complete."""
+def _prepare(out: Path, made_by: Mapping[str, Any], force: bool) -> dict[str, str]:
+    """Make the folder ready: its `run.json` says what makes it now, and that it is not complete.
+
+    Returns:
+        Name -> SHA-256 of the finished shards that may stay.
+    """
     for partial_shard in out.glob(".part-*.partial"):
         partial_shard.unlink()
 
@@ -162,10 +178,45 @@ def _prepare(out: Path, made_by: Mapping[str, Any], force: bool) -> None:
             "choose another folder or name, or replace it with --force"
         )
 
+    # Hashes outlive the list: a second kill must not lose them.
+    known = {}
+    if not force and not changed:
+        known = {record["name"]: record for record in [*info.get("shards", ()), *_read_done(out)]}
+    lines = [dump_json(record) + "\n" for record in known.values()]
+    write_atomic(out / _DONE, "".join(lines))
+
     # Incomplete first, so that a kill between here and the end leaves no folder that looks whole.
     write_info(out, {**made_by, "complete": False})
     if force or changed:
         _remove_all_but(out, set())
+    return {name: record.get("sha256", "") for name, record in known.items()}
+
+
+_DONE = ".shards.jsonl"
+
+
+def _note_done(out: Path, record: Mapping[str, Any]) -> None:
+    """Add the record of a finished shard to the list of those that are done."""
+    with (out / _DONE).open("a", encoding="utf-8") as file:
+        file.write(dump_json(record) + "\n")
+
+
+def _read_done(out: Path) -> list[dict[str, Any]]:
+    """The records of the shards that a killed job had finished; its last line may be cut off."""
+    try:
+        lines = (out / _DONE).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and "name" in record:
+            records.append(record)
+    return records
 
 
 def _make_shard(
@@ -173,6 +224,7 @@ def _make_shard(
     out: Path,
     made_by: str,
     keep: Callable[[Mapping[str, Any]], bool] | None,
+    known: Mapping[str, str],
     shard: Shard,
 ) -> dict[str, Any]:
     """The record of a shard, which is made unless it is there."""
@@ -184,10 +236,13 @@ def _make_shard(
     is_done = record.get("fingerprint") == fingerprint
     if is_done and keep is not None:
         is_done = keep(record["notes"])
-    if is_done:
+    if is_done and _is_whole(path, record, known.get(shard.name, "")):
         return _with_size(record, path)
 
+    # What was read must be what the shard says that it was made from.
     made = make(shard.work)
+    if shard.watched:
+        check_unchanged(shard.watched)
     record = {
         "name": shard.name,
         "rows": made.table.num_rows,
@@ -205,9 +260,21 @@ def _make_shard(
     return _with_size(record, path)
 
 
+def _is_whole(path: Path, record: Mapping[str, Any], known_hash: str) -> bool:
+    """Whether a finished shard is the file that was written, as far as anything tells."""
+    if known_hash:
+        return hash_file(path) == known_hash
+
+    # The job was killed before it noted the shard: the checksums of its pages remain.
+    try:
+        return read_parquet(path).num_rows == record["rows"]
+    except TraceError:
+        return False
+
+
 def _with_size(record: dict[str, Any], path: Path) -> dict[str, Any]:
     size = path.stat().st_size
-    return record | {"bytes": size}
+    return record | {"bytes": size, "sha256": hash_file(path)}
 
 
 def hash_table(table: pa.Table) -> str:
@@ -261,6 +328,7 @@ def _remove_all_but(out: Path, names: set[str]) -> None:
 def remove_shards(folder: Path) -> None:
     """Remove the shards of a folder, their list, and the folder if nothing else is in it."""
     (folder / "run.json").unlink(missing_ok=True)
+    (folder / _DONE).unlink(missing_ok=True)
     _remove_all_but(folder, set())
     if not folder.is_dir():
         return
@@ -287,12 +355,21 @@ def _add_up(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def shards_of(folder: Path) -> Iterator[Shard]:
     """The shards of a complete folder as sources of others; their work is the path of the file.
 
+    Asking for the next one checks that the one before did not change meanwhile.
+
     Raises:
-        TraceError: if the folder is not complete, or a shard is missing or has another size.
+        TraceError: if the folder is not complete, or a shard is missing, damaged or replaced.
     """
     for record in read_ledger(folder):
         path = check_shard(folder, record)
-        yield Shard(record["name"], record["content"], path)
+        expected = record.get("sha256", "")
+        watched = watch(path, expected)
+        if expected:
+            check_hash(path, expected)
+        yield Shard(record["name"], record["content"], path, watched)
+
+        # Whoever read it by now read what the list says.
+        check_unchanged(watched)
 
 
 def read_ledger(folder: Path) -> list[dict[str, Any]]:
@@ -318,14 +395,14 @@ def check_shard(folder: Path, record: Mapping[str, Any]) -> Path:
     """
     path = folder / record["name"]
     if not path.exists():
-        raise TraceError(f"{path}: is missing; call the command that made it again with --force")
+        raise TraceError(f"{path}: is missing; {how_to_mend(folder)}")
 
     size = path.stat().st_size
     expected = record["bytes"]
     if size != expected:
         raise TraceError(
             f"{path}: has {size:,} bytes, not the {expected:,} that were written; "
-            "call the command that made it again with --force"
+            f"{how_to_mend(folder)}"
         )
     return path
 

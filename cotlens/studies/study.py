@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cotlens.display import facts_html
-from cotlens.files import write_atomic, write_parquet
+from cotlens.files import read_parquet, write_atomic, write_parquet
 from cotlens.studies.arms import derive
 from cotlens.trace import TraceError
 
@@ -76,7 +76,7 @@ class Study:
 
         tables = []
         for path in paths:
-            table = pd.read_parquet(path)
+            table = read_parquet(path).to_pandas()
             tables.append(table.assign(seed=_seed_of_file(path)))
         return pd.concat(tables, ignore_index=True)
 

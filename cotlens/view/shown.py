@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow as pa
 
+from cotlens.files import read_parquet
 from cotlens.formats.read import read_traces
 from cotlens.runs.run import Run, text_shards
 from cotlens.text.families import Tags
@@ -57,7 +58,7 @@ def read_shown(
     shown: dict[str, ShownTrace] = {}
 
     for shard in text_shards(run):
-        id_column = pq.read_table(shard, columns=["trace_id"])["trace_id"]
+        id_column = read_parquet(shard, ["trace_id"])["trace_id"]
         shard_ids = id_column.to_pylist()
         if ids:
             chosen_ids = [trace_id for trace_id in shard_ids if trace_id in wanted_ids]
@@ -86,11 +87,11 @@ def _read_shard(
     verdicts: dict[str, Verdicts],
 ) -> dict[str, ShownTrace]:
     """Return the traces of a shard that have one of the ids, by id, in the order of the ids."""
-    with_ids = [("trace_id", "in", ids)]
     traces = {trace.id: trace for trace in read_traces(shard, format="cotlens")}
 
     # A trace without thinking has no rows in the step table.
-    steps = pq.read_table(run.path / "steps" / shard.name, filters=with_ids).to_pandas()
+    steps = read_parquet(run.path / "steps" / shard.name).to_pandas()
+    steps = steps[steps["trace_id"].isin(ids)].reset_index(drop=True)
     steps_by_id = dict(iter(steps.groupby("trace_id", sort=False)))
     no_steps = steps.iloc[:0]
 
@@ -98,7 +99,7 @@ def _read_shard(
     scores_by_id = {}
     if scorer:
         score_shard = run.path / "scores" / scorer / shard.name
-        scores_by_id = _read_scores(score_shard, with_ids)
+        scores_by_id = _read_scores(score_shard, ids)
 
     tags = run.tags
     shown = {}
@@ -118,9 +119,12 @@ def _read_shard(
     return shown
 
 
-def _read_scores(shard: Path, filters: list[Any]) -> dict[str, Scores]:
+def _read_scores(shard: Path, ids: list[str]) -> dict[str, Scores]:
     """Return the scores in a shard by trace id, without the traces that could not be scored."""
-    table = pq.read_table(shard, filters=filters).to_pandas()
+    scored = read_parquet(shard)
+    wanted = set(ids)
+    is_asked_for = [trace_id in wanted for trace_id in scored["trace_id"].to_pylist()]
+    table = scored.filter(pa.array(is_asked_for, pa.bool_())).to_pandas()
     rows: Any = table.to_dict("records")
 
     scores = {}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cotlens import Trace, read_traces
+from cotlens.files import read_parquet
 from cotlens.judges.verdict import Item, Part
 from cotlens.measures import reflection_dynamics, safety_states, trace_entropy
 from cotlens.runs.run import Run
@@ -42,7 +43,7 @@ FLAGS = (
 
 def arm_tables(folder: Path, arm: str, seed: int, prompts: Prompts) -> dict[str, pd.DataFrame]:
     """The tables of an arm's folder that have rows, each with its arm and seed."""
-    branching = pd.read_parquet(folder / "branching.parquet")
+    branching = read_parquet(folder / "branching.parquet").to_pandas()
     tables = {
         "samples": all_samples(folder),
         "steps": step_table(folder, prompts),
@@ -54,7 +55,7 @@ def arm_tables(folder: Path, arm: str, seed: int, prompts: Prompts) -> dict[str,
     for name in ("early", *INTERVENTIONS, *OUTCOMES):
         path = folder / f"{name}.parquet"
         if path.exists():
-            tables[name] = pd.read_parquet(path)
+            tables[name] = read_parquet(path).to_pandas()
 
     named = {}
     for name, table in tables.items():
@@ -78,7 +79,7 @@ def _downcast(table: pd.DataFrame) -> pd.DataFrame:
 
 def all_samples(folder: Path) -> pd.DataFrame:
     """The samples of an arm's runs, with what it makes of injected thoughts on their prompts."""
-    depth = columns_of(pd.read_parquet(folder / "depth.parquet"))
+    depth = columns_of(read_parquet(folder / "depth.parquet").to_pandas())
     return sample_table(folder).merge(depth, on=["prompt_id", "sample"], how="left")
 
 
@@ -88,7 +89,7 @@ def sample_table(folder: Path) -> pd.DataFrame:
     Raises:
         ValueError: if a sample was not measured.
     """
-    truth = pd.read_parquet(folder / "truth.parquet")
+    truth = read_parquet(folder / "truth.parquet").to_pandas()
     tables = []
     for name in SETS:
         table = truth[truth["set"] == name]
