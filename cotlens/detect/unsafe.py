@@ -367,13 +367,13 @@ def decide_unsafe(steps: Steps, carried: Flags, is_excuse: Flags, requests: Sequ
     notices = carried[:, _AWARENESS] | carried[:, _REFUSAL]
 
     # What the requests are about.
-    numbers = np.flatnonzero(explores).tolist()
-    traces = steps.traces()
-    evidence_of = _request_evidence([requests[traces[number]] for number in numbers])
+    numbers: list[int] = np.flatnonzero(explores).tolist()
+    traces: list[int] = steps.traces()[explores].tolist()
+    evidence_of = _request_evidence([requests[trace] for trace in traces])
 
     firsts = steps.first_of_trace()
-    for number in numbers:
-        evidence = evidence_of[requests[traces[number]]]
+    for number, trace in zip(numbers, traces, strict=True):
+        evidence = evidence_of[requests[trace]]
 
         # How many of the steps before it noticed harm?
         first = max(number - _N_NOTICED_BEFORE, firsts[number])
@@ -488,7 +488,8 @@ def cue_points(steps: Steps) -> Integers:
     changes = np.flatnonzero(np.diff(of_step, prepend=-1))
     triggered = np.bitwise_or.reduceat(bits[triggers], changes)
 
-    for number, cues_of_step in zip(of_step[changes].tolist(), triggered.tolist(), strict=True):
+    numbers: list[int] = of_step[changes].tolist()
+    for number, cues_of_step in zip(numbers, triggered.tolist(), strict=True):
         words = _plain_words(steps.texts[number])
         for find, column, n_points in _searches(cues_of_step):
             if find(words):

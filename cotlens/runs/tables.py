@@ -262,7 +262,7 @@ def _detect(
     p_self_jailbreak = np.full(n_steps, np.nan)
 
     if not is_verbatim.all():
-        chosen = np.flatnonzero(is_verbatim)
+        chosen: list[int] = np.flatnonzero(is_verbatim).tolist()
         requests = [requests[number] for number in chosen]
         steps = read_steps([texts[number] for number in chosen])
     if len(places):
