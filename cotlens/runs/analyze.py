@@ -50,7 +50,7 @@ from cotlens.runs.shards import (
     write_info,
 )
 from cotlens.runs.stamped import trainer_of, write_stamped_scores
-from cotlens.runs.tables import step_rows, trace_rows
+from cotlens.runs.tables import STEPS_NEED, step_rows, trace_rows
 from cotlens.text.families import Tags
 from cotlens.text.response import new_tags
 from cotlens.text.unknown import UnknownTags
@@ -58,6 +58,7 @@ from cotlens.trace import Trace, TraceError, hash_text
 
 SHARD_TRACES = 1000
 SHARD_CHARS = 16_000_000  # long traces make smaller shards, so that memory stays flat
+_ROWS = 50  # of a shard as Python objects at once
 
 
 def analyze(
@@ -163,7 +164,7 @@ def analyze(
                 over_shards(
                     _as_sources(folder, ingested, progress),
                     run.path / "steps",
-                    partial(_make_steps, tags, light),
+                    partial(_make_steps, light),
                     made_by=made_by,
                 )
 
@@ -314,8 +315,9 @@ def _make_traces(tags: Tags | None, traces: Sequence[Trace]) -> Made:
     return Made(trace_rows(traces, tags), notes)
 
 
-def _make_steps(tags: Tags | None, light: bool, shard: Path) -> Made:
-    table = step_rows(read_traces(shard, format="cotlens"), tags)
+def _make_steps(light: bool, shard: Path) -> Made:
+    """The steps of a shard of traces, which knows where their thinking is."""
+    table = step_rows(read_parquet(shard, columns=STEPS_NEED).to_batches(max_chunksize=_ROWS))
     if light:
         table = table.select(LIGHT_STEP_COLUMNS)
     return Made(table, {"n_steps": table.num_rows})
