@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from cotlens.decoded import MAX_DECODED, MAX_OWN, as_plain, check_metadata, repeating
 from cotlens.trace import TraceError
 
 
@@ -132,14 +133,29 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """A parquet file for reading. Checksums in its pages are verified as the pages are read.
 
-    A shard must be, byte for byte, the one that the `run.json` beside it lists.
+    A shard must be, byte for byte, the one that the `run.json` beside it lists. Texts that repeat
+    often come as dictionaries, so that they take no more memory than on disk.
 
     Raises:
-        TraceError: if the shard is another. All else that a damaged file raises is `UNREADABLE`.
+        TraceError: if the shard is another, or decodes to too much. All else that a damaged file
+            raises is `UNREADABLE`.
     """
     check_listed(path)
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    metadata = pq.read_metadata(path)
+    check_metadata(path, metadata, _most_decoded(metadata))
+    with pq.ParquetFile(
+        path,
+        metadata=metadata,
+        read_dictionary=repeating(metadata),
+        page_checksum_verification=True,
+    ) as file:
         yield file
+
+
+def _most_decoded(metadata: pq.FileMetaData) -> int:
+    """Bytes that a small file may decode to: more for a shard that cotlens wrote."""
+    is_own = SHARD_RECORD in (metadata.metadata or {})
+    return MAX_OWN if is_own else MAX_DECODED
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -150,14 +166,18 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
         columns: to read; None: all.
 
     Raises:
-        TraceError: if the file is missing or damaged, or lacks a column.
+        TraceError: if the file is missing or damaged, lacks a column, or decodes to too much.
     """
     try:
         with open_parquet(path) as file:
             missing = set(columns or ()) - set(file.schema_arrow.names)
             if missing:
                 raise TraceError(f"{path}: has no column {', '.join(sorted(missing))}")
-            return file.read(columns=columns)
+            table = file.read(columns=columns)
+            types = file.metadata.schema.to_arrow_schema()
+            fields = [types.field(name) for name in table.schema.names]
+            schema = pa.schema(fields, table.schema.metadata)
+            return as_plain(path, table, schema, _most_decoded(file.metadata))
     except UNREADABLE as error:
         if isinstance(error, TraceError):
             raise
