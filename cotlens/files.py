@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from cotlens.decoded import MAX_DECODED, MAX_OWN, as_plain, check_metadata, repeating
 from cotlens.trace import TraceError
 
 
@@ -132,14 +133,29 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """A parquet file for reading. Checksums in its pages are verified as the pages are read.
 
-    A shard must be, byte for byte, the one that the `run.json` beside it lists.
+    A shard must be, byte for byte, the one that the `run.json` beside it lists. Texts that repeat
+    often come as dictionaries, so that they take no more memory than on disk.
 
     Raises:
-        TraceError: if the shard is another. All else that a damaged file raises is `UNREADABLE`.
+        TraceError: if the shard is another, or decodes to too much. All else that a damaged file
+            raises is `UNREADABLE`.
     """
     check_listed(path)
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    metadata = pq.read_metadata(path)
+    check_metadata(path, metadata, _most_decoded(metadata))
+    with pq.ParquetFile(
+        path,
+        metadata=metadata,
+        read_dictionary=repeating(metadata),
+        page_checksum_verification=True,
+    ) as file:
         yield file
+
+
+def _most_decoded(metadata: pq.FileMetaData) -> int:
+    """Bytes that a small file may decode to: more for a shard that cotlens wrote."""
+    is_own = SHARD_RECORD in (metadata.metadata or {})
+    return MAX_OWN if is_own else MAX_DECODED
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -150,14 +166,18 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
         columns: to read; None: all.
 
     Raises:
-        TraceError: if the file is missing or damaged, or lacks a column.
+        TraceError: if the file is missing or damaged, lacks a column, or decodes to too much.
     """
     try:
         with open_parquet(path) as file:
             missing = set(columns or ()) - set(file.schema_arrow.names)
             if missing:
                 raise TraceError(f"{path}: has no column {', '.join(sorted(missing))}")
-            return file.read(columns=columns)
+            table = file.read(columns=columns)
+            types = file.metadata.schema.to_arrow_schema()
+            fields = [types.field(name) for name in table.schema.names]
+            schema = pa.schema(fields, table.schema.metadata)
+            return as_plain(path, table, schema, _most_decoded(file.metadata))
     except UNREADABLE as error:
         if isinstance(error, TraceError):
             raise
@@ -280,6 +300,61 @@ def hash_file(path: Path) -> str:
     if _is_settled(state):
         _hashes[path] = (state, digest)
     return digest
+
+
+# --- files that change while they are read -----------------------------------------------------
+class Watched(NamedTuple):
+    """A file or folder as it was before it was read.
+
+    Attributes:
+        path: the file or folder.
+        sha256: as `hash_path` gives it; empty: unknown.
+        written: name -> size and time of the last writing (ns) of each file.
+    """
+
+    path: Path
+    sha256: str
+    written: dict[str, tuple[int, int]]
+
+
+def watch(path: Path, sha256: str | None = None) -> Watched:
+    """Note what a file or folder is now; `check_unchanged` then says whether it still is.
+
+    Args:
+        path: the file or folder.
+        sha256: where it is known already, or must not be taken (empty).
+    """
+    # The times come first: a change between them and the hash shows in the times.
+    written = _written(path)
+    return Watched(path, _hash_of(path) if sha256 is None else sha256, written)
+
+
+def check_unchanged(watched: Watched) -> None:
+    """Raise TraceError if a file or folder was written to, replaced or removed since."""
+    path = watched.path
+    is_same = path.exists() and _written(path) == watched.written
+    if is_same and watched.sha256:
+        is_same = _hash_of(path) == watched.sha256
+    if not is_same:
+        raise TraceError(
+            f"{path}: changed while it was read; call the same command again when nothing writes "
+            "there"
+        )
+
+
+def _written(path: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of the last writing of a file, or of each file in a folder."""
+    children = [path] if path.is_file() else sorted(path.rglob("*"))
+    written = {}
+    for child in children:
+        if child.is_file():
+            state = file_state(child)
+            written[str(child)] = (state.size, state.modified)
+    return written
+
+
+def _hash_of(path: Path) -> str:
+    return hash_file(path) if path.is_file() else hash_path(path)
 
 
 # --- all or nothing ----------------------------------------------------------------------------

@@ -18,7 +18,7 @@
 # A *donor* is the model whose thought is put into the mouth of a *recipient* (RECAP, arXiv 2510.00938). *Continuation safety* S is the share of safe
 # continuations from a step (IPO, arXiv 2509.24393). *h(k)* is the share of unsafe thoughts that are still unsafe after k replaced steps.
 #
-# The numbers are of the pocket world's arms, two seeds: RECAP, IPO and Chain-of-Guardrails next to the base, SFT on own samples and GRPO, at equal updates and
+# The numbers are of the pocket world's arms, three seeds: RECAP, IPO and Chain-of-Guardrails next to the base, SFT on own samples and GRPO, at equal updates and
 # sequences. **A demonstration, no evidence on real models.** With a run of your own, the last section draws the same of it.
 
 # %% tags=["parameters"]

@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from places import SAMPLES
+from typer.testing import CliRunner
 
-from cotlens import Run
+from cotlens import Run, TraceError
+from cotlens.cli import app
 
 COTLENS = [sys.executable, "-m", "cotlens.cli"]
 
@@ -126,3 +130,31 @@ def test_exports_are_json_whatever_the_numbers(tmp_path):
     assert trace.logprobs is not None
     assert trace.logprobs[0] == float("-inf")
     assert trace.reward is None
+
+
+# --- files that change -------------------------------------------------------------------------
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    """Shards of two traces; a line comes in after the first shard. The next call reads all."""
+    monkeypatch.setattr("cotlens.runs.analyze.SHARD_TRACES", 2)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(lines(100))
+    run = tmp_path / "run"
+
+    def grow():
+        while not (run / "traces" / "part-00000.parquet").exists():
+            time.sleep(0.001)
+        with path.open("ab") as file:
+            file.write(b'{"id": "late", "completion": "x"}\n')
+
+    growing = threading.Thread(target=grow)
+    growing.start()
+    result = CliRunner().invoke(app, ["analyze", str(path), "-o", str(run)])
+    growing.join()
+    assert f"{path}: changed while it was read; call the same" in str(result.exception)
+    with pytest.raises(TraceError, match="no steps yet"):
+        Run(run).trace_table()
+
+    again = CliRunner().invoke(app, ["analyze", str(path), "-o", str(run)])
+    assert "101 traces" in again.output

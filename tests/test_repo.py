@@ -14,7 +14,7 @@ import cotlens
 
 # A file imports its own package and those before it. `__init__.py` and `cli/` of cotlens look everywhere.
 ORDER = (
-    "display", "trace", "files", "stats", "detect", "text", "formats", "measures", "models", "judges", "probes", "runs",
+    "display", "trace", "decoded", "files", "stats", "detect", "text", "formats", "measures", "models", "judges", "probes", "runs",
     "studies", "plots", "view", "describe",
 )  # fmt: skip
 FREE = ("__init__", "cli")
@@ -153,14 +153,14 @@ def test_the_public_names_are_few_and_documented():
         assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
-def test_readme_shows_every_package_and_each_package_its_files():
-    """README's tree has a line a package; a package's docstring lists its files in reading order."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_tree_shows_every_package_and_each_package_its_files():
+    """docs/tree.md has a line a package; a package's docstring lists its files in reading order."""
+    tree = (ROOT / "docs" / "tree.md").read_text(encoding="utf-8")
     for module, path in MODULES.items():
         package = package_of(module)
         if package in FREE:
             continue
-        assert re.search(rf"^  {package}(/|\.py)? ", readme, re.MULTILINE), package
+        assert re.search(rf"^  {package}(/|\.py)? ", tree, re.MULTILINE), package
         if "." in module:
             listing = ast.get_docstring(
                 ast.parse((path.parent / "__init__.py").read_text(encoding="utf-8"))
@@ -180,6 +180,13 @@ def test_code_in_the_pages_runs(page, tmp_path, monkeypatch):
     names: dict = {}
     for block in blocks:
         exec(compile(block.replace('"runs/', f'"{tmp_path}/'), page, "exec"), names)
+
+
+def test_the_first_page_is_short():
+    """README is read in some minutes: at most 120 lines and 1,200 words."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 120
+    assert len(readme.split()) <= 1200
 
 
 def test_no_word_about_where_it_was_made():

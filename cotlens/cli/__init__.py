@@ -3,6 +3,7 @@
 common       options that several commands share, the progress bar, remarks on stderr
 traces       generate, analyze, info, export
 models       score, guard
+demo         demo
 probe        probe continuation, intervene, prefill, hijack, early, hidden
 results      figures, view, compare
 
@@ -18,6 +19,7 @@ from typer import Exit, Option, Typer, echo
 
 from cotlens import __version__
 from cotlens.cli.common import remark
+from cotlens.cli.demo import demo
 from cotlens.cli.models import guard, score
 from cotlens.cli.probe import probe_app
 from cotlens.cli.results import compare, figures, view
@@ -27,7 +29,7 @@ from cotlens.trace import TraceError
 app = Typer(
     help="Dynamics of chain-of-thought: split reasoning traces, cut them into steps, and draw what "
     "they show.",
-    epilog="Start with: cotlens info FILE, then cotlens analyze FILE -o RUN, "
+    epilog="Start with: cotlens demo; or cotlens info FILE, then cotlens analyze FILE -o RUN, "
     "then cotlens figures RUN -o figures",
     no_args_is_help=True,
     add_completion=False,
@@ -36,7 +38,7 @@ app = Typer(
 )
 
 # In the order in which the help lists them.
-for _command in (generate, analyze, score, guard, figures, view, compare, info, export):
+for _command in (demo, generate, analyze, score, guard, figures, view, compare, info, export):
     app.command()(_command)
 app.add_typer(probe_app, name="probe")
 

@@ -2,6 +2,7 @@
 
 This package reads no trace, no run, and no file but its own weights.
 
+tokens       the words of steps, of many traces at once, as numbers
 features     hashed words and word pairs of steps, which both classifiers read
 language     is_english, languages: the classifiers are not valid on other languages
 rules        decide_by_rules: does a step in Chinese or Spanish reflect (phrases: reflection.tsv)

@@ -3,7 +3,6 @@
 `reflect` and `unsafe` classify steps by these features.
 """
 
-import re
 import zlib
 from collections.abc import Sequence
 from importlib.resources import files
@@ -12,39 +11,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Tokens = Sequence[Sequence[str]]  # the tokens of each step of a trace
+from cotlens.detect.tokens import Integers, Steps
+
 Hashes = NDArray[np.uint64]
-Integers = NDArray[np.int64]
 Sums = NDArray[np.float64]
 
 # A step is judged by its own features and by those of these neighbours. A model has a weight for
 # each feature of each.
 OFFSETS = (0, -1, 1)
-_N_BEFORE = 1
-_N_AFTER = 1
-
-# Only the beginning of a step is read: a longer step is a formula or a dump, and its beginning
-# tells what it does.
-MAX_CHARS = 2000
-MAX_TOKENS = 60
-
-_TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|\.\.\.|[^\sa-z\d]")
-_NUMBER = "#"
 
 # These words stand before the first word of a step, and where a step has no word.
 _START = "\x02"
 _END = "\x03"
-
-
-def tokenize(text: str) -> list[str]:
-    """Return lower-case words, single signs, and `#` for every number; at most `MAX_TOKENS`."""
-    beginning = text[:MAX_CHARS]
-    lowered = beginning.lower()
-    plain = lowered.replace("’", "'")
-
-    found = _TOKEN.findall(plain)
-    first = found[:MAX_TOKENS]
-    return [_NUMBER if token[0].isdigit() else token for token in first]
 
 
 class Features(NamedTuple):
@@ -66,7 +44,7 @@ class Features(NamedTuple):
     wholes: Hashes
 
 
-def features(tokens: Tokens) -> Features:
+def features(steps: Steps) -> Features:
     """Return the features of each step, without those of its neighbours.
 
     A feature is a hash of one or more words, or of the step's length, and of the feature's number:
@@ -77,9 +55,7 @@ def features(tokens: Tokens) -> Features:
     - its length on a logarithmic scale;
     - the whole step if it has at most four words.
     """
-    words = _hash_words(tokens)
-    # A step without words has one word, the end mark.
-    lengths = np.array([len(step) or 1 for step in tokens])
+    words, lengths = _hash_words(steps)
     stops = np.cumsum(lengths)
     starts = stops - lengths
 
@@ -128,35 +104,22 @@ def features(tokens: Tokens) -> Features:
     return Features(of_words, starts, np.stack(of_steps), short, wholes)
 
 
-def _hash_words(tokens: Tokens) -> Hashes:
-    """Return the hashes of the words of all steps, one after the other."""
-    words: list[str] = []
-    for step in tokens:
-        words.extend(step or [_END])
+def _hash_words(steps: Steps) -> tuple[Hashes, Integers]:
+    """Return the hashes of the words of all steps, and how many each has.
 
-    try:
-        hashes = list(map(_hashes.__getitem__, words))
-    except KeyError:  # at least one word is new
-        hashes = [_hash(word) for word in words]
-    return np.array(hashes, np.uint64)
-
-
-_hashes: dict[str, int] = {}
-_MAX_HASHES = 200_000  # hostile text has endlessly many words
+    A step without words has one word, the end mark.
+    """
+    hash_of = steps.vocabulary.table(_hash, np.uint64)
+    hashes = hash_of[steps.words]
+    empty = np.flatnonzero(steps.lengths == 0)
+    if len(empty):
+        hashes = np.insert(hashes, steps.starts[empty], np.uint64(_hash(_END)))
+    return hashes, np.maximum(steps.lengths, 1)
 
 
 def _hash(word: str) -> int:
-    """Return the CRC-32 of a word, which is computed once."""
-    value = _hashes.get(word)
-    if value is not None:
-        return value
-
-    if len(_hashes) > _MAX_HASHES:
-        _hashes.clear()
-    data = word.encode("utf-8", "surrogatepass")
-    value = zlib.crc32(data)
-    _hashes[word] = value
-    return value
+    """Return the CRC-32 of a word."""
+    return zlib.crc32(word.encode("utf-8", "surrogatepass"))
 
 
 def _mix(left: Hashes, right: Hashes, number: int) -> Hashes:
@@ -218,80 +181,73 @@ def load_weights(name: str, outputs: Sequence[str]) -> Weights:
     return Weights(weights, bias)
 
 
-_BLOCK = 2_000  # steps at once, so that memory does not grow with the length of a trace
-
-
-def feature_sums(tokens: Tokens, *models: Weights) -> list[Sums]:
+def feature_sums(steps: Steps, *models: Weights) -> list[Sums]:
     """Return for each model the summed weights of every step and its neighbours, plus the bias.
 
-    The features are computed once for all models. A neighbour before the first step or after the
-    last adds nothing. Each array has the shape (steps, outputs).
+    The features are computed once for all models. A neighbour before the first step of a trace or
+    after its last adds nothing. Each array has the shape (steps, outputs).
     """
-    n_steps = len(tokens)
-    blocks = []
-    for start in range(0, n_steps, _BLOCK):
-        stop = min(start + _BLOCK, n_steps)
+    if not len(steps.texts):
+        return [np.zeros((0, model.weights.shape[2])) for model in models]
 
-        # A block is read with its neighbours, as far as the trace has them.
-        first = max(start - _N_BEFORE, 0)
-        end = min(stop + _N_AFTER, n_steps)
-        block = tokens[first:end]
-        block_features = features(block)
-
-        # The neighbours that the trace does not have.
-        n_before = first - (start - _N_BEFORE)
-        n_after = stop + _N_AFTER - end
-        padding = ((n_before, n_after), (0, 0), (0, 0))
-
-        sums_of_models = []
-        for model in models:
-            added = _sum_by_step(model, block_features)
-            padded = np.pad(added, padding)
-            sums = _sum_over_neighbours(padded)
-            sums += model.bias
-            sums_of_models.append(sums)
-        blocks.append(sums_of_models)
-
-    # The blocks of each model, one after the other.
-    by_model = zip(*blocks, strict=True)
-    return list(map(np.concatenate, by_model))
+    hashes, starts = _in_rows(features(steps))
+    sums_of_models = []
+    for model in models:
+        added = _sum_by_step(model, hashes, starts)
+        sums = _sum_over_neighbours(added, steps)
+        sums += model.bias
+        sums_of_models.append(sums)
+    return sums_of_models
 
 
-def _sum_by_step(model: Weights, features: Features) -> Sums:
-    """Return what each step adds to the steps around it: (steps, offsets, outputs)."""
+def _in_rows(features: Features) -> tuple[Hashes, Integers]:
+    """Return the hashes of each step, step by step, and where those of each step start."""
+    n_words = np.diff(features.starts, append=features.words.shape[1])
+    n_once = len(features.steps)
+    n_hashes = len(features.words) * n_words + n_once
+    n_hashes[features.short] += 1
+    ends = np.cumsum(n_hashes)
+    starts = ends - n_hashes
+    hashes = np.empty(ends[-1], np.uint64)
+
+    # The words of a step, then its pairs.
+    numbers = np.arange(features.words.shape[1]) - np.repeat(features.starts, n_words)
+    of_words = np.repeat(starts, n_words) + numbers
+    for row, of_kind in enumerate(features.words):
+        hashes[of_words + row * np.repeat(n_words, n_words)] = of_kind
+
+    # What it has once, and a short step as a whole.
+    of_steps = starts + len(features.words) * n_words
+    for row, of_kind in enumerate(features.steps):
+        hashes[of_steps + row] = of_kind
+    hashes[ends[features.short] - 1] = features.wholes
+    return hashes, np.append(starts, len(hashes))
+
+
+def _sum_by_step(model: Weights, hashes: Hashes, starts: Integers) -> NDArray[np.float32]:
+    """Return what each step adds to the steps around it: (steps, offsets, outputs).
+
+    It is the product of a sparse matrix (steps, buckets) with the weights.
+    """
+    from scipy.sparse import csr_matrix
+
     n_buckets, n_offsets, n_outputs = model.weights.shape
-    last_bits = np.uint64(n_buckets - 1)
-
-    # One row a bucket, whatever the offset and the output.
-    table = model.weights.reshape(n_buckets, -1)
-
-    def rows(hashes: Hashes) -> NDArray[np.float32]:
-        """Return the weights of each hash; `take` is faster than an index."""
-        buckets = hashes & last_bits
-        places = buckets.astype(np.intp)
-        return table.take(places, axis=0, mode="clip")
-
-    # What the words of a step add.
-    words, pairs = features.words
-    of_words = rows(words)
-    of_words += rows(pairs)
-    added = np.add.reduceat(of_words, features.starts, axis=0)
-
-    # What its beginning, its end and its length add, and a short step as a whole.
-    for hashes in features.steps:
-        added += rows(hashes)
-    added[features.short] += rows(features.wholes)
-
-    by_offset = added.reshape(-1, n_offsets, n_outputs)
-    return by_offset.astype(np.float64)
+    buckets = (hashes & np.uint64(n_buckets - 1)).astype(np.int32)
+    ones = np.ones(len(buckets), np.float32)
+    n_steps = len(starts) - 1
+    counts = csr_matrix((ones, buckets, starts), (n_steps, n_buckets))
+    added = counts @ model.weights.reshape(n_buckets, -1)
+    return added.reshape(n_steps, n_offsets, n_outputs)
 
 
-def _sum_over_neighbours(added: Sums) -> Sums:
-    """Return the sum of what every step but the padding takes from itself and its neighbours."""
-    stop = len(added) - _N_AFTER
-    taken = []
-    for column, offset in enumerate(OFFSETS):
-        start = _N_BEFORE + offset
-        neighbours = slice(start, stop + offset)
-        taken.append(added[neighbours, column])
-    return np.sum(taken, axis=0)
+def _sum_over_neighbours(added: NDArray[np.float32], steps: Steps) -> Sums:
+    """Return the sum of what every step takes from itself and from its neighbours in the trace."""
+    sums = added[:, 0].astype(np.float64)
+    numbers = np.arange(len(sums))
+    firsts = steps.first_of_trace()
+    ends = steps.end_of_trace()
+    for column, offset in enumerate(OFFSETS[1:], start=1):
+        neighbours = numbers + offset
+        has_one = (firsts <= neighbours) & (neighbours < ends)
+        sums[has_one] += added[neighbours[has_one], column]
+    return sums

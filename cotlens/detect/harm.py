@@ -7,6 +7,7 @@ like its neighbours. The weights (`harm.npz`) hold no text; `trainers/fit/harm.p
 
 import re
 import zlib
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from itertools import combinations, pairwise
@@ -78,49 +79,39 @@ def _words(text: str) -> list[str]:
     # Letters and digits are words; signs are not.
     lowered = text.lower()
     plain = lowered.replace("’", "'")
-
-    words = []
-    for word in _WORD.findall(plain):
-        is_number = word[0].isdigit()
-        words.append("#" if is_number else word)
-    return words
+    return ["#" if word[0].isdigit() else word for word in _WORD.findall(plain)]
 
 
 def _word_buckets(words: list[str]) -> list[int]:
     """Return the buckets of the words, and of the pairs that they form with the next one."""
     # The first and the last word form a pair with a mark of the end.
     padded = [_START, *words, _END]
-    names = list(words)
-    for first, second in pairwise(padded):
-        names.append(f"{first} {second}")
+    pairs = set(pairwise(padded))
+    names = set(words)
+    names.update(f"{first} {second}" for first, second in pairs)
     return _distinct_buckets(names)
 
 
 def _topic_buckets(words: list[str]) -> list[int]:
     """Return the buckets of the topics of the words, and of their pairs."""
     topics: set[str] = set()
-    for word in words:
+    for word in set(words):
         topics.update(_topics_of(word))
 
     # In alphabetical order a pair has one name.
     in_order = sorted(topics)
-    names = [_TOPIC + topic for topic in in_order]
-    for first, second in combinations(in_order, 2):
-        names.append(f"{_TOPIC}{first} {second}")
+    names = {_TOPIC + topic for topic in in_order}
+    names.update(f"{_TOPIC}{first} {second}" for first, second in combinations(in_order, 2))
     return _distinct_buckets(names)
 
 
-def _distinct_buckets(names: list[str]) -> list[int]:
-    buckets = set()
-    for name in names:
-        hashed = zlib.crc32(name.encode())
-        buckets.add(hashed % N_BUCKETS)
-    return sorted(buckets)
+def _distinct_buckets(names: Iterable[str]) -> list[int]:
+    return sorted({zlib.crc32(name.encode()) % N_BUCKETS for name in names})
 
 
 class _Topics(NamedTuple):
     words: dict[str, list[str]]  # a word and its topics
-    beginnings: list[tuple[str, str]]  # the beginning of a word and its topic
+    beginnings: dict[str, list[str]]  # the beginning of a word and its topics
 
 
 @cache
@@ -129,7 +120,7 @@ def _topics() -> _Topics:
     path = files("cotlens.detect").joinpath("topics.tsv")
     content = path.read_text(encoding="utf-8")
 
-    topics = _Topics({}, [])
+    topics = _Topics({}, {})
     for line in content.splitlines():
         if line.startswith("#"):
             continue
@@ -138,10 +129,8 @@ def _topics() -> _Topics:
         topic, members = line.split("\t")
         for member in members.split():
             beginning = member.removesuffix("*")
-            if beginning != member:
-                topics.beginnings.append((beginning, topic))
-            else:
-                topics.words.setdefault(member, []).append(topic)
+            known = topics.words if beginning == member else topics.beginnings
+            known.setdefault(beginning, []).append(topic)
     return topics
 
 
@@ -157,9 +146,9 @@ def _topics_of(word: str) -> tuple[str, ...]:
 
     # The topics of the whole word, then those of its beginnings.
     topics = list(_topics().words.get(word, ()))
-    for beginning, topic in _topics().beginnings:
-        if word.startswith(beginning):
-            topics.append(topic)
+    beginnings = _topics().beginnings
+    for length in range(1, len(word) + 1):
+        topics += beginnings.get(word[:length], ())
 
     if len(_topics_of_word) > _MAX_WORDS:
         _topics_of_word.clear()

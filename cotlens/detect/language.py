@@ -5,13 +5,11 @@ of function words, or the script, of the steps around.
 """
 
 import re
-from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cotlens.detect.features import Integers, Tokens, tokenize
+from cotlens.detect.tokens import Flags, Integers, Steps
 
 # Frequent English words that are not words of Spanish, French, German, Italian or Portuguese.
 _ENGLISH_TEXT = """
@@ -54,60 +52,51 @@ class Language(StrEnum):
     SPANISH = "es"
 
 
-def is_english(texts: Sequence[str], tokens: Tokens | None = None) -> NDArray[np.bool_]:
+def is_english(steps: Steps) -> Flags:
     """Return whether each step is English, by the share of function words in the steps around it.
 
     Where these steps cannot tell (a page of formulas, terse notes), the whole trace decides. A
     trace without words counts as English. A step with more letters of another script than Latin
     words is not English, nor is one without English function words where such letters prevail in
     the steps around it.
-
-    Args:
-        texts: the steps of one trace, in order.
-        tokens: what `tokenize` returns for each of them; computed if not given.
     """
-    if tokens is None:
-        tokens = list(map(tokenize, texts))
-
-    n_words = _count_tokens(tokens, _is_word)
-    n_english = _count_tokens(tokens, _ENGLISH.__contains__)
-    n_foreign = _count_foreign(texts, tokens)
-    n_accented = np.array(list(map(_count_accented, texts)))
+    n_words = steps.count(_is_word)
+    n_english = steps.count(_is_english_word)
+    n_foreign = steps.count(_is_foreign)
+    n_accented = np.array(list(map(_count_accented, steps.texts)), np.int64)
 
     # Are there enough function words around the step?
-    words_around = _sum_around(n_words)
-    english_around = _sum_around(n_english)
+    words_around = steps.sums_around(n_words, _WINDOW)
+    english_around = steps.sums_around(n_english, _WINDOW)
     enough_around = english_around >= _LEAST_SHARE * words_around
 
     # If not: are there too few words to tell, or terse ones without an accent among them?
     too_few_words = words_around < _LEAST_WORDS
-    no_accents = _sum_around(n_accented) == 0
+    no_accents = steps.sums_around(n_accented, _WINDOW) == 0
     unclear = too_few_words | no_accents
 
     # Then the whole trace decides; without words it counts as English.
-    all_words = n_words.sum()
-    all_english = n_english.sum()
+    all_words = steps.totals(n_words)
+    all_english = steps.totals(n_english)
     enough_in_trace = all_english >= _LEAST_SHARE * all_words
-    trace_is_english = enough_in_trace or all_words < _LEAST_WORDS
-
+    trace_is_english = enough_in_trace | (all_words < _LEAST_WORDS)
     enough = enough_around | (unclear & trace_is_english)
-    if n_accented.any() or not enough_around.all():
-        # Names in code look English ("is_valid"), also where the text around them is Spanish, and
-        # a Spanish step may have no accent.
-        n_spanish = _count_tokens(tokens, _SPANISH.__contains__)
-        more_around = english_around >= _sum_around(n_spanish)
-        enough &= more_around | (n_english > n_spanish)
+
+    # Names in code look English ("is_valid"), also where the text around them is Spanish, and a
+    # Spanish step may have no accent. A trace that is English throughout is not asked.
+    is_doubtful = steps.totals(n_accented + ~enough_around) > 0
+    n_spanish = steps.count(_is_spanish_word)
+    more_around = english_around >= steps.sums_around(n_spanish, _WINDOW)
+    enough &= ~is_doubtful | more_around | (n_english > n_spanish)
     is_latin = n_foreign <= n_words
 
     # A formula among Chinese is part of the Chinese text, an English sentence is not.
-    latin_around = _sum_around(n_foreign) <= words_around
+    latin_around = steps.sums_around(n_foreign, _WINDOW) <= words_around
     belongs = latin_around | (n_english > 0)
     return enough & is_latin & belongs
 
 
-def languages(
-    texts: Sequence[str], tokens: Tokens, english: NDArray[np.bool_]
-) -> list[Language | None]:
+def languages(steps: Steps, english: Flags) -> list[Language | None]:
     """Return the language of each step: English as given, Chinese, Spanish, or None.
 
     A step is Chinese if most of its letters, or of those in the steps around it, are Chinese
@@ -117,32 +106,32 @@ def languages(
     words, the whole trace decides.
 
     Args:
-        texts: the steps of one trace, in order.
-        tokens: what `tokenize` returns for each of them.
+        steps: of one or more traces.
         english: what `is_english` returns for them.
     """
     if english.all():
-        return [Language.ENGLISH] * len(texts)
+        return [Language.ENGLISH] * len(steps.texts)
 
-    n_words = _count_tokens(tokens, _is_word)
-    n_foreign = _count_foreign(texts, tokens)
-    words_around = _sum_around(n_words)
-    foreign_around = _sum_around(n_foreign)
+    n_words = steps.count(_is_word)
+    n_foreign = steps.count(_is_foreign)
+    words_around = steps.sums_around(n_words, _WINDOW)
+    foreign_around = steps.sums_around(n_foreign, _WINDOW)
 
     # The step's letters decide, or those around where it has about as many Latin words.
-    n_han = _count_tokens(tokens, _HAN.match)
-    han_around = _sum_around(n_han)
+    n_han = steps.count(_is_han)
+    han_around = steps.sums_around(n_han, _WINDOW)
     others_around = foreign_around - han_around
     pure_around = others_around <= _MOST_OTHERS * han_around
     is_han = (n_han > n_words) | (han_around > words_around)
     is_chinese = is_han & pure_around
 
     # Spanish words against those of languages like it.
-    n_spanish = _count_tokens(tokens, _SPANISH.__contains__)
-    n_rivals = _count_tokens(tokens, _NOT_SPANISH.__contains__)
-    spanish_around = _of_run(n_spanish, n_words)
-    rivals_around = _of_run(n_rivals, n_words)
-    run_words = _of_run(n_words, n_words)
+    too_few_words = words_around < _LEAST_WORDS
+    n_spanish = steps.count(_is_spanish_word)
+    n_rivals = steps.count(_is_rival_word)
+    spanish_around = _of_run(steps, n_spanish, too_few_words)
+    rivals_around = _of_run(steps, n_rivals, too_few_words)
+    run_words = _of_run(steps, n_words, too_few_words)
 
     some = spanish_around > 0
     enough = spanish_around >= _LEAST_SHARE * run_words
@@ -151,32 +140,25 @@ def languages(
     is_spanish = some & enough & few_rivals & is_latin
 
     # A later one overwrites an earlier one: the classifier knows English better than rules do.
-    answer: list[Language | None] = [None] * len(texts)
+    answer: list[Language | None] = [None] * len(steps.texts)
     _write(answer, is_spanish, Language.SPANISH)
     _write(answer, is_chinese, Language.CHINESE)
     _write(answer, english, Language.ENGLISH)
     return answer
 
 
-def _write(answer: list[Language | None], steps: NDArray[np.bool_], language: Language) -> None:
+def _write(answer: list[Language | None], steps: Flags, language: Language) -> None:
     """Write a language at some of the steps."""
     for number in np.flatnonzero(steps):
         answer[number] = language
 
 
-def _of_run(values: Integers, n_words: Integers) -> Integers:
+def _of_run(steps: Steps, values: Integers, too_few_words: Flags) -> Integers:
     """Return the sum around each step, or of the whole trace where there are too few words."""
-    too_few_words = _sum_around(n_words) < _LEAST_WORDS
-    return np.where(too_few_words, values.sum(), _sum_around(values))
+    return np.where(too_few_words, steps.totals(values), steps.sums_around(values, _WINDOW))
 
 
-def _count_tokens(tokens: Tokens, passes: Callable) -> Integers:
-    """Return how many tokens of each step pass a test."""
-    counts = []
-    for step in tokens:
-        passing = list(filter(passes, step))
-        counts.append(len(passing))
-    return np.array(counts)
+# --- what is asked of every word ---------------------------------------------------------------
 
 
 def _is_word(token: str) -> bool:
@@ -184,36 +166,29 @@ def _is_word(token: str) -> bool:
     return is_longer_than_a_sign and token != "..."
 
 
-def _count_foreign(texts: Sequence[str], tokens: Tokens) -> Integers:
-    """Return how many letters of each step are of a script other than Latin or Greek."""
-    counts = []
-    for text, step in zip(texts, tokens, strict=True):
-        if text.isascii():
-            counts.append(0)
-            continue
+def _is_english_word(token: str) -> bool:
+    return token in _ENGLISH
 
-        foreign = list(filter(_OTHER_SCRIPT.match, step))
-        counts.append(len(foreign))
-    return np.array(counts)
+
+def _is_spanish_word(token: str) -> bool:
+    return token in _SPANISH
+
+
+def _is_rival_word(token: str) -> bool:
+    return token in _NOT_SPANISH
+
+
+def _is_foreign(token: str) -> bool:
+    """Return whether a token is a letter of a script other than Latin or Greek."""
+    return _OTHER_SCRIPT.match(token) is not None
+
+
+def _is_han(token: str) -> bool:
+    return _HAN.match(token) is not None
 
 
 def _count_accented(text: str) -> int:
     """Return how many letters have an accent."""
     if text.isascii():
         return 0
-
-    accented = _ACCENTED.findall(text)
-    return len(accented)
-
-
-def _sum_around(values: Integers) -> Integers:
-    """Return for each step the sum of the values at most `_WINDOW` steps away."""
-    n_steps = len(values)
-    sums = np.cumsum(values)
-    sums_before = np.concatenate([[0], sums])
-
-    # The window of a step ends where the trace does.
-    steps = np.arange(n_steps)
-    starts = np.maximum(steps - _WINDOW, 0)
-    stops = np.minimum(steps + _WINDOW + 1, n_steps)
-    return sums_before[stops] - sums_before[starts]
+    return len(_ACCENTED.findall(text))

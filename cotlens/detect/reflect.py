@@ -21,16 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotlens.detect.features import (
-    Integers,
     Sums,
-    Tokens,
     Weights,
     feature_sums,
     load_weights,
-    tokenize,
 )
 from cotlens.detect.language import Language, is_english, languages
 from cotlens.detect.rules import decide_by_rules
+from cotlens.detect.tokens import Flags, Integers, Steps, read_steps
 
 
 class Kind(StrEnum):
@@ -64,7 +62,7 @@ THRESHOLD = 0.3
 
 
 class StepKinds(NamedTuple):
-    """Kinds of the steps of one trace, one entry per step.
+    """Kinds of steps, one entry per step.
 
     Attributes:
         kind: the most probable kind among the reflective ones if the step reflects, else among the
@@ -94,26 +92,18 @@ def classify(texts: Sequence[str]) -> StepKinds:
     if len(texts) == 0:
         return StepKinds([], np.zeros(0), [])
 
-    tokens = list(map(tokenize, texts))
-    weights = reflect_weights()
-    (sums,) = feature_sums(tokens, weights)
-    english = is_english(texts, tokens)
-    return decide_kinds(texts, tokens, sums, english)
+    steps = read_steps([texts])
+    (sums,) = feature_sums(steps, reflect_weights())
+    return decide_kinds(steps, sums, is_english(steps))
 
 
-def decide_kinds(
-    texts: Sequence[str],
-    tokens: Tokens,
-    sums: NDArray[np.float64],
-    english: NDArray[np.bool_],
-) -> StepKinds:
-    """Kinds from the sums of their weights, one row per step of a trace; by rules if not English.
+def decide_kinds(steps: Steps, sums: Sums, english: Flags) -> StepKinds:
+    """Kinds from the sums of their weights, one row per step; by rules if not English.
 
     Args:
-        texts: the steps of one trace, in order.
-        tokens: what `tokenize` returns for each of them.
-        sums: what `feature_sums` returns for the tokens and `reflect_weights`.
-        english: what `is_english` returns for the texts.
+        steps: of one or more traces.
+        sums: what `feature_sums` returns for the steps and `reflect_weights`.
+        english: what `is_english` returns for the steps.
     """
     borders = [N_REFLECTIVE, len(KINDS)]
     reflective, others, deciding = np.split(sums, borders, axis=1)
@@ -121,12 +111,16 @@ def decide_kinds(
     # `wide` knows the neighbouring steps only, and takes any conclusion for one that repeats
     # another. A first one counts in the strict sense.
     strict, wide = deciding.T
-    is_first = _are_first_conclusions(sums)
+    is_first = _are_first_conclusions(steps, sums)
     lower = np.minimum(strict, wide)
     wide = np.where(is_first, lower, wide)
 
+    # The place of each step in its trace counts, too.
     deciding = np.column_stack([strict, wide])
-    p_reflect = _p_reflect(deciding)
+    first_step = steps.first_of_trace()
+    n_steps = steps.end_of_trace() - first_step
+    numbers = np.arange(len(sums)) - first_step
+    p_reflect = _p_reflect(decision_inputs(deciding, numbers, n_steps))
     reflects = p_reflect >= THRESHOLD
 
     # The best kind on the side that the decision names.
@@ -135,50 +129,49 @@ def decide_kinds(
     best = np.where(reflects, best_reflective, best_other)
 
     # The classifier says nothing about steps in another language.
-    kinds = []
-    decisions: list[bool | None] = []
-    for number, decision, known in zip(best, reflects, english, strict=True):
-        kind = KINDS[number].value
-        kinds.append(kind if known else "")
-        decisions.append(bool(decision) if known else None)
+    names = np.array([*KINDS, ""], object)
+    kinds = names[np.where(english, best, len(KINDS))].tolist()
+    known = reflects.astype(object)
+    known[~english] = None
+    decisions: list[bool | None] = known.tolist()
 
     # Rules may.
     if not english.all():
-        for number, language in enumerate(languages(texts, tokens, english)):
+        for number, language in enumerate(languages(steps, english)):
             if language in (None, Language.ENGLISH):
                 continue
-            kinds[number], decisions[number] = decide_by_rules(texts[number], language)
+            kinds[number], decisions[number] = decide_by_rules(steps.texts[number], language)
 
     p_known = np.where(english, p_reflect, np.nan)
     return StepKinds(kinds, p_known, decisions)
 
 
-def _are_first_conclusions(sums: Sums) -> NDArray[np.bool_]:
-    """Return whether each step concludes for the first time, without a check right before it."""
+def _are_first_conclusions(steps: Steps, sums: Sums) -> Flags:
+    """Return whether each step is its trace's first conclusion, without a check right before it."""
     n_kinds = len(KINDS)
-    kind_sums = sums[:, :n_kinds]
-    best = kind_sums.argmax(axis=1)
-
+    best = sums[:, :n_kinds].argmax(axis=1)
     concludes = best == KINDS.index(Kind.CONCLUDE)
-    n_conclusions = np.cumsum(concludes)
-    is_first = concludes & (n_conclusions == 1)
-
-    # As many checks as `_CHECK_LASTS` steps before: none in between.
     checks = best == KINDS.index(Kind.VERIFY)
-    n_checks = np.cumsum(checks)
-    n_earlier = np.pad(n_checks, (_CHECK_LASTS, 0))
-    n_earlier = n_earlier[: len(n_checks)]
-    no_check = n_checks == n_earlier
-    return is_first & no_check
+
+    # How many there were before each step, in its trace.
+    numbers = np.arange(len(best))
+    first_step = steps.first_of_trace()
+    conclusions = np.concatenate([[0], np.cumsum(concludes)])
+    n_conclusions = conclusions[numbers] - conclusions[first_step]
+
+    # The check counts if it is one of the last few steps, or the step itself.
+    checks_before = np.concatenate([[0], np.cumsum(checks)])
+    since = np.maximum(numbers + 1 - _CHECK_LASTS, first_step)
+    n_checks = checks_before[numbers + 1] - checks_before[since]
+    return concludes & (n_conclusions == 0) & (n_checks == 0)
 
 
 _CHECK_LASTS = 6  # steps
 
 
-def _p_reflect(strict_and_wide: Sums) -> Sums:
-    """Return the probability that each step of a trace reflects."""
+def _p_reflect(inputs: Sums) -> Sums:
+    """Return the probability that each step reflects, from what the decision reads."""
     decision = reflect_decision()
-    inputs = decision_inputs(strict_and_wide)
     terms = quadratic_terms(inputs, decision.mean, decision.scale)
 
     log_odds = terms @ decision.weights
@@ -187,21 +180,14 @@ def _p_reflect(strict_and_wide: Sums) -> Sums:
     return 1 / (1 + odds_against)
 
 
-def decision_inputs(
-    strict_and_wide: Sums, number: Integers | None = None, n_steps: Integers | None = None
-) -> Sums:
+def decision_inputs(strict_and_wide: Sums, number: Integers, n_steps: Integers) -> Sums:
     """Return what the decision reads: both sums, the place in the trace, and the trace's length.
 
     Args:
         strict_and_wide: sums of the last two outputs, one row a step.
-        number: of each step in its trace; by default all are those of one trace, in order.
+        number: of each step in its trace, from 0.
         n_steps: of each step's trace.
     """
-    if number is None or n_steps is None:
-        n = len(strict_and_wide)
-        number = np.arange(n)
-        n_steps = np.full(n, n)
-
     # The middle of a step, as a share of the trace.
     middle = number + 0.5
     place = middle / n_steps

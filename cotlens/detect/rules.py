@@ -12,8 +12,8 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-from cotlens.detect.features import MAX_CHARS
 from cotlens.detect.language import Language
+from cotlens.detect.tokens import MAX_CHARS
 
 # Kinds in the order in which the codebook asks for them. The first that a cue speaks for is taken.
 _REFLECTIVE = ("doubt", "backtrack", "alternative", "verify", "assess")

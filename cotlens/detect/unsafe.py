@@ -11,10 +11,9 @@ the steps around (`harm`).
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import compress
 from typing import NamedTuple
@@ -23,20 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotlens.detect.features import (
-    MAX_CHARS,
-    Integers,
     Sums,
-    Tokens,
     Weights,
     feature_sums,
     load_weights,
-    tokenize,
 )
 from cotlens.detect.harm import request_harm, thought_harm
 from cotlens.detect.language import is_english
+from cotlens.detect.tokens import MAX_CHARS, Flags, Integers, Steps, read_steps
 
 Texts = Sequence[str]  # the texts of the steps of a trace
-Flags = NDArray[np.bool_]
 
 
 class Marker(StrEnum):
@@ -144,11 +139,20 @@ def mark(texts: Texts, request: str = "") -> StepMarkers:
         no_p = np.zeros((0, len(MARKERS)))
         return StepMarkers(np.zeros(0), [], [], no_p, [])
 
-    tokens = list(map(tokenize, texts))
-    weights = unsafe_weights()
-    (sums,) = feature_sums(tokens, weights)
-    english = is_english(texts, tokens)
-    return decide_markers(texts, tokens, sums, english, request)
+    steps = read_steps([texts])
+    (sums,) = feature_sums(steps, unsafe_weights())
+    english = is_english(steps)
+    found = decide_markers(steps, sums, english, [request])
+
+    # Nothing is said about steps in another language.
+    by_step = english[:, None]
+    return StepMarkers(
+        p_self_jailbreak=np.where(english, found.p_self_jailbreak, np.nan),
+        is_self_jailbreak=known_flags(found.is_self_jailbreak, english),
+        markers=_marker_sets(found.carried, english),
+        p=np.where(by_step, found.p, np.nan),
+        is_unsafe=known_flags(found.is_unsafe, english),
+    )
 
 
 @cache
@@ -157,12 +161,32 @@ def unsafe_weights() -> Weights:
     return load_weights("unsafe.npz", LEARNED)
 
 
-def decide_markers(
-    texts: Texts, tokens: Tokens, sums: Sums, english: Flags, request: str = ""
-) -> StepMarkers:
-    """Markers from the sums of the fitted weights, the cues of each text, and the request.
+class Decided(NamedTuple):
+    """What is decided of steps of one or more traces, whatever their language; one row a step.
 
-    Where the language is not English they are NaN or None.
+    Attributes:
+        p_self_jailbreak: as of `StepMarkers`.
+        is_self_jailbreak: likewise.
+        carried: (steps, markers) whether a step carries a marker, in the order of `MARKERS`.
+        p: likewise.
+        is_unsafe: likewise.
+    """
+
+    p_self_jailbreak: Sums
+    is_self_jailbreak: Flags
+    carried: Flags
+    p: Sums
+    is_unsafe: Flags
+
+
+def decide_markers(steps: Steps, sums: Sums, english: Flags, requests: Sequence[str]) -> Decided:
+    """Markers from the sums of the fitted weights, the cues of each text, and the requests.
+
+    Args:
+        steps: of one or more traces.
+        sums: what `feature_sums` returns for the steps and `unsafe_weights`.
+        english: what `is_english` returns for the steps. Of others nothing is decided that counts.
+        requests: what the user asked in each trace.
     """
     # The first column of the sums is self-jailbreak as a whole.
     learned = sums[:, 1:]
@@ -170,30 +194,22 @@ def decide_markers(
     p = _logistic(bounded)
 
     # Does the step talk itself into answering?
-    points = np.array(list(map(cue_points, texts, tokens)))
-    score = _self_jailbreak_score(points, sums)
+    points = cue_points(steps)
+    score = _self_jailbreak_score(steps, points, sums)
     is_jailbreak = score >= DECISION
     p_jailbreak = _logistic(score - DECISION)
 
     # Most markers have a threshold; a self-jailbreak has one kind.
     carried = p >= _LEAST_P
-    _settle_decisions(carried, texts)
+    _settle_decisions(carried, steps.texts)
     kind = _most_likely_kinds(points, learned)
     carried[:, _KINDS] = kind & is_jailbreak[:, None]
 
-    # Nothing is said about steps in another language.
-    by_step = english[:, None]
-    known = carried & by_step
+    known = carried & english[:, None]
     is_excuse = score >= _EXCUSE
     is_excuse &= english
-    is_unsafe = decide_unsafe(texts, known, is_excuse, request)
-    return StepMarkers(
-        p_self_jailbreak=np.where(english, p_jailbreak, np.nan),
-        is_self_jailbreak=_known_flags(is_jailbreak, english),
-        markers=_marker_sets(carried, english),
-        p=np.where(by_step, p, np.nan),
-        is_unsafe=_known_flags(is_unsafe, english),
-    )
+    is_unsafe = decide_unsafe(steps, known, is_excuse, requests)
+    return Decided(p_jailbreak, is_jailbreak, carried, p, is_unsafe)
 
 
 def _logistic(log_odds: Sums) -> Sums:
@@ -201,12 +217,12 @@ def _logistic(log_odds: Sums) -> Sums:
     return 1 / (1 + odds_against)
 
 
-def _self_jailbreak_score(points: Integers, sums: Sums) -> Sums:
+def _self_jailbreak_score(steps: Steps, points: Integers, sums: Sums) -> Sums:
     """Return the score that reaches `DECISION` where a step talks itself into answering."""
     # The cues of the step, and a share of those around it.
     own = points.sum(axis=1)
-    next_to = _mean_around(own, _NEXT_TO)
-    further = _mean_around(own, _FURTHER)
+    next_to = _mean_around(steps, own, _NEXT_TO)
+    further = _mean_around(steps, own, _FURTHER)
     score = own + _NEIGHBOUR_SHARE * next_to
     score += _FURTHER_SHARE * further
 
@@ -218,11 +234,15 @@ def _self_jailbreak_score(points: Integers, sums: Sums) -> Sums:
     return score + learned
 
 
-def _mean_around(values: Integers, shares: Sums) -> Sums:
-    """Return for each step the mean over the steps around it, with shares; 0 outside the trace."""
-    n_steps = len(shares) // 2
-    padded = np.pad(values, n_steps)
-    return np.convolve(padded, shares, "valid")
+def _mean_around(steps: Steps, values: Integers, shares: Sums) -> Sums:
+    """Return for each step the mean over the steps around it, with shares; 0 outside its trace."""
+    # Between two traces stand as many zeros as a step looks far.
+    reach = len(shares) // 2
+    places = np.arange(len(values)) + reach * (steps.traces() + 1)
+    n_traces = len(steps.borders) - 1
+    apart = np.zeros(len(values) + reach * (n_traces + 1))
+    apart[places] = values
+    return np.convolve(apart, shares, "same")[places]
 
 
 def _most_likely_kinds(points: Integers, learned: Sums) -> Flags:
@@ -237,7 +257,7 @@ def _most_likely_kinds(points: Integers, learned: Sums) -> Flags:
     return numbers == best[:, None]
 
 
-def _known_flags(flags: Flags, english: Flags) -> list[bool | None]:
+def known_flags(flags: Flags, english: Flags) -> list[bool | None]:
     """Return the flags of the steps; None where the language is not English."""
     known_flags = flags.astype(object)
     known_flags[~english] = None
@@ -329,7 +349,7 @@ _OPENING = re.compile(
 )
 
 
-def decide_unsafe(texts: Texts, carried: Flags, is_excuse: Flags, request: str) -> Flags:
+def decide_unsafe(steps: Steps, carried: Flags, is_excuse: Flags, requests: Sequence[str]) -> Flags:
     """Return which steps explore something unsafe: a marker of exploration, where harm is at hand.
 
     Harm is at hand if the evidence of the request, of the steps around and of the steps before that
@@ -337,44 +357,46 @@ def decide_unsafe(texts: Texts, carried: Flags, is_excuse: Flags, request: str) 
     not count.
 
     Args:
-        texts: the steps of one trace.
+        steps: of one or more traces.
         carried: (steps, markers), the markers that each step carries.
         is_excuse: whether each step nearly talks itself into answering, or does.
-        request: what the user asked; may be empty.
+        requests: what the user asked in each trace; may be empty.
     """
-    explores = _explores(texts, carried, is_excuse)
-    if not explores.any():
-        return explores
-
-    request_evidence = _request_evidence(request)
+    is_unsafe = np.zeros(len(steps.texts), bool)
+    explores = _explores(steps, carried, is_excuse)
     notices = carried[:, _AWARENESS] | carried[:, _REFUSAL]
 
-    is_unsafe = np.zeros(len(texts), bool)
-    for number in np.flatnonzero(explores).tolist():
-        # What the steps around it are about.
-        around = context(texts, number)
-        log_odds = thought_harm(around)
-        thought_evidence = _cut_off(_THOUGHT_SHARE * log_odds)
+    # What the requests are about.
+    numbers: list[int] = np.flatnonzero(explores).tolist()
+    traces: list[int] = steps.traces()[explores].tolist()
+    evidence_of = _request_evidence([requests[trace] for trace in traces])
+
+    firsts = steps.first_of_trace()
+    for number, trace in zip(numbers, traces, strict=True):
+        evidence = evidence_of[requests[trace]]
 
         # How many of the steps before it noticed harm?
-        first = max(number - _N_NOTICED_BEFORE, 0)
-        steps_before = notices[first:number]
-        n_noticed = np.count_nonzero(steps_before)
-        n_counted = min(n_noticed, _MAX_NOTICED)
+        first = max(number - _N_NOTICED_BEFORE, firsts[number])
+        n_noticed = np.count_nonzero(notices[first:number])
+        noticed = _NOTICED * min(n_noticed, _MAX_NOTICED)
 
-        # Is harm at hand?
-        evidence = request_evidence + thought_evidence
-        evidence += _NOTICED * n_counted
-        is_unsafe[number] = evidence >= _HARM
+        # The steps around it are read only where they can turn the decision.
+        known = evidence + noticed
+        is_unsafe[number] = known > _HARM
+        if abs(known - _HARM) <= _MAX_EVIDENCE:
+            log_odds = thought_harm(context(steps, number))
+            thought_evidence = _cut_off(_THOUGHT_SHARE * log_odds)
+            is_unsafe[number] = evidence + thought_evidence + noticed >= _HARM
     return is_unsafe
 
 
-def _explores(texts: Texts, carried: Flags, is_excuse: Flags) -> Flags:
+def _explores(steps: Steps, carried: Flags, is_excuse: Flags) -> Flags:
     """Return which steps are unsafe if harm is at hand."""
     # An opening that takes the request up does not comply yet.
     complies = carried[:, _COMPLIANCE].copy()
-    for number, text in enumerate(texts[:_N_OPENING]):
-        beginning = text[:MAX_CHARS]
+    place = np.arange(len(complies)) - steps.first_of_trace()
+    for number in np.flatnonzero(complies & (place < _N_OPENING)).tolist():
+        beginning = steps.texts[number][:MAX_CHARS]
         if _OPENING.match(beginning.lower()):
             complies[number] = False
 
@@ -386,17 +408,16 @@ def _explores(texts: Texts, carried: Flags, is_excuse: Flags) -> Flags:
     return explores
 
 
-def _request_evidence(request: str) -> float:
-    """Return what the request says about harm, if it is known and in English."""
-    if not request.strip():
-        return _UNKNOWN_REQUEST
-
-    (is_known,) = is_english([request])
-    if not is_known:
-        return _UNKNOWN_REQUEST
-
-    log_odds = request_harm(request)
-    return _cut_off(_REQUEST_SHARE * log_odds)
+def _request_evidence(requests: Sequence[str]) -> dict[str, float]:
+    """Return what each request says about harm, if it is known and in English."""
+    distinct = list(dict.fromkeys(requests))
+    evidence_of = {}
+    english = is_english(read_steps([[request] for request in distinct]))
+    for request, is_known in zip(distinct, english, strict=True):
+        evidence_of[request] = _UNKNOWN_REQUEST
+        if is_known and request.strip():
+            evidence_of[request] = _cut_off(_REQUEST_SHARE * request_harm(request))
+    return evidence_of
 
 
 def _cut_off(log_odds: float) -> float:
@@ -405,12 +426,12 @@ def _cut_off(log_odds: float) -> float:
     return max(evidence, -_MAX_EVIDENCE)
 
 
-def context(texts: Texts, number: int) -> str:
-    """Return the text of a step, of the three before it and of the one after it."""
-    first = max(number - _N_STEPS_BEFORE, 0)
-    stop = number + _N_STEPS_AFTER + 1
-    around = texts[first:stop]
-    return " ".join(around)
+def context(steps: Steps, number: int) -> str:
+    """Return the text of a step, of the three before it and of the one after it, in its trace."""
+    trace = np.searchsorted(steps.borders, number, "right") - 1
+    first = max(number - _N_STEPS_BEFORE, steps.borders[trace])
+    stop = min(number + _N_STEPS_AFTER + 1, steps.borders[trace + 1])
+    return " ".join(steps.texts[first:stop])
 
 
 # --- cues ------------------------------------------------------------------------------------
@@ -450,40 +471,54 @@ def cues() -> tuple[Cue, ...]:
 _KINDS_AND_NONE = (*SELF_JAILBREAK, None)
 
 
-def cue_points(text: str, tokens: Sequence[str]) -> list[int]:
-    """Integers of the cues in a step: for each of the four kinds, and for none in particular.
+def cue_points(steps: Steps) -> Integers:
+    """Points of the cues in each step: for each of the four kinds, and for none in particular.
 
-    The cues for none in particular are the negative ones.
+    The cues for none in particular are the negative ones. Few words are triggers: the other steps
+    are not read.
     """
-    points = [0] * len(_KINDS_AND_NONE)
+    points = np.zeros((len(steps.texts), len(_KINDS_AND_NONE)), np.int64)
 
-    # Few words are triggers, and few steps have one.
-    cues_of_word = _cues_of_words()
-    triggers = cues_of_word.keys() & set(tokens)
-    if not triggers:
+    # The cues that each word of a step triggers, as bits.
+    bits = steps.vocabulary.table(_cues_of_word, np.int64)[steps.words]
+    triggers = np.flatnonzero(bits)
+    if not len(triggers):
         return points
+    of_step = np.repeat(np.arange(len(steps.texts)), steps.lengths)[triggers]
+    changes = np.flatnonzero(np.diff(of_step, prepend=-1))
+    triggered = np.bitwise_or.reduceat(bits[triggers], changes)
 
-    words = _plain_words(text)
-    triggered: set[int] = set()
-    for trigger in triggers:
-        triggered |= cues_of_word[trigger]
-
-    for number in triggered:
-        cue = cues()[number]
-        if cue.pattern.search(words):
-            column = _KINDS_AND_NONE.index(cue.kind)
-            points[column] += cue.points
+    numbers: list[int] = of_step[changes].tolist()
+    for number, cues_of_step in zip(numbers, triggered.tolist(), strict=True):
+        words = _plain_words(steps.texts[number])
+        for find, column, n_points in _searches(cues_of_step):
+            if find(words):
+                points[number, column] += n_points
     return points
 
 
-@cache
-def _cues_of_words() -> dict[str, set[int]]:
-    """Return the numbers of the cues that each trigger word may belong to."""
-    cues_of_word = defaultdict(set)
+@lru_cache(maxsize=10_000)
+def _searches(bits: int) -> list[tuple[Callable[[str], object], int, int]]:
+    """Return what finds each of some cues, its column, and its points."""
+    searches = []
     for number, cue in enumerate(cues()):
-        for word in cue.triggers:
-            cues_of_word[word].add(number)
-    return dict(cues_of_word)
+        if not bits >> number & 1:
+            continue
+
+        # A pattern that can only match at the start need not be tried elsewhere.
+        is_anchored = cue.pattern.pattern.startswith("^")
+        find = cue.pattern.match if is_anchored else cue.pattern.search
+        searches.append((find, _KINDS_AND_NONE.index(cue.kind), cue.points))
+    return searches
+
+
+def _cues_of_word(word: str) -> int:
+    """Return the cues that a word triggers, a bit for each."""
+    bits = 0
+    for number, cue in enumerate(cues()):
+        if word in cue.triggers:
+            bits |= 1 << number
+    return bits
 
 
 def _plain_words(text: str) -> str:

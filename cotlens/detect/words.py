@@ -1,8 +1,12 @@
 """Count the word lists of the literature in a text."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
+
+import numpy as np
+
+from cotlens.detect.tokens import MAX_CHARS, MAX_TOKENS, Integers, Steps
 
 _MARKERS = (
     "wait", "hmm", "alternatively", "actually", "however", "double-check", "let me check",
@@ -46,6 +50,39 @@ def count_words(text: str, words: str | Iterable[str]) -> int:
     pattern = _pattern(words)
     occurrences = pattern.findall(text)
     return len(occurrences)
+
+
+def count_in_steps(steps: Steps, words: str) -> Integers:
+    """Return what `count_words` says of every step, for one of `WORD_LISTS`.
+
+    A step is searched only if it has a word that every hit has, or if not all of it was read.
+    """
+    is_long = np.array([len(text) > MAX_CHARS for text in steps.texts], bool)
+    is_long |= steps.lengths == MAX_TOKENS
+    may_hit = steps.has(_hint(words)) | is_long
+
+    counts = np.zeros(len(steps.texts), np.int64)
+    findall = _pattern(words).findall
+    for number in np.flatnonzero(may_hit).tolist():
+        counts[number] = len(findall(steps.texts[number]))
+    return counts
+
+
+@cache
+def _hint(words: str) -> Callable[[str], bool]:
+    """Return a test of tokens that one token passes wherever the list has a hit.
+
+    Every entry has a longest run of letters, which is a token of its own, or part of one with an
+    apostrophe.
+    """
+    runs = set()
+    for entry in WORD_LISTS[words]:
+        runs.add(max(re.findall("[a-z]+", entry.lower()), key=len))
+
+    def is_hint(token: str) -> bool:
+        return not runs.isdisjoint(token.split("'"))
+
+    return is_hint
 
 
 @cache

@@ -5,7 +5,10 @@ To add a format: one parser in one of these files, and one line in known.py.
 read         read_traces: the entry; files in, traces out, rows that cannot be read reported
 known        the list of formats, and how a row is recognised
 conversations  files whose rows are the messages of one conversation
-rows         rows of JSON lines, arrays, parquet and datasets on disk
+rows         rows of any container: which it is, folders, Inspect's logs
+row          a row, and what stands for one that cannot be read
+lines        rows of JSON lines and arrays
+tables       rows of parquet and Arrow
 stdin        rows that come in on stdin; no other pipes
 finish       why a model stopped: one word for many spellings
 fields       what rows have in common: ids, prompts, gold answers

@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from cotlens.formats.rows import BadRow, Row
+from cotlens.formats.row import BadRow, Row
+from cotlens.trace import TraceError
+
+MAX_CONVERSATION = 2**28  # characters of all its messages, which are in memory together
 
 Numbered = Iterable[tuple[int, Row | BadRow]]
 
@@ -27,6 +30,7 @@ def joined_messages(rows: Numbered) -> Iterator[tuple[int, Row | BadRow]]:
     # All rows, so that the conversation is whole; a row that is no message is reported.
     messages = []
     marks = []
+    n_chars = 0
     for number, row in chain([first], rows):
         if isinstance(row, BadRow):
             yield number, row
@@ -38,6 +42,12 @@ def joined_messages(rows: Numbered) -> Iterator[tuple[int, Row | BadRow]]:
             )
             yield number, BadRow(reason, "")
         else:
+            n_chars += len(str(row))
+            if n_chars > MAX_CONVERSATION:
+                raise TraceError(
+                    "the file is read as one conversation, of which it has more than "
+                    f"{MAX_CONVERSATION / 2**20:.0f} MiB; split it"
+                )
             (marks if row["role"].startswith("_") else messages).append(dict(row))
 
     conversation = {"messages": messages}

@@ -10,24 +10,17 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
-
-from cotlens.files import (
-    SHARD_RECORD,
-    UNREADABLE,
-    first_line,
-    open_parquet,
-    parquet_metadata,
-)
+from cotlens.decoded import is_too_much, too_much
+from cotlens.formats.lines import DAMAGED, array_rows, line_rows
+from cotlens.formats.row import BadRow, Row
 from cotlens.formats.stdin import check_regular, shown_path
-from cotlens.trace import TraceError, dump_json
+from cotlens.formats.tables import arrow_rows, parquet_rows
+from cotlens.trace import TraceError
 
-Row = Mapping[str, Any]
-_DAMAGED = (EOFError, OSError, zlib.error)  # what a broken gzip file raises
 _FOREIGN = (
     OSError,
     ValueError,
@@ -38,7 +31,6 @@ _FOREIGN = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_BATCH_ROWS = 256  # rows of parquet or Arrow in memory at once
 _INSPECT_JSON = re.compile(
     rb'\{\s*"version":\s*\d+,\s*"status":\s*"\w+",\s*(?:"invalidated":\s*\w+,\s*)?"eval":\s*\{'
 )
@@ -50,13 +42,6 @@ _INSPECT_LEFT = {
     "store",
     "attachments",
 }  # not needed for the conversation
-
-
-class BadRow(NamedTuple):
-    """A line that is not a JSON object: passed on so that reading can continue after it."""
-
-    reason: str
-    text: str
 
 
 def read_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadRow]]:
@@ -74,7 +59,7 @@ def _rows_of(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadRo
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")
     if path.is_dir():
-        yield from _folder_rows(path)
+        yield from _folder_rows(path, max_line_bytes)
         return
 
     try:
@@ -86,7 +71,7 @@ def _rows_of(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadRo
     if not magic:
         raise TraceError(f"{path}: the file is empty")
     if magic == b"PAR1":
-        yield from _parquet_rows([path])
+        yield from parquet_rows([path], max_line_bytes)
         return
 
     if magic == b"PK\x03\x04":
@@ -97,7 +82,7 @@ def _rows_of(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadRo
         stream: Any = file  # gzip's file and a plain one share readline, read and peek, but no type
         try:
             head = stream.peek(4096)[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise TraceError(
                 f"{path}: the compressed file is cut off or damaged: {error}"
             ) from None
@@ -105,137 +90,12 @@ def _rows_of(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row | BadRo
         if _INSPECT_JSON.match(head):
             yield from _inspect_rows(path, "json")
         elif head.startswith(b"["):
-            yield from _array_rows(path, stream)
+            yield from array_rows(path, stream, max_line_bytes)
         else:
-            yield from _line_rows(path, stream, max_line_bytes)
+            yield from line_rows(path, stream, max_line_bytes)
 
 
-def _line_rows(path: Path, file: IO[bytes], limit: int) -> Iterator[tuple[int, Row | BadRow]]:
-    """One row per line, or per object where the file is pretty-printed over several lines."""
-    number = 0
-    is_empty = True
-    try:
-        while line := file.readline(limit + 1):
-            number += 1
-            size = len(line)
-            while size > limit and not line.endswith(b"\n") and (line := file.readline(limit)):
-                size += len(line)
-
-            if size > limit + 1 or (size > limit and not line.endswith(b"\n")):
-                yield number, _too_long(size, limit, "line")
-            elif not line.strip():
-                continue
-            elif is_empty and line.removeprefix(b"\xef\xbb\xbf").strip() == b"{":
-                yield from _object_rows(file, number, limit)
-            else:
-                yield number, _parse_line(line, number)
-
-            is_empty = False
-    except _DAMAGED as error:
-        raise TraceError(
-            f"{path}:{number + 1}: the compressed file is cut off or damaged: {error}"
-        ) from None
-
-    if is_empty:
-        raise TraceError(f"{path}: the file has no rows")
-
-
-def _too_long(size: int, limit: int, what: str) -> BadRow:
-    got = size / 2**20
-    allowed = limit / 2**20
-    return BadRow(
-        f"the {what} has {got:.0f} MiB, more than the {allowed:.0f} MiB allowed (--max-line-mb); "
-        "split it, or raise the limit",
-        "",
-    )
-
-
-def _object_rows(file: IO[bytes], number: int, limit: int) -> Iterator[tuple[int, Row | BadRow]]:
-    """Rows of objects that are printed over several lines, each from a line `{` to a line `}`.
-
-    A row's number is that of its first line. The first `{` is read already.
-    """
-    # Lines of the object that is being read; a row begins at the first of them.
-    start = number
-    lines = [b"{\n"]
-    size = 0
-    while line := file.readline(limit + 1):
-        number += 1
-        if not lines and not line.strip():
-            continue
-        start = start if lines else number
-        size += len(line)
-        if size <= limit:
-            lines.append(line)
-        if line.startswith(b"}"):
-            is_whole = size <= limit
-            row = _parse_line(b"".join(lines).rstrip().rstrip(b","), 1)
-            yield start, row if is_whole else _too_long(size, limit, "object")
-            lines = []
-            size = 0
-
-    if lines:
-        yield start, _parse_line(b"".join(lines), 1)
-
-
-def _parse_line(line: bytes, number: int) -> Row | BadRow:
-    try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        kind = "a binary file, not JSON lines" if b"\0" in line else "not UTF-8"
-        return BadRow(
-            f"{kind}: byte 0x{line[error.start]:02x} at byte {error.start} of the line",
-            repr(line[:1000]),
-        )
-
-    if text.startswith(("data:", "event:")):
-        return BadRow(
-            "a line of an event stream (data: ...), no JSON object; ask with stream=false, or join "
-            "the pieces of each response to one row",
-            text,
-        )
-
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return BadRow(f"not valid JSON: {_fault(error)}", text)
-
-    if not isinstance(row, dict):
-        return BadRow(f"expected a JSON object, got {type(row).__name__}", text)
-    return row
-
-
-def _fault(error: Exception) -> str:
-    """The parser's message, with the place in the line.
-
-    The parser's own line numbers start anew with each line, so they are left out.
-    """
-    return (
-        f"{error.msg} (character {error.pos + 1})"
-        if isinstance(error, json.JSONDecodeError)
-        else str(error)
-    )
-
-
-def _array_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | BadRow]]:
-    try:
-        rows = json.loads(file.read().decode("utf-8-sig"))
-    except (ValueError, RecursionError, *_DAMAGED) as error:
-        raise TraceError(f"{path}: begins as a JSON array but is not valid JSON: {error}") from None
-
-    if not rows:
-        raise TraceError(f"{path}: the file has no rows")
-    for number, row in enumerate(rows, 1):
-        is_row = isinstance(row, dict)
-        yield (
-            number,
-            row
-            if is_row
-            else BadRow(f"expected a JSON object, got {type(row).__name__}", dump_json(row)),
-        )
-
-
-def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _folder_rows(path: Path, max_row: int) -> Iterator[tuple[int, Row | BadRow]]:
     """Rows of a cotlens run or of a Hugging Face dataset.
 
     The dataset (or dict of datasets) is as `save_to_disk` leaves it.
@@ -243,7 +103,7 @@ def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
     if (path / "run.json").exists() and b'"complete": false' in (path / "run.json").read_bytes():
         raise TraceError(f"{path}: the run is not complete; finish it with `cotlens analyze` first")
     if (path / "traces").is_dir():
-        yield from _parquet_rows(sorted((path / "traces").glob("*.parquet")))
+        yield from parquet_rows(sorted((path / "traces").glob("*.parquet")), max_row)
         return
 
     if (path / "dataset_dict.json").exists():
@@ -252,15 +112,15 @@ def _folder_rows(path: Path) -> Iterator[tuple[int, Row]]:
         for split in map(_plain_name, splits):
             if not (path / split / "state.json").exists():
                 raise TraceError(f"{path}: the dataset's split {split!r} has no state.json")
-            for _, row in _folder_rows(path / split):
+            for _, row in _folder_rows(path / split, max_row):
                 number += 1
-                yield number, {"split": split, **row}
+                yield number, row if isinstance(row, BadRow) else {"split": split, **row}
 
         return
 
     if (path / "state.json").exists():
         files = [data.get("filename") for data in _read_list(path / "state.json", "_data_files")]
-        yield from _arrow_rows([path / _plain_name(name) for name in files])
+        yield from arrow_rows([path / _plain_name(name) for name in files], max_row)
         return
 
     found = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
@@ -297,6 +157,7 @@ def _inspect_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
         try:
             with zipfile.ZipFile(path) as file:
                 names = file.namelist()
+                _check_entries(path, file.infolist())
         except (zipfile.BadZipFile, OSError) as error:
             raise TraceError(f"{path}: the zip file is cut off or damaged: {error}") from None
 
@@ -314,6 +175,17 @@ def _inspect_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
         raise TraceError(
             f"{path}: Inspect cannot read its log (cut off or damaged?): {reason}"
         ) from error
+
+
+def _check_entries(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise TraceError if a zip file, or a file in it, unpacks to too much."""
+    n_unpacked = sum(entry.file_size for entry in entries)
+    n_packed = sum(entry.compress_size for entry in entries)
+    if is_too_much(n_unpacked, n_packed):
+        raise too_much(path, "all that it holds", n_unpacked, n_packed)
+    for entry in entries:
+        if is_too_much(entry.file_size, entry.compress_size):
+            raise too_much(path, f"its {entry.filename}", entry.file_size, entry.compress_size)
 
 
 def _inspect_samples(inspect_log: Any, path: str, kind: str) -> Iterator[Row]:
@@ -375,44 +247,3 @@ def _read_list(path: Path, key: str) -> list[Any]:
     if not isinstance(found, list) or not all(isinstance(item, wanted) for item in found):
         raise TraceError(f"{path}: {key} must be a list of {wanted.__name__}, got {found!r}")
     return found
-
-
-def _parquet_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
-    number = 0
-    for path in files:
-        try:
-            with open_parquet(path) as file:
-                for batch in file.iter_batches(_BATCH_ROWS):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield number, row
-        except UNREADABLE as error:
-            if isinstance(error, TraceError):
-                raise
-            raise TraceError(
-                f"{path}: row {number + 1} and on cannot be read (cut off or damaged?): "
-                f"{first_line(error)}"
-            ) from None
-
-    # A shard of a folder may be empty: nothing of its source was kept.
-    if number == 0 and not (files and SHARD_RECORD in parquet_metadata(files[0])):
-        raise TraceError(f"{files[0] if files else 'traces/'}: no rows")
-
-
-def _arrow_rows(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
-    number = 0
-    for path in files:
-        try:
-            with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
-                for batch in stream:
-                    for start in range(0, batch.num_rows, _BATCH_ROWS):
-                        for row in batch.slice(start, _BATCH_ROWS).to_pylist():
-                            number += 1
-                            yield number, row
-        except UNREADABLE as error:
-            raise TraceError(
-                f"{path}: not a whole Arrow file (cut off or damaged?): {error}"
-            ) from None
-
-    if number == 0:
-        raise TraceError(f"{files[0] if files else 'dataset'}: the dataset has no rows")

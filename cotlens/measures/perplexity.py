@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from cotlens import stats
 from cotlens.measures.groups import need, need_columns
@@ -144,5 +143,5 @@ def skill_by_perplexity(table: pd.DataFrame) -> SkillByPerplexity:
     known = table[["perplexity", "change"]].dropna()
     if len(known) < 3:
         return SkillByPerplexity(np.nan, len(known))
-    rho = spearmanr(known["perplexity"], known["change"]).statistic
+    rho = known["perplexity"].corr(known["change"], method="spearman")
     return SkillByPerplexity(float(rho), len(known))

@@ -204,6 +204,7 @@ def draw_figures(
     scorer: str = "",
     judge: str = "",
     where: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
     say: Callable[[str], object] = print,
 ) -> list[Path]:
     """Draw every figure that the runs have data for, and return the paths.
@@ -221,6 +222,7 @@ def draw_figures(
             If it judged no thinking and another one did, the thinking is by that one. Agreement is
             drawn of all.
         where: column of `run_tables.GROUPS` -> the value that traces must have to be drawn.
+        only: names of figures (reflection/rate), where not all are wanted.
         say: called with what is left out and why.
 
     Raises:
@@ -244,6 +246,8 @@ def draw_figures(
     selection = Selection(names, by, dict(where or {}))
     tables = join_runs(opened, selection, judge, scorer, say)
     drawable = [figure for figure in FIGURES if figure.has_data(tables)]
+    if only:
+        drawable = [figure for figure in drawable if figure.name in only]
     for remark in _remarks(tables, drawable):
         say(remark)
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from cotlens.files import (
-    hash_path,
+    Watched,
+    check_unchanged,
     only_one,
     read_parquet,
     temporary_folder,
     versions,
+    watch,
     write_parquet,
 )
 from cotlens.formats.known import find_format
@@ -48,7 +50,7 @@ from cotlens.runs.shards import (
     write_info,
 )
 from cotlens.runs.stamped import trainer_of, write_stamped_scores
-from cotlens.runs.tables import step_rows, trace_rows
+from cotlens.runs.tables import STEPS_NEED, step_rows, trace_rows
 from cotlens.text.families import Tags
 from cotlens.text.response import new_tags
 from cotlens.text.unknown import UnknownTags
@@ -56,6 +58,7 @@ from cotlens.trace import Trace, TraceError, hash_text
 
 SHARD_TRACES = 1000
 SHARD_CHARS = 16_000_000  # long traces make smaller shards, so that memory stays flat
+_ROWS = 50  # of a shard as Python objects at once
 
 
 def analyze(
@@ -125,7 +128,8 @@ def analyze(
     }
     if tokenizer:
         settings["tokenizer"] = tokenizer
-    inputs = _describe_inputs(files, format)
+    watched = [watch(file) for file in files]
+    inputs = _describe_inputs(watched, format)
     contents = [[made_from["format"], made_from["sha256"]] for made_from in inputs]
     made_by = {"contents": contents, "settings": settings, "versions": versions()}
     made_by["detectors"] = hash_detectors()
@@ -160,7 +164,7 @@ def analyze(
                 over_shards(
                     _as_sources(folder, ingested, progress),
                     run.path / "steps",
-                    partial(_make_steps, tags, light),
+                    partial(_make_steps, light),
                     made_by=made_by,
                 )
 
@@ -170,6 +174,8 @@ def analyze(
                 raise TraceError(
                     f"none of the {rejects.n} rows could be read; the first: {rejects.first}"
                 )
+
+            _check_inputs(run, watched)
 
         if light:
             over_shards(shards_of(folder), run.path / "traces", _without_texts, made_by=made_by)
@@ -253,13 +259,31 @@ def _has_contents(folder: Path) -> bool:
     return False
 
 
+def _check_inputs(run: Run, watched: Sequence[Watched]) -> None:
+    """Raise TraceError if an input changed while it was read; what was made of it is removed."""
+    try:
+        for file in watched:
+            check_unchanged(file)
+    except TraceError:
+        _remove_tables(run, force=True)
+        raise
+
+
+def _check_idle(run: Run) -> None:
+    """Raise TraceError if another process judges or scores the run: it reads the traces."""
+    locks = [*run.path.glob("guard/*/*/.lock"), *run.path.glob("scores/*/.lock")]
+    for lock in locks:
+        with only_one(lock.parent):
+            pass
+
+
 def _remove_tables(run: Run, force: bool) -> None:
     """Remove traces and steps that something else made.
 
     Scores and verdicts of other traces stay, and are refused when they are read.
 
     Raises:
-        TraceError: if there are steps, unless `force` is set.
+        TraceError: if there are steps, unless `force` is set; or if another process reads them.
     """
     if run.shards("steps") and not force:
         raise TraceError(
@@ -267,6 +291,7 @@ def _remove_tables(run: Run, force: bool) -> None:
             "choose another folder, or replace it with --force"
         )
 
+    _check_idle(run)
     # Incomplete first, so that a kill between here and the end leaves no run that looks whole.
     if (run.path / "run.json").exists():
         write_info(run.path, run.info | {"complete": False})
@@ -290,8 +315,9 @@ def _make_traces(tags: Tags | None, traces: Sequence[Trace]) -> Made:
     return Made(trace_rows(traces, tags), notes)
 
 
-def _make_steps(tags: Tags | None, light: bool, shard: Path) -> Made:
-    table = step_rows(read_traces(shard, format="cotlens"), tags)
+def _make_steps(light: bool, shard: Path) -> Made:
+    """The steps of a shard of traces, which knows where their thinking is."""
+    table = step_rows(read_parquet(shard, columns=STEPS_NEED).to_batches(max_chunksize=_ROWS))
     if light:
         table = table.select(LIGHT_STEP_COLUMNS)
     return Made(table, {"n_steps": table.num_rows})
@@ -304,16 +330,16 @@ def _without_texts(shard: Path) -> Made:
     return Made(table, {"n_traces": table.num_rows})
 
 
-def _describe_inputs(paths: Sequence[Path], format: str | None) -> list[dict[str, Any]]:
+def _describe_inputs(files: Sequence[Watched], format: str | None) -> list[dict[str, Any]]:
     """Path, format and hash of each input. Runs are the same if formats and hashes are."""
     inputs = []
-    for path in paths:
-        found = find_format(format) if format else detect_format(path)
+    for file in files:
+        found = find_format(format) if format else detect_format(file.path)
         description = {
-            "path": shown_path(path),
+            "path": shown_path(file.path),
             "format": found.name,
             "lacks": list(found.lacks),
-            "sha256": hash_path(path),
+            "sha256": file.sha256,
         }
         inputs.append(description)
     return inputs

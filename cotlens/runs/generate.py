@@ -18,7 +18,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cotlens.files import hash_path
+from cotlens.files import Watched, check_unchanged, watch
 from cotlens.formats.prompts import Prompt, read_prompts
 from cotlens.formats.read import input_files
 from cotlens.models.engine import Engine, Job, Sampling
@@ -112,6 +112,7 @@ def generate(
         raise TraceError(f"{folder}: is a file; traces need a folder")
 
     # All prompts are read once before a model is loaded, so that a bad one costs nothing.
+    watched = [watch(path) for path in input_files(prompts)]
     n_prompts = 0
     some_prefill = ""
     for prompt in read_prompts(prompts):
@@ -156,9 +157,9 @@ def generate(
         "template_args": variables,
         "chat_template": hash_text(str(writer.tokenizer.chat_template or "")),
         "shard_traces": SHARD_TRACES[engine],
-        "prompts": _describe_prompts(prompts),
+        "prompts": [{"name": file.path.name, "sha256": file.sha256} for file in watched],
     }
-    jobs = _jobs(writer, prompts, prefill, variables)
+    jobs = _unchanged(_jobs(writer, prompts, prefill, variables), watched)
     shards = _in_shards(jobs, max(1, SHARD_TRACES[engine] // n))
     n_done = 0
     for record in make_shards(shards, folder, write_shard, made_by=made_by):
@@ -214,13 +215,11 @@ def _prefill_of(prompt: Prompt, default: str) -> str:
     return prefill
 
 
-def _describe_prompts(prompts: str | Path | Sequence[str | Path]) -> list[dict[str, str]]:
-    """Name and hash of each file of prompts."""
-    files = []
-    for path in input_files(prompts):
-        description = {"name": path.name, "sha256": hash_path(path)}
-        files.append(description)
-    return files
+def _unchanged(jobs: Iterator[Job], watched: Sequence[Watched]) -> Iterator[Job]:
+    """The jobs; after the last, raise TraceError if a file of prompts changed meanwhile."""
+    yield from jobs
+    for file in watched:
+        check_unchanged(file)
 
 
 def _in_shards(jobs: Iterator[Job], n_prompts: int) -> Iterator[Shard]:

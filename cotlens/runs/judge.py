@@ -160,6 +160,8 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
     for row in verdicts.to_dict("records"):
         trace_id = str(row["trace_id"])
         rows[trace_id] = row
+    # Listed before the texts are compared: a shard that changes after that is refused.
+    shards = list(shards_of(run.path / "traces"))
     _check_verdicts(verdicts, rows, run)
     _check_texts(rows, run, part)
 
@@ -179,7 +181,7 @@ def add_verdicts(run: Run | str | Path, verdicts: pd.DataFrame, judge: str, part
 
     # Other verdicts of the part are replaced.
     over_shards(
-        shards_of(run.path / "traces"),
+        shards,
         folder / part,
         place_verdicts,
         made_by=made_by,

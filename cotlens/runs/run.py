@@ -95,8 +95,9 @@ class Run:
         Raises:
             TraceError: if the run is not complete, is a light run, or has a damaged shard.
         """
-        for shard in text_shards(self):
-            yield from read_traces(shard, format="cotlens")
+        text_shards(self)  # raises if there is no text
+        for shard in shards_of(self.path / "traces"):
+            yield from read_traces(shard.work, format="cotlens")
 
     def trace_table(self, columns: Sequence[str] | None = LIGHT_COLUMNS) -> pd.DataFrame:
         """One row per trace; by default every column but the texts and the lists per token.
@@ -398,7 +399,8 @@ class Run:
         if not (self.path / table / "run.json").exists():
             is_old = bool(self.shards(table))
             reason = "made by an older version of cotlens" if is_old else f"no {table} yet"
-            raise TraceError(f"{self.path}: {reason}; {self._how_to_renew()}")
+            force = " --force" if is_old else ""
+            raise TraceError(f"{self.path}: {reason}; {self._how_to_renew()}{force}")
 
     def _read(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
         """The shards of a table in one; None reads every column."""
@@ -408,7 +410,7 @@ class Run:
     def _how_to_renew(self) -> str:
         """The command that makes the run's tables."""
         paths = [made_from["path"] for made_from in self.info["inputs"]]
-        return f"make it with `cotlens analyze {' '.join(paths)} -o {self.path} --force`"
+        return f"make it with: cotlens analyze {' '.join(paths)} -o {self.path}"
 
     def _repr_html_(self) -> str:
         """What the run was made from, its counts, its scorers and its judges, for a notebook."""

@@ -27,13 +27,16 @@ import pyarrow as pa
 
 from cotlens.files import (
     SHARD_RECORD,
+    Watched,
     check_hash,
+    check_unchanged,
     hash_file,
     how_to_mend,
     only_one,
     parquet_metadata,
     read_parquet,
     to_json,
+    watch,
     write_atomic,
     write_parquet,
 )
@@ -47,11 +50,13 @@ class Shard(NamedTuple):
         name: of its file.
         source: hash of what it is made from, besides what made the folder.
         work: what `make` gets.
+        watched: the file that `work` is, as it was when it was listed; None: it is no file.
     """
 
     name: str
     source: str
     work: Any
+    watched: Watched | None = None
 
 
 class Made(NamedTuple):
@@ -234,7 +239,10 @@ def _make_shard(
     if is_done and _is_whole(path, record, known.get(shard.name, "")):
         return _with_size(record, path)
 
+    # What was read must be what the shard says that it was made from.
     made = make(shard.work)
+    if shard.watched:
+        check_unchanged(shard.watched)
     record = {
         "name": shard.name,
         "rows": made.table.num_rows,
@@ -347,14 +355,21 @@ def _add_up(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def shards_of(folder: Path) -> Iterator[Shard]:
     """The shards of a complete folder as sources of others; their work is the path of the file.
 
+    Asking for the next one checks that the one before did not change meanwhile.
+
     Raises:
-        TraceError: if the folder is not complete, or a shard is missing or damaged.
+        TraceError: if the folder is not complete, or a shard is missing, damaged or replaced.
     """
     for record in read_ledger(folder):
         path = check_shard(folder, record)
-        if record.get("sha256"):
-            check_hash(path, record["sha256"])
-        yield Shard(record["name"], record["content"], path)
+        expected = record.get("sha256", "")
+        watched = watch(path, expected)
+        if expected:
+            check_hash(path, expected)
+        yield Shard(record["name"], record["content"], path, watched)
+
+        # Whoever read it by now read what the list says.
+        check_unchanged(watched)
 
 
 def read_ledger(folder: Path) -> list[dict[str, Any]]:

@@ -4,26 +4,28 @@
 same in memory (pandas) and on disk (parquet), and the round trip is exact.
 """
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from cotlens.detect.answers import stated_answer
-from cotlens.detect.features import feature_sums, tokenize
+from cotlens.detect.features import feature_sums
 from cotlens.detect.language import is_english
 from cotlens.detect.reflect import decide_kinds, reflect_weights
-from cotlens.detect.unsafe import MARKERS, decide_markers, unsafe_weights
-from cotlens.detect.words import WORD_LISTS, count_words
+from cotlens.detect.tokens import Flags, Steps, read_steps
+from cotlens.detect.unsafe import MARKERS, decide_markers, known_flags, unsafe_weights
+from cotlens.detect.words import WORD_LISTS, count_in_steps
 from cotlens.formats.memory import Source, as_traces
 from cotlens.judges.verdict import Verdict
-from cotlens.runs.schema import NOT_STORED, SCORE_COLUMNS, STEP_COLUMNS, arrow_schema
+from cotlens.runs.schema import NOT_STORED, SCORE_COLUMNS, arrow_schema
 from cotlens.text.families import Tags
-from cotlens.text.split import Split, request_of, split_trace
-from cotlens.text.steps import Step, group_paragraphs, segment_trace
+from cotlens.text.split import Split, split_trace
+from cotlens.text.steps import ends_paragraph, step_places, step_tokens
 from cotlens.text.tokens import token_ranges, word_starts
 from cotlens.trace import Reasoning, Span, Trace, dump_json
 
@@ -75,16 +77,15 @@ def step_table(traces: Source, *, tags: Tags | None = None, text: bool = False) 
 def analyze_traces(traces: Iterable[Trace], tags: Tags | None = None) -> tuple[pa.Table, pa.Table]:
     """The trace table and the step table in Arrow. Each trace is split and cut once for both."""
     rows = []
-    step_columns = _no_steps()
+    cut_thoughts = []
     for trace in traces:
-        split = split_trace(trace, tags=tags)
-        steps = segment_trace(trace, split)
-        row = _trace_row(trace, split)
-        row["n_steps"] = len(steps)
+        row = _trace_row(trace, split_trace(trace, tags=tags))
+        cut = _cut(row)
+        row["n_steps"] = len(cut.starts)
         rows.append(row)
-        _add_steps(step_columns, trace, split, steps)
+        cut_thoughts.append(cut)
     trace_table = pa.Table.from_pylist(rows, arrow_schema("traces"))
-    return trace_table, pa.Table.from_pydict(step_columns, arrow_schema("steps"))
+    return trace_table, _step_table(cut_thoughts)
 
 
 def trace_rows(traces: Iterable[Trace], tags: Tags | None = None) -> pa.Table:
@@ -93,27 +94,205 @@ def trace_rows(traces: Iterable[Trace], tags: Tags | None = None) -> pa.Table:
     return pa.Table.from_pylist(rows, arrow_schema("traces", leave_out=NOT_STORED))
 
 
-def step_rows(traces: Iterable[Trace], tags: Tags | None = None) -> pa.Table:
-    """The step table as a run stores it."""
-    step_columns = _no_steps()
-    for trace in traces:
-        split = split_trace(trace, tags=tags)
-        _add_steps(step_columns, trace, split, segment_trace(trace, split))
-    return pa.Table.from_pydict(step_columns, arrow_schema("steps"))
+# What the steps of a trace are made from, of the columns of the trace table.
+STEPS_NEED = [
+    "trace_id", "completion", "think_spans", "n_think_chars", "token_starts", "reasoning", "prompt",
+    "meta",
+]  # fmt: skip
 
 
-def _no_steps() -> dict[str, list[Any]]:
-    return {column.name: [] for column in STEP_COLUMNS}
+def step_rows(batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    """The step table as a run stores it, from batches of its trace table (`STEPS_NEED`)."""
+    return _step_table(_cut(row) for batch in batches for row in batch.to_pylist())
 
 
-def _add_steps(
-    columns: dict[str, list[Any]], trace: Trace, split: Split, steps: Sequence[Step]
-) -> None:
-    """Add the rows of one trace, column by column: a million steps need no million dictionaries."""
-    if steps:
-        for name, values in _step_values(trace, split, steps).items():
-            columns[name] += values
+# --- steps -------------------------------------------------------------------------------------
 
+_CHARS_AT_ONCE = 1_000_000  # of thinking: fewer cost more time, more cost more memory
+
+
+class _Cut(NamedTuple):
+    """A thought and its steps.
+
+    Attributes:
+        row: of the trace table.
+        starts: of the steps.
+        stops: likewise.
+        tokens: the first token of each step, and the one after its last; None if unknown.
+    """
+
+    row: Mapping[str, Any]
+    starts: Sequence[int]
+    stops: Sequence[int]
+    tokens: Sequence[Sequence[int]] | None
+
+
+def _cut(row: Mapping[str, Any]) -> _Cut:
+    """Cuts the thinking of a trace into steps."""
+    completion = row["completion"]
+    think = [(span["start"], span["stop"]) for span in row["think_spans"]]
+    starts, stops = step_places(completion, think)
+
+    # Steps have tokens if it is known where tokens begin.
+    tokens = None
+    if row["token_starts"] is not None:
+        tokens = step_tokens(completion, row["token_starts"], zip(starts, stops, strict=True))
+    return _Cut(row, starts, stops, tokens)
+
+
+def _step_table(cuts: Iterable[_Cut]) -> pa.Table:
+    """The step table of some traces, made in batches."""
+    schema = arrow_schema("steps")
+    tables = [schema.empty_table()]
+    batch: list[_Cut] = []
+    n_chars = 0
+    for cut in cuts:
+        if not cut.starts:
+            continue
+        batch.append(cut)
+        n_chars += cut.row["n_think_chars"]
+        if n_chars >= _CHARS_AT_ONCE:
+            tables.append(_batch_table(batch, schema))
+            batch = []
+            n_chars = 0
+    if batch:
+        tables.append(_batch_table(batch, schema))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _batch_table(cuts: Sequence[_Cut], schema: pa.Schema) -> pa.Table:
+    """The rows of the steps of some traces, column by column."""
+    sizes = np.array([len(cut.starts) for cut in cuts])
+    of_step = np.repeat(np.arange(len(cuts)), sizes)
+    first = np.cumsum(sizes) - sizes
+
+    # Where each step is.
+    starts = np.concatenate([cut.starts for cut in cuts])
+    stops = np.concatenate([cut.stops for cut in cuts])
+    texts = [_texts(cut) for cut in cuts]
+    steps = read_steps(texts)
+    ids = pa.array([cut.row["trace_id"] for cut in cuts], pa.string())
+    totals = np.array([cut.row["n_think_chars"] for cut in cuts])
+
+    columns: dict[str, Any] = {
+        "trace_id": ids.take(pa.array(of_step)),
+        "step": np.arange(len(of_step)) - first[of_step],
+        "start": starts,
+        "stop": stops,
+        "position": _positions(stops - starts, totals, of_step),
+        "paragraph": _paragraphs(steps.texts, first),
+        "answer": [*map(stated_answer, steps.texts)],
+    }
+    columns |= _token_columns(cuts)
+    for name in WORD_LISTS:
+        columns[f"n_{name}"] = count_in_steps(steps, name)
+
+    # Only verbatim reasoning is measured: the steps of a summary are not the model's own.
+    is_verbatim = np.array([cut.row["reasoning"] == Reasoning.VERBATIM.value for cut in cuts])
+    requests = [_request(cut.row) for cut in cuts]
+    columns |= _detect(steps, texts, requests, is_verbatim)
+
+    arrays = [_as_array(columns[field.name], field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _request(row: Mapping[str, Any]) -> str:
+    """What the user asked, as `request_of` has it."""
+    if '"request"' not in row["meta"]:
+        return row["prompt"]
+    return str(json.loads(row["meta"]).get("request") or row["prompt"])
+
+
+def _texts(cut: _Cut) -> list[str]:
+    completion = cut.row["completion"]
+    return [completion[start:stop] for start, stop in zip(cut.starts, cut.stops, strict=True)]
+
+
+def _as_array(values: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    return pa.array(values, kind)
+
+
+def _token_columns(cuts: Sequence[_Cut]) -> dict[str, pa.Array]:
+    """The tokens of each step; null where it is not known where tokens begin."""
+    starts: list[int | None] = []
+    stops: list[int | None] = []
+    for cut in cuts:
+        unknown = [None] * len(cut.starts)
+        firsts, ends = zip(*cut.tokens, strict=True) if cut.tokens else (unknown, unknown)
+        starts += firsts
+        stops += ends
+    return {
+        "token_start": pa.array(starts, pa.int64()),
+        "token_stop": pa.array(stops, pa.int64()),
+    }
+
+
+def _positions(
+    lengths: NDArray[np.int64], totals: NDArray[np.int64], of_step: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Middle of each step as a share of the thinking, without commentary between thoughts."""
+    ends = np.cumsum(lengths)
+    before_trace = np.cumsum(totals) - totals
+    middles = ends - lengths - before_trace[of_step] + lengths / 2
+    return middles / totals[of_step]
+
+
+def _paragraphs(texts: Sequence[str], first: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The number of each step's paragraph within its trace."""
+    ends = np.array([*map(ends_paragraph, texts)], bool)
+    n_ended = np.cumsum(ends) - ends
+    sizes = np.diff(first, append=len(texts))
+    return n_ended - np.repeat(n_ended[first], sizes)
+
+
+def _detect(
+    steps: Steps,
+    texts: Sequence[Sequence[str]],
+    requests: Sequence[str],
+    is_verbatim: Flags,
+) -> dict[str, Any]:
+    """Columns of what `classify` and `mark` return; of other steps than verbatim ones nothing."""
+    n_steps = len(steps.texts)
+    places = np.flatnonzero(is_verbatim[steps.traces()])
+    kinds = np.full(n_steps, "", object)
+    flags = {name: np.full(n_steps, None, object) for name in _FLAGS}
+    p_reflect = np.full(n_steps, np.nan)
+    p_self_jailbreak = np.full(n_steps, np.nan)
+
+    if not is_verbatim.all():
+        chosen: list[int] = np.flatnonzero(is_verbatim).tolist()
+        requests = [requests[number] for number in chosen]
+        steps = read_steps([texts[number] for number in chosen])
+    if len(places):
+        # The features are computed once for both.
+        english = is_english(steps)
+        kind_sums, marker_sums = feature_sums(steps, reflect_weights(), unsafe_weights())
+        found = decide_kinds(steps, kind_sums, english)
+        marked = decide_markers(steps, marker_sums, english, requests)
+
+        kinds[places] = found.kind
+        p_reflect[places] = found.p_reflect
+        p_self_jailbreak[places] = np.where(english, marked.p_self_jailbreak, np.nan)
+        flags["is_reflection"][places] = found.is_reflection
+        flags["is_self_jailbreak"][places] = known_flags(marked.is_self_jailbreak, english)
+        flags["is_unsafe"][places] = known_flags(marked.is_unsafe, english)
+        for column, marker in enumerate(MARKERS):
+            flags[marker.value][places] = known_flags(marked.carried[:, column], english)
+
+    return {
+        "kind": kinds,
+        "p_reflect": p_reflect,
+        "p_self_jailbreak": p_self_jailbreak,
+        **flags,
+    }
+
+
+_FLAGS = ("is_reflection", "is_self_jailbreak", "is_unsafe", *(marker.value for marker in MARKERS))
+
+
+# --- traces ------------------------------------------------------------------------------------
 
 # Columns of the trace table that hold a field of the trace as it is.
 _COPIED = (
@@ -159,90 +338,6 @@ def _trace_row(trace: Trace, split: Split) -> dict[str, Any]:
             n_think_tokens += stop - first
         row["n_think_tokens"] = n_think_tokens
     return row
-
-
-def _step_values(trace: Trace, split: Split, steps: Sequence[Step]) -> dict[str, Iterable[Any]]:
-    """The columns of the step table for the steps of one trace."""
-    spans = [step.chars for step in steps]
-    starts, stops = zip(*spans, strict=True)
-    texts = [span.of(trace.completion) for span in spans]
-
-    # Steps have tokens if it is known where tokens begin.
-    token_spans = [step.tokens or (None, None) for step in steps]
-    token_starts, token_stops = zip(*token_spans, strict=True)
-
-    paragraphs = group_paragraphs(trace.completion, spans)
-    paragraph_numbers = []
-    for number, paragraph in enumerate(paragraphs):
-        paragraph_numbers += [number] * paragraph.length
-
-    values: dict[str, Iterable[Any]] = {
-        "trace_id": [trace.id] * len(steps),
-        "step": range(len(steps)),
-        "start": starts,
-        "stop": stops,
-        "position": _positions(spans, split),
-        "paragraph": paragraph_numbers,
-        "answer": map(stated_answer, texts),
-        "token_start": token_starts,
-        "token_stop": token_stops,
-    }
-    for name in WORD_LISTS:
-        counts = [count_words(text, name) for text in texts]
-        values[f"n_{name}"] = counts
-
-    # Only verbatim reasoning is measured: the steps of a summary are not the model's own.
-    if trace.reasoning is Reasoning.VERBATIM:
-        return values | _detect(texts, request_of(trace))
-    return values | _undetected(len(steps))
-
-
-def _positions(spans: Sequence[Span], split: Split) -> list[float]:
-    """Middle of each step as a share of the thinking, without commentary between thoughts."""
-    n_think_chars = sum(span.length for span in split.think)
-    positions = []
-    n_before = 0
-    for span in spans:
-        middle = n_before + span.length / 2
-        positions.append(middle / n_think_chars)
-        n_before += span.length
-    return positions
-
-
-def _detect(texts: Sequence[str], request: str) -> dict[str, list[Any]]:
-    """Columns of what `classify` and `mark` return, with the features computed once for both."""
-    tokens = [tokenize(text) for text in texts]
-    english = is_english(texts, tokens)
-    kind_sums, marker_sums = feature_sums(tokens, reflect_weights(), unsafe_weights())
-    kinds = decide_kinds(texts, tokens, kind_sums, english)
-    found = decide_markers(texts, tokens, marker_sums, english, request)
-
-    columns = {
-        "kind": kinds.kind,
-        "p_reflect": kinds.p_reflect.tolist(),
-        "is_reflection": kinds.is_reflection,
-        "p_self_jailbreak": found.p_self_jailbreak.tolist(),
-        "is_self_jailbreak": found.is_self_jailbreak,
-        "is_unsafe": found.is_unsafe,
-    }
-    for marker in MARKERS:
-        # None for a step whose language is unknown.
-        columns[marker.value] = [
-            None if markers is None else marker in markers for markers in found.markers
-        ]
-    return columns
-
-
-def _undetected(n_steps: int) -> dict[str, list[Any]]:
-    """The columns of `_detect` for steps of which nothing is known."""
-    columns = {
-        "kind": [""] * n_steps,
-        "p_reflect": [math.nan] * n_steps,
-        "p_self_jailbreak": [math.nan] * n_steps,
-    }
-    for name in ("is_reflection", "is_self_jailbreak", "is_unsafe", *MARKERS):
-        columns[name] = [None] * n_steps
-    return columns
 
 
 def guard_rows(

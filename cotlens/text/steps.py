@@ -18,7 +18,7 @@ Every guard looks at a bounded stretch of text, so the work is linear in the len
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import groupby, pairwise
 from typing import Literal, NamedTuple
@@ -124,7 +124,11 @@ def segment(text: str, unit: Unit = "step") -> list[Span]:
         return []
     if unit == "sentence":
         return _sentences(text)
+    return list(map(_make_span, pairwise(cut_places(text))))
 
+
+def cut_places(text: str) -> list[int]:
+    """Where the steps of a text begin, in order, and its end; [0, 0] for an empty text."""
     n_chars = len(text)
     cuts = [0]
     start = 0  # of the step
@@ -180,7 +184,7 @@ def segment(text: str, unit: Unit = "step") -> list[Span]:
             start = end
 
     cuts.append(n_chars)
-    return list(map(_make_span, pairwise(cuts)))
+    return cuts
 
 
 def segment_trace(trace: Trace, split: Split | None = None) -> list[Step]:
@@ -189,28 +193,43 @@ def segment_trace(trace: Trace, split: Split | None = None) -> list[Step]:
     Their texts concatenate to the thinking; thoughts do not share a step.
     """
     split = split or split_trace(trace)
-    completion = trace.completion
-    spans = []
-    for think in split.think:
-        offset = think.start
-        thinking = think.of(completion)
-        for start, stop in segment(thinking):
-            span = Span(offset + start, offset + stop)
-            spans.append(span)
+    spans = [
+        Span(*place) for place in zip(*step_places(trace.completion, split.think), strict=True)
+    ]
 
     # Without offsets it is not known which tokens these are.
     token_starts = trace.token_starts
     if token_starts is None:
         return [Step(index, span, None) for index, span in enumerate(spans)]
 
-    words = word_starts(completion, token_starts)
-    ranges = token_ranges(token_starts, words, spans).tolist()
+    ranges = step_tokens(trace.completion, token_starts, spans)
     steps = []
     for span, (first, stop) in zip(spans, ranges, strict=True):
         index = len(steps)
         tokens = Span(first, stop)
         steps.append(Step(index, span, tokens))
     return steps
+
+
+def step_places(completion: str, think: Iterable[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """Where the steps of some thoughts start, and where they stop, in the completion."""
+    starts: list[int] = []
+    stops: list[int] = []
+    for begin, end in think:
+        if begin == end:
+            continue
+        places = [begin + place for place in cut_places(completion[begin:end])]
+        starts += places[:-1]
+        stops += places[1:]
+    return starts, stops
+
+
+def step_tokens(
+    completion: str, token_starts: Sequence[int], spans: Iterable[Sequence[int]]
+) -> list[list[int]]:
+    """The first token of each span, and the one after its last (see `text.tokens`)."""
+    words = word_starts(completion, token_starts)
+    return token_ranges(token_starts, words, spans).tolist()
 
 
 def _sentences(text: str) -> list[Span]:
@@ -286,7 +305,7 @@ def group_paragraphs(text: str, steps: Sequence[Span]) -> list[Span]:
     """Ranges of step numbers that form a paragraph: runs of steps that no blank line parts."""
     borders = {0, len(steps)}
     for number, step in enumerate(steps, 1):
-        if _has_blank_line(text, step):
+        if ends_paragraph(step.of(text)):
             borders.add(number)
 
     paragraphs = pairwise(sorted(borders))
@@ -310,12 +329,16 @@ def group_runs(flags: Sequence[bool]) -> list[Span]:
     return runs
 
 
-def _has_blank_line(text: str, step: Span) -> bool:
-    """Whether a blank line follows the step's text."""
-    content = step.of(text)
-    n_solid = len(content.rstrip())
-    n_breaks = content.count("\n", n_solid)
-    return n_breaks > 1
+def ends_paragraph(text: str) -> bool:
+    """Whether a blank line follows the text of a step, in the white space that ends it."""
+    # The common cases.
+    if text.endswith("\n\n"):
+        return True
+    if not text[-2:-1].isspace():
+        return False
+
+    n_solid = len(text.rstrip())
+    return text.count("\n", n_solid) > 1
 
 
 def _is_row(text: str, line: int) -> bool:

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 from cotlens import classify
-from cotlens.detect import features as features_module
 from cotlens.detect.features import (
     OFFSETS,
     Weights,
     feature_sums,
     features,
     load_weights,
-    tokenize,
 )
 from cotlens.detect.reflect import OUTPUTS
+from cotlens.detect.tokens import read_steps, tokenize
 
 
 def test_tokens_by_hand():
@@ -24,8 +23,7 @@ def test_tokens_by_hand():
 
 def test_features_of_steps_by_hand():
     """Every word is a feature and forms a pair with the word before it; a step has seven features once."""
-    tokens = [tokenize(text) for text in ("Wait, no.", "", "x = 3.14 and so on")]
-    found = features(tokens)
+    found = features(read_steps([["Wait, no.", "", "x = 3.14 and so on"]]))
     assert found.starts.tolist() == [0, 4, 5]
     assert found.words.shape == (2, 4 + 1 + 8)
     assert found.steps.shape == (7, 3)
@@ -35,21 +33,11 @@ def test_features_of_steps_by_hand():
 
 def test_a_step_has_the_same_features_wherever_it_stands():
     """The features of a step depend on nothing but its own words."""
-    first = features([["wait"], ["so", "it", "is"]])
-    second = features([["so", "it", "is"], ["wait"]])
+    first = features(read_steps([["wait", "so it is"]]))
+    second = features(read_steps([["so it is", "wait"]]))
     assert first.words[:, 1:].tolist() == second.words[:, :3].tolist()
     assert first.words[:, :1].tolist() == second.words[:, 3:].tolist()
     assert first.steps[:, ::-1].tolist() == second.steps.tolist()
-
-
-def test_blocks_do_not_show(monkeypatch):
-    """A long trace is classified in blocks; every step keeps its context."""
-    texts = ["Let x be 2. ", "Wait, is that right? ", "Let me check. ", "Yes. "] * 5
-    whole = classify(texts)
-    monkeypatch.setattr(features_module, "_BLOCK", 3)
-    blocks = classify(texts)
-    assert blocks.kind == whole.kind
-    assert blocks.p_reflect == pytest.approx(whole.p_reflect)
 
 
 def test_a_giant_step_and_a_million_steps_cost_little():
@@ -88,12 +76,12 @@ def test_a_sum_by_hand():
     Steps have 2 features a word, 7 more, and one if they are short: 16, 10 and 23. Before the first
     step and after the last stands nothing.
     """
-    tokens = [tokenize(text) for text in ("Wait, no.", "", "x = 3.14 and so on")]
+    steps = read_steps([["Wait, no.", "", "x = 3.14 and so on"]])
     n_features = [0, 2 * 4 + 7 + 1, 2 + 7 + 1, 2 * 8 + 7, 0]
     weights = np.tile([[1], [10], [100]], (8, 1, 2)).astype(np.float32)
     model = Weights(weights, np.array([0, 0.5], np.float32))
 
-    (sums,) = feature_sums(tokens, model)
+    (sums,) = feature_sums(steps, model)
     for step in range(3):
         before, itself, after = n_features[step : step + 3]
         expected = itself + 10 * before + 100 * after
@@ -103,6 +91,6 @@ def test_a_sum_by_hand():
 def test_what_occurs_twice_counts_twice():
     """Nothing is removed: a word adds its weight as often as it occurs."""
     model = Weights(np.ones((8, len(OFFSETS), 1), np.float32), np.zeros(1, np.float32))
-    (few,) = feature_sums([["so"] * 5], model)
-    (more,) = feature_sums([["so"] * 6], model)
+    (few,) = feature_sums(read_steps([["so so so so so"]]), model)
+    (more,) = feature_sums(read_steps([["so so so so so so"]]), model)
     assert more[0, 0] - few[0, 0] == 2

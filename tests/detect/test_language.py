@@ -2,8 +2,8 @@
 
 import pytest
 
-from cotlens.detect.features import tokenize
 from cotlens.detect.language import is_english, languages
+from cotlens.detect.tokens import read_steps
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from cotlens.detect.language import is_english, languages
     ],
 )
 def test_language(texts, expected):
-    assert is_english(texts).tolist() == expected
+    assert is_english(read_steps([texts])).tolist() == expected
 
 
 SPANISH = "La pregunta pide los metros que recorren los dos trenes. "
@@ -51,11 +51,10 @@ ENGLISH = "We need to check that it is the one that they want. "
     ],
 )
 def test_languages(texts, expected):
-    tokens = list(map(tokenize, texts))
-    english = is_english(texts, tokens)
-    assert languages(texts, tokens, english) == expected
+    steps = read_steps([texts])
+    assert languages(steps, is_english(steps)) == expected
 
 
 def test_a_spanish_quotation_leaves_english_english():
     texts = [ENGLISH] * 10 + ["«El país más grande de los dos».\n"] + [ENGLISH] * 10
-    assert is_english(texts).all()
+    assert is_english(read_steps([texts])).all()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from places import ROOT, SAMPLES, read_rows
 
 from cotlens import Trace, classify, read_traces, step_table, trace_table
-from cotlens.detect.features import feature_sums, tokenize
+from cotlens.detect.features import feature_sums
 from cotlens.detect.reflect import (
     KINDS,
     N_REFLECTIVE,
@@ -18,6 +18,7 @@ from cotlens.detect.reflect import (
     quadratic_terms,
     reflect_weights,
 )
+from cotlens.detect.tokens import read_steps
 from cotlens.measures.reflection import reflection_dynamics, transitions
 from cotlens.text.steps import segment
 
@@ -56,15 +57,16 @@ def test_kinds_depend_on_neighbours_only():
         "Yes. ",
         "So the answer is 4. ",
     ]
-    tokens = [tokenize(text) for text in texts]
-    (alone,) = feature_sums(tokens[1:4], reflect_weights())
-    (among,) = feature_sums(tokens, reflect_weights())
+    (alone,) = feature_sums(read_steps([texts[1:4]]), reflect_weights())
+    (among,) = feature_sums(read_steps([texts]), reflect_weights())
     assert among[2] == pytest.approx(alone[1])
 
 
 def test_the_decision_by_hand():
     """Inputs 3 and -1, first of two steps: place 0.25, log(1 + 2); standardised, and their products."""
-    inputs = decision_inputs(np.array([[3.0, -1.0], [0.0, 0.0]]))
+    inputs = decision_inputs(
+        np.array([[3.0, -1.0], [0.0, 0.0]]), np.array([0, 1]), np.array([2, 2])
+    )
     assert inputs[0] == pytest.approx([3, -1, 0.25, np.log(3)])
     assert inputs[1] == pytest.approx([0, 0, 0.75, np.log(3)])
 

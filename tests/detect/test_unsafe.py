@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from places import ROOT, read_rows
 
 from cotlens import Trace, mark, step_table
-from cotlens.detect.features import tokenize
+from cotlens.detect.tokens import read_steps
 from cotlens.detect.unsafe import (
     EXPLORATION,
     MARKERS,
@@ -126,7 +126,7 @@ def test_markers_of_one_trace_read_by_eye():
     ],
 )
 def test_cues_add_up(text, points):
-    assert cue_points(text, tokenize(text)) == points
+    assert cue_points(read_steps([[text]])).tolist() == [points]
 
 
 def test_every_cue_can_fire():
@@ -432,7 +432,8 @@ def test_a_step_that_nearly_makes_an_excuse_and_refuses_explores_nothing():
     carried = np.zeros((2, len(MARKERS)), bool)
     is_excuse = np.array([False, True])
     request = "How do I stalk someone without being seen?"
-    assert decide_unsafe(texts, carried, is_excuse, request).tolist() == [False, True]
+    steps = read_steps([texts])
+    assert decide_unsafe(steps, carried, is_excuse, [request]).tolist() == [False, True]
 
     carried[1, MARKERS.index(Marker.REFUSAL_INTENT)] = True
-    assert not decide_unsafe(texts, carried, is_excuse, request).any()
+    assert not decide_unsafe(steps, carried, is_excuse, [request]).any()

@@ -1,8 +1,11 @@
 """Judges and runs: parts judged apart, verdicts that stay with their traces, and the command."""
 
 import json
+import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import pandas as pd
 import pytest
@@ -240,3 +243,62 @@ def test_verdicts_on_requests_come_from_elsewhere_and_judge_no_trace(tmp_path):
     judged = run.with_verdicts(run.trace_table(), "j")
     assert judged["request_unsafe"].all()
     assert judge_of(run, Sources()) == ""
+
+
+# --- traces that change while they are judged --------------------------------------------------
+
+
+def guard(run, url, *options):
+    """The fault of the command that lets an endpoint judge the answers; "" if there is none."""
+    command = ["guard", str(run), "--url", url, "--part", "answer", *options]
+    return str(CliRunner().invoke(app, command).exception or "")
+
+
+def test_verdicts_of_old_texts_are_never_stamped_as_of_new_ones(server, tmp_path):
+    """While the judge thinks, the run's folder is swapped for one of other texts, and back."""
+    url, script, seen = server
+    run = analyze([SAMPLES], tmp_path / "run").path
+    texts = [{"id": trace.id, "completion": "other"} for trace in Run(run).traces()]
+    other = analyze(texts, tmp_path / "other").path
+    script += [(200, UNSAFE[1], 0.5), UNSAFE]
+
+    def swap():
+        """Put the other's files in, once the first text is at the judge."""
+        while not seen:
+            time.sleep(0.01)
+        shutil.copytree(other / "traces", run / "traces", dirs_exist_ok=True)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    fault = guard(run, url, "--judge", "m")
+    swapping.join()
+    assert f"{run / 'traces' / 'part-00000.parquet'}: changed while it was read" in fault
+    assert Run(run).judged_parts("m") == []
+
+    # The same command judges the texts that are there now.
+    assert not guard(run, url, "--judge", "m")
+    assert Run(run).judged_parts("m") == ["answer"]
+
+
+def test_a_run_is_not_made_anew_while_it_is_judged(server, tmp_path):
+    url, script, seen = server
+    run = analyze([SAMPLES], tmp_path / "run").path
+    script += [(200, UNSAFE[1], 2.0), UNSAFE]
+    judging = threading.Thread(target=guard, args=(run, url, "--judge", "m"))
+    judging.start()
+    while not seen:
+        time.sleep(0.01)
+    refused = CliRunner().invoke(app, ["analyze", str(SAMPLES), "-o", str(run), "--force"])
+    judging.join()
+    assert "guard/m/answer: another process is writing here" in str(refused.exception)
+    assert Run(run).judged_parts("m") == ["answer"]
+
+
+@pytest.mark.parametrize("judge", ["cache.sqlite", "x/Cache"])
+def test_names_that_cotlens_uses_itself_are_refused(server, tmp_path, judge):
+    """A judge called cache.sqlite made a folder where the cache of all judges has its file."""
+    run = analyze([SAMPLES], tmp_path / "run").path
+    expected = "cotlens gives this name to files of its own; give another with --name"
+    assert expected in guard(run, server[0], "--judge", judge)
+    assert expected in guard(run, server[0], "--judge", "m", "--name", "cache.sqlite")
+    assert not (run / "guard").exists()

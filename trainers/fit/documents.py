@@ -15,7 +15,8 @@ import pandas as pd
 import scipy.sparse
 from numpy.typing import NDArray
 
-from cotlens.detect.features import OFFSETS, features, tokenize
+from cotlens.detect.features import OFFSETS, features
+from cotlens.detect.tokens import read_steps
 from cotlens.formats.read import read_traces
 from cotlens.text.steps import segment, segment_trace
 from cotlens.trace import Trace
@@ -185,7 +186,7 @@ def labelled_steps(documents: Iterable[Document], n_buckets: int) -> Steps:
 def _features_of_steps(texts: list[str], n_buckets: int) -> scipy.sparse.csr_matrix:
     """Return how often each step of a document has each feature: (steps, offsets * buckets)."""
     n_steps = len(texts)
-    itself = features([tokenize(text) for text in texts])
+    itself = features(read_steps([texts]))
     every_step = np.arange(n_steps)
 
     # The step and the bucket of each feature. The steps are numbered from the padding on, which

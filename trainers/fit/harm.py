@@ -28,6 +28,7 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics import roc_auc_score
 
 from cotlens.detect.harm import N_BUCKETS, OUTPUTS, text_features
+from cotlens.detect.tokens import read_steps
 from cotlens.detect.unsafe import EXPLORATION, Marker, StepMarkers, context, mark
 from cotlens.text.split import request_of
 from cotlens.text.steps import segment
@@ -238,9 +239,10 @@ def stretches() -> Iterator[Example]:
 
 
 def _stretches_of(source: str, group: str, texts: list[str], is_harmful: bool) -> Iterator[Example]:
+    steps = read_steps([texts])
     numbers = range(0, len(texts), STRIDE)
     for number in numbers[:MAX_STRETCHES]:
-        text = context(texts, number)
+        text = context(steps, number)
         yield Example(source, group, text, is_harmful)
 
 

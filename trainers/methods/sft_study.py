@@ -120,6 +120,7 @@ N_ROWS = 1000  # of harmful prompts
 
 MISSING = "no response of every type"
 UNUSED = "more prompts than asked for"
+OFF_TYPE = "responses not of their type"
 
 
 class Responses(NamedTuple):
@@ -128,8 +129,8 @@ class Responses(NamedTuple):
     Attributes:
         rows: of each type, in the order of the prompts; each a row of `trainers.sft`, with
             `source` (the type) and `why`.
-        acceptance: of the samples of each type.
-        counts: what became of the prompts.
+        acceptance: of the samples of each type; one that is not of its type is none of the reasons.
+        counts: what became of the prompts, and the responses that are not of their type.
         traces: the samples of each type, as answers to the bare request.
     """
 
@@ -217,6 +218,7 @@ def match(
     """
     rows_of: dict[ResponseType, dict[str, dict[str, Any]]] = {}
     acceptance = {}
+    off_type = {}
     for kind, traces in written.items():
         check = checks.get(kind)
         of_type = [trace for trace in traces if check is None or check(trace)]
@@ -224,10 +226,11 @@ def match(
         n_kept = selection.why.count(KEPT)
         acceptance[kind] = Acceptance(
             sampled=len(traces),
-            unclosed=len(traces) - len(of_type) + selection.why.count(UNCLOSED),
+            unclosed=selection.why.count(UNCLOSED),
             unsafe=selection.why.count(UNSAFE),
             kept=n_kept,
         )
+        off_type[kind] = len(traces) - len(of_type)
 
         # One response to a prompt.
         rows_of[kind] = {}
@@ -254,6 +257,8 @@ def match(
         "harmful rows": len(chosen),
         "harmless rows": len(harmless),
     }
+    for kind, number in off_type.items():
+        counts[f"{OFF_TYPE}: {kind.value}"] = number
     return Responses(rows, acceptance, counts, {kind: list(written[kind]) for kind in written})
 
 

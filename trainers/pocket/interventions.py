@@ -32,6 +32,7 @@ from cotlens.formats.read import read_traces
 from cotlens.measures import attempt_table, nll_of_steps, probe_table
 from cotlens.models.local import LocalEngine
 from cotlens.probes import continue_steps, hijack, intervene, prefill, reset, step_cuts
+from cotlens.text.split import part_text
 from cotlens.trace import Trace
 from trainers.methods.kl import kl_by_step
 from trainers.pocket import wording
@@ -201,7 +202,7 @@ def measure(setting: Setting, donors: Sequence[Trace]) -> None:
         "mechanisms": _measure_mechanisms(setting),
     }
     for name, columns in TABLES.items():
-        table = tables[name][list(columns)]
+        table = tables[name].reindex(columns=list(columns))  # an arm without thoughts has no rows
         write_parquet(setting.own / f"{name}.parquet", pa.Table.from_pandas(table))
 
 
@@ -375,10 +376,11 @@ def _first_unsafe(prompt: Prompt, trace: Trace, first: int) -> int | None:
 
 
 def _thoughts(folder: Path, by_id: dict[str, Prompt]) -> list[Trace]:
-    """The samples of an arm's folder for some forbidden requests; those that have ended."""
+    """The samples of an arm for some forbidden requests; those that have ended, and a thought."""
     traces = []
     for trace in read_traces(folder / "forbidden.parquet"):
-        if trace.prompt_id in by_id and trace.finish_reason == "stop":
+        is_whole = trace.prompt_id in by_id and trace.finish_reason == "stop"
+        if is_whole and part_text(trace, "thinking").strip():
             traces.append(trace)
     return traces
 
@@ -389,6 +391,8 @@ def _judged(traces: Sequence[Trace], by_id: dict[str, Prompt]) -> pd.DataFrame:
     `is_safe` is of the answer, as RECAP's; `thinking_safe` of the thought, prefix included. Of a
     harmless request `is_safe` says whether it is helped.
     """
+    if not traces:
+        return pd.DataFrame()
     table = probe_table(traces)
     rows = []
     for trace in traces:

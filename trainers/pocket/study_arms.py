@@ -63,7 +63,7 @@ def train_study(setting: Setting, kind: ResponseType, benign_share: float = BENI
     facts = numbers._asdict() | {
         "acceptance": round(numbers.share, 4),
         "sampled_tokens": count_tokens(built.traces[kind]),
-        "guard_calls": numbers.sampled - numbers.unclosed,
+        "guard_calls": numbers.unsafe + numbers.kept,
         "prompts": built.counts,
     }
     add_cost(setting, facts)

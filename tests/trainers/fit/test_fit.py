@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from cotlens.detect.features import OFFSETS, Weights, feature_sums, tokenize
+from cotlens.detect.features import OFFSETS, Weights, feature_sums
 from cotlens.detect.reflect import KINDS, Kind
+from cotlens.detect.tokens import read_steps
 from cotlens.detect.unsafe import LEARNED, MARKERS
 from trainers.fit import documents, gold, metrics, reflect, unsafe
 from trainers.fit.documents import (
@@ -75,7 +76,7 @@ def test_fitted_and_shipped_weights_give_the_same_sums():
 
     table = pack_weights(fitted, n_buckets).astype(np.float32)
     model = Weights(table, np.zeros(2, np.float32))
-    (sums,) = feature_sums([tokenize(text) for text in texts], model)
+    (sums,) = feature_sums(read_steps([texts]), model)
     np.testing.assert_allclose(sums, steps.features @ fitted.T.astype(float), atol=1e-4)
 
 

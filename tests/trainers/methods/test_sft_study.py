@@ -28,6 +28,7 @@ from trainers.methods.sft_study import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLOSED = "<think>\nhm\n</think>\n\nno"
+CUT = "<think>\nhm"
 BENIGN = [{"prompt": "tea?", "completion": "<think>\nso\n</think>\n\nboil it"}]
 
 
@@ -103,6 +104,18 @@ def test_an_empty_thought_has_no_text_and_passes():
     assert len(built.rows[ResponseType.NONE]) == 1
 
 
+def test_a_response_that_is_not_of_its_type_is_counted_apart():
+    written = {ResponseType.TEMPLATE: [response("a"), response("b", CUT)]}
+    built = match(
+        written,
+        no_bad_word,
+        benign_share=0,
+        checks={ResponseType.TEMPLATE: lambda trace: trace.id != "a"},
+    )
+    assert built.counts["responses not of their type: template"] == 1
+    assert built.acceptance[ResponseType.TEMPLATE] == (2, 1, 0, 0, 0)
+
+
 # --- a template ----------------------------------------------------------------------------------
 
 
@@ -147,6 +160,25 @@ def test_what_is_taken_out():
     assert left == sorted(left, key=lambda row: row["prompt"])
     assert control(rows, flags, seed=1) == left
     assert any(control(rows, flags, seed=seed) != left for seed in range(5))
+
+
+def test_patterns_that_overlap_by_hand():
+    """Six rows; A has rows 1 and 2, B has 2 and 3: without A 4 are left, without both 3."""
+    rows = [{"prompt": str(number)} for number in range(1, 7)]
+    has_a = [True, True, False, False, False, False]
+    has_b = [False, True, True, False, False, False]
+    either = [a or b for a, b in zip(has_a, has_b, strict=True)]
+    sizes = [len(rows), len(without(rows, has_a)), len(without(rows, either))]
+    assert sizes == [6, 4, 3]
+    assert [len(control(rows, has_a)), len(control(rows, either))] == sizes[1:]
+
+
+@pytest.mark.xfail(strict=True, reason="the whole data set is no control: it is larger")
+def test_a_control_of_another_size():
+    rows = [{"prompt": str(number)} for number in range(6)]
+    has_pattern = [True, False, False, False, False, False]
+    no_control = control(rows, [False] * len(rows))
+    assert len(no_control) == len(without(rows, has_pattern))
 
 
 def test_the_control_does_not_look_at_the_pattern():
