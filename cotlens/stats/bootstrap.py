@@ -355,10 +355,10 @@ def bootstrap_estimate(
 
 
 @lru_cache(maxsize=16)
-def _kept_counts(sizes: tuple[int, ...], n_draws: int, seed: int) -> NDArray[np.uint16]:
+def _kept_counts(sizes: tuple[int, ...], n_draws: int, seed: int) -> NDArray[np.integer]:
     """`_draw_counts` from the seed on, kept: figures ask for the same again and again."""
     counts = _draw_counts(np.random.default_rng(seed), sizes, n_draws)
-    return counts.astype(np.uint16)
+    return counts.astype(np.min_scalar_type(counts.max()))
 
 
 def _draw_counts(
