@@ -56,6 +56,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python benchmarks/pocket.py
 	$(BIN)/python benchmarks/view.py
+	$(BIN)/python benchmarks/scale.py
 
 clean:  ## runs of your own stay
 	rm -rf .venv runs/pocket runs/figures runs/notebooks build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@ on disk. Such a file is refused before it is decoded, where its own numbers tell
 What is large on disk is never refused: its size is known to whoever made it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from cotlens.footer import Column
 from cotlens.trace import TraceError
 
 # Beyond both, a part of a file is refused.
@@ -42,43 +42,39 @@ def too_much(path: Path | str, what: str, n_decoded: int, n_stored: int) -> Trac
 
 
 # --- parquet -----------------------------------------------------------------------------------
-def check_metadata(path: Path, metadata: pq.FileMetaData, most: int) -> None:
+Groups = Sequence[Sequence[Column]]  # the columns of each group of rows
+
+
+def check_groups(path: Path, groups: Groups, most: int) -> None:
     """Raise TraceError if a group of rows of a parquet file decodes to more than `most` bytes.
 
     Texts that repeat are stored once and counted once here: `repeating` names their columns.
     """
-    for number in range(metadata.num_row_groups):
-        columns = _columns(metadata, number)
+    for number, columns in enumerate(groups, 1):
         n_decoded = sum(_decoded_bytes(column) for column in columns)
-        n_stored = sum(column.total_compressed_size for column in columns)
+        n_stored = sum(column.n_stored for column in columns)
         if is_too_much(n_decoded, n_stored, most):
-            raise too_much(path, f"group {number + 1} of its rows", n_decoded, n_stored)
+            raise too_much(path, f"group {number} of its rows", n_decoded, n_stored)
 
 
-def _columns(metadata: pq.FileMetaData, group: int) -> list[pq.ColumnChunkMetaData]:
-    of_group = metadata.row_group(group)
-    return [of_group.column(at) for at in range(of_group.num_columns)]
-
-
-def _decoded_bytes(column: pq.ColumnChunkMetaData) -> int:
+def _decoded_bytes(column: Column) -> int:
     """Bytes of a column's values, each text of a dictionary counted once."""
-    width = _WIDTHS.get(column.physical_type, 4)  # a text has an offset
-    return max(column.num_values * width, column.total_uncompressed_size)
+    width = _WIDTHS.get(column.kind, 4)  # a text has an offset
+    return max(column.n_values * width, column.n_unpacked)
 
 
-def repeating(metadata: pq.FileMetaData) -> list[str]:
+def repeating(groups: Groups) -> list[str]:
     """Columns of texts stored once that may decode to too much, each value being all the texts.
 
     Read as dictionaries, they take as much memory as on disk, and `row_bytes` can add them up.
     """
     names: dict[str, None] = {}
-    for number in range(metadata.num_row_groups):
-        for column in _columns(metadata, number):
-            has_dictionary = any("DICTIONARY" in encoding for encoding in column.encodings)
-            most = column.num_values * column.total_uncompressed_size
-            is_text = column.physical_type == "BYTE_ARRAY"
-            if is_text and has_dictionary and is_too_much(most, column.total_compressed_size):
-                names[column.path_in_schema] = None
+    for columns in groups:
+        for column in columns:
+            most = column.n_values * column.n_unpacked
+            is_text = column.kind == "BYTE_ARRAY" and column.has_dictionary
+            if is_text and is_too_much(most, column.n_stored):
+                names[column.name] = None
     return list(names)
 
 

@@ -13,14 +13,18 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from cotlens.decoded import MAX_DECODED, MAX_OWN, as_plain, check_metadata, repeating
+from cotlens.decoded import MAX_DECODED, MAX_OWN, as_plain, check_groups, repeating
+from cotlens.footer import read_columns
 from cotlens.trace import TraceError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def folder_name(name: str, model: str) -> str:
@@ -141,12 +145,13 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
             raises is `UNREADABLE`.
     """
     check_listed(path)
+    groups = read_columns(path)
     metadata = pq.read_metadata(path)
-    check_metadata(path, metadata, _most_decoded(metadata))
+    check_groups(path, groups, _most_decoded(metadata))
     with pq.ParquetFile(
         path,
         metadata=metadata,
-        read_dictionary=repeating(metadata),
+        read_dictionary=repeating(groups),
         page_checksum_verification=True,
     ) as file:
         yield file
@@ -186,6 +191,18 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
         ) from None
 
 
+def read_frame(path: Path) -> "pd.DataFrame":
+    """The rows of a parquet file as a frame of pandas; raises as `read_parquet`."""
+    table = read_parquet(path)
+    try:
+        return table.to_pandas()
+    except UNREADABLE as error:
+        # What pandas noted of its types lies in the footer, which has no checksum.
+        raise TraceError(
+            f"{path}: damaged ({first_line(error)}); {how_to_mend(path.parent)}"
+        ) from None
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message; its kind, if it has none."""
     lines = str(error).splitlines()
@@ -207,8 +224,8 @@ def check_hash(path: Path, expected: str) -> None:
     """Raise TraceError if a file has not the SHA-256 that it was written with."""
     if hash_file(path) != expected:
         raise TraceError(
-            f"{path}: damaged or replaced since it was written (its SHA-256 is not the one in "
-            f"run.json); {how_to_mend(path.parent)}"
+            f"{path}: damaged or replaced since it was written (its SHA-256 is not the "
+            f"one that was noted); {how_to_mend(path.parent)}"
         )
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import subprocess
 import sys
 import zipfile
@@ -11,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cotlens import read_traces
+from cotlens import TraceError, read_traces
 from cotlens.decoded import is_too_much, repeating, row_bytes
 from cotlens.files import open_parquet, read_parquet
+from cotlens.footer import Column, read_columns
 
 MB = 2**20
 # cotlens and its imports take 100 MB; what may be decoded at once takes 256.
@@ -142,6 +144,65 @@ def test_faults_of_arrays(tmp_path, text, fault):
     assert fault in str(error.value)
 
 
+# --- the footer --------------------------------------------------------------------------------
+
+
+def test_columns_are_those_that_arrow_names(tmp_path):
+    """Two groups of rows; nested and repeated columns, each physical type, null, a map."""
+    columns = {
+        "flag": [True, False, None],
+        "i": pa.array([1, 2, 3], pa.int32()),
+        "j": pa.array([1, None, 3], pa.int64()),
+        "f": pa.array([1, 2, 3], pa.float32()),
+        "d": [0.5, None, 1.5],
+        "text": ["a", "a", "b"],
+        "fixed": pa.array([b"ab"] * 3, pa.binary(2)),
+        "messages": [[{"role": "user", "content": "q"}] * 20] * 3,
+        "map": pa.array([[("k", 1)]] * 3, pa.map_(pa.string(), pa.int64())),
+    }
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=2, use_dictionary=["text"])
+    metadata = pq.read_metadata(path)
+    expected = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = [group.column(at) for at in range(group.num_columns)]
+        expected.append(
+            [
+                Column(
+                    chunk.path_in_schema,
+                    chunk.physical_type,
+                    chunk.num_values,
+                    chunk.total_compressed_size,
+                    chunk.total_uncompressed_size,
+                    "RLE_DICTIONARY" in chunk.encodings,
+                )
+                for chunk in chunks
+            ]
+        )
+    assert len(expected) == 2
+    assert read_columns(path) == expected
+
+
+def test_any_bit_of_a_foreign_file_may_be_flipped(tmp_path):
+    """A fault or rows come out; without its own reader of footers, Arrow ended the process."""
+    rows = [{"id": str(i), "prompt": "q", "completion": f"<think>a</think>{i}"} for i in range(20)]
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd", write_page_checksum=True)
+    content = path.read_bytes()
+    numbers = random.Random(0)
+    n_refused = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[numbers.randrange(len(content))] ^= 1 << numbers.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            list(read_traces(path))
+        except TraceError:
+            n_refused += 1
+    assert n_refused > 100
+
+
 # --- what is measured --------------------------------------------------------------------------
 
 
@@ -169,7 +230,7 @@ def test_texts_that_repeat_are_read_as_they_are(tmp_path):
     table = pa.table({"text": [["a" * MB], ["b"]] * 500, "n": range(1000)})
     path = tmp_path / "t.parquet"
     pq.write_table(table, path, dictionary_pagesize_limit=2 * MB)
-    assert repeating(pq.read_metadata(path)) == ["text.list.element"]
+    assert repeating(read_columns(path)) == ["text.list.element"]
     with open_parquet(path) as file:
         assert file.read().nbytes < 10 * MB
     with pytest.raises(ValueError, match="its rows would take 500 MiB in memory"):

@@ -193,7 +193,7 @@ class Recorder(TrainerCallback):
             id=trace_id,
             prompt_token_ids=trace.prompt_token_ids or None,
             training_step=self.step,
-            reward=sum(terms) if terms else None,
+            reward=_finite(sum(terms)) if terms else None,
         )
 
     def _kl(self, traces: Sequence[Trace]) -> float:
@@ -204,6 +204,14 @@ class Recorder(TrainerCallback):
 
         kl = np.concatenate([score.values["kl"] for score in scores])
         return float(np.nanmean(kl))
+
+
+def _finite(reward: float) -> float | None:
+    """The reward; None for one that is NaN or infinite, which must not end the training.
+
+    What each function gave stays in the trace's metadata.
+    """
+    return reward if math.isfinite(reward) else None
 
 
 def _row_of(columns: Mapping[str, Any], i: int) -> dict[str, Any]:

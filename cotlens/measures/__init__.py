@@ -8,6 +8,7 @@ reflection   how often, where and in what runs a trace reflects
 behaviours   cognitive behaviours that a judge lists, beside the kinds of steps
 self_reflection    does a thinking go back on itself, by a judge; how soon after a prefix
 unsafe       the path of a trace's markers, its outcome, risky patterns
+places       where steps lie, as sums by trace
 requests     requests known to ask for harm, and harmless traces of equal length
 scored       token scores of one trace at a time
 entropy      token entropy by trace, step, position, word, and around reflections

@@ -1,10 +1,18 @@
 """Estimates by group, and the checks of tables that measures and figures share."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cotlens import stats
+from cotlens.stats.bootstrap import Flags
+
+NOTHING_KNOWN = (
+    "no step is known to reflect or not: the thinking is not English, not verbatim, or not there"
+)
 
 
 def estimates_by(
@@ -62,10 +70,7 @@ def _names(table: pd.DataFrame) -> str:
 def need_known(known: pd.DataFrame) -> None:
     """Raise ValueError if no step is in a known language, given the steps that are."""
     if known.empty:
-        raise ValueError(
-            "no step is known to reflect or not: "
-            "the thinking is not English, not verbatim, or not there"
-        )
+        raise ValueError(NOTHING_KNOWN)
 
 
 def need_steps_of_traces(steps: pd.DataFrame, traces: pd.DataFrame, columns: Iterable[str]) -> None:
@@ -81,7 +86,39 @@ def need_steps_of_traces(steps: pd.DataFrame, traces: pd.DataFrame, columns: Ite
         )
 
 
-def first_steps(steps: pd.DataFrame) -> pd.DataFrame:
-    """The first step of each trace, to see what openings contribute to a figure."""
-    first = steps.groupby("trace_id", sort=False)["position"].idxmin()
-    return steps.loc[first]
+class StepsByTrace(NamedTuple):
+    """The places of each trace's steps in a step table.
+
+    Attributes:
+        ids: of the traces, in order of their first step.
+        order: places of the rows, those of one trace together and by their number.
+        stops: for each trace, where its rows end in `order`.
+    """
+
+    ids: pd.Index
+    order: NDArray[np.intp]
+    stops: NDArray[np.intp]
+
+    @classmethod
+    def from_steps(cls, steps: pd.DataFrame) -> "StepsByTrace":
+        """The places in a step table; without a column `step` its rows are in order."""
+        trace_of, ids = pd.factorize(steps["trace_id"])
+        keys = (steps["step"], trace_of) if "step" in steps else (trace_of,)
+        counts = np.bincount(trace_of, minlength=len(ids))
+        return cls(pd.Index(ids), np.lexsort(keys), np.cumsum(counts))
+
+    def each(
+        self, columns: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Id and columns of each trace, of columns of the whole table."""
+        in_order = {name: column[self.order] for name, column in columns.items()}
+        start = 0
+        for trace_id, stop in zip(self.ids, self.stops, strict=True):
+            rows = slice(start, stop)
+            yield trace_id, {name: column[rows] for name, column in in_order.items()}
+            start = stop
+
+
+def is_true(flags: pd.Series) -> Flags:
+    """Whether each flag is true; a missing one is not."""
+    return flags.eq(True).to_numpy(bool)

@@ -1,7 +1,7 @@
 """How often, where and in what runs do traces reflect? From the kinds of their steps."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +10,15 @@ import pandas as pd
 from cotlens import stats
 from cotlens.detect.reflect import KINDS
 from cotlens.detect.words import WORD_LISTS
-from cotlens.measures.groups import estimates_by, need, need_known, need_steps_of_traces
-from cotlens.text.steps import group_runs
+from cotlens.measures.groups import (
+    NOTHING_KNOWN,
+    StepsByTrace,
+    estimates_by,
+    is_true,
+    need,
+    need_known,
+    need_steps_of_traces,
+)
 from cotlens.trace import Span
 
 # Columns that `reflection_dynamics` adds to the trace table.
@@ -64,12 +71,10 @@ def reflection_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
     """
     needed = ["trace_id", "start", "stop", "position", "is_reflection"]
     need_steps_of_traces(steps, traces, needed)
-    if "step" in steps:
-        steps = steps.sort_values(["trace_id", "step"])
-
+    columns = _dynamics_columns(steps)
     rows = {}
-    for trace_id, trace_steps in steps.groupby("trace_id", sort=False):
-        rows[trace_id] = _trace_dynamics(trace_steps)
+    for trace_id, trace_columns in StepsByTrace.from_steps(steps).each(columns):
+        rows[trace_id] = _trace_dynamics(trace_columns)
     dynamics = pd.DataFrame.from_dict(rows, orient="index", columns=_DYNAMICS).astype(float)
 
     # Columns of an earlier call are replaced.
@@ -82,22 +87,37 @@ def reflection_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
     )
 
 
-def _trace_dynamics(steps: pd.DataFrame) -> dict[str, float]:
+def _dynamics_columns(steps: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What `_trace_dynamics` reads of every step; not every source gives tokens and answers."""
+    columns = {
+        "is_known": steps["is_reflection"].notna().to_numpy(),
+        "reflects": is_true(steps["is_reflection"]),
+        "position": steps["position"].to_numpy(),
+        "n_chars": (steps["stop"] - steps["start"]).to_numpy(float),
+    }
+    if "token_start" in steps:
+        columns["n_tokens"] = (steps["token_stop"] - steps["token_start"]).to_numpy(float)
+    if "answer" in steps:
+        columns["answer"] = steps["answer"].fillna("").to_numpy(object)
+    return columns
+
+
+def _trace_dynamics(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The columns of `reflection_dynamics` for the steps of one trace."""
-    is_known = steps["is_reflection"].notna().to_numpy()
+    is_known = columns["is_known"]
     if not is_known.any():
         return dict.fromkeys(_DYNAMICS, np.nan)
 
     # A step that is not known breaks a run.
-    reflects = steps["is_reflection"].eq(True).to_numpy()
-    runs = group_runs(reflects.tolist())
+    reflects = columns["reflects"]
+    runs = _runs(reflects)
     lengths = [run.length for run in runs]
     gaps = [after.start - before.stop for before, after in pairwise(runs)]
 
     # What every trace has.
     n_known = is_known.sum()
     n_reflect = reflects.sum()
-    n_chars = _total_length(steps["start"], steps["stop"], is_known)
+    n_chars = columns["n_chars"][is_known].sum()
     dynamics = {
         "n_known": n_known,
         "n_known_chars": n_chars,
@@ -110,37 +130,37 @@ def _trace_dynamics(steps: pd.DataFrame) -> dict[str, float]:
         "reflect_per_1000_chars": 1000 * n_reflect / n_chars,
     }
     if gaps:
-        dynamics["mean_gap"] = np.mean(gaps)
+        dynamics["mean_gap"] = sum(gaps) / len(gaps)
     if n_reflect:
-        positions = steps["position"].to_numpy()
-        dynamics["first_reflect"] = positions[reflects.argmax()]
+        dynamics["first_reflect"] = columns["position"][reflects.argmax()]
 
     # Not every source gives tokens, and a light run holds no answers.
-    if "token_start" in steps:
-        n_tokens = _total_length(steps["token_start"], steps["token_stop"], is_known)
+    if "n_tokens" in columns:
+        n_tokens = columns["n_tokens"][is_known].sum()
         if n_tokens:
             dynamics["reflect_per_1000_tokens"] = 1000 * n_reflect / n_tokens
-    if "answer" in steps:
-        answers = steps["answer"].fillna("").tolist()
-        n_judged, n_changed = _count_changes(answers, runs)
+    if "answer" in columns:
+        n_judged, n_changed = _count_changes(columns["answer"], runs)
         dynamics["n_judged"] = n_judged
         dynamics["n_changed"] = n_changed
     return dynamics
 
 
-def _total_length(starts: pd.Series, stops: pd.Series, is_known: np.ndarray) -> float:
-    """Characters or tokens of the known steps together."""
-    lengths = (stops - starts).to_numpy(float)
-    return lengths[is_known].sum()
+def _runs(flags: np.ndarray) -> list[Span]:
+    """The maximal runs of true flags, as `group_runs` finds them, for an array."""
+    changes = np.diff(flags.astype(np.int8), prepend=0, append=0)
+    starts = np.flatnonzero(changes == 1).tolist()
+    stops = np.flatnonzero(changes == -1).tolist()
+    return list(map(Span, starts, stops))
 
 
-def _count_changes(answers: Sequence[str], runs: Sequence[Span]) -> tuple[int, int]:
+def _count_changes(answers: np.ndarray, runs: Sequence[Span]) -> tuple[int, int]:
     """Pairs of answers around episodes, and how many of them differ.
 
     A pair is the last answer stated before an episode and the first from its start on. Several
     episodes between the same two statements are one pair.
     """
-    places = [place for place, answer in enumerate(answers) if answer]
+    places = np.flatnonzero(answers != "").tolist()
     pairs = set()
     for run in runs:
         # The first statement from the episode's start on, if there is one on either side.
@@ -165,16 +185,24 @@ def transitions(steps: pd.DataFrame) -> pd.DataFrame:
         steps: a step table, in order.
     """
     need(steps, "trace_id", "kind", "p_reflect")
-    kinds = steps["kind"].where(steps["p_reflect"].notna(), "")
-    following = kinds.groupby(steps["trace_id"], sort=False).shift(-1)
-    is_pair = (kinds != "") & (following.fillna("") != "")
-    counts = pd.crosstab(kinds[is_pair], following[is_pair].rename("next"))
-
     names = [kind.value for kind in KINDS]
-    return counts.reindex(
-        index=names,
-        columns=names,
-        fill_value=0,
+    kind_of = pd.Index(names).get_indexer(steps["kind"])
+    kind_of[steps["p_reflect"].isna().to_numpy()] = -1
+
+    # Two steps after each other in one trace, both of a known kind.
+    trace_of, _ = pd.factorize(steps["trace_id"])
+    order = np.argsort(trace_of, kind="stable")
+    kind_of = kind_of[order]
+    is_pair = trace_of[order][1:] == trace_of[order][:-1]
+    is_pair &= (kind_of[1:] >= 0) & (kind_of[:-1] >= 0)
+
+    n_kinds = len(names)
+    cells = kind_of[:-1][is_pair] * n_kinds + kind_of[1:][is_pair]
+    counts = np.bincount(cells, minlength=n_kinds**2).reshape(n_kinds, n_kinds)
+    return pd.DataFrame(
+        counts,
+        index=pd.Index(names, name="kind"),
+        columns=pd.Index(names, name="next"),
     )
 
 
@@ -219,33 +247,59 @@ def marker_agreement(steps: pd.DataFrame) -> pd.DataFrame:
         One row per word list: list, n (steps that the classifier decides on), both,
         classifier_only, list_only (steps), kappa (Cohen's).
     """
+    return agreement_of_counts(marker_counts(steps))
+
+
+def marker_counts(steps: pd.DataFrame) -> pd.DataFrame:
+    """The steps that a word list, the classifier, both or neither marks: they add up over tables.
+
+    Args:
+        steps: a step table.
+
+    Returns:
+        One row per word list, by its name: both, classifier_only, list_only, neither.
+    """
     columns = [f"n_{name}" for name in WORD_LISTS]
     need(steps, "is_reflection", "p_reflect", *columns)
     known = steps[steps["p_reflect"].notna()]
-    need_known(known)
 
     # Both detectors decide on every step: one table of 2 x 2 per word list.
-    reflects = known["is_reflection"].to_numpy(bool)
-    rows = []
+    reflects = is_true(known["is_reflection"])
+    rows = {}
     for name in WORD_LISTS:
         is_listed = known[f"n_{name}"].to_numpy() > 0
-        both = (reflects & is_listed).sum()
-        classifier_only = (reflects & ~is_listed).sum()
-        list_only = (is_listed & ~reflects).sum()
-        neither = (~reflects & ~is_listed).sum()
+        rows[name] = {
+            "both": (reflects & is_listed).sum(),
+            "classifier_only": (reflects & ~is_listed).sum(),
+            "list_only": (is_listed & ~reflects).sum(),
+            "neither": (~reflects & ~is_listed).sum(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
-        counts = [
+
+def agreement_of_counts(counts: pd.DataFrame) -> pd.DataFrame:
+    """The table of `marker_agreement`, of the counts that `marker_counts` gives.
+
+    Raises:
+        ValueError: if no step was counted.
+    """
+    rows = []
+    for name, both, classifier_only, list_only, neither in counts.itertuples():
+        n_known = both + classifier_only + list_only + neither
+        if not n_known:
+            raise ValueError(NOTHING_KNOWN)
+        cells = [
             [both, classifier_only],
             [list_only, neither],
         ]
         rows.append(
             {
                 "list": name,
-                "n": len(known),
+                "n": n_known,
                 "both": both,
                 "classifier_only": classifier_only,
                 "list_only": list_only,
-                "kappa": float(stats.cohens_kappa(counts)),
+                "kappa": float(stats.cohens_kappa(cells)),
             }
         )
     return pd.DataFrame(rows)

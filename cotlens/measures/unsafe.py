@@ -1,5 +1,6 @@
 """What path do a trace's markers form? States by step, episodes, outcomes, risky patterns."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import numpy as np
@@ -8,7 +9,13 @@ from numpy.typing import NDArray
 
 from cotlens import stats
 from cotlens.detect.unsafe import MARKERS, SELF_JAILBREAK, Marker
-from cotlens.measures.groups import estimates_by, need, need_steps_of_traces
+from cotlens.measures.groups import (
+    StepsByTrace,
+    estimates_by,
+    is_true,
+    need,
+    need_steps_of_traces,
+)
 from cotlens.stats.bootstrap import Flags, Floats
 
 # Numbers that `unsafe_dynamics` adds to the trace table; `self_jailbreak_kind` follows them.
@@ -79,12 +86,10 @@ def unsafe_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     markers = [marker.value for marker in MARKERS]
     needed = ["trace_id", "start", "stop", "position", "is_self_jailbreak", "is_unsafe", *markers]
     need_steps_of_traces(steps, traces, needed)
-    if "step" in steps:
-        steps = steps.sort_values(["trace_id", "step"])
-
+    columns = _path_columns(steps)
     rows = {}
-    for trace_id, trace_steps in steps.groupby("trace_id", sort=False):
-        rows[trace_id] = _trace_path(trace_steps)
+    for trace_id, trace_columns in StepsByTrace.from_steps(steps).each(columns):
+        rows[trace_id] = _trace_path(trace_columns)
     columns = [*_NUMBERS, _KIND]
     paths = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     paths[_NUMBERS] = paths[_NUMBERS].astype(float)
@@ -101,24 +106,40 @@ def unsafe_dynamics(steps: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     return dynamics.assign(**{_KIND: kinds})
 
 
-def _trace_path(steps: pd.DataFrame) -> dict[str, float | str]:
+def _path_columns(steps: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What `_trace_path` reads of every step, markers by their names."""
+    columns = {marker.value: is_true(steps[marker.value]) for marker in MARKERS}
+    columns |= {
+        "is_known": steps["is_self_jailbreak"].notna().to_numpy(),
+        "is_self_jailbreak": is_true(steps["is_self_jailbreak"]),
+        "state": safety_states(steps),
+        "position": steps["position"].to_numpy(float),
+        "n_chars": (steps["stop"] - steps["start"]).to_numpy(float),
+    }
+    if "entropy_mean" in steps:
+        columns["entropy_mean"] = steps["entropy_mean"].to_numpy(float)
+        columns["n_scored"] = steps["n_scored"].to_numpy(float)
+    return columns
+
+
+def _trace_path(columns: Mapping[str, np.ndarray]) -> dict[str, float | str]:
     """The columns of `unsafe_dynamics` for the steps of one trace."""
-    is_known = steps["is_self_jailbreak"].notna().to_numpy()
+    is_known = columns["is_known"]
     if not is_known.any():
         return {_KIND: ""}
 
-    states = safety_states(steps)
+    states = columns["state"]
     is_unsafe = states > 0
     unsafe = np.flatnonzero(is_unsafe)
     safe = np.flatnonzero(states < 0)
     spoken = states[states != 0]
-    lengths = (steps["stop"] - steps["start"]).to_numpy(float)
-    entropy_unsafe, entropy_rest = _entropies(steps, is_unsafe)
+    lengths = columns["n_chars"]
+    entropy_unsafe, entropy_rest = _entropies(columns, is_unsafe)
 
     # Markers of exploration count where they are about harm: in unsafe steps.
-    excuses = steps["is_self_jailbreak"].eq(True).to_numpy(bool) & is_unsafe
-    compliance = _is_true(steps, Marker.COMPLIANCE_CUE) & is_unsafe
-    strong = _is_true(steps, Marker.STRONG_VACILLATION) & is_unsafe
+    excuses = columns["is_self_jailbreak"] & is_unsafe
+    compliance = columns[Marker.COMPLIANCE_CUE] & is_unsafe
+    strong = columns[Marker.STRONG_VACILLATION] & is_unsafe
 
     # What every trace has, with or without an unsafe step.
     path = {
@@ -126,16 +147,16 @@ def _trace_path(steps: pd.DataFrame) -> dict[str, float | str]:
         "n_unsafe": len(unsafe),
         "any_unsafe": len(unsafe) > 0,
         "share_unsafe": lengths[unsafe].sum() / lengths[is_known].sum(),
-        "share_unheeding": _share_unheeding(steps[is_known]),
-        "first_risk": _first_position(steps, _is_true(steps, Marker.RISK_AWARENESS)),
-        "first_compliance": _first_position(steps, compliance),
+        "share_unheeding": _share_unheeding(columns, is_known),
+        "first_risk": _first_position(columns, columns[Marker.RISK_AWARENESS]),
+        "first_compliance": _first_position(columns, compliance),
         "n_vacillations": (np.diff(spoken) != 0).sum(),
-        "n_weak": _is_true(steps, Marker.WEAK_VACILLATION).sum(),
+        "n_weak": columns[Marker.WEAK_VACILLATION].sum(),
         "n_strong": strong.sum(),
         "n_self_jailbreak": excuses.sum(),
         "entropy_unsafe": entropy_unsafe,
         "entropy_rest": entropy_rest,
-        _KIND: _most_frequent_kind(steps[excuses]),
+        _KIND: _most_frequent_kind(columns, excuses),
     }
     if len(spoken):
         path["last_word"] = spoken[-1] < 0
@@ -148,7 +169,7 @@ def _trace_path(steps: pd.DataFrame) -> dict[str, float | str]:
     # Onset and recovery, which only traces with an unsafe step have.
     if len(unsafe):
         safe_again = safe[safe > unsafe[-1]]
-        path["onset"] = steps["position"].to_numpy(float)[unsafe[0]]
+        path["onset"] = columns["position"][unsafe[0]]
         path["recovered"] = len(safe_again) > 0
         if len(safe_again):
             path["recovery_steps"] = safe_again[0] - unsafe[0]
@@ -161,38 +182,32 @@ def safety_states(steps: pd.DataFrame) -> NDArray[np.int8]:
     Args:
         steps: a step table with `is_unsafe` and a column per marker.
     """
-    is_unsafe = steps["is_unsafe"].eq(True).to_numpy(bool)
-    is_safe = _is_true(steps, Marker.REFUSAL_INTENT) & ~is_unsafe
+    is_unsafe = is_true(steps["is_unsafe"])
+    is_safe = is_true(steps[Marker.REFUSAL_INTENT.value]) & ~is_unsafe
     return is_unsafe.astype(np.int8) - is_safe.astype(np.int8)
 
 
-def _is_true(steps: pd.DataFrame, marker: Marker) -> Flags:
-    """Whether each step carries the marker; False in an unknown language."""
-    return steps[marker.value].eq(True).to_numpy(bool)
+def _share_unheeding(columns: Mapping[str, np.ndarray], is_known: Flags) -> float:
+    """Share of the known steps that neither notice a risk nor intend to refuse."""
+    heeds = columns[Marker.RISK_AWARENESS] | columns[Marker.REFUSAL_INTENT]
+    return float(1 - heeds[is_known].mean())
 
 
-def _share_unheeding(steps: pd.DataFrame) -> float:
-    """Share of steps that neither notice a risk nor intend to refuse."""
-    heeds = _is_true(steps, Marker.RISK_AWARENESS) | _is_true(steps, Marker.REFUSAL_INTENT)
-    return float(1 - heeds.mean())
-
-
-def _first_position(steps: pd.DataFrame, flags: Flags) -> float:
+def _first_position(columns: Mapping[str, np.ndarray], flags: Flags) -> float:
     """Position of the first step that is flagged; NaN for none."""
     if not flags.any():
         return np.nan
-    positions = steps["position"].to_numpy()
-    return float(positions[flags.argmax()])
+    return float(columns["position"][flags.argmax()])
 
 
-def _entropies(steps: pd.DataFrame, is_unsafe: Flags) -> tuple[float, float]:
+def _entropies(columns: Mapping[str, np.ndarray], is_unsafe: Flags) -> tuple[float, float]:
     """Mean token entropy inside and outside of unsafe steps; NaN without scores."""
-    if "entropy_mean" not in steps:
+    if "entropy_mean" not in columns:
         return np.nan, np.nan
 
     # Steps without a scored token have no entropy.
-    means = steps["entropy_mean"].to_numpy(float)
-    n_scored = steps["n_scored"].to_numpy(float)
+    means = columns["entropy_mean"]
+    n_scored = columns["n_scored"]
     is_scored = n_scored > 0
     inside = _token_mean(means, n_scored, is_unsafe & is_scored)
     outside = _token_mean(means, n_scored, ~is_unsafe & is_scored)
@@ -208,9 +223,9 @@ def _token_mean(means: Floats, n_scored: Floats, chosen: Flags) -> float:
     return float(total / n_tokens.sum())
 
 
-def _most_frequent_kind(steps: pd.DataFrame) -> str:
+def _most_frequent_kind(columns: Mapping[str, np.ndarray], excuses: Flags) -> str:
     """The kind of self-jailbreak that most steps carry, the first on a tie; "" for none."""
-    counts = [_is_true(steps, kind).sum() for kind in SELF_JAILBREAK]
+    counts = [columns[kind][excuses].sum() for kind in SELF_JAILBREAK]
     if not any(counts):
         return ""
     return SELF_JAILBREAK[int(np.argmax(counts))].value

@@ -4,6 +4,7 @@
 
 of_runs      draw_figures, and the list of figures of runs
 run_tables   the tables of several runs as one
+step_sums    what figures need of the steps, in sums by shard
 of_studies   draw_study, and the list of figures of studies
 style        Plot, save, and how a figure looks
 parts        what figures share: bands, dots, legends, notes

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from cotlens.files import names_that_differ
+from cotlens.measures.reflection import agreement_of_counts
 from cotlens.measures.requests import BASELINE
 from cotlens.plots.entropy import (
     plot_entropy_distribution,
@@ -25,19 +26,19 @@ from cotlens.plots.judges import (
 from cotlens.plots.lengths import plot_lengths
 from cotlens.plots.parts import too_few_prompts
 from cotlens.plots.reflection import (
-    plot_marker_agreement,
+    plot_marker_counts,
     plot_reflection,
-    plot_reflection_position,
-    plot_transitions,
+    plot_reflection_places,
+    plot_transition_counts,
 )
 from cotlens.plots.run_tables import RunTables, Selection, join_runs
 from cotlens.plots.style import Plot, check_folder, save
 from cotlens.plots.unsafe import (
+    plot_excuses,
     plot_onset_recovery,
     plot_risky_patterns,
-    plot_self_jailbreak_kinds,
     plot_unsafe_path,
-    plot_unsafe_position,
+    plot_unsafe_places,
 )
 from cotlens.runs.run import Run, open_run
 from cotlens.trace import TraceError
@@ -84,18 +85,20 @@ FIGURES: tuple[RunFigure, ...] = (
     RunFigure(
         "reflection/position",
         lambda tables: tables.has_reflection,
-        lambda tables: plot_reflection_position(tables.steps, tables.by),
+        lambda tables: plot_reflection_places(
+            tables.steps.reflection_places(tables.traces, tables.by), tables.by
+        ),
         is_of_curves=True,
     ),
     RunFigure(
         "reflection/marker_agreement",
         lambda tables: tables.has_reflection,
-        lambda tables: plot_marker_agreement(tables.steps),
+        lambda tables: plot_marker_counts(agreement_of_counts(tables.steps.markers)),
     ),
     RunFigure(
         "reflection/transitions",
         lambda tables: tables.has_reflection,
-        lambda tables: plot_transitions(tables.steps),
+        lambda tables: plot_transition_counts(tables.steps.transitions),
     ),
     RunFigure(
         "entropy/parts",
@@ -136,7 +139,7 @@ FIGURES: tuple[RunFigure, ...] = (
     RunFigure(
         "unsafe/position",
         lambda tables: tables.has_harmful,
-        lambda tables: plot_unsafe_position(tables.harmful_steps, tables.by),
+        lambda tables: plot_unsafe_places(tables.harmful_places, tables.by),
         is_of_curves=True,
     ),
     RunFigure(
@@ -158,7 +161,7 @@ FIGURES: tuple[RunFigure, ...] = (
     RunFigure(
         "unsafe/self_jailbreak_kinds",
         lambda tables: tables.has_harmful,
-        lambda tables: plot_self_jailbreak_kinds(tables.harmful_steps, tables.by),
+        lambda tables: plot_excuses(tables.harmful_places.traces, tables.by),
     ),
     RunFigure(
         "judges/outcomes",
@@ -351,7 +354,7 @@ def _provenance(runs: Sequence[Run], selection: Selection, tables: RunTables) ->
     if selection.where:
         record["where"] = dict(selection.where)
     record["n_traces"] = len(tables.traces)
-    record["n_steps"] = len(tables.steps)
+    record["n_steps"] = tables.steps.n
     return record
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cotlens import stats
 from cotlens.detect.reflect import N_REFLECTIVE
-from cotlens.measures.groups import first_steps, need, need_known
+from cotlens.measures.groups import need
+from cotlens.measures.places import Places, reflection_places
 from cotlens.measures.reflection import marker_agreement, reflection_estimates, transitions
 from cotlens.plots.parts import (
     draw_band,
@@ -67,7 +67,6 @@ def plot_reflection(dynamics: pd.DataFrame, by: str = "model") -> Plot:
     return Plot(figure, data)
 
 
-@house_style()
 def plot_reflection_position(
     steps: pd.DataFrame, by: str = "model", bins: int = 20, most: int = 6
 ) -> Plot:
@@ -82,30 +81,41 @@ def plot_reflection_position(
         most: groups drawn, those with the most traces; the others are left out of figure and
             numbers.
     """
-    need(steps, by, "position", "is_reflection", "prompt_id", "trace_id")
-    known = steps[steps["is_reflection"].notna()]
-    need_known(known)
-    groups = list(grouped(known, by, most))
+    need(steps, by, "prompt_id")
+    places = reflection_places(steps, bins, list(dict.fromkeys([by, "prompt_id"])))
+    return plot_reflection_places(places, by, most)
+
+
+@house_style()
+def plot_reflection_places(places: Places, by: str = "model", most: int = 6) -> Plot:
+    """`plot_reflection_position`, of the places of the steps.
+
+    Args:
+        places: what `reflection_places` gives, with the columns `by` and `prompt_id`.
+        by: column of the group.
+        most: groups drawn, those with the most traces.
+    """
+    traces = places.traces
+    groups = list(grouped(traces, by, most))
     columns = min(3, len(groups))
-    rows = math.ceil(len(groups) / columns)
-    figure, axes = new_figure(rows, columns, 0.7 + 1.7 * rows, sharex=True, sharey=True)
+    n_rows = math.ceil(len(groups) / columns)
+    figure, axes = new_figure(n_rows, columns, 0.7 + 1.7 * n_rows, sharex=True, sharey=True)
     hide(axes.flat[len(groups) :])
 
     curves = []
-    for axis, (group, group_steps, colour) in zip(axes.flat, groups, strict=False):
-        flags = group_steps["is_reflection"].astype(float)
-        prompts = group_steps["prompt_id"]
-        curve = stats.curve(group_steps["position"], flags, prompts, bins=bins)
+    for axis, (group, rows, colour) in zip(axes.flat, groups, strict=False):
+        curve = places.curve("reflects", rows)
         draw_band(axis, curve["position"], curve, colour, group)
-        title = f"{shorten(group)}\n{len(group_steps):,} steps, {prompts.nunique():,} prompts"
+        n_steps = places.n[rows.index].sum()
+        title = f"{shorten(group)}\n{n_steps:,} steps, {rows['prompt_id'].nunique():,} prompts"
         axis.set_title(title, fontsize=7.5)
         curves.append(curve.assign(group=group))
     axes[0, 0].set_xlim(0, 1)
     axes[0, 0].set_ylim(bottom=0)
 
-    n_left_out = known[by].nunique() - len(groups)
+    n_left_out = traces[by].nunique() - len(groups)
     left_out = f"; {n_left_out} groups with fewer traces are not shown" if n_left_out else ""
-    openings = first_steps(known)["is_reflection"].astype(float)
+    openings = traces["first_reflects"]
     note(
         figure,
         f"position in the thinking, 0: begin, 1: end{left_out}; band: pointwise 95%, prompts "
@@ -116,7 +126,6 @@ def plot_reflection_position(
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
 
-@house_style()
 def plot_marker_agreement(steps: pd.DataFrame, *, ax: Axes | None = None) -> Plot:
     """How many steps a word list, the classifier, or both mark as reflection.
 
@@ -124,7 +133,12 @@ def plot_marker_agreement(steps: pd.DataFrame, *, ax: Axes | None = None) -> Plo
         steps: a step table.
         ax: axes to draw into; default: a figure with a note under it.
     """
-    data = marker_agreement(steps)
+    return plot_marker_counts(marker_agreement(steps), ax=ax)
+
+
+@house_style()
+def plot_marker_counts(data: pd.DataFrame, *, ax: Axes | None = None) -> Plot:
+    """`plot_marker_agreement`, of what `marker_agreement` gives."""
     axis = one_panel(ax, 0.9 + 0.4 * len(data))
     left = np.zeros(len(data))
     hatches = ("", "///", "...")
@@ -156,7 +170,6 @@ def plot_marker_agreement(steps: pd.DataFrame, *, ax: Axes | None = None) -> Plo
     return panel_plot(axis, data)
 
 
-@house_style()
 def plot_transitions(steps: pd.DataFrame, *, ax: Axes | None = None) -> Plot:
     """What follows what: for each kind of step (row), the shares of the kinds of the next step.
 
@@ -164,7 +177,12 @@ def plot_transitions(steps: pd.DataFrame, *, ax: Axes | None = None) -> Plot:
         steps: a step table.
         ax: axes to draw into; default: a figure with a note under it.
     """
-    counts = transitions(steps)
+    return plot_transition_counts(transitions(steps), ax=ax)
+
+
+@house_style()
+def plot_transition_counts(counts: pd.DataFrame, *, ax: Axes | None = None) -> Plot:
+    """`plot_transitions`, of what `transitions` gives."""
     total = counts.sum(axis=1)
     shares = counts.div(total.where(total > 0), axis=0)
     values = shares.to_numpy(float)

@@ -15,9 +15,12 @@ from cotlens.measures.entropy import (
     trace_entropy,
     word_entropy,
 )
+from cotlens.measures.places import Places
 from cotlens.measures.reflection import reflection_dynamics
 from cotlens.measures.requests import HarmfulTraces, with_baseline
 from cotlens.measures.unsafe import outcomes, unsafe_dynamics
+from cotlens.plots.step_sums import STEP_COLUMNS, StepSums, group_columns
+from cotlens.runs.by_shard import table_shards
 from cotlens.runs.run import Run
 from cotlens.trace import TraceError
 
@@ -51,11 +54,11 @@ class RunTables:
             no thinking the first by name that did; "" if nobody did.
         traces: a row a trace, with the dynamics of reflection and unsafe exploration, and the
             judge's verdicts.
-        steps: a row a step, with `prompt_id` and the column of the groups.
+        steps: what figures need of the steps.
         verdicts: a row per (trace, part, judge), of all judges.
         harmful: the traces on requests that are known to ask for harm, and harmless ones of equal
             length.
-        harmful_steps: the steps of those traces.
+        harmful_places: where the steps of those traces lie.
         entropy: tables of token scores by name (`trace`, `position`, `kl`, `reflection`,
             `survival`, `forking`); those that the runs have no scores for are missing.
     """
@@ -64,10 +67,10 @@ class RunTables:
     judge: str
     thinking_judge: str
     traces: pd.DataFrame
-    steps: pd.DataFrame
+    steps: StepSums
     verdicts: pd.DataFrame
     harmful: HarmfulTraces
-    harmful_steps: pd.DataFrame
+    harmful_places: Places | None
     entropy: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
@@ -161,7 +164,7 @@ class Selection(NamedTuple):
 
     def group_columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """The columns that every table needs: trace, prompt and group."""
-        return table[["trace_id", "prompt_id", *{self.by} - {"prompt_id"}]]
+        return group_columns(table, self.by)
 
     def in_order(self, table: pd.DataFrame) -> pd.DataFrame:
         """The table with runs in the order in which they were named, however a figure sorts."""
@@ -180,10 +183,10 @@ def join_runs(
 ) -> RunTables:
     """The tables of all runs as one."""
     # Are there such groups?
-    all_traces = [run.trace_table() for run in runs]
+    stored = [name for name in GROUPS if name != "run"]
     named = []
-    for run, table in zip(runs, all_traces, strict=True):
-        named.append(table.assign(run=selection.names[run]))
+    for run in runs:
+        named.append(run.trace_table(stored).assign(run=selection.names[run]))
     _check_groups(named, selection.by, "--by")
     for column in selection.where:
         _check_groups(named, column, "--where")
@@ -200,24 +203,16 @@ def join_runs(
 
     # Each run's tables, with the traces that are drawn alone.
     traces = []
-    steps = []
+    sums = StepSums()
     verdicts = []
-    for run, run_traces in zip(runs, all_traces, strict=True):
-        selected = selection.traces(run, run_traces)
-        if selected.empty:
+    for run in runs:
+        dynamics = _add_shards(run, selection, sums)
+        if dynamics is None:
             continue
 
-        # The dynamics of its steps, and the judge's verdicts.
-        run_steps = _of_traces(run.step_table(), selected)
-        dynamics = reflection_dynamics(run_steps, selected)
-        dynamics = unsafe_dynamics(run_steps, dynamics)
+        run_verdicts = _of_traces(run.verdicts(), dynamics)
         dynamics = _with_verdicts(dynamics, run, judge, thinking_judge)
-
-        groups = selection.group_columns(selected)
-        run_steps = run_steps.merge(groups, on="trace_id")
-        run_verdicts = _of_traces(run.verdicts(), selected)
         traces.append(_with_run(dynamics, run))
-        steps.append(_with_run(run_steps, run))
         verdicts.append(_with_run(run_verdicts, run))
 
     if not traces:
@@ -227,22 +222,40 @@ def join_runs(
     _check_name(judge, judges, "verdicts", "judges", "guard")
 
     all_dynamics = selection.in_order(pd.concat(traces, ignore_index=True))
-    all_steps = selection.in_order(pd.concat(steps, ignore_index=True))
     harmful = with_baseline(all_dynamics, selection.by)
-    groups = harmful.traces[["trace_id", selection.by]]
-    harmful_steps = all_steps.drop(columns=selection.by).merge(groups, on="trace_id")
+    harmful_places = None
+    if harmful.n_harmful:
+        harmful_places = sums.unsafe_places(harmful.traces, selection.by)
 
     return RunTables(
         by=selection.by,
         judge=judge,
         thinking_judge=thinking_judge,
         traces=all_dynamics,
-        steps=all_steps,
+        steps=sums,
         verdicts=selection.in_order(pd.concat(verdicts, ignore_index=True)),
         harmful=harmful,
-        harmful_steps=harmful_steps,
+        harmful_places=harmful_places,
         entropy=_entropy_tables(runs, selection, scorer, say),
     )
+
+
+def _add_shards(run: Run, selection: Selection, sums: StepSums) -> pd.DataFrame | None:
+    """The traces of a run that are drawn, with their dynamics; their steps are added to the sums.
+
+    Shard by shard: no more than one shard's steps are in memory. None if none is drawn.
+    """
+    tables = []
+    for shard_traces, shard_steps in table_shards(run, STEP_COLUMNS):
+        traces = selection.traces(run, shard_traces)
+        if traces.empty:
+            continue
+
+        steps = _of_traces(shard_steps, traces)
+        dynamics = reflection_dynamics(steps, traces)
+        tables.append(unsafe_dynamics(steps, dynamics))
+        sums.add(_with_run(steps, run))
+    return pd.concat(tables, ignore_index=True) if tables else None
 
 
 def _of_traces(table: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:

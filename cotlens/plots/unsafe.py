@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from cotlens import stats
-from cotlens.measures.groups import estimates_by, first_steps, need, need_known
+from cotlens.measures.groups import estimates_by, need, need_known
+from cotlens.measures.places import Places, unsafe_places
 from cotlens.measures.requests import BASELINE
-from cotlens.measures.unsafe import risky_patterns, safety_states
+from cotlens.measures.unsafe import risky_patterns
 from cotlens.plots.parts import (
     draw_band,
     draw_group_dots,
@@ -56,7 +57,6 @@ def _wording(groups: pd.Series) -> str:
     return "by wording (docs/unsafe.md): on harmless requests false alarms"
 
 
-@house_style()
 def plot_unsafe_position(
     steps: pd.DataFrame, by: str = "model", bins: int = 10, most: int = 6
 ) -> Plot:
@@ -71,21 +71,26 @@ def plot_unsafe_position(
         bins: number of equal parts of the thinking.
         most: groups drawn, those with the most traces.
     """
-    markers = [name for name in STATES if name != "unsafe"]
-    need(steps, by, "position", "prompt_id", "trace_id", "is_unsafe", "compliance_cue", *markers)
-    known = steps[steps["is_self_jailbreak"].notna()]
-    need_known(known)
-    is_unsafe = safety_states(known) > 0
-    known = known.assign(
-        unsafe=is_unsafe,
-        is_self_jailbreak=known["is_self_jailbreak"].eq(True) & is_unsafe,
-    )
+    need(steps, by, "prompt_id")
+    places = unsafe_places(steps, bins, list(dict.fromkeys([by, "prompt_id"])))
+    return plot_unsafe_places(places, by, most)
+
+
+@house_style()
+def plot_unsafe_places(places: Places, by: str = "model", most: int = 6) -> Plot:
+    """`plot_unsafe_position`, of the places of the steps.
+
+    Args:
+        places: what `unsafe_places` gives, with the columns `by` and `prompt_id`.
+        by: column of the group.
+        most: groups drawn, those with the most traces.
+    """
+    traces = places.traces
     figure, axes = new_figure(2, 2, 4.2, sharex=True)
     curves = []
-    for group, rows, colour in grouped(known, by, most):
+    for group, rows, colour in grouped(traces, by, most):
         for axis, (column, title) in zip(axes.flat, STATES.items(), strict=True):
-            flags = rows[column].astype(float)
-            curve = stats.curve(rows["position"], flags, rows["prompt_id"], bins=bins)
+            curve = places.curve(column, rows)
             curve = curve.dropna(subset="value")
             draw_band(axis, curve["position"], curve, colour, shorten(group))
             axis.set_title(title)
@@ -99,13 +104,12 @@ def plot_unsafe_position(
         axis.set_ylabel("share of steps")
     legend_outside(axes[0, 0], ncols=3)
 
-    openings = first_steps(known[known[by] != BASELINE])
-    is_cue = openings["unsafe"] & openings["compliance_cue"].eq(True)
+    openings = traces[traces[by] != BASELINE]
     note(
         figure,
-        f"{_wording(known[by])}; band: 95%, by prompt; first steps on harmful requests: "
-        f"{openings['unsafe'].mean():.0%} of {len(openings):,} are unsafe, "
-        f"{is_cue.mean():.0%} by a compliance cue",
+        f"{_wording(traces[by])}; band: 95%, by prompt; first steps on harmful requests: "
+        f"{openings['first_unsafe'].mean():.0%} of {len(openings):,} are unsafe, "
+        f"{openings['first_compliance_cue'].mean():.0%} by a compliance cue",
     )
     return Plot(figure, pd.concat(curves, ignore_index=True))
 
@@ -228,7 +232,6 @@ def _share_reached(rows: pd.DataFrame, measure: str, places: np.ndarray) -> pd.D
     return pd.DataFrame(points, columns=["value", "low", "high", "n", "n_prompts"])
 
 
-@house_style()
 def plot_self_jailbreak_kinds(steps: pd.DataFrame, by: str = "model") -> Plot:
     """Share of traces with an unsafe step that excuses the harm, by kind of excuse.
 
@@ -242,15 +245,28 @@ def plot_self_jailbreak_kinds(steps: pd.DataFrame, by: str = "model") -> Plot:
     known = steps[steps["is_self_jailbreak"].notna()]
     need_known(known)
     is_unsafe = known["is_unsafe"].eq(True)
-    flags = known.assign(**{kind: known[kind].eq(True) & is_unsafe for kind in KINDS})
-    columns = {by: "first", "prompt_id": "first", **dict.fromkeys(KINDS, "max")}
-    traces = flags.groupby("trace_id", sort=False).agg(columns)
+    flags = {f"any_{kind}": known[kind].eq(True) & is_unsafe for kind in KINDS}
+    columns = {by: "first", "prompt_id": "first", **dict.fromkeys(flags, "max")}
+    traces = known.assign(**flags).groupby("trace_id", sort=False).agg(columns)
+    return plot_excuses(traces, by)
+
+
+@house_style()
+def plot_excuses(traces: pd.DataFrame, by: str = "model") -> Plot:
+    """`plot_self_jailbreak_kinds`, of the traces.
+
+    Args:
+        traces: those of `unsafe_places`, with the columns `by` and `prompt_id`.
+        by: column of the group.
+    """
+    kinds = {f"any_{kind}": kind for kind in KINDS}
+    traces = traces[[*dict.fromkeys([by, "prompt_id"]), *kinds]].rename(columns=kinds)
     return _draw_shares(
         traces,
         by,
         KINDS,
         "share of traces with such an unsafe step; line: Wilson's 95% interval at the effective "
-        f"sample size; {_wording(steps[by])}; the kind of a step is less certain than "
+        f"sample size; {_wording(traces[by])}; the kind of a step is less certain than "
         "that it is a self-jailbreak",
     )
 

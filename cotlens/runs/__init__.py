@@ -2,6 +2,7 @@
 
 run          Run: opens a run's tables; `open_run` is where reading begins
 schema       every column of every table, with its type and meaning
+by_shard     the tables of a run a shard at a time
 tables       traces become rows: one per trace, one per step
 analyze      files of traces become a run
 score        adds token scores by a model

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 import pyarrow as pa
 
-from cotlens.files import model_versions, read_parquet
+from cotlens.files import model_versions, read_frame
 from cotlens.formats.prompts import Prompt
 from cotlens.formats.read import read_traces
 from cotlens.measures.prefill import NO_DONOR
@@ -255,7 +255,7 @@ def read_states(out: str | Path) -> pd.DataFrame:
     `np.stack(table["state"])` is the matrix that `measures.fit_boundary` takes.
     """
     paths = [shard.work for shard in shards_of(Path(out))]
-    tables = [read_parquet(path).to_pandas() for path in paths]
+    tables = [read_frame(path) for path in paths]
     return pd.concat(tables, ignore_index=True).drop_duplicates("prompt_id", ignore_index=True)
 
 

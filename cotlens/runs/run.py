@@ -115,7 +115,7 @@ class Run:
         stored = dict.fromkeys(["trace_id", *columns])
         del stored["n_steps"]
         steps = self._read("steps", ["trace_id"])
-        return _with_n_steps(self._read("traces", list(stored)), steps, columns)
+        return with_n_steps(self._read("traces", list(stored)), steps, columns)
 
     def step_table(
         self, columns: Sequence[str] | None = None, *, with_traces: Sequence[str] = ()
@@ -226,8 +226,15 @@ class Run:
         names = ", ".join(self.judges)
         return names or "none; make them with `cotlens guard`"
 
-    def guard_table(self, judge: str, part: str) -> pd.DataFrame:
-        """One row per trace with the columns `SCHEMA["guard"]`: a judge's verdicts on a part.
+    def guard_table(
+        self, judge: str, part: str, columns: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """One row per trace with a judge's verdicts on a part.
+
+        Args:
+            judge: its name.
+            part: that it has judged.
+            columns: of `SCHEMA["guard"]`; None: all.
 
         Raises:
             TraceError: if the judge has not judged the part, or the traces have changed since.
@@ -243,7 +250,7 @@ class Run:
                 f"{self.path}: the traces have changed since {judge} judged their {part}; "
                 "call `cotlens guard` again"
             )
-        return self._read(f"guard/{judge}/{part}", None)
+        return self._read(f"guard/{judge}/{part}", columns)
 
     def with_verdicts(self, traces: pd.DataFrame, judge: str) -> pd.DataFrame:
         """The trace table with `PART_unsafe` for each part that a judge has judged, and `refuses`.
@@ -259,7 +266,7 @@ class Run:
         # Nullable booleans: a judge may be undecided, and give no word on refusals.
         added = {}
         for part in self.judged_parts(judge):
-            verdicts = self.guard_table(judge, part)
+            verdicts = self.guard_table(judge, part, ["trace_id", "label", "refusal"])
             verdicts = verdicts.set_index("trace_id")
             unsafe = verdicts["label"].map(LABELS)
             added[f"{part}_unsafe"] = unsafe.astype("boolean")
@@ -327,16 +334,16 @@ class Run:
         return self._read(f"scores/{scorer}", columns)
 
     def scored_shards(
-        self, scorer: str = ""
+        self, scorer: str = "", *, texts: bool = True
     ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
         """Trace table, step table and score table, one shard after the other.
 
-        The trace table has the completions too, unless the run is light.
+        The trace table has the completions too, unless the run is light or `texts` is false.
         """
         scorer = self._complete_scorer(scorer)
         # A light run has no completions.
         columns = [name for name in LIGHT_COLUMNS if name != "n_steps"]
-        if not self.info["settings"].get("light"):
+        if texts and not self.info["settings"].get("light"):
             columns.append("completion")
 
         folders = [self.path / table for table in ("traces", "steps", f"scores/{scorer}")]
@@ -345,7 +352,7 @@ class Run:
             traces = read_parquet(of_traces.work, columns).to_pandas()
             steps = read_parquet(of_steps.work).to_pandas()
             scores = read_parquet(of_scores.work).to_pandas()
-            yield _with_n_steps(traces, steps, [*columns, "n_steps"]), steps, scores
+            yield with_n_steps(traces, steps, [*columns, "n_steps"]), steps, scores
 
     def _complete_scorer(self, name: str) -> str:
         """The scorer's name, if every shard was scored, from the traces as they are now."""
@@ -387,13 +394,17 @@ class Run:
         sources = [(record["name"], record["source"]) for record in records]
         return sources == [(record["name"], record["content"]) for record in traces]
 
-    def _read(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
-        """The shards of a table in one; None reads every column."""
+    def check_made(self, table: str) -> None:
+        """Raise TraceError if the run has no such table, or one of an older version."""
         if not (self.path / table / "run.json").exists():
             is_old = bool(self.shards(table))
             reason = "made by an older version of cotlens" if is_old else f"no {table} yet"
             force = " --force" if is_old else ""
             raise TraceError(f"{self.path}: {reason}; {self._how_to_renew()}{force}")
+
+    def _read(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
+        """The shards of a table in one; None reads every column."""
+        self.check_made(table)
         return read_shards(self.path / table, columns).to_pandas()
 
     def _how_to_renew(self) -> str:
@@ -456,9 +467,7 @@ def text_shards(run: Run) -> list[Path]:
     return [shard.work for shard in shards_of(run.path / "traces")]
 
 
-def _with_n_steps(
-    traces: pd.DataFrame, steps: pd.DataFrame, columns: Sequence[str]
-) -> pd.DataFrame:
+def with_n_steps(traces: pd.DataFrame, steps: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The trace table with the number of each trace's rows in the step table.
 
     Args:

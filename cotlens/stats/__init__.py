@@ -20,7 +20,7 @@ from cotlens.stats.agreement import (
     gwets_ac1,
 )
 from cotlens.stats.bootstrap import RESAMPLES, Estimate
-from cotlens.stats.estimates import curve, mean, proportion, quantile, ratio
+from cotlens.stats.estimates import curve, curve_of_sums, mean, proportion, quantile, ratio
 from cotlens.stats.groups import cliffs_delta, difference
 from cotlens.stats.matched import matched_difference
 from cotlens.stats.paired import Pairs, mcnemar
@@ -45,6 +45,7 @@ __all__ = [
     "cohens_kappa",
     "corrected_rate",
     "curve",
+    "curve_of_sums",
     "detection",
     "difference",
     "difference_error",

@@ -20,6 +20,7 @@ intervals exist and are too narrow (docs/statistics.md says by how much); every 
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,9 @@ Flags = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 RESAMPLES = 2000
 _METHOD = "cluster bootstrap"
-_CHUNK = 4_000_000  # largest number of entries in the matrix of draws held at once
+_CHUNK = 4_000_000  # entries of the matrix of draws, if all of it is held at once
+_PIECE = 1_000_000  # else: entries of the part of it that is held
+_MANY = 1000  # clusters from which on another way of drawing is faster
 
 
 class Estimate(NamedTuple):
@@ -324,14 +327,17 @@ def bootstrap_estimate(
     if not can_vary or math.isnan(value):
         return rows.estimate(_METHOD, value)
 
-    # In chunks, so that memory stays small.
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK // width)
-    draws = np.zeros(resamples)
-    for first in range(0, resamples, chunk):
-        stop = min(first + chunk, resamples)
-        counts = _draw_counts(rng, strata, stop - first)
-        draws[first:stop] = statistic(counts)
+    # All draws at once, or in pieces, so that memory stays small.
+    if width * resamples <= _CHUNK:
+        draws = statistic(_spread(_kept_counts(tuple(sizes), resamples, seed), strata))
+    else:
+        rng = np.random.default_rng(seed)
+        piece = max(1, _PIECE // width)
+        draws = np.zeros(resamples)
+        for first in range(0, resamples, piece):
+            stop = min(first + piece, resamples)
+            counts = _draw_counts(rng, sizes, stop - first)
+            draws[first:stop] = statistic(_spread(counts, strata))
 
     # A statistic may be undefined for some draws.
     draws = draws[np.isfinite(draws)]
@@ -348,15 +354,39 @@ def bootstrap_estimate(
     )
 
 
-def _draw_counts(rng: np.random.Generator, strata: Sequence[Indices], n_draws: int) -> Floats:
-    """How often each cluster is drawn, (draws, clusters); each stratum is drawn to its own size."""
-    n_clusters = sum(len(clusters) for clusters in strata)
-    counts = np.zeros((n_draws, n_clusters))
-    for clusters in strata:
-        size = len(clusters)
-        evenly = np.full(size, 1 / size)
-        counts[:, clusters] = rng.multinomial(size, evenly, size=n_draws)
-    return counts
+@lru_cache(maxsize=16)
+def _kept_counts(sizes: tuple[int, ...], n_draws: int, seed: int) -> NDArray[np.integer]:
+    """`_draw_counts` from the seed on, kept: figures ask for the same again and again."""
+    counts = _draw_counts(np.random.default_rng(seed), sizes, n_draws)
+    return counts.astype(np.min_scalar_type(counts.max()))
+
+
+def _draw_counts(
+    rng: np.random.Generator, sizes: Sequence[int], n_draws: int
+) -> NDArray[np.integer]:
+    """How often each cluster is drawn, (draws, clusters), the clusters of each stratum together.
+
+    Each stratum is drawn to its own size.
+    """
+    counts = []
+    for size in sizes:
+        if size < _MANY:
+            counts.append(rng.multinomial(size, np.full(size, 1 / size), size=n_draws))
+            continue
+
+        # Cluster by cluster; each draw counts in cells of its own.
+        drawn = rng.integers(0, size, (n_draws, size))
+        drawn += size * np.arange(n_draws)[:, None]
+        cells = np.bincount(drawn.ravel(), minlength=n_draws * size)
+        counts.append(cells.reshape(n_draws, size))
+    return np.concatenate(counts, axis=1)
+
+
+def _spread(counts: NDArray[np.integer], strata: Sequence[Indices]) -> Floats:
+    """The counts with each cluster in its place."""
+    spread = np.empty(counts.shape)
+    spread[:, np.concatenate(strata)] = counts
+    return spread
 
 
 def _expanded_tail(level: float, sizes: Sequence[int]) -> float:

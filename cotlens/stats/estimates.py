@@ -12,6 +12,7 @@ from cotlens.stats.bootstrap import (
     ClusteredRows,
     Estimate,
     Floats,
+    Indices,
     bootstrap_estimate,
     bootstrap_sums,
     ratio_of_sums,
@@ -225,19 +226,8 @@ def curve(
     Raises:
         ValueError: if a position is missing or outside [0, 1], or if there is no bin.
     """
-    positions = np.asarray(position, float)
-    n_missing = np.isnan(positions).sum()
-    if bins < 1 or n_missing:
-        raise ValueError(
-            "expected at least one bin and no missing position, "
-            f"got {bins} bins and {n_missing} missing positions"
-        )
-    if not ((positions >= 0) & (positions <= 1)).all():
-        raise ValueError(f"position must lie in [0, 1], got {positions.min()} to {positions.max()}")
-
     rows = ClusteredRows.from_arrays(values, clusters)
-    bin_of = (positions[rows.has_value] * bins).astype(int)
-    bin_of = np.minimum(bin_of, bins - 1)
+    bin_of = bins_of(position, bins)[rows.has_value]
     results = []
     for number in range(bins):
         in_bin = bin_of == number
@@ -249,6 +239,54 @@ def curve(
         else:
             estimate = mean(bin_values, bin_clusters, **options)
 
+        middle = (number + 0.5) / bins
+        results.append({"position": middle, **estimate._asdict()})
+
+    return pd.DataFrame(results).drop(columns=["method", "n_undefined"])
+
+
+def bins_of(position: ArrayLike, bins: int) -> Indices:
+    """Number of the bin of each position in [0, 1], of bins of equal width; 1 is in the last.
+
+    Raises:
+        ValueError: as `curve`.
+    """
+    positions = np.asarray(position, float)
+    n_missing = np.isnan(positions).sum()
+    if bins < 1 or n_missing:
+        raise ValueError(
+            "expected at least one bin and no missing position, "
+            f"got {bins} bins and {n_missing} missing positions"
+        )
+    if not ((positions >= 0) & (positions <= 1)).all():
+        raise ValueError(f"position must lie in [0, 1], got {positions.min()} to {positions.max()}")
+    return np.minimum((positions * bins).astype(int), bins - 1)
+
+
+def curve_of_sums(
+    sums: ArrayLike, counts: ArrayLike, clusters: ArrayLike, **options: Any
+) -> pd.DataFrame:
+    """`curve`, of sums that were taken before: the same numbers from a row a trace.
+
+    Args:
+        sums: of the values, (rows, bins).
+        counts: how many values each sum is of, (rows, bins).
+        clusters: one key per row.
+        **options: as in `mean`.
+
+    Returns:
+        As `curve`; n counts the values.
+    """
+    sums = np.asarray(sums)
+    counts = np.asarray(counts)
+    keys = np.asarray(clusters)
+    bins = counts.shape[1]
+    results = []
+    for number in range(bins):
+        bin_counts = counts[:, number]
+        is_there = bin_counts > 0
+        estimate = ratio(sums[is_there, number], bin_counts[is_there], keys[is_there], **options)
+        estimate = estimate._replace(n=int(bin_counts.sum()))
         middle = (number + 0.5) / bins
         results.append({"position": middle, **estimate._asdict()})
 

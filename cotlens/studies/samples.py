@@ -10,6 +10,7 @@ from cotlens.judges.grade import Grade, grade
 from cotlens.measures.entropy import trace_entropy
 from cotlens.measures.reflection import reflection_dynamics
 from cotlens.measures.unsafe import unsafe_dynamics
+from cotlens.runs.by_shard import DYNAMICS_COLUMNS, table_shards
 from cotlens.runs.run import Run
 from cotlens.studies.study import seed_of
 from cotlens.text.split import Status, part_text
@@ -57,20 +58,15 @@ def _sample_table(run: Run, arms: set[str], not_own: set[str], sources: Sources)
         not_own: names of scores that are not its own.
         sources: whose verdicts and scores to use.
     """
-    traces = run.trace_table()
-    steps = run.step_table()
-    table = unsafe_dynamics(steps, reflection_dynamics(steps, traces))
-
     scorers = [name for name in run.scorers if name not in not_own]
     scorer = _choose(scorers, sources.scorer, "scorer", run, ["own", *sorted(arms)])
-    if scorer:
-        table = trace_entropy(table, steps, run.score_table(scorer))
+    table = _dynamics(run, scorer)
 
     judge = judge_of(run, sources)
     if judge:
         table = run.with_verdicts(table, judge)
     if sources.monitor and sources.monitor in run.judges:
-        table = table.merge(_flags(run, traces, sources.monitor), on="trace_id")
+        table = table.merge(_flags(run, table, sources.monitor), on="trace_id")
 
     table = table.merge(_read_answers(run), on="trace_id")
     rule_refuses = table["rule_refuses"]
@@ -97,6 +93,22 @@ def _sample_table(run: Run, arms: set[str], not_own: set[str], sources: Sources)
         **{name: table[source] for name, source in _ENTROPIES.items() if source in table},
     }
     return pd.DataFrame(columns)
+
+
+def _dynamics(run: Run, scorer: str) -> pd.DataFrame:
+    """The traces with their dynamics, and their entropies if there is a scorer.
+
+    Shard by shard: a run's steps and scores need not fit in memory together.
+    """
+    tables = []
+    if scorer:
+        for traces, steps, scores in run.scored_shards(scorer, texts=False):
+            dynamics = unsafe_dynamics(steps, reflection_dynamics(steps, traces))
+            tables.append(trace_entropy(dynamics, steps, scores))
+    else:
+        for traces, steps in table_shards(run, DYNAMICS_COLUMNS):
+            tables.append(unsafe_dynamics(steps, reflection_dynamics(steps, traces)))
+    return pd.concat(tables, ignore_index=True)
 
 
 _FLAGS = ("thinking_unsafe", "answer_unsafe", "thinking_flagged", "answer_flagged")
@@ -226,19 +238,25 @@ def common_text(base_runs: Sequence[Run], arms: Sequence[str], base: str) -> pd.
     """
     tables = []
     for run in base_runs:
-        traces = run.trace_table()
-        steps = run.step_table()
         for arm in arms:
             scorer = "own" if arm == base and "own" in run.scorers else arm
             if scorer not in run.scorers:
                 continue
-            table = trace_entropy(traces, steps, run.score_table(scorer))
+            table = _entropies(run, scorer)
             table = table.assign(arm=arm, seed=seed_of(run.path), **_places(table))
             tables.append(table.rename(columns={"entropy_think": "entropy_common"}))
     columns = [*PROMPT_ID, "entropy_common"]
     if not tables:
         return pd.DataFrame(columns=columns)
     return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _entropies(run: Run, scorer: str) -> pd.DataFrame:
+    """The traces with their entropies under a scorer, shard by shard."""
+    tables = []
+    for traces, steps, scores in run.scored_shards(scorer, texts=False):
+        tables.append(trace_entropy(traces, steps, scores))
+    return pd.concat(tables, ignore_index=True)
 
 
 def add_common_entropy(samples: pd.DataFrame, common: pd.DataFrame) -> pd.DataFrame:

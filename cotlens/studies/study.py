@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cotlens.display import facts_html
-from cotlens.files import read_parquet, write_atomic, write_parquet
+from cotlens.files import check_hash, hash_file, read_frame, write_atomic, write_parquet
 from cotlens.studies.arms import derive
 from cotlens.trace import TraceError
 
@@ -63,7 +63,7 @@ class Study:
         """All seeds of a table, with the column `seed`.
 
         Raises:
-            TraceError: if the study has no such table.
+            TraceError: if the study has no such table, or a file of it is damaged.
         """
         folder = self.path / name
         paths = sorted(folder.glob("seed=*.parquet"), key=_seed_of_file)
@@ -74,9 +74,13 @@ class Study:
                 hint = "; `cotlens compare --rollouts RUN` adds it"
             raise TraceError(f"{self.path}: no table {name!r}; there are: {have}{hint}")
 
+        hashes = self.info.get("sha256", {})
         tables = []
         for path in paths:
-            table = read_parquet(path).to_pandas()
+            expected = hashes.get(path.relative_to(self.path).as_posix())
+            if expected:
+                check_hash(path, expected)
+            table = read_frame(path)
             tables.append(table.assign(seed=_seed_of_file(path)))
         return pd.concat(tables, ignore_index=True)
 
@@ -143,7 +147,10 @@ def write_study(
 
 
 def write_tables(path: Path, tables: Mapping[str, pd.DataFrame], info: Mapping[str, Any]) -> Study:
-    """Write the tables, then `study.json`: without it a folder is not a study."""
+    """Write the tables, then `study.json`: without it a folder is not a study.
+
+    It lists the SHA-256 of every file of a table: a damaged one is refused when it is read.
+    """
     for name, table in tables.items():
         for seed, rows in table.groupby("seed", sort=True):
             rows = rows.drop(columns="seed").reset_index(drop=True)
@@ -151,7 +158,10 @@ def write_tables(path: Path, tables: Mapping[str, pd.DataFrame], info: Mapping[s
             file = path / name / f"seed={seed}.parquet"
             write_parquet(file, content)
 
-    text = json.dumps(info, indent=1, ensure_ascii=False)
+    hashes = {}
+    for file in sorted(path.glob("*/seed=*.parquet")):
+        hashes[file.relative_to(path).as_posix()] = hash_file(file)
+    text = json.dumps({**info, "sha256": hashes}, indent=1, ensure_ascii=False)
     write_atomic(path / "study.json", text + "\n")
     return Study(path)
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ from places import SAMPLES
 from cotlens import Run, TraceError, analyze, read_traces
 from cotlens.runs.judge import add_verdicts
 from cotlens.runs.shards import Made, Shard, over_shards, read_shards, shard_name
+from cotlens.studies.study import write_study
 
 COTLENS = [sys.executable, "-m", "cotlens.cli"]
 
@@ -109,6 +111,27 @@ def test_a_job_that_was_killed_does_not_keep_a_damaged_shard(tmp_path):
         over_shards(shards, out, make, made_by={"k": 1})
         assert read_shards(out)["x"].to_pylist() == expected
         assert not (out / ".shards.jsonl").exists()
+
+
+def test_any_flipped_bit_of_a_study_is_refused(tmp_path):
+    """The tables of a study are listed with their hashes in study.json."""
+    keys = {"arm": "base", "set": "math", "split": "", "prompt_id": ["a", "b"]}
+    samples = pd.DataFrame({**keys, "seed": 0, "n": [1, 2]})
+    info = {"arms": {"base": "the model"}, "base": "base"}
+    study = write_study(tmp_path / "study", {"samples": samples}, info)
+    assert study.table("samples")["n"].tolist() == [1, 2]
+
+    path = tmp_path / "study" / "samples" / "seed=0.parquet"
+    content = path.read_bytes()
+    numbers = random.Random(0)
+    for _ in range(50):
+        flip(path, numbers.randrange(len(content)), numbers.randrange(8))
+        with pytest.raises(TraceError, match=r"seed=0\.parquet: damaged or replaced"):
+            study.table("samples")
+        path.write_bytes(content)
+    flip(path, len(content) // 2)
+    line = cotlens("figures", tmp_path / "study", "-o", tmp_path / "figures", code=1)
+    assert line.startswith(f"cotlens: {path}: damaged or replaced since it was written")
 
 
 def test_checksums_of_foreign_pages_are_verified(tmp_path):

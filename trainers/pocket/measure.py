@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from cotlens.files import read_parquet, write_parquet
+from cotlens.files import read_frame, write_parquet
 from cotlens.trace import Trace
 from trainers.pocket.branching import policy_path
 from trainers.pocket.depth import measure_depth
@@ -153,7 +153,7 @@ def measure_branching(setting: Setting, model: Any) -> None:
     path = policy_path(setting.folder)
     if not path.exists():
         write_policy(setting, model.tokenizer)
-    policy = read_parquet(path).to_pandas()
+    policy = read_frame(path)
 
     # The table has one row per token; each text is scored once.
     traces = []

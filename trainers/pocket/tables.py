@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cotlens import Trace, read_traces
-from cotlens.files import read_parquet
+from cotlens.files import read_frame
 from cotlens.judges.verdict import Item, Part
 from cotlens.measures import reflection_dynamics, safety_states, trace_entropy
 from cotlens.runs.run import Run
@@ -43,7 +43,7 @@ FLAGS = (
 
 def arm_tables(folder: Path, arm: str, seed: int, prompts: Prompts) -> dict[str, pd.DataFrame]:
     """The tables of an arm's folder that have rows, each with its arm and seed."""
-    branching = read_parquet(folder / "branching.parquet").to_pandas()
+    branching = read_frame(folder / "branching.parquet")
     tables = {
         "samples": all_samples(folder),
         "steps": step_table(folder, prompts),
@@ -55,7 +55,7 @@ def arm_tables(folder: Path, arm: str, seed: int, prompts: Prompts) -> dict[str,
     for name in ("early", *INTERVENTIONS, *OUTCOMES):
         path = folder / f"{name}.parquet"
         if path.exists():
-            tables[name] = read_parquet(path).to_pandas()
+            tables[name] = read_frame(path)
 
     named = {}
     for name, table in tables.items():
@@ -79,7 +79,7 @@ def _downcast(table: pd.DataFrame) -> pd.DataFrame:
 
 def all_samples(folder: Path) -> pd.DataFrame:
     """The samples of an arm's runs, with what it makes of injected thoughts on their prompts."""
-    depth = columns_of(read_parquet(folder / "depth.parquet").to_pandas())
+    depth = columns_of(read_frame(folder / "depth.parquet"))
     return sample_table(folder).merge(depth, on=["prompt_id", "sample"], how="left")
 
 
@@ -89,7 +89,7 @@ def sample_table(folder: Path) -> pd.DataFrame:
     Raises:
         ValueError: if a sample was not measured.
     """
-    truth = read_parquet(folder / "truth.parquet").to_pandas()
+    truth = read_frame(folder / "truth.parquet")
     tables = []
     for name in SETS:
         table = truth[truth["set"] == name]
