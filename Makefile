@@ -5,10 +5,12 @@ RUN ?= runs/traces
 SEEDS ?= 1
 ARMS ?= hindsight_sft reflective_sft filtered_sft grpo
 
+MORE := removed_lacks_awareness control_lacks_awareness removed_strong_vacillation control_strong_vacillation removed_rule_check control_rule_check rlvr_mixed_0_01 rlvr_mixed_0_16 verified_sft
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: figures methods traces paper test check lab bench clean
+.PHONY: figures methods methods-more traces paper test check lab bench clean
 
 # The first figures need no torch, so they are there before it is. Ctrl-C ends with the experiment's own line.
 figures: runs/figures/committed/.drawn .venv/figures  ## the main job: trains the pocket experiment's arms and draws every figure; SEEDS=5 and ARMS="..." take more
@@ -24,8 +26,14 @@ runs/figures/committed/.drawn: figures/data/pocket/study.json | .venv/core
 	@touch $@
 
 methods: .venv/figures  ## the arms of other papers' methods next to those they are compared with, and what they make of changed thoughts
+	@echo "about 100 minutes a seed on two cores; kill it and call it again, and it goes on"
 	$(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --seeds $(SEEDS) --methods
-	for seed in $$(seq 0 $$(($(SEEDS) - 1))); do $(BIN)/python -m trainers.pocket.interventions runs/pocket --seed $$seed || exit 1; done
+	for seed in $$(seq 0 $$(($(SEEDS) - 1))); do $(BIN)/python -m trainers.pocket.interventions runs/pocket --seed $$seed && $(BIN)/python -m trainers.pocket.outcomes runs/pocket --seed $$seed || exit 1; done
+	$(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --only report
+
+methods-more: methods  ## one seed of rows with a risky pattern taken out, of the sweep of the KL term, and of own right samples
+	$(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --seed 0 --arms $(MORE)
+	$(BIN)/python -m trainers.pocket.outcomes runs/pocket --seed 0
 	$(BIN)/python -m trainers.pocket.experiment -o runs/pocket --figures runs/figures/pocket --only report
 
 paper: .venv/figures  ## rebuilds the committed figures from figures/data, and fails where a number changed
@@ -33,6 +41,7 @@ paper: .venv/figures  ## rebuilds the committed figures from figures/data, and f
 	$(BIN)/cotlens figures figures/data/self_jailbreak -o figures/self_jailbreak
 	$(BIN)/python -m trainers.pocket.report figures/data/pocket -o figures/pocket
 	$(BIN)/python -m trainers.pocket.report figures/data/pocket_methods -o figures/pocket_methods
+	$(BIN)/python -m trainers.pocket.report figures/data/pocket_nine -o figures/pocket_nine
 	@git diff --stat --exit-code -- 'figures/*.csv' || { echo "numbers of the committed figures changed"; exit 1; }
 
 traces: .venv/core  ## your own traces to figures: TRACES="PATH..." takes any supported files

@@ -28,3 +28,23 @@ def test_a_file_that_is_no_cache(tmp_path):
     (tmp_path / "x").write_text("not a database, but long enough to be read as one" * 50)
     with pytest.raises(TraceError, match="not a cache"):
         Cache(tmp_path / "x")
+
+
+def test_a_full_disk_is_named_and_nothing_is_advised_away(tmp_path, monkeypatch):
+    """SQLite's own limit of pages stands for the disk."""
+    cache = Cache(tmp_path / "cache.sqlite")
+    cache.put({"paid": Verdict("safe")})
+    connect = sqlite3.connect
+
+    def connect_to_full_disk(*arguments, **options):
+        database = connect(*arguments, **options)
+        database.execute("pragma max_page_count = 1")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", connect_to_full_disk)
+    with pytest.raises(TraceError, match="full; the verdicts in it are kept") as caught:
+        cache.put({f"key{number}": Verdict("safe", raw="x" * 4000) for number in range(20)})
+    assert "remove" not in str(caught.value)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    assert cache.get(["paid"]) == {"paid": Verdict("safe")}

@@ -116,7 +116,9 @@ def test_figures_read_a_run_without_its_texts(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["real", "self_jailbreak", "pocket", "pocket_methods"])
+@pytest.mark.parametrize(
+    "name", ["real", "self_jailbreak", "pocket", "pocket_methods", "pocket_nine"]
+)
 def test_committed_figures_are_rebuilt_byte_for_byte(tmp_path, name):
     """What `make paper` runs gives the files in figures/NAME from figures/data/NAME."""
     source = ROOT / "figures" / "data" / name
