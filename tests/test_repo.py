@@ -14,7 +14,7 @@ import cotlens
 
 # A file imports its own package and those before it. `__init__.py` and `cli/` of cotlens look everywhere.
 ORDER = (
-    "display", "trace", "footer", "decoded", "files", "stats", "detect", "text", "formats", "measures", "models", "judges", "probes", "runs",
+    "display", "trace", "shown", "cells", "footer", "decoded", "files", "stats", "detect", "text", "formats", "measures", "models", "judges", "probes", "runs",
     "studies", "plots", "view", "describe",
 )  # fmt: skip
 FREE = ("__init__", "cli")

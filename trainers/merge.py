@@ -50,11 +50,13 @@ def merge(adapter: str | Path, out: str | Path) -> None:
     # The adapter names the base that it was trained on.
     adapter_config = PeftConfig.from_pretrained(str(adapter))
     base = str(adapter_config.base_model_name_or_path)
-    base_dtype = AutoConfig.from_pretrained(base).dtype or torch.float32
+    base_dtype = AutoConfig.from_pretrained(base, trust_remote_code=False).dtype or torch.float32
 
     with quiet():
         # Sum in float32, so that rounding happens once.
-        network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        network = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, trust_remote_code=False
+        )
         with_adapter = PeftModel.from_pretrained(network, str(adapter))
         merged = with_adapter.merge_and_unload()
         merged = merged.to(base_dtype)

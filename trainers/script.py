@@ -152,13 +152,14 @@ def load(
     tokenizer = load_tokenizer(name, revision=revision)
     if script.dry_run:
         # Parameters on the meta device take no memory, whatever the size of the model.
-        architecture = AutoConfig.from_pretrained(name, revision=revision)
+        architecture = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         with torch.device("meta"):
             network = AutoModelForCausalLM.from_config(architecture)
     else:
         network = AutoModelForCausalLM.from_pretrained(
             name,
             revision=revision,
+            trust_remote_code=False,
             dtype=model.dtype,
             attn_implementation=model.attn_implementation,
             quantization_config=get_quantization_config(model),

@@ -15,10 +15,10 @@ Exit codes: 0 done; 1 a fault of the input, in one line on stderr; 2 a fault of 
 
 from typing import Annotated
 
-from typer import Exit, Option, Typer, echo
+from typer import Exit, Option, Typer
 
 from cotlens import __version__
-from cotlens.cli.common import remark
+from cotlens.cli.common import remark, show
 from cotlens.cli.demo import demo
 from cotlens.cli.models import guard, score
 from cotlens.cli.probe import probe_app
@@ -48,7 +48,7 @@ def _root(
     show_version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if show_version:
-        echo(__version__)
+        show(__version__)
         raise Exit
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from tqdm import tqdm
 from typer import Argument, BadParameter, Option, echo
 
+from cotlens.shown import printable
+
 RunArgument = Annotated[Path, Argument(help="Run directory made by `cotlens analyze`.")]
 
 # What to read and how.
@@ -96,9 +98,14 @@ def with_stdin(paths: list[Path]) -> list[Path]:
     return [spool_stdin() if path == Path("-") else path for path in paths]
 
 
+def show(text: object) -> None:
+    """Print a line of the result on stdout; what a terminal would obey is written as an escape."""
+    echo(printable(text))
+
+
 def remark(text: str) -> None:
-    """Print a line on stderr, apart from the results on stdout."""
-    echo(text, err=True)
+    """Print a line on stderr, apart from the results on stdout; as `show`."""
+    echo(printable(text), err=True)
 
 
 def parse_template_args(text: str) -> dict[str, Any]:

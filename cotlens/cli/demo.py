@@ -5,9 +5,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option, echo
+from typer import Option
 
-from cotlens.cli.common import remark
+from cotlens.cli.common import remark, show
 from cotlens.trace import TraceError
 
 ARMS = ("base", "grpo")
@@ -17,7 +17,7 @@ DemoOption = Annotated[Path, Option("--out", "-o", help="Folder for runs, page a
 OpenOption = Annotated[bool, Option("--open/--no-open", help="Open the page in the browser.")]
 
 
-def demo(out: DemoOption = Path("cotlens-demo"), show: OpenOption = True) -> None:
+def demo(out: DemoOption = Path("cotlens-demo"), opens: OpenOption = True) -> None:
     """Show two small checkpoints side by side, and three figures of them.
 
     The traces are a base model's and its RL checkpoint's, from an invented world in which the truth
@@ -27,19 +27,19 @@ def demo(out: DemoOption = Path("cotlens-demo"), show: OpenOption = True) -> Non
     from cotlens.view.page import view_run
 
     runs = copy_runs(out)
-    echo(f"two runs: {runs[0]} (a base model) and {runs[1]} (the same after GRPO)")
+    show(f"two runs: {runs[0]} (a base model) and {runs[1]} (the same after GRPO)")
 
     page = out / "page.html"
     view_run(runs[0], beside=runs[1], judge="oracle").save(page)
-    echo(f"page: {page}")
+    show(f"page: {page}")
 
     remark("drawing three figures")
     figures = out / "figures"
     draw_figures(runs, figures, judge="oracle", only=SHOWN, say=lambda _: None)
     for name in SHOWN:
-        echo(f"figure: {figures / name}.png")
-    echo("of your own traces: cotlens analyze FILE -o RUN; cotlens view RUN; cotlens figures RUN")
-    if show:
+        show(f"figure: {figures / name}.png")
+    show("of your own traces: cotlens analyze FILE -o RUN; cotlens view RUN; cotlens figures RUN")
+    if opens:
         open_page(page)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tqdm import tqdm
-from typer import BadParameter, Option, echo
+from typer import BadParameter, Option
 
 from cotlens.cli.common import (
     BatchOption,
@@ -21,7 +21,9 @@ from cotlens.cli.common import (
     RunArgument,
     progress_bar,
     remark,
+    show,
 )
+from cotlens.shown import printable
 from cotlens.trace import TraceError
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def score(
     # What was scored, and what to know about it.
     info = scored.score_info(folder_name(name, scorer.name))
     counts = f"{info['n_tokens']:,} tokens of {info['n_traces']:,} traces"
-    echo(f"{run}: {counts} scored by {info['model']['name']}")
+    show(f"{run}: {counts} scored by {info['model']['name']}")
     for key, meaning in _SCORE_REMARKS.items():
         if info[key]:
             remark(f"{info[key]:,} traces {meaning}")
@@ -232,7 +234,7 @@ def guard(
             timeout=timeout,
             max_tokens=max_tokens,
             concurrency=concurrency,
-            on_retry=lambda why: tqdm.write(f"again: {why}", file=sys.stderr),
+            on_retry=lambda why: tqdm.write(printable(f"again: {why}"), file=sys.stderr),
         )
         estimate = _estimate_cost(judge_model, opened, parts, price)
         remark(f"{n_items:,} requests of {estimate}")
@@ -332,7 +334,7 @@ def _print_label_counts(info: dict[str, Any], parts: list[str]) -> None:
     for part in dict.fromkeys(parts):
         counts = info["counts"][part]
         labels = ", ".join(f"{label} {n:,}" for label, n in sorted(counts.items()))
-        echo(f"{part}: {labels}")
+        show(f"{part}: {labels}")
 
         for reason, n_traces in sorted(info["undecided"][part].items()):
             remark(f"{part}: {n_traces:,} undecided: {reason or 'no reason is known'}")

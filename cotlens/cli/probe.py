@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import BadParameter, Option, Typer, echo
+from typer import BadParameter, Option, Typer
 
 from cotlens.cli.common import (
     DeviceOption,
@@ -26,6 +26,7 @@ from cotlens.cli.common import (
     parse_template_args,
     progress_bar,
     remark,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def hidden(
             force=force,
             progress=advance,
         )
-    echo(f"{out}: states of {info['n_prompts']:,} prompts")
+    show(f"{out}: states of {info['n_prompts']:,} prompts")
 
 
 # --- what the commands share ---------------------------------------------------------------------
@@ -316,7 +317,7 @@ def _put(
             force=force,
             progress=advance,
         )
-    echo(
+    show(
         f"{out}: {info['n_traces']:,} traces, {info['n_tokens']:,} tokens, "
         f"of {info['n_asked']:,} traces"
     )

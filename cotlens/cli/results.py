@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, BadParameter, Option, echo
+from typer import Argument, BadParameter, Option
 
-from cotlens.cli.common import ForceOption, JudgeOption, ScorerOption, remark
+from cotlens.cli.common import ForceOption, JudgeOption, ScorerOption, remark, show
 from cotlens.trace import TraceError
 
 # Options of `figures`.
@@ -61,7 +61,7 @@ def figures(
         paths = draw_figures(runs, out, by=by, scorer=scorer, judge=judge, where=values, say=remark)
 
     for path in paths:
-        echo(path)
+        show(path)
 
 
 def _parse_conditions(conditions: list[str]) -> dict[str, str]:
@@ -119,7 +119,7 @@ def view(
     n_traces = opened.info.get("n_traces", 0)
     if n_traces > limit and not ids:
         summary += f", {limit:,} of {n_traces:,} traces (--limit, or name them)"
-    echo(f"{out}: {summary}")
+    show(f"{out}: {summary}")
 
 
 def _check_page_path(path: Path) -> None:
@@ -230,12 +230,12 @@ def compare(
     set_sizes = samples["set"].value_counts(sort=False).items()
     sets = ", ".join(f"{name} {n:,}" for name, n in set_sizes)
     arms = ", ".join(info["arms"])
-    echo(f"{out}: {len(samples):,} samples ({sets}), arms {arms}")
+    show(f"{out}: {len(samples):,} samples ({sets}), arms {arms}")
 
     if "claims" in info:
         measures = studies.measures(samples)
         differences = studies.differences(samples, base)
         evidence = studies.Evidence(samples, measures, differences, base)
         for verdict in studies.verdicts(info["claims"], evidence, info):
-            echo(f"{verdict.verdict:>10}  {verdict.claim}: {verdict.because}")
-    echo(f"figures: cotlens figures {out} -o FOLDER")
+            show(f"{verdict.verdict:>10}  {verdict.claim}: {verdict.because}")
+    show(f"figures: cotlens figures {out} -o FOLDER")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tqdm import tqdm
-from typer import Argument, BadParameter, Option, echo
+from typer import Argument, BadParameter, Option
 
 from cotlens.cli.common import (
     BatchOption,
@@ -26,6 +26,7 @@ from cotlens.cli.common import (
     parse_template_args,
     progress_bar,
     remark,
+    show,
     with_stdin,
 )
 from cotlens.trace import TraceError
@@ -113,7 +114,7 @@ def generate(
 
     info = generation_info(out)
     counts = f"{info['n_traces']:,} traces, {info['n_tokens']:,} tokens"
-    echo(f"{out}: {counts} by {info['model']['name']}")
+    show(f"{out}: {counts} by {info['model']['name']}")
     if info["n_cut"]:
         remark(f"{info['n_cut']:,} traces were cut off at {max_new_tokens:,} tokens")
 
@@ -179,7 +180,7 @@ def analyze(
     # Counts of the whole run, with what an earlier call had finished.
     info = run.info
     counts = f"{info['n_traces']:,} traces, {info['n_steps']:,} steps"
-    echo(f"{run.path}: {counts}")
+    show(f"{run.path}: {counts}")
     if info["n_rejected"]:
         rejects = run.path / "rejects.jsonl"
         remark(f"{info['n_rejected']:,} rows could not be read: see {rejects}")
@@ -209,10 +210,10 @@ def info(
     (path,) = with_stdin([path])
     report = describe_path(path, format, tokenizer)
     if as_json:
-        echo(json.dumps(report, indent=2, ensure_ascii=False))
+        show(json.dumps(report, indent=2, ensure_ascii=False))
         return
     for line in report_lines(report):
-        echo(line)
+        show(line)
 
 
 # Options of `export`.
@@ -257,7 +258,7 @@ def export(
     bar = tqdm(traces, unit=" traces", desc="export", smoothing=0.1)
     written = export_traces(bar, out, to=to, tags=tags)
 
-    echo(f"{out}: {written.n_traces:,} traces")
+    show(f"{out}: {written.n_traces:,} traces")
     if written.beside:
         counts = sorted(written.beside.items())
         fields = ", ".join(f"{name} {n:,}" for name, n in counts)

@@ -49,9 +49,16 @@ class Cache:
         try:
             with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
                 yield database
+        except sqlite3.OperationalError as error:
+            # A full disk, a lock, a folder that may not be written: what was paid for is there.
+            raise TraceError(
+                f"{self.path}: {error}; the verdicts in it are kept: make room, or wait, and call "
+                "the command again"
+            ) from None
         except sqlite3.DatabaseError as error:
             raise TraceError(
-                f"{self.path}: not a cache of verdicts ({error}); remove it or name another"
+                f"{self.path}: not a cache of verdicts, or a damaged one ({error}); move it away "
+                "or name another"
             ) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, Verdict]:

@@ -21,7 +21,9 @@ _DELIMITERS = re.compile(
     r"|\[/?(?:INST|SYS)\]|<</?SYS>>"
     r"|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
     r"|<\s?/?\s?(?:BEGIN|END)\s[A-Z\s]{3,40}>"
-    r"|<\s{0,3}/?\s{0,3}(?:text_to_judge|request)\s{0,3}>"
+    # the tags of our own rubrics, also with other signs for brackets, slash and underscore, with
+    # invisible characters inside, or with attributes
+    r"|[<＜‹〈⟨﹤][\s\W_]{0,8}(?:text[\W_]{0,4}to[\W_]{0,4}judge|request)\b[^<>＜＞]{0,80}[>＞›〉⟩﹥]"
     # the name of a speaker, or a rule, at the beginning of a line
     r"|^[ \t]{0,3}(?:user|agent|human(?: user)?|(?:ai )?assistant|system|answers)[ \t]{0,3}:"
     r"|^---+",

@@ -7,19 +7,21 @@ is left out, a server that is busy is asked again, and everything else ends the 
 
 import json
 import re
+import socket
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, NamedTuple
 
+from cotlens.shown import clean_key, masked
 from cotlens.trace import TraceError
 
 # A request is sent again after a timeout, when the server is busy or broken, and after an answer
@@ -88,7 +90,7 @@ class Server:
         on_retry: Callable[[str], None] | None = None,
     ) -> None:
         self.url = _checked_url(url)
-        self.key = key
+        self.key = clean_key(key)
         self.timeout = timeout
         self.on_retry = on_retry
         self.gives_up = threading.Event()
@@ -113,10 +115,10 @@ class Server:
 
             try:
                 return read_reply(self._post(body))
-            except urllib.error.HTTPError as error:
-                status = error.code
-                said = _body_of(error)
-                wait = max(wait, _wait_asked_for(error.headers))
+            except _StatusError as error:
+                status = error.status
+                said = error.said
+                wait = max(wait, error.wait)
             except _InnerError as error:
                 status = error.status
                 said = error.said
@@ -142,24 +144,22 @@ class Server:
         address = self.url + "/chat/completions"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
 
-        # The timeout of `open` is for each read; the deadline is for all of them.
-        deadline = time.monotonic() + self.timeout
-        response_body = bytearray()
-        with _OPENER.open(request, timeout=self.timeout) as response:
-            while piece := response.read1(65536):
-                response_body += piece
-                if len(response_body) > _LONGEST_ANSWER or time.monotonic() > deadline:
-                    raise ValueError(
-                        "the answer is longer than a megabyte, or does not end within the timeout"
-                    )
-        return bytes(response_body)
+        # The timeout of `open` is for each read; the deadline is for all of the exchange.
+        with _Deadline(self.timeout) as deadline:
+            opener = urllib.request.build_opener(
+                _NoRedirects, _WatchedHttp(deadline), _WatchedHttps(deadline)
+            )
+            try:
+                with opener.open(request, timeout=self.timeout) as response:
+                    return _read_whole(response)
+            except urllib.error.HTTPError as error:
+                said = _body_of(error)
+                raise _StatusError(error.code, said, _wait_asked_for(error.headers)) from None
 
     def _mask(self, reason: str) -> str:
         """Return the beginning of a reason without the key, which a server may repeat."""
         # First the key, then the length: half a key would stay otherwise.
-        if self.key:
-            reason = reason.replace(self.key, "***")
-        return reason[:_LONGEST_REASON]
+        return masked(reason, self.key)[:_LONGEST_REASON]
 
 
 def _checked_url(url: str) -> str:
@@ -182,7 +182,7 @@ def _checked_url(url: str) -> str:
     if not is_address:
         raise TraceError(
             "expected the address of an OpenAI-compatible API, such as http://localhost:8000/v1, "
-            f"got {url!r}"
+            f"got {masked(url)!r}"
         )
     if parts.username or parts.password or parts.query:
         raise TraceError(
@@ -270,6 +270,25 @@ def _inner_error(error: Any) -> _InnerError:
     return _InnerError(_NO_STATUS, said)
 
 
+class _StatusError(Exception):
+    """A response with the status of an error.
+
+    Attributes:
+        status: of the response.
+        said: the beginning of its body.
+        wait: seconds that the server asks to wait; 0 if it does not.
+    """
+
+    def __init__(self, status: int, said: str, wait: float) -> None:
+        super().__init__(said)
+        self.status = status
+        self.said = said
+        self.wait = wait
+
+
+# --- the exchange ---------------------------------------------------------------------------------
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Follow no redirect: it would carry the key to another address."""
 
@@ -277,7 +296,85 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_OPENER = urllib.request.build_opener(_NoRedirects)
+class _Deadline:
+    """Ends an exchange when its time is up, whatever it is waiting for.
+
+    A server that sends a byte now and then keeps every single read within its timeout.
+
+    Raises:
+        TimeoutError: where the block ends after the deadline, with an error or without.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.has_passed = False
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def watch(self, connection: socket.socket) -> None:
+        """Shuts this connection at the deadline."""
+        self._sockets.append(connection)
+
+    def _end(self) -> None:
+        self.has_passed = True
+        for connection in self._sockets:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> "_Deadline":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self.has_passed:
+            raise TimeoutError(f"no whole answer within {self.seconds:g} seconds") from None
+
+
+class _WatchedHttp(urllib.request.HTTPHandler):
+    """Plain connections that end at a deadline."""
+
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self.deadline = deadline
+
+    def http_open(self, request: urllib.request.Request) -> Any:
+        """Opens the connection."""
+        return self.do_open(_watched(HTTPConnection, self.deadline), request)
+
+
+class _WatchedHttps(urllib.request.HTTPSHandler):
+    """Encrypted connections that end at a deadline."""
+
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self.deadline = deadline
+
+    def https_open(self, request: urllib.request.Request) -> Any:
+        """Opens the connection."""
+        return self.do_open(_watched(HTTPSConnection, self.deadline), request)
+
+
+def _watched(kind: type[HTTPConnection], deadline: _Deadline) -> Any:
+    """A class of connections whose sockets end at the deadline."""
+
+    class Watched(kind):
+        def connect(self) -> None:
+            super().connect()
+            deadline.watch(self.sock)
+
+    return Watched
+
+
+def _read_whole(response: Any) -> bytes:
+    """The body of a response, at most a megabyte."""
+    body = bytearray()
+    while piece := response.read1(65536):
+        body += piece
+        if len(body) > _LONGEST_ANSWER:
+            raise ValueError("the answer is longer than a megabyte")
+    return bytes(body)
 
 
 # --- errors ---------------------------------------------------------------------------------------

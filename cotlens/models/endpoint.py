@@ -5,7 +5,6 @@ refused connection, a busy server or a failure of the server.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from cotlens.files import versions
 from cotlens.formats.read import read_records
 from cotlens.models.engine import Job, Sampling, Written
 from cotlens.models.in_flight import in_flight
+from cotlens.shown import clean_key, masked
 from cotlens.trace import TraceError
 
 
@@ -53,13 +53,17 @@ class EndpointEngine:
         except ImportError:
             raise TraceError("an endpoint needs its client library: pip install openai") from None
 
-        self.url = url.rstrip("/")
+        self.url = masked(url).rstrip("/")
+        self.key = clean_key(key)
         self.name = name
         self.end_ids: list[int] = []
         self.concurrency = concurrency
         self.failure = openai.OpenAIError
         self.client = openai.OpenAI(
-            base_url=self.url, api_key=key or "none", timeout=timeout, max_retries=retries
+            base_url=url.rstrip("/"),
+            api_key=self.key or "none",
+            timeout=timeout,
+            max_retries=retries,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -108,7 +112,4 @@ class EndpointEngine:
 
     def _describe(self, error: Exception) -> str:
         """What failed, without the key, which a server may echo."""
-        message = f"{self.url} failed: {type(error).__name__}: {error}"
-        with suppress(ValueError):  # an empty key
-            message = message.replace(self.client.api_key, "***")
-        return message
+        return masked(f"{self.url} failed: {type(error).__name__}: {error}", self.key)

@@ -1,6 +1,9 @@
 """The chat template of a tokenizer, and the token that begins every sequence."""
 
-from collections.abc import Mapping
+import ctypes
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from cotlens.models.load import first_line
@@ -18,13 +21,58 @@ def apply_template(
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **(variables or {})
-        )
+        with _time_limit(LIMIT):
+            return tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **(variables or {})
+            )
+    except _TimeUpError:
+        raise TraceError(
+            f"{place}: the chat template has not taken the prompt after {LIMIT:g} seconds: it may "
+            "never end; look at chat_template of the tokenizer"
+        ) from None
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise TraceError(
             f"{place}: the chat template cannot take the prompt: {first_line(error)}"
         ) from None
+
+
+LIMIT = 20.0  # seconds: a template takes milliseconds
+
+
+class _TimeUpError(Exception):
+    """A template has had its time."""
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raises `_TimeUpError` in the block when its time is up.
+
+    A template is a program of a stranger. It runs in this thread, which another one interrupts
+    between two steps of the interpreter.
+    """
+    thread = threading.get_ident()
+    lock = threading.Lock()
+    is_over = False
+
+    def interrupt() -> None:
+        with lock:
+            if not is_over:
+                _raise_in(thread, _TimeUpError)
+
+    timer = threading.Timer(seconds, interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with lock:
+            is_over = True
+
+
+def _raise_in(thread: int, error: type[Exception]) -> None:
+    """Raises an error in another thread, at its next step."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
 
 
 def bos_ids(tokenizer: Any, prompt: str) -> list[int]:

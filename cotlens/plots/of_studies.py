@@ -8,6 +8,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cotlens import studies
+from cotlens.cells import to_csv
 from cotlens.files import hash_path, write_atomic
 from cotlens.plots.claims import frontier_panels, plot_frontier, plot_recovery, recovery_panels
 from cotlens.plots.confounds import plot_confounds
@@ -112,7 +113,7 @@ def draw_study(
         results["equal_levels"] = equal_level_gaps(own_tables["frontier"], [info["rl"]], base=base)
     paths = []
     for name, table in results.items():
-        content = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        content = to_csv(table, float_format="%.6g")
         write_atomic(out / f"{name}.csv", content)
         paths.append(out / f"{name}.csv")
 

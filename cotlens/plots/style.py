@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cotlens.cells import to_csv
 from cotlens.files import versions, write_atomic
 from cotlens.trace import TraceError
 
@@ -99,7 +100,7 @@ def save(plot: Plot, path: str | Path, provenance: Mapping[str, Any] | None = No
         path = path.with_suffix("")
     record = dict(provenance or {})
     record["versions"] = versions()
-    numbers = plot.data.to_csv(index=False, lineterminator="\n", float_format="%.10g")
+    numbers = to_csv(plot.data, float_format="%.10g")
     text = json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True)
     contents: dict[str, str | bytes] = {
         ".pdf": _picture(plot.figure, "pdf"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotlens.judges.defuse import breaks, clean, defuse, insert_breaks, shorten
+from cotlens.judges.defuse import BREAK, breaks, clean, defuse, insert_breaks, shorten
 
 
 def test_defusing_keeps_what_a_reader_sees():
@@ -46,3 +46,31 @@ def test_single_characters_and_white_space_are_no_tokens():
 
 def test_lone_surrogates_are_replaced():
     assert clean("a\ud800b") == "a?b"
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "</text_to_judge>",
+        "</text_to_judge x=1>",
+        "＜/text_to_judge＞",
+        "</text-to-judge>",
+        "</text to judge>",
+        "<\t/text_to_judge\t>",
+        "</text_\u200bto_judge>",
+        "‹/text_to_judge›",
+        "</REQUEST>",
+        "<request id=2>",
+    ],
+)
+def test_look_alikes_of_our_own_tags_are_broken(tag):
+    """Whatever a model might take for the end of what it judges."""
+    defused, n = defuse(f"a {tag} b")
+    assert n == 1
+    assert tag not in defused
+    assert defused.replace(BREAK, "") == f"a {tag} b".replace(BREAK, "")
+
+
+@pytest.mark.parametrize("text", ["a < b and the request > c", "x <requests> y", "1 < 2 > 1"])
+def test_what_is_no_tag_stays(text):
+    assert defuse(text) == (text, 0)

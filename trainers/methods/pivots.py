@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The type of the weights stays what it is.
     tokenizer = load_tokenizer(model)
     with quiet():
-        network = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+        network = AutoModelForCausalLM.from_pretrained(model, dtype="auto", trust_remote_code=False)
         ids = add_pivots(network, tokenizer)
         network.save_pretrained(out)
     tokenizer.save_pretrained(out)

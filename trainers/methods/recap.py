@@ -430,7 +430,7 @@ def _load_without_weights(name: str) -> Engine:
     from cotlens.models.local import LocalEngine
     from cotlens.models.tokenizer import load_tokenizer
 
-    architecture = AutoConfig.from_pretrained(name)
+    architecture = AutoConfig.from_pretrained(name, trust_remote_code=False)
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(architecture)
     return LocalEngine(network, load_tokenizer(name), name)

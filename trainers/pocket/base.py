@@ -98,8 +98,8 @@ def load_base(folder: Path | str) -> tuple[Any, Any]:
     """
     if not (Path(folder) / WEIGHTS_FILE).is_file():
         raise ValueError(f"{folder} holds no finished base model; call train_base on it first")
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return model.eval(), tokenizer
 
 
