@@ -136,4 +136,6 @@ if pairs:
 shown
 
 # %% [markdown]
-# **One sees** ONE_SEES
+# **One sees** that RL and own samples with all domains among them are safe and keep skill, that data of requests alone is the safest and forgets sums and puzzles, that SafB alone is safe
+# after an unsafe beginning, that success alone costs little safety on the prompts it is paid for, and that taking vacillating rows out makes answers safer than taking as many others
+# out. One seed: docs/methods.md says what each system claims, what ran here, and what differs.

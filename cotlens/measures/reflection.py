@@ -186,7 +186,7 @@ def transitions(steps: pd.DataFrame) -> pd.DataFrame:
     """
     need(steps, "trace_id", "kind", "p_reflect")
     names = [kind.value for kind in KINDS]
-    kind_of = pd.Index(names).get_indexer(steps["kind"])
+    kind_of = pd.Index(names).get_indexer(pd.Index(steps["kind"]))
     kind_of[steps["p_reflect"].isna().to_numpy()] = -1
 
     # Two steps after each other in one trace, both of a known kind.

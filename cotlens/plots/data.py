@@ -2,12 +2,13 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullLocator
 
 from cotlens.measures.gains import own_advantage
 from cotlens.measures.groups import need
 from cotlens.measures.perplexity import skill_by_perplexity
 from cotlens.plots.parts import draw_dots, note, shorten
-from cotlens.plots.study import arm_styles
+from cotlens.plots.study import MARKERS
 from cotlens.plots.style import COLOURS, Plot, house_style, new_figure
 
 
@@ -65,11 +66,12 @@ def plot_data_perplexity(table: pd.DataFrame, text: str = "", *, skill: str = "r
     need(table, "arm", "perplexity", "perplexity_low", "perplexity_high")
     need(table, "change", "change_low", "change_high")
     known = table.dropna(subset=["perplexity", "change"]).reset_index(drop=True)
-    figure, axes = new_figure(1, 1, 3.6)
+    figure, axes = new_figure(1, 1, 2.6 + 0.07 * len(known))
     axis = axes[0, 0]
-    styles = arm_styles([str(arm) for arm in known["arm"]])
-    for row in known.to_dict("records"):
-        colour, marker = styles[str(row["arm"])]
+    for number, row in enumerate(known.to_dict("records")):
+        # All arms are of SFT, so the colours of families would tell nothing apart.
+        colour = COLOURS[number % len(COLOURS)]
+        marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
         axis.hlines(row["change"], row["perplexity_low"], row["perplexity_high"], color=colour)
         axis.vlines(row["perplexity"], row["change_low"], row["change_high"], color=colour)
         axis.plot(
@@ -85,6 +87,9 @@ def plot_data_perplexity(table: pd.DataFrame, text: str = "", *, skill: str = "r
         )
     axis.axhline(0, color="black", linewidth=0.6)
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.set(
         xlabel="perplexity of the training rows under the student before training",
         ylabel=f"change of {skill}",
