@@ -63,17 +63,20 @@ def _decoded_bytes(column: Column) -> int:
     return max(column.n_values * width, column.n_unpacked)
 
 
-def repeating(groups: Groups) -> list[str]:
-    """Columns of texts stored once that may decode to too much, each value being all the texts.
+def repeating(groups: Groups, n_rows: int, most: int) -> list[str]:
+    """Columns of repeated texts that may decode to more than `most` bytes, so many rows together.
 
-    Read as dictionaries, they take as much memory as on disk, and `row_bytes` can add them up.
+    Each value may be all that the dictionary holds, and a row of lists may hold all values. Read as
+    dictionaries, they take as much memory as on disk, and `row_bytes` can add them up.
     """
     names: dict[str, None] = {}
     for columns in groups:
         for column in columns:
-            most = column.n_values * column.n_unpacked
-            is_text = column.kind == "BYTE_ARRAY" and column.has_dictionary
-            if is_text and is_too_much(most, column.n_stored):
+            is_flat = "." not in column.name
+            n_values = min(column.n_values, n_rows) if is_flat else column.n_values
+            n_decoded = n_values * column.n_dictionary
+            is_text = column.kind == "BYTE_ARRAY"
+            if is_text and is_too_much(n_decoded, column.n_stored, most):
                 names[column.name] = None
     return list(names)
 

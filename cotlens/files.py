@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -134,11 +135,15 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 @contextmanager
-def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path, n_rows: int) -> Iterator[pq.ParquetFile]:
     """A parquet file for reading. Checksums in its pages are verified as the pages are read.
 
     A shard must be, byte for byte, the one that the `run.json` beside it lists. Texts that repeat
     often come as dictionaries, so that they take no more memory than on disk.
+
+    Args:
+        path: the file.
+        n_rows: how many of its rows will be in memory together.
 
     Raises:
         TraceError: if the shard is another, or decodes to too much. All else that a damaged file
@@ -147,11 +152,12 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     check_listed(path)
     groups = read_columns(path)
     metadata = pq.read_metadata(path)
-    check_groups(path, groups, _most_decoded(metadata))
+    most = _most_decoded(metadata)
+    check_groups(path, groups, most)
     with pq.ParquetFile(
         path,
         metadata=metadata,
-        read_dictionary=repeating(groups),
+        read_dictionary=repeating(groups, n_rows, most),
         page_checksum_verification=True,
     ) as file:
         yield file
@@ -174,7 +180,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
         TraceError: if the file is missing or damaged, lacks a column, or decodes to too much.
     """
     try:
-        with open_parquet(path) as file:
+        with open_parquet(path, sys.maxsize) as file:
             missing = set(columns or ()) - set(file.schema_arrow.names)
             if missing:
                 raise TraceError(f"{path}: has no column {', '.join(sorted(missing))}")

@@ -6,13 +6,14 @@ for and a flipped bit has made them contradict each other. The footer is Thrift'
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 # Names of the physical types, in the order of their numbers.
 _TYPES = (
     "BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY",
 )  # fmt: skip
 _DICTIONARIES = {2, 8}  # PLAIN_DICTIONARY, RLE_DICTIONARY
+_HEADER_BYTES = 4096  # of a page of a dictionary; it takes about 20
 _DEPTH = 32  # of structures inside each other; parquet has eight
 
 
@@ -25,7 +26,8 @@ class Column(NamedTuple):
         n_values: its values, those of lists one by one, with null.
         n_stored: its bytes on disk.
         n_unpacked: its bytes after decompression; a text that repeats is there once.
-        has_dictionary: whether texts that repeat are stored once.
+        n_dictionary: bytes of the texts of its dictionary, each of which may be many values; 0 if
+            it has none.
     """
 
     name: str
@@ -33,7 +35,7 @@ class Column(NamedTuple):
     n_values: int
     n_stored: int
     n_unpacked: int
-    has_dictionary: bool
+    n_dictionary: int
 
 
 def read_columns(path: Path) -> list[list[Column]]:
@@ -53,17 +55,17 @@ def read_columns(path: Path) -> list[list[Column]]:
         file.seek(end - 8 - size)
         footer = _Reader(file.read(size))
 
-    # FileMetaData.row_groups, RowGroup.columns, ColumnChunk.meta_data.
-    found = footer.struct({4: {1: {3: dict.fromkeys((1, 2, 3, 5, 6, 7))}}})
-    try:
-        groups = [group.get(1, []) for group in found.get(4, [])]
-        return [[_column(chunk[3]) for chunk in chunks] for chunks in groups]
-    except (TypeError, AttributeError, LookupError):
-        # A field is missing, or is another kind of thing than it should be.
-        raise ValueError("its footer does not describe its columns") from None
+        # FileMetaData.row_groups, RowGroup.columns, ColumnChunk.meta_data.
+        found = footer.struct({4: {1: {3: dict.fromkeys((1, 2, 3, 5, 6, 7, 9, 11))}}})
+        try:
+            groups = [group.get(1, []) for group in found.get(4, [])]
+            return [[_column(chunk[3], file) for chunk in chunks] for chunks in groups]
+        except (TypeError, AttributeError, LookupError):
+            # A field is missing, or is another kind of thing than it should be.
+            raise ValueError("its footer does not describe its columns") from None
 
 
-def _column(fields: dict[int, Any]) -> Column:
+def _column(fields: dict[int, Any], file: BinaryIO) -> Column:
     if min(fields[number] for number in (1, 5, 6, 7)) < 0:
         raise ValueError("its footer has a size below zero")
     return Column(
@@ -72,8 +74,20 @@ def _column(fields: dict[int, Any]) -> Column:
         n_values=fields[5],
         n_stored=fields[7],
         n_unpacked=fields[6],
-        has_dictionary=bool(_DICTIONARIES & set(fields[2])),
+        n_dictionary=_dictionary_bytes(fields, file) if _DICTIONARIES & set(fields[2]) else 0,
     )
+
+
+def _dictionary_bytes(fields: dict[int, Any], file: BinaryIO) -> int:
+    """Bytes of a column's dictionary after decompression, as the header of its page says.
+
+    That page comes first: PageHeader.type is 2, then uncompressed_page_size.
+    """
+    file.seek(max(fields.get(11) or fields[9], 0))
+    header = _Reader(file.read(_HEADER_BYTES)).struct({1: None, 2: None})
+    if header[1] != 2:  # all that can be said
+        return fields[6]
+    return header[2]
 
 
 # Which fields of a structure to keep, and which of those inside them; None: a plain value.

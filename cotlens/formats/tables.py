@@ -30,7 +30,7 @@ def parquet_rows(files: Sequence[Path], max_row: int) -> Iterator[tuple[int, Row
     for path in files:
         try:
             check_regular(path)
-            with open_parquet(path) as file:
+            with open_parquet(path, _BATCH_ROWS) as file:
                 # What cotlens wrote was let in by a limit that the user chose.
                 is_own = SHARD_RECORD in (file.metadata.metadata or {})
                 limit = MAX_ROW if is_own else max_row
