@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from cotlens import stats
 from cotlens.detect.reflect import Kind
@@ -258,5 +257,7 @@ def _rank_correlation(pairs: NDArray[np.float64]) -> float:
     is_constant = (pairs == pairs[0]).all(axis=0)
     if len(pairs) < 2 or is_constant.any():
         return np.nan
+    from scipy.stats import spearmanr  # takes most of a second to import
+
     correlation = spearmanr(pairs[:, 0], pairs[:, 1])
     return float(correlation.statistic)  # pyright: ignore[reportAttributeAccessIssue]

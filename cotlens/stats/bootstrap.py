@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtr, stdtrit
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -403,7 +403,7 @@ def _expanded_tail(level: float, sizes: Sequence[int]) -> float:
     freedom = variance**2 / spread
 
     # The bootstrap's variance is too small by a factor n / (n - 1).
-    student = t.ppf((1 + level) / 2, freedom)
+    student = stdtrit(freedom, (1 + level) / 2)
     correction = (freedom + 1) / freedom
     expanded = student * math.sqrt(correction)
-    return float(norm.sf(expanded))
+    return float(ndtr(-expanded))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from cotlens.stats.bootstrap import (
     ClusteredRows,
@@ -132,15 +132,15 @@ def effective_sample_size(rows: ClusteredRows, level: float) -> float:
     # Clusters of equal size leave n_clusters - 1 degrees of freedom; a dominant one hardly any.
     freedom = max(fewest - 1, 0.5)
     tail = (1 + level) / 2
-    z = norm.ppf(tail)
-    student = t.ppf(tail, freedom)
+    z = ndtri(tail)
+    student = stdtrit(freedom, tail)
     return float(n_eff * (z / student) ** 2)
 
 
 def _wilson_interval(p: float, n: float, level: float) -> tuple[float, float]:
     """Wilson's score interval of a share p of n rows; n need not be whole."""
     tail = (1 + level) / 2
-    z = float(norm.ppf(tail))
+    z = float(ndtri(tail))
     scale = 1 + z**2 / n
 
     centre = (p + z**2 / (2 * n)) / scale

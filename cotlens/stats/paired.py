@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
 
 from cotlens.stats.bootstrap import Estimate, Floats
 from cotlens.stats.estimates import mean
@@ -54,6 +53,8 @@ def mcnemar(first: ArrayLike, second: ArrayLike, clusters: ArrayLike | None = No
     p_value = 1.0
     n_different = only_first + only_second
     if n_different:
+        from scipy.stats import binomtest  # takes most of a second to import
+
         test = binomtest(only_first, n_different)
         p_value = float(test.pvalue)
 

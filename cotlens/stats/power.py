@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from cotlens.stats.bootstrap import ClusteredRows, Estimate, Floats, bootstrap_sums
 
@@ -204,8 +204,8 @@ def _errors_needed(n_prompts: int, is_paired: bool, power: float, level: float) 
 
     # From 0 to the limit of the interval, and from there to the truth.
     middle = (1 + level) / 2
-    to_limit = t.ppf(middle, freedom)
-    to_truth = t.ppf(power, freedom)
+    to_limit = stdtrit(freedom, middle)
+    to_truth = stdtrit(freedom, power)
     return float(to_limit + to_truth)
 
 

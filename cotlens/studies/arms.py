@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
+from scipy.special import stdtrit
 
 from cotlens import stats
 from cotlens.stats import Estimate
@@ -285,7 +285,7 @@ def over_seeds(values: Sequence[float], n: int) -> Estimate:
     by_seed = np.asarray(values, float)
     n_seeds = len(by_seed)
     mean = float(by_seed.mean())
-    quantile = distributions.t.ppf(0.975, n_seeds - 1)
+    quantile = stdtrit(n_seeds - 1, 0.975)
     deviation = by_seed.std(ddof=1)
     half = float(quantile * deviation / math.sqrt(n_seeds))
     return Estimate(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
+from scipy.special import stdtr, stdtrit
 
 from cotlens.stats import RESAMPLES, Estimate
 from cotlens.studies.arms import LEAST_SEEDS, difference, list_measures, over_seeds, select, to_row
@@ -129,10 +129,10 @@ def p_value(change: Change) -> float:
     if half <= 0:  # all seeds agree
         return 0.0 if change.value else 1.0
 
-    quantile = distributions.t.ppf(0.975, n - 1)
+    quantile = stdtrit(n - 1, 0.975)
     error = half / quantile
     statistic = abs(change.value) / error
-    return float(2 * distributions.t.sf(statistic, n - 1))
+    return float(2 * stdtr(n - 1, -statistic))
 
 
 def is_kept(change: Any, margin: float) -> bool:
@@ -521,10 +521,10 @@ def what_would_change(change: Change) -> str:
 
     # Student's interval narrows with the square root of n and with its quantile.
     half = change.high - change.value
-    deviation = half * math.sqrt(n) / distributions.t.ppf(0.975, n - 1)
+    deviation = half * math.sqrt(n) / stdtrit(n - 1, 0.975)
     for larger in range(n + 1, 1000):
         error = deviation / math.sqrt(larger)
-        half = error * distributions.t.ppf(0.975, larger - 1)
+        half = error * stdtrit(larger - 1, 0.975)
         if half < value:
             needed = f"about {larger} {change.units} if mean and spread stay"
             return f"an interval that excludes zero: {needed}"
