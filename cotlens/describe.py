@@ -14,7 +14,6 @@ from cotlens.formats.read import Reject, detect_format, read_traces
 from cotlens.formats.stdin import shown_path
 from cotlens.runs.analyze import load_tokenizer
 from cotlens.runs.run import Run, is_run
-from cotlens.studies.study import Study, is_study
 from cotlens.text.response import new_tags
 from cotlens.text.split import Split, split_trace
 from cotlens.text.unknown import UnknownTags
@@ -51,8 +50,8 @@ def describe_path(path: Path, format: str | None = None, tokenizer: str = "") ->
     """
     if is_run(path):
         return _describe_run(Run(path))
-    if is_study(path):
-        return _describe_study(Study(path))
+    if path.is_dir() and (report := _describe_study(path)):
+        return report
     return _describe_traces(path, format, tokenizer)
 
 
@@ -225,7 +224,14 @@ def _undecided(run: Run) -> Report:
     return report
 
 
-def _describe_study(study: Study) -> Report:
+def _describe_study(path: Path) -> Report | None:
+    """Return the report of a study; None of another folder."""
+    # Statistics take half a second to load, which a file of traces need not wait for.
+    from cotlens.studies.study import Study, is_study
+
+    if not is_study(path):
+        return None
+    study = Study(path)
     info = study.info
     samples = study.table("samples")
     arms = _counts(samples["arm"])
