@@ -99,6 +99,22 @@ class Run:
         for shard in shards_of(self.path / "traces"):
             yield from read_traces(shard.work, format="cotlens")
 
+    def trace(self, trace_id: str) -> Trace:
+        """The trace of an id, exactly as it was read from the source; also `run[trace_id]`.
+
+        Raises:
+            TraceError: as `traces`, or if the run has no such trace.
+        """
+        for trace in self.traces():
+            if trace.id == trace_id:
+                return trace
+        ids = self._read("traces", ["trace_id"])["trace_id"]
+        first = ", ".join(ids.head(3))
+        raise TraceError(f"{self.path}: no trace {trace_id!r}; the first of {len(ids):,}: {first}")
+
+    def __getitem__(self, trace_id: str) -> Trace:
+        return self.trace(trace_id)
+
     def trace_table(self, columns: Sequence[str] | None = LIGHT_COLUMNS) -> pd.DataFrame:
         """One row per trace; by default every column but the texts and the lists per token.
 
@@ -118,7 +134,11 @@ class Run:
         return with_n_steps(self._read("traces", list(stored)), steps, columns)
 
     def step_table(
-        self, columns: Sequence[str] | None = None, *, with_traces: Sequence[str] = ()
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        with_traces: Sequence[str] = (),
+        text: bool = False,
     ) -> pd.DataFrame:
         """One row per step, in the order of traces and steps.
 
@@ -127,11 +147,15 @@ class Run:
             with_traces: columns of the trace table to add to every step of the trace, after the
                 step's own. A column that the step table has already (`trace_id`) is not added
                 twice.
+            text: adds the text of each step as a last column `text`.
 
         Raises:
-            TraceError: if the run is not analyzed, or its traces have no column of that name.
+            TraceError: if the run is not analyzed, or its traces have no column of that name; with
+                `text`, if it is a light run.
         """
         steps = self._read("steps", columns)
+        if text:
+            return self.step_table(columns, with_traces=with_traces).assign(text=self._step_texts())
         if not with_traces:
             return steps
 
@@ -151,6 +175,17 @@ class Run:
         rows_of_steps = traces.loc[ids["trace_id"], added]
         rows_of_steps.index = steps.index
         return pd.concat([steps, rows_of_steps], axis="columns")
+
+    def _step_texts(self) -> list[str]:
+        """The text of every step, in the order of the step table."""
+        text_shards(self)  # raises if there is no text
+        places = self._read("steps", ["trace_id", "start", "stop"])
+        traces = self._read("traces", ["trace_id", "completion"])
+        completions = dict(zip(traces["trace_id"], traces["completion"], strict=True))
+        texts = []
+        for trace_id, start, stop in places.itertuples(index=False):
+            texts.append(completions[trace_id][start:stop])
+        return texts
 
     def _check_trace_columns(self, names: Sequence[str]) -> None:
         """Raise TraceError unless the run's traces have these columns."""

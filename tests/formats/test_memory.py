@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from tiny import byte_tokenizer, tiny_model
 
@@ -16,8 +17,35 @@ TEXT = "<think>First, we add 2 and 2. Wait, let me check that again.</think>4"
 def test_every_kind_of_source_gives_the_same_trace():
     by_id = Trace(id="1", completion=TEXT)
     row = {"id": "1", "completion": TEXT}
-    for source in ([by_id], [TEXT], [row], pd.DataFrame([row]), iter([TEXT])):
+    sources = [
+        [by_id],
+        by_id,
+        [TEXT],
+        TEXT,
+        [row],
+        row,
+        pd.DataFrame([row]),
+        pa.Table.from_pylist([row]),
+        iter([TEXT]),
+    ]
+    for source in sources:
         assert list(as_traces(source)) == [by_id]
+
+
+def test_a_data_set_of_hugging_face():
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {"id": "a", "completion": TEXT, "reward": 1.0},
+        {"id": "b", "completion": "x", "reward": None},
+    ]
+    first, second = as_traces(datasets.Dataset.from_list(rows))
+    assert (first.id, first.completion, first.reward) == ("a", TEXT, 1.0)
+    assert second.reward is None
+
+
+def test_one_text_has_its_steps():
+    """Two sentences of thinking."""
+    assert len(step_table(TEXT)) == 2
 
 
 def test_a_gap_of_a_frame_is_a_field_that_the_row_lacks():
@@ -32,8 +60,8 @@ def test_a_gap_of_a_frame_is_a_field_that_the_row_lacks():
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
-        (TEXT, "got one str: put it in a list"),
-        ({"completion": "x"}, "got one dict"),
+        (TEXT.encode(), "got bytes: decode them first"),
+        ({"question": "y"}, "item 1: row 1: "),
         ([3], "item 1: expected a trace, got int"),
         (["x", {"question": "y"}], "item 2: row 1: "),
     ],

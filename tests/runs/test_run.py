@@ -39,6 +39,20 @@ def test_every_real_trace_comes_back_exactly(tmp_path, data):
     assert run.info["n_traces"] == 2198
 
 
+def test_a_trace_by_its_id_and_steps_with_their_texts(tmp_path):
+    run = analyze([SAMPLES], tmp_path / "run")
+    for trace in read_traces(SAMPLES):
+        assert run[trace.id] == run.trace(trace.id) == trace
+    with pytest.raises(TraceError, match="no trace 'nobody'; the first of "):
+        run["nobody"]
+
+    steps = run.step_table(text=True)
+    pd.testing.assert_frame_equal(steps, step_table(list(read_traces(SAMPLES)), text=True))
+    assert list(run.step_table(["kind"], text=True)) == ["kind", "text"]
+    with pytest.raises(TraceError):
+        analyze([SAMPLES], tmp_path / "light", light=True).step_table(text=True)
+
+
 def test_a_run_can_be_analyzed_again_into_the_same_tables(tmp_path):
     first = analyze([SAMPLES], tmp_path / "one")
     second = analyze([first.path], tmp_path / "two")
