@@ -38,9 +38,9 @@ from trainers.methods.kl import kl_by_step
 from trainers.pocket import wording
 from trainers.pocket.arms import ARMS
 from trainers.pocket.base import SCALES, as_request, load_base, sample, train_base
-from trainers.pocket.jobs import Job, make_setting
+from trainers.pocket.jobs import measured_settings
 from trainers.pocket.oracle import read_truth
-from trainers.pocket.plan import Setting, read_plan
+from trainers.pocket.plan import Setting
 from trainers.pocket.policy import Teacher, write_teacher
 from trainers.pocket.wording import Role
 from trainers.pocket.world import Domain, Prompt, PromptSplit
@@ -82,18 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), metavar="ARM")
     options = parser.parse_args(arguments)
 
-    plan = read_plan(options.out)
     for seed in options.seed:
-        jobs = [Job(seed, arm) for arm in options.arms or ARMS]
-        measured = [job for job in jobs if (job.folder(options.out) / "measured").exists()]
-        missing = [job for job in measured if not _is_done(job.folder(options.out))]
+        missing = measured_settings(options.out, seed, options.arms or (), _is_done)
         if not missing:
             continue
-
-        base = make_setting(options.out, Job(seed, "base"), plan)
-        donors = donor_traces(base)
-        for job in tqdm(missing, desc=f"seed {seed}", unit=" arms"):
-            measure(replace(base, arm=job.arm, name=job.name), donors)
+        donors = donor_traces(missing[0])
+        for setting in tqdm(missing, desc=f"seed {seed}", unit=" arms"):
+            measure(setting, donors)
 
 
 def _is_done(folder: Path) -> bool:

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from trainers.pocket.plan import (
     add_cost,
     check_plan,
     read_cost,
+    read_plan,
 )
 from trainers.pocket.progress import say_stage
 
@@ -119,6 +120,28 @@ class Job(NamedTuple):
         if start:
             needed.append(Job(self.seed, start))
         return needed
+
+
+def measured_settings(
+    out: Path, seed: int, arms: Sequence[str], is_done: Callable[[Path], bool]
+) -> list[Setting]:
+    """The settings of a seed's arms that are measured and of which something further is not done.
+
+    Args:
+        out: folder of the experiment.
+        seed: of the arms.
+        arms: their names; none: all.
+        is_done: whether an arm's folder has what is asked for.
+    """
+    jobs = [Job(seed, arm) for arm in arms or ARMS]
+    measured = [job for job in jobs if (job.folder(out) / "measured").exists()]
+    missing = [job for job in measured if not is_done(job.folder(out))]
+    if not missing:
+        return []
+
+    # The prompts are made once for all of them.
+    base = make_setting(out, Job(seed, "base"), read_plan(out))
+    return [replace(base, arm=job.arm, name=job.name) for job in missing]
 
 
 def tries(seeds: Sequence[int] = DEVELOPMENT_SEEDS) -> list[Job]:

@@ -13,7 +13,6 @@ Call it when the arms are measured. It leaves in each arm's folder
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,9 @@ from cotlens.trace import Trace, hash_text
 from trainers.pocket import r2d_arms
 from trainers.pocket.arms import ARMS
 from trainers.pocket.base import sample
-from trainers.pocket.jobs import Job, make_setting
+from trainers.pocket.jobs import measured_settings
 from trainers.pocket.oracle import read_truth
-from trainers.pocket.plan import Setting, read_plan
+from trainers.pocket.plan import Setting
 from trainers.pocket.world import Domain, Prompt, PromptSplit
 
 NO_THOUGHT = "<think>\n</think>\n\n"
@@ -46,17 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), metavar="ARM")
     options = parser.parse_args(arguments)
 
-    plan = read_plan(options.out)
     for seed in options.seed:
-        jobs = [Job(seed, arm) for arm in options.arms or ARMS]
-        measured = [job for job in jobs if (job.folder(options.out) / "measured").exists()]
-        missing = [job for job in measured if not (job.folder(options.out) / DONE).exists()]
+        missing = measured_settings(options.out, seed, options.arms or (), _is_done)
         if not missing:
             continue
+        for setting in tqdm(missing, desc=f"seed {seed}", unit=" arms"):
+            measure(setting)
 
-        base = make_setting(options.out, Job(seed, "base"), plan)
-        for job in tqdm(missing, desc=f"seed {seed}", unit=" arms"):
-            measure(replace(base, arm=job.arm, name=job.name))
+
+def _is_done(folder: Path) -> bool:
+    return (folder / DONE).exists()
 
 
 def measure(setting: Setting) -> None:
