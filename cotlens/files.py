@@ -1,6 +1,7 @@
 """Files written whole or not at all, folders held by one process, hashes and versions."""
 
 import atexit
+import errno
 import hashlib
 import json
 import os
@@ -393,14 +394,39 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to. It replaces `path` when the block ends without an error."""
+    """A temporary path to write to. It replaces `path` when the block ends without an error.
+
+    What was written is on the disk before it takes the name, and the name before this returns: a
+    machine that loses its power has the old file or the new one. After an error nothing is left.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
 
     # In the same folder, so that the replacement is one step on every file system.
     name = f".{path.name}.{os.getpid()}.partial"
     partial = path.with_name(name)
-    yield partial
-    partial.replace(path)
+    try:
+        yield partial
+        _to_disk(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk, if the system says so."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folder
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without it
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def to_json(info: dict[str, Any]) -> str:

@@ -11,8 +11,10 @@ import time
 import pandas as pd
 import pytest
 from places import SAMPLES
+from typer.testing import CliRunner
 
 from cotlens import Run
+from cotlens.cli import app
 
 COTLENS = [sys.executable, "-m", "cotlens.cli"]
 
@@ -220,7 +222,7 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
     assert "what would be read" in refused_export(source)
     assert "--force" in refused_export(run)
     for path in (source, run):
-        assert "is not a page" in cotlens("view", run, "-o", path, code=1).stderr
+        assert "is no page of cotlens" in cotlens("view", run, "-o", path, code=1).stderr
     assert source.read_bytes() == SAMPLES.read_bytes()
 
     # A page may replace a page, and an export anything with --force.
@@ -237,3 +239,40 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
 def test_an_unknown_scorer_or_judge_is_named(run, tmp_path, command, option):
     process = cotlens(command, run, option, "typo", "-o", tmp_path / "out", code=1)
     assert "typo" in process.stderr
+
+
+# --- what was damaged or belongs to others -------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [".", "traces", "steps"])
+def test_a_cut_run_json_is_made_again(tmp_path, part):
+    """A machine that lost its power left half of it."""
+    run = tmp_path / "run"
+    assert CliRunner().invoke(app, ["analyze", str(SAMPLES), "-o", str(run)]).exit_code == 0
+    whole = Run(run).step_table()
+    path = run / part / "run.json"
+    path.write_bytes(path.read_bytes()[:100])
+
+    again = CliRunner().invoke(app, ["analyze", str(SAMPLES), "-o", str(run), "--force"])
+    assert again.exit_code == 0, again.output
+    pd.testing.assert_frame_equal(Run(run).step_table(), whole)
+
+
+def test_a_cut_run_json_of_another_program_stays(tmp_path):
+    (tmp_path / "run.json").write_text("{half")
+    result = CliRunner().invoke(app, ["analyze", str(SAMPLES), "-o", str(tmp_path), "--force"])
+    assert result.exit_code == 1
+    assert (tmp_path / "run.json").read_text() == "{half"
+
+
+def test_only_own_pages_are_replaced(tmp_path):
+    run, page = str(tmp_path / "run"), tmp_path / "page.html"
+    CliRunner().invoke(app, ["analyze", str(SAMPLES), "-o", run])
+    for _ in range(2):
+        assert CliRunner().invoke(app, ["view", run, "-o", str(page)]).exit_code == 0
+
+    page.write_text("<!doctype html><title>my thesis</title>")
+    refused = CliRunner().invoke(app, ["view", run, "-o", str(page)])
+    assert refused.exit_code == 1
+    assert "no page of cotlens" in str(refused.exception)
+    assert "my thesis" in page.read_text()

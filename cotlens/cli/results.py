@@ -123,13 +123,16 @@ def view(
 
 
 def _check_page_path(path: Path) -> None:
-    """Raise TraceError unless the path is free, or holds a page or an empty file."""
+    """Raise TraceError unless the path is free, or holds a page of cotlens or an empty file."""
+    from cotlens.view.page import MARK
+
     is_free = not path.exists()
     if path.is_file():
-        beginning = path.read_bytes()[:64].lstrip().lower()
-        is_free = not beginning or beginning.startswith(b"<!doctype")
+        with path.open("rb") as file:
+            beginning = file.read(1000)
+        is_free = not beginning or MARK.encode() in beginning
     if not is_free:
-        raise TraceError(f"{path}: exists and is not a page; name another file")
+        raise TraceError(f"{path}: exists and is no page of cotlens; name another file")
 
 
 # Options of `compare`.

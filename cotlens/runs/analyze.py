@@ -117,6 +117,8 @@ def analyze(
     tags = tags or new_tags(decoder)
 
     run = Run(Path(out))
+    if force:
+        _take_over_damaged(run.path)
     _check_folder(run, files)
     # Everything that decides the tables. The tokenizer is named only where it is used.
     settings: dict[str, Any] = {
@@ -219,6 +221,21 @@ def _as_sources(
         yield Shard(record["name"], record["content"], folder / record["name"])
         if progress:
             progress(record["rows"])
+
+
+def _take_over_damaged(folder: Path) -> None:
+    """Gives a run whose `run.json` cannot be read one that says that it is not complete.
+
+    That it is a run is seen by its shards: no other program's folder has these.
+    """
+    path = folder / "run.json"
+    has_shards = any(folder.glob("traces/part-*.parquet")) or any(folder.glob(".full/part-*"))
+    if not path.is_file() or not has_shards:
+        return
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        write_info(folder, {"inputs": [], "settings": {}, "versions": {}, "complete": False})
 
 
 def _check_folder(run: Run, files: Sequence[Path]) -> None:

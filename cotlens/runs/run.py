@@ -60,7 +60,8 @@ class Run:
             info = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise TraceError(
-                f"{self.path}: not a cotlens run (run.json cannot be read: {error})"
+                f"{self.path}: not a cotlens run, or a damaged one (run.json cannot be read: "
+                f"{error}); `cotlens analyze FILES -o RUN --force` makes it again"
             ) from None
 
         # Other programs write a run.json too: a run of ours has at least these keys.

@@ -138,10 +138,14 @@ def view_run(
     return _make_page(title, page_blocks(title, shown, partners, names, n_traces))
 
 
+# By this the command knows the pages that it may replace.
+MARK = '<meta name="generator" content="cotlens">'
+
 _HTML = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{mark}
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
 script-src '{script_hash}'; style-src '{style_hash}'; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -174,6 +178,7 @@ def _make_page(title: str, blocks: dict[str, Any]) -> Page:
     full_title = f"{title} · cotlens".encode("utf-8", "replace").decode()
 
     page = _HTML.format(
+        mark=MARK,
         title=html.escape(full_title),
         script=script,
         style=style,
