@@ -32,6 +32,19 @@ from cotlens.trace import Trace, TraceError
 COUNTS = ("n_traces", "n_steps", "n_rejected", "n_shards")  # in the run.json of a complete run
 
 
+# What `run.json` holds of a run, where it holds it.
+_TYPES: dict[str, type] = {
+    "inputs": list,
+    "settings": dict,
+    "versions": dict,
+    "complete": bool,
+    "n_traces": int,
+    "n_steps": int,
+    "n_rejected": int,
+}
+_NAMES = {list: "a list", dict: "an object", bool: "true or false", int: "a whole number"}
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run directory. Its tables are read when asked for, and only the columns asked for."""
@@ -67,6 +80,12 @@ class Run:
         # Other programs write a run.json too: a run of ours has at least these keys.
         if not isinstance(info, dict) or not {"inputs", "settings", "versions"} <= set(info):
             raise TraceError(f"{self.path}: not a cotlens run (its run.json is another program's)")
+        for name, kind in _TYPES.items():
+            if name in info and not isinstance(info[name], kind):
+                raise TraceError(
+                    f"{self.path}: run.json: expected `{name}` to be {_NAMES[kind]}, got "
+                    f"{info[name]!r:.40}; `cotlens analyze FILES -o RUN --force` makes it again"
+                )
         return info
 
     def _why_no_run(self) -> str:

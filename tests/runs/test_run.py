@@ -39,6 +39,23 @@ def test_every_real_trace_comes_back_exactly(tmp_path, data):
     assert run.info["n_traces"] == 2198
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("settings", [], "an object"),
+        ("inputs", "x", "a list"),
+        ("n_traces", "7", "a whole number"),
+        ("complete", 1, "true or false"),
+    ],
+)
+def test_odd_types_in_a_run_json_are_one_line(tmp_path, name, value, expected):
+    run = analyze([SAMPLES], tmp_path / "run")
+    info = run.info | {name: value}
+    (run.path / "run.json").write_text(json.dumps(info))
+    with pytest.raises(TraceError, match=f"expected `{name}` to be {expected}, got"):
+        _ = Run(run.path).info
+
+
 def test_a_trace_by_its_id_and_steps_with_their_texts(tmp_path):
     run = analyze([SAMPLES], tmp_path / "run")
     for trace in read_traces(SAMPLES):
