@@ -28,7 +28,7 @@ from cotlens.detect.features import (
 )
 from cotlens.detect.language import Language, is_english, languages
 from cotlens.detect.rules import decide_by_rules
-from cotlens.detect.tokens import Flags, Integers, Steps, read_steps
+from cotlens.detect.tokens import Flags, Integers, Steps, read_steps, sums_before
 
 
 class Kind(StrEnum):
@@ -156,11 +156,11 @@ def _are_first_conclusions(steps: Steps, sums: Sums) -> Flags:
     # How many there were before each step, in its trace.
     numbers = np.arange(len(best))
     first_step = steps.first_of_trace()
-    conclusions = np.concatenate([[0], np.cumsum(concludes)])
+    conclusions = sums_before(concludes)
     n_conclusions = conclusions[numbers] - conclusions[first_step]
 
     # The check counts if it is one of the last few steps, or the step itself.
-    checks_before = np.concatenate([[0], np.cumsum(checks)])
+    checks_before = sums_before(checks)
     since = np.maximum(numbers + 1 - _CHECK_LASTS, first_step)
     n_checks = checks_before[numbers + 1] - checks_before[since]
     return concludes & (n_conclusions == 0) & (n_checks == 0)

@@ -148,8 +148,7 @@ class Steps(NamedTuple):
 
     def count(self, ask: Callable[[str], Any]) -> Integers:
         """Return how many tokens of each step pass a test, which is asked once a word."""
-        passes = self.vocabulary.table(ask)[self.words]
-        before = np.concatenate([[0], np.cumsum(passes)])
+        before = sums_before(self.vocabulary.table(ask)[self.words])
         return before[self.starts + self.lengths] - before[self.starts]
 
     def has(self, ask: Callable[[str], Any]) -> Flags:
@@ -170,16 +169,21 @@ class Steps(NamedTuple):
 
     def totals(self, values: Integers) -> Integers:
         """Return for each step the sum of the values over all steps of its trace."""
-        before = np.concatenate([[0], np.cumsum(values)])
+        before = sums_before(values)
         return before[self.end_of_trace()] - before[self.first_of_trace()]
 
     def sums_around(self, values: Integers, reach: int) -> Integers:
         """Return for each step the sum of the values at most `reach` steps away, in its trace."""
-        before = np.concatenate([[0], np.cumsum(values)])
+        before = sums_before(values)
         numbers = np.arange(len(values))
         starts = np.maximum(numbers - reach, self.first_of_trace())
         stops = np.minimum(numbers + reach + 1, self.end_of_trace())
         return before[stops] - before[starts]
+
+
+def sums_before(values: NDArray[Any]) -> Integers:
+    """Return the sum of all values before each, and last that of all: one entry more."""
+    return np.concatenate([[0], np.cumsum(values)])
 
 
 _vocabulary = Vocabulary()

@@ -26,6 +26,7 @@ from cotlens.formats.read import read_traces
 from cotlens.judges.verdict import ANSWERS, LABELS
 from cotlens.runs.schema import LIGHT_COLUMNS, TRACE_NAMES
 from cotlens.runs.shards import check_shard, read_info, read_ledger, read_shards, shards_of
+from cotlens.runs.tables import step_texts
 from cotlens.text.families import Tags
 from cotlens.trace import Trace, TraceError
 
@@ -173,9 +174,10 @@ class Run:
             TraceError: if the run is not analyzed, or its traces have no column of that name; with
                 `text`, if it is a light run.
         """
-        steps = self._read("steps", columns)
         if text:
-            return self.step_table(columns, with_traces=with_traces).assign(text=self._step_texts())
+            steps = self.step_table(columns, with_traces=with_traces)
+            return steps.assign(text=self._step_texts())
+        steps = self._read("steps", columns)
         if not with_traces:
             return steps
 
@@ -202,10 +204,7 @@ class Run:
         places = self._read("steps", ["trace_id", "start", "stop"])
         traces = self._read("traces", ["trace_id", "completion"])
         completions = dict(zip(traces["trace_id"], traces["completion"], strict=True))
-        texts = []
-        for trace_id, start, stop in places.itertuples(index=False):
-            texts.append(completions[trace_id][start:stop])
-        return texts
+        return step_texts(places, completions)
 
     def _check_trace_columns(self, names: Sequence[str]) -> None:
         """Raise TraceError unless the run's traces have these columns."""

@@ -24,7 +24,7 @@ from cotlens.formats.memory import Source, as_traces
 from cotlens.judges.verdict import Verdict
 from cotlens.runs.schema import NOT_STORED, SCORE_COLUMNS, arrow_schema
 from cotlens.text.families import Tags
-from cotlens.text.split import Split, split_trace
+from cotlens.text.split import Split, request_in, split_trace
 from cotlens.text.steps import ends_paragraph, step_places, step_tokens
 from cotlens.text.tokens import token_ranges, word_starts
 from cotlens.trace import Reasoning, Span, Trace, dump_json
@@ -66,12 +66,22 @@ def step_table(traces: Source, *, tags: Tags | None = None, text: bool = False) 
         return steps
 
     completions = {trace.id: trace.completion for trace in own_traces}
+    return steps.assign(text=step_texts(steps, completions))
+
+
+def step_texts(steps: pd.DataFrame, completions: Mapping[str, str]) -> list[str]:
+    """The text of each step.
+
+    Args:
+        steps: with trace_id, start and stop.
+        completions: of their traces, by id.
+    """
     texts = []
     places = steps[["trace_id", "start", "stop"]]
     for trace_id, start, stop in places.itertuples(index=False):
         completion = completions[trace_id]
         texts.append(completion[start:stop])
-    return steps.assign(text=texts)
+    return texts
 
 
 def analyze_traces(traces: Iterable[Trace], tags: Tags | None = None) -> tuple[pa.Table, pa.Table]:
@@ -198,9 +208,8 @@ def _batch_table(cuts: Sequence[_Cut], schema: pa.Schema) -> pa.Table:
 
 def _request(row: Mapping[str, Any]) -> str:
     """What the user asked, as `request_of` has it."""
-    if '"request"' not in row["meta"]:
-        return row["prompt"]
-    return str(json.loads(row["meta"]).get("request") or row["prompt"])
+    meta = json.loads(row["meta"]) if '"request"' in row["meta"] else {}
+    return request_in(row["prompt"], meta)
 
 
 def _texts(cut: _Cut) -> list[str]:

@@ -26,6 +26,9 @@ Rules, in the order they are applied:
 The case of tags does not matter. What is known of a family is in families.py.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from cotlens.text.delimiters import count_tag, has_tag, known_pairs, pairs_in, starts_with
 from cotlens.text.families import family_of
 from cotlens.text.headed import (
@@ -320,8 +323,12 @@ def request_of(trace: Trace) -> str:
 
     It is `meta["request"]` where the source keeps that next to a rendered prompt.
     """
-    request = trace.meta.get("request")
-    return str(request or trace.prompt)
+    return request_in(trace.prompt, trace.meta)
+
+
+def request_in(prompt: str, meta: Mapping[str, Any]) -> str:
+    """What the user asked, from a trace's prompt and `meta`; see `request_of`."""
+    return str(meta.get("request") or prompt)
 
 
 def part_text(trace: Trace, part: str, tags: Tags | None = None) -> str:

@@ -13,7 +13,7 @@ from cotlens.trace import Trace
 from trainers.pocket.branching import policy_path
 from trainers.pocket.depth import measure_depth
 from trainers.pocket.drift import DRIFTING, measure_drift
-from trainers.pocket.oracle import Oracle, StepTruth, read_truth
+from trainers.pocket.oracle import NO_THOUGHT, Oracle, StepTruth, read_truth
 from trainers.pocket.plan import SETS, Setting
 from trainers.pocket.progress import say_stage
 from trainers.pocket.wording import LITTLE_KNOWN_HAZARDS
@@ -251,7 +251,7 @@ def answer_early(setting: Setting, most: int = 30) -> None:
         cuts = _cut_places(steps)
         answers = early.answer_early(model, trace, cuts, max_new_tokens=40)
         for share, answer in zip(CUTS, answers, strict=True):
-            truth = read_truth(f"<think>\n</think>\n\n{answer}", prompt)
+            truth = read_truth(NO_THOUGHT + answer, prompt)
             rows.append(
                 {
                     "trace_id": trace.id,

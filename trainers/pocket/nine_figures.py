@@ -178,13 +178,13 @@ def _draw_perplexity(tables: StudyTables) -> Plot:
 
 def _draw_removals(tables: StudyTables, column: str, flag: str) -> Plot:
     samples = tables.tables["samples"]
-    pairs = removal_pairs(list(map(str, present_arms(samples))))
-    effects = removal_effects(derive(samples, present_arms(samples)), pairs, column)
+    arms = present_arms(samples)
+    effects = removal_effects(derive(samples, arms), removal_pairs(arms), column)
     return plot_removals(effects, tables.note, flag=flag)
 
 
 def _has_removals(tables: StudyTables) -> bool:
-    return bool(removal_pairs(list(map(str, present_arms(tables.tables["samples"])))))
+    return bool(removal_pairs(present_arms(tables.tables["samples"])))
 
 
 def _has(name: str, arm: str = "") -> Callable[[StudyTables], bool]:

@@ -33,6 +33,7 @@ from trainers.pocket.world import Domain, Prompt
 
 OPEN_TAG = "<think>"
 CLOSE_TAG = "</think>"
+NO_THOUGHT = f"{OPEN_TAG}\n{CLOSE_TAG}\n\n"  # before an answer without thinking
 LONGEST_SENTENCE = 200  # characters; every sentence of the world is shorter
 
 

@@ -28,11 +28,10 @@ from trainers.pocket import r2d_arms
 from trainers.pocket.arms import ARMS
 from trainers.pocket.base import sample
 from trainers.pocket.jobs import measured_settings
-from trainers.pocket.oracle import read_truth
+from trainers.pocket.oracle import NO_THOUGHT, read_truth
 from trainers.pocket.plan import Setting
 from trainers.pocket.world import Domain, Prompt, PromptSplit
 
-NO_THOUGHT = "<think>\n</think>\n\n"
 ASKED = (PromptSplit.FORBIDDEN_SEEN, PromptSplit.MATHS)  # with and without thinking
 DONE = "outcomes"  # a mark: an arm need not have every table
 

@@ -39,7 +39,7 @@ from trainers.methods.sft_study import (
 )
 from trainers.pocket import wording
 from trainers.pocket.optimise import fine_tune, is_helpful
-from trainers.pocket.oracle import read_truth
+from trainers.pocket.oracle import NO_THOUGHT, read_truth
 from trainers.pocket.own_arms import PARTS, thinksafe_rows
 from trainers.pocket.plan import HARMLESS, Setting, add_cost, count_tokens
 from trainers.pocket.pool import pool
@@ -53,7 +53,6 @@ WRITTEN: dict[ResponseType, tuple[Role, ...]] = {
     ResponseType.SHORT: (Role.REFUSE,),
 }
 TEMPLATE = (*wording.FORMAL[Role.NOTICE], wording.FORMAL[Role.REFUSE][0])
-NO_THOUGHT = "<think>\n</think>\n\n"
 
 
 def train_study(setting: Setting, kind: ResponseType, benign_share: float = BENIGN_SHARE) -> None:

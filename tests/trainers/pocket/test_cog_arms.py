@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import tiny_model
+from tiny_pocket import tiny_plan
 
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
@@ -19,7 +20,7 @@ from trainers.methods.checks import Method
 from trainers.pocket import cog_arms
 from trainers.pocket.cog_arms import ARMS, CAUSE_OF, excuse_nll, read_wording, writer
 from trainers.pocket.guard import fit_guard, guard_prompts
-from trainers.pocket.plan import PICKED, Plan, Setting
+from trainers.pocket.plan import Setting
 from trainers.pocket.policy import write_base
 from trainers.pocket.tokenizer import build_tokenizer
 from trainers.pocket.wording import FORMAL, PLAIN, TOPICS, Role
@@ -28,18 +29,7 @@ from trainers.record import write_traces
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-PLAN = Plan(
-    size="tiny",
-    n_train=20,
-    n_evaluation=4,
-    n_samples=1,
-    updates=2,
-    prompts_per_step=10,
-    group=2,
-    max_new_tokens=24,
-    n_branching=4,
-    rates=dict.fromkeys(PICKED, 1e-3),
-)
+PLAN = tiny_plan(prompts_per_step=10)
 
 
 def setting_of(folder, arm):

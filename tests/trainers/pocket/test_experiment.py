@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from places import ROOT
+from tiny_pocket import tiny_plan
 
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
@@ -48,18 +49,7 @@ from trainers.pocket.world import Domain, PromptSplit, build_prompts
 from trainers.record import write_traces
 
 TRAINABLE = [arm for arm in ARMS if arm != "base"]
-PLAN = Plan(
-    size="tiny",
-    n_train=20,
-    n_evaluation=4,
-    n_samples=1,
-    updates=2,
-    prompts_per_step=2,
-    group=2,
-    max_new_tokens=24,
-    n_branching=4,
-    rates=dict.fromkeys(PICKED, 1e-3),
-)
+PLAN = tiny_plan()
 TRAINED = ("base", "grpo", "hindsight_sft", "refusal_sft", "sft_grpo")
 SEED = DEVELOPMENT_SEEDS[0]
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from tiny_pocket import tiny_plan
 
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
@@ -13,21 +14,10 @@ from trainers.pocket.base import load_base
 from trainers.pocket.jobs import Job, make_setting, run_job
 from trainers.pocket.nine_figures import MAIN, PANELS, nine_table
 from trainers.pocket.outcomes import DONE, main
-from trainers.pocket.plan import PICKED, Plan, check_plan
+from trainers.pocket.plan import check_plan
 from trainers.pocket.report import collect_nine, draw
 
-PLAN = Plan(
-    size="tiny",
-    n_train=20,
-    n_evaluation=4,
-    n_samples=1,
-    updates=2,
-    prompts_per_step=2,
-    group=2,
-    max_new_tokens=24,
-    n_branching=4,
-    rates=dict.fromkeys(PICKED, 1e-3),
-)
+PLAN = tiny_plan()
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

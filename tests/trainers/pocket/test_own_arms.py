@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny_pocket import setting_of, tiny_plan, train_tiny_base
 
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
@@ -11,26 +12,14 @@ from cotlens.detect.refusal import Refusal
 from cotlens.text.split import request_of
 from trainers.methods import dgr
 from trainers.pocket import own_arms, wording
-from trainers.pocket.arms import ARMS, SEEDS_OF, train_base
+from trainers.pocket.arms import ARMS, SEEDS_OF
 from trainers.pocket.external import REFUSAL, refusal_rows, teach
-from trainers.pocket.plan import PICKED, Plan, Setting
 from trainers.pocket.policy import Teacher
 from trainers.pocket.pool import REQUESTS, pool
 from trainers.pocket.wording import Role, Steering
 from trainers.pocket.world import Domain
 
-PLAN = Plan(
-    size="tiny",
-    n_train=20,
-    n_evaluation=4,
-    n_samples=1,
-    updates=2,
-    prompts_per_step=4,
-    group=2,
-    max_new_tokens=24,
-    n_branching=4,
-    rates=dict.fromkeys(PICKED, 1e-3),
-)
+PLAN = tiny_plan(prompts_per_step=4)
 PROMPTS = PLAN.prompts(0)
 STEERING = wording.STEERINGS[Steering.REFUSE]
 
@@ -40,13 +29,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A base that has learned next to nothing, and its guard."""
-    folder = tmp_path_factory.mktemp("pocket") / "seed=0"
-    train_base(Setting(folder, 0, PLAN, PROMPTS, "base", 0.0, "base"))
-    return folder
+    return train_tiny_base(tmp_path_factory.mktemp("pocket"), PLAN, PROMPTS)
 
 
 def setting(folder, arm):
-    return Setting(folder, 0, PLAN, PROMPTS, arm, PLAN.rate(arm), arm)
+    return setting_of(folder, arm, PLAN, PROMPTS)
 
 
 @pytest.fixture

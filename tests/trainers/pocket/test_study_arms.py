@@ -1,15 +1,15 @@
 """The arms of the SFT study: what each type writes, the same prompts, and patterns taken out."""
 
 import pytest
+from tiny_pocket import setting_of, tiny_plan, train_tiny_base
 
 pytest.importorskip("trl", reason="the experiment needs the extra `train`")
 
 from cotlens.text.split import part_text, request_of
 from trainers.methods.sft_study import ResponseType
 from trainers.pocket import study_arms, wording
-from trainers.pocket.arms import ARMS, SEEDS_OF, train_base
+from trainers.pocket.arms import ARMS, SEEDS_OF
 from trainers.pocket.oracle import read_truth
-from trainers.pocket.plan import PICKED, Plan, Setting
 from trainers.pocket.study_arms import (
     NO_THOUGHT,
     PATTERNS,
@@ -23,18 +23,7 @@ from trainers.pocket.study_arms import (
 from trainers.pocket.wording import Role
 from trainers.pocket.world import Domain, PromptSplit
 
-PLAN = Plan(
-    size="tiny",
-    n_train=20,
-    n_evaluation=4,
-    n_samples=1,
-    updates=2,
-    prompts_per_step=4,
-    group=2,
-    max_new_tokens=24,
-    n_branching=4,
-    rates=dict.fromkeys(PICKED, 1e-3),
-)
+PLAN = tiny_plan(prompts_per_step=4)
 PROMPTS = PLAN.prompts(0)
 FORBIDDEN = [p for p in PROMPTS[PromptSplit.TRAIN] if p.domain is Domain.FORBIDDEN]
 ROLES = {
@@ -101,13 +90,11 @@ def test_patterns_by_hand(roles, expected):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A base that has learned next to nothing, and its guard."""
-    folder = tmp_path_factory.mktemp("pocket") / "seed=0"
-    train_base(Setting(folder, 0, PLAN, PROMPTS, "base", 0.0, "base"))
-    return folder
+    return train_tiny_base(tmp_path_factory.mktemp("pocket"), PLAN, PROMPTS)
 
 
 def setting(folder, arm):
-    return Setting(folder, 0, PLAN, PROMPTS, arm, PLAN.rate(arm), arm)
+    return setting_of(folder, arm, PLAN, PROMPTS)
 
 
 @pytest.fixture
